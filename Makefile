@@ -1,0 +1,57 @@
+# anomalysmith. `make demo` and `make test` need python3 (3.11 or newer), make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST ?= -n 2 --dist loadfile
+BIN = $(VENV)/bin
+
+# Two stamps inside the venv: a new lock empties and refills it, a new pyproject.toml or another
+# checkout only reinstalls the editable project.
+LOCKED := $(VENV)/locked-$(shell cksum < requirements.lock | cut -d' ' -f1)
+READY := $(VENV)/ready-$(shell (pwd; cat requirements.lock pyproject.toml) | cksum | cut -d' ' -f1)
+
+# Nothing calls home; rembg imports without compiling (docs/decisions/0005-rembg-without-jit.md).
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export HF_HUB_OFFLINE = 1
+export NUMBA_DISABLE_JIT = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint bench lock install locked clean
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: install ## render example scenes, generate a dataset version, show its gallery
+	$(BIN)/python -m flows.demo
+
+test: install ## the whole test suite (PYTEST='-x -k name' for a part, '-m slow' for the slow tests)
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: install ## ruff, import contracts, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: install ## every performance claim of the README, measured
+	$(BIN)/python -m benchmarks
+
+lock: ## resolve requirements.in into requirements.lock (UPGRADE=1: newest allowed versions)
+	UPGRADE=$(UPGRADE) $(PYTHON) .ci/lock.py
+
+clean: ## remove what runs left behind; .venv stays
+	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+install: $(READY) ## build .venv from the lock
+locked: $(LOCKED)
+
+$(LOCKED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anomalysmith needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
+	@echo "installing the locked packages into $(VENV): minutes, once"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	touch $@
+
+$(READY): | $(LOCKED)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@

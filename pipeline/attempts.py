@@ -1,0 +1,83 @@
+"""The table of attempts: one row per try at a sample, the rejected and the impossible ones too.
+
+It is stored as Parquet, because people ask it questions (which kinds fail, and why) that need no
+pixels. Gate scores are flat columns `score_<name>`, null where a try was not measured.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import IntegrityError
+from pipeline.records import Attempt, ImageResult
+
+SCORE = "score_"
+
+
+def attempt_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
+    """What happened in one try, without how long it took or where it is stored."""
+    return {
+        "image": result.name,
+        "split": result.split,
+        "number": attempt.number,
+        "attempt": attempt.attempt,
+        "kind": attempt.kind,
+        "seed": attempt.seed,
+        "accepted": attempt.verdict.accepted,
+        "reason": attempt.verdict.reason,
+        "scores": {name: float(value) for name, value in attempt.verdict.scores.items()},
+    }
+
+
+def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write attempt records, each with `seconds`, `shard` and `row` (None where not stored)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields: list[tuple[str, Any]] = [
+        ("image", pa.string()),
+        ("split", pa.string()),
+        ("number", pa.int32()),
+        ("attempt", pa.int32()),
+        ("kind", pa.string()),
+        ("seed", pa.uint64()),
+        ("accepted", pa.bool_()),
+        ("reason", pa.string()),
+        ("seconds", pa.float64()),
+        ("shard", pa.string()),
+        ("row", pa.int32()),
+    ]
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fields}
+    for name in sorted({name for row in rows for name in row["scores"]}):
+        columns[SCORE + name] = pa.array([row["scores"].get(name) for row in rows], pa.float64())
+    pq.write_table(pa.table(columns), path)
+
+
+def read_attempts(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_attempts` was given."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; copy the whole version") from None
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    return [_nested(row) for row in rows]
+
+
+def canonical_attempts(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """The rows without duration and place: what the digest of a dataset covers."""
+    for row in rows:
+        yield {key: row[key] for key in row if key not in ("seconds", "shard", "row")}
+
+
+def _nested(row: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in row.items() if not key.startswith(SCORE)}
+    scores = {
+        key.removeprefix(SCORE): value
+        for key, value in row.items()
+        if key.startswith(SCORE) and value is not None
+    }
+    return flat | {"scores": scores}

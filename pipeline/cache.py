@@ -1,0 +1,175 @@
+"""The content-addressed stage cache: what one image became, one file per key.
+
+A key is the digest of everything that the result depends on, so an entry never grows stale; it is
+only ever absent. An entry is written aside and renamed: `kill -9` leaves no half entry. A file
+that does not read back is treated as absent.
+
+Pictures are kept as the window around their change mask, masks as bits.
+"""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import AnomalysmithError
+from pipeline.records import (
+    Attempt,
+    Edit,
+    ForegroundMask,
+    ImageResult,
+    ObjectProposals,
+    Sample,
+    Verdict,
+    bounding_box,
+)
+
+ARRAYS_BROKEN = (OSError, ValueError, KeyError, zipfile.BadZipFile, AnomalysmithError)
+
+
+@dataclass(frozen=True, slots=True)
+class StageCache:
+    """A folder of `<stage>/<2 hex>/<key>.npz`."""
+
+    root: Path
+
+    def path(self, stage: str, key: str) -> Path:
+        return self.root / stage / key[:2] / f"{key}.npz"
+
+    def has(self, stage: str, key: str) -> bool:
+        return self.path(stage, key).is_file()
+
+    def write(self, stage: str, key: str, arrays: dict[str, np.ndarray], facts: Any) -> Path:
+        """Store arrays and JSON-able facts under a key, whole or not at all."""
+        target = self.path(stage, key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        handle, name = tempfile.mkstemp(suffix=".tmp", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, allow_pickle=False, facts=text, **arrays)
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return target
+
+    def read(self, stage: str, key: str) -> tuple[dict[str, np.ndarray], Any] | None:
+        """Arrays and facts, or None when there is no whole entry."""
+        path = self.path(stage, key)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            return arrays, json.loads(arrays.pop("facts").tobytes())
+        except FileNotFoundError:
+            return None
+        except ARRAYS_BROKEN:
+            path.unlink(missing_ok=True)
+            return None
+
+
+def pack_analysis(
+    pixels_HW3: np.ndarray, foreground: ForegroundMask, proposals: ObjectProposals
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and facts of the first two stages of one image."""
+    arrays = {
+        "pixels": pixels_HW3,
+        "foreground": np.packbits(foreground.mask_HW),
+        "proposals": np.packbits(proposals.masks_NHW),
+        "scores": proposals.scores_N,
+    }
+    facts = {
+        "peak": foreground.peak,
+        "fallback": foreground.fallback,
+        "relaxed": list(proposals.relaxed),
+    }
+    return arrays, facts
+
+
+def unpack_analysis(
+    arrays: dict[str, np.ndarray], facts: dict[str, Any]
+) -> tuple[np.ndarray, ForegroundMask, ObjectProposals]:
+    """The inverse of `pack_analysis`."""
+    pixels_HW3 = arrays["pixels"]
+    size = pixels_HW3.shape[:2]
+    foreground = ForegroundMask(_bits(arrays["foreground"], size), facts["peak"], facts["fallback"])
+    masks_NHW = _bits(arrays["proposals"], (len(arrays["scores"]), *size))
+    proposals = ObjectProposals(
+        masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"])
+    )
+    return pixels_HW3, foreground, proposals
+
+
+def pack_attempts(attempts: Sequence[Attempt]) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """Arrays and facts of every try at every sample of one image."""
+    arrays: dict[str, np.ndarray] = {}
+    facts: list[dict[str, Any]] = []
+    for index, attempt in enumerate(attempts):
+        fact = {
+            "number": attempt.number,
+            "attempt": attempt.attempt,
+            "kind": attempt.kind,
+            "seed": attempt.seed,
+            "seconds": attempt.seconds,
+            "reason": attempt.verdict.reason,
+            "scores": dict(attempt.verdict.scores),
+        }
+        if attempt.sample is not None:
+            sample = attempt.sample
+            x0, y0, x1, y1 = bounding_box(sample.change_HW)
+            fact["edit"] = sample.edit.to_json()
+            fact["box"] = [x0, y0, x1, y1]
+            arrays[f"pixels{index}"] = sample.pixels_HW3[y0:y1, x0:x1]
+            arrays[f"change{index}"] = np.packbits(sample.change_HW[y0:y1, x0:x1])
+            arrays[f"object{index}"] = np.packbits(sample.object_HW)
+        facts.append(fact)
+    return arrays, facts
+
+
+def unpack_attempts(
+    arrays: dict[str, np.ndarray], facts: list[Any], pixels_HW3: np.ndarray
+) -> tuple[Attempt, ...]:
+    """The inverse of `pack_attempts`, given the source image."""
+    attempts = []
+    size = pixels_HW3.shape[:2]
+    for index, fact in enumerate(facts):
+        sample = None
+        if "edit" in fact:
+            x0, y0, x1, y1 = fact["box"]
+            edited_HW3, change_HW = pixels_HW3.copy(), np.zeros(size, np.bool_)
+            edited_HW3[y0:y1, x0:x1] = arrays[f"pixels{index}"]
+            change_HW[y0:y1, x0:x1] = _bits(arrays[f"change{index}"], (y1 - y0, x1 - x0))
+            object_HW = _bits(arrays[f"object{index}"], size)
+            sample = Sample(Edit.from_json(fact["edit"]), edited_HW3, change_HW, object_HW)
+        verdict = Verdict(not fact["reason"], fact["reason"], fact["scores"])
+        attempts.append(
+            Attempt(
+                fact["number"], fact["attempt"], fact["kind"], fact["seed"],
+                sample, verdict, fact["seconds"],
+            )
+        )  # fmt: skip
+    return tuple(attempts)
+
+
+def read_result(
+    cache: StageCache, name: str, digest: str, split: Any, keys: tuple[str, str]
+) -> ImageResult | None:
+    """The whole result of one image from its two cache entries, or None when one is absent."""
+    analysis = cache.read("analysis", keys[0])
+    forged = cache.read("samples", keys[1])
+    if analysis is None or forged is None:
+        return None
+    pixels_HW3, foreground, proposals = unpack_analysis(*analysis)
+    attempts = unpack_attempts(*forged, pixels_HW3)
+    return ImageResult(name, digest, split, pixels_HW3, foreground, proposals, attempts)
+
+
+def _bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    count = int(np.prod(shape))
+    return np.unpackbits(packed, count=count).reshape(shape).astype(np.bool_)

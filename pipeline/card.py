@@ -1,0 +1,220 @@
+"""The papers of a version: its dataset card for people and its Croissant description for tools.
+
+Both say the same as the index, in other words. The licence of the source images comes first,
+because whatever is made from images inherits the terms of those images.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+RECORDS = "records.parquet"
+
+_CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+
+_FIELDS = {
+    "image": ("sc:Text", "name of the normal image that the attempt started from"),
+    "split": ("sc:Text", "train or validation; a source image lies in one split only"),
+    "number": ("sc:Integer", "number of the wanted sample of this image"),
+    "attempt": ("sc:Integer", "number of the try at this sample"),
+    "kind": ("sc:Text", "kind of edit"),
+    "seed": ("sc:Integer", "seed of every random choice of this attempt"),
+    "accepted": ("sc:Boolean", "whether the quality gate let the sample pass"),
+    "reason": ("sc:Text", "why it was rejected; empty when accepted"),
+    "seconds": ("sc:Float", "how long the attempt took"),
+    "shard": ("sc:Text", "file that holds the pixels, if they were kept"),
+    "row": ("sc:Integer", "row of the sample in that file"),
+}
+
+
+def title(index: Mapping[str, Any]) -> str:
+    return f"{index['category']} {index['version']}"
+
+
+def description(index: Mapping[str, Any]) -> str:
+    """One sentence about what a version holds."""
+    counts = index["counts"]
+    height, width = index["image_size"]
+    return (
+        f"{counts['images']} normal images of {index['category']} ({width}×{height}) and "
+        f"{counts['accepted']} synthetic samples made from them: {counts['anomalous']} logical "
+        f"anomalies with change masks and {counts['controls']} controls that stay normal."
+    )
+
+
+def render_card(index: Mapping[str, Any]) -> str:
+    """The README.md of a version."""
+    counts, licence = index["counts"], index["licence"] or "not stated by the source"
+    kinds = "\n".join(
+        f"| {_cell(kind)} | {row['attempted']} | {row['accepted']} "
+        f"| {row['accepted'] / max(row['attempted'], 1):.0%} |"
+        for kind, row in sorted(counts["by_kind"].items())
+    )
+    reasons = "\n".join(
+        f"| {_cell(reason)} | {number} |" for reason, number in sorted(counts["rejected"].items())
+    )
+    splits = "\n".join(
+        f"| {split} | {row['images']} | {row['samples']} |"
+        for split, row in sorted(counts["splits"].items())
+    )
+    test = counts["test"]
+    real = (
+        f"The real test split of the source is stored too: {test['images']} images, "
+        f"{test['good']} of them good. It decides nothing in training."
+        if test["images"]
+        else "The source has no real test split."
+    )
+    return f"""# {_cell(title(index))}
+
+{_cell(description(index))} {real}
+
+## Licence
+
+**{_cell(licence)}** – the terms of the source images hold for everything made from them, so for
+these samples too.
+
+## Content
+
+| kind | attempted | accepted | rate |
+|---|---|---|---|
+{kinds}
+
+| split | images | samples |
+|---|---|---|
+{splits}
+
+Splits are by source image: no image and its edit fall on two sides.
+
+| rejected because | attempts |
+|---|---|
+{reasons or "| – | 0 |"}
+
+Inputs that could not be used: {len(index["failures"])} (see `failures` in `index.json`).
+
+## Reading
+
+```python
+from pathlib import Path
+from pipeline.versions import open_version
+
+for original, edited, mask, record in open_version(Path(".")).samples(split="train"):
+    ...  # uint8 RGB, uint8 RGB, bool, lineage
+```
+
+Without this project: `shard-*.h5` are flat HDF5 arrays. An edited image is
+`originals/pixels[source] + samples/delta` modulo 256; masks are bits along the row
+(`numpy.unpackbits`). {_plugin(index)} `{RECORDS}` has one row per attempt, the rejected ones too.
+`sha256sum -c SHA256SUMS` checks the copy, `anomalysmith verify` also the content.
+
+## Limits
+
+The anomalies are synthetic: they show what can be taken away, added, moved or exchanged in these
+images, not what will go wrong in a plant. Change masks cover the edited region including its
+seam, not a person's outline of a defect. A detector may learn traces of the editing instead of
+the meaning; the controls (label normal, edited all the same) are there to measure that.
+
+Digest of the content: `{index["digest"]}`
+"""
+
+
+def croissant(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Croissant 1.1 metadata: every data file with its digest, and the table of attempts."""
+    records = index["records"]
+    files = [
+        _file(shard["file"], shard["bytes"], shard["sha256"], "application/x-hdf5")
+        for shard in index["shards"]
+    ]
+    files.append(
+        _file(RECORDS, records["bytes"], records["sha256"], "application/vnd.apache.parquet")
+    )
+    fields = [
+        {
+            "@type": "cr:Field",
+            "@id": f"attempts/{name}",
+            "name": name,
+            "description": meaning,
+            "dataType": kind,
+            "source": {"fileObject": {"@id": RECORDS}, "extract": {"column": name}},
+        }
+        for name, (kind, meaning) in _FIELDS.items()
+    ]
+    name = f"{index['category']}-{index['version']}"
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
+        "name": name,
+        "description": description(index),
+        "license": index["licence"] or "not stated by the source",
+        "version": f"{int(index['version'].split('-')[0])}.0.0",
+        "citeAs": f"anomalysmith dataset {name}, content {index['digest']}",
+        "url": f"urn:sha256:{index['digest']}",
+        "distribution": files,
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "attempts",
+                "name": "attempts",
+                "description": "One row per attempt at a sample, rejected ones included.",
+                "field": fields,
+            }
+        ],
+    }
+
+
+def _file(name: str, size: int, sha256: str, media: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": name,
+        "name": name,
+        "contentUrl": name,
+        "contentSize": f"{size} B",
+        "encodingFormat": media,
+        "sha256": sha256,
+    }
+
+
+def _plugin(index: Mapping[str, Any]) -> str:
+    if index["profile"] == "portable":
+        return "Every HDF5 build can read them."
+    return "They need the lz4 filter: `import hdf5plugin` before reading."
+
+
+def _cell(text: str) -> str:
+    """Text of others on one line of Markdown, without breaking its tables or opening HTML."""
+    flat = " ".join(text.split())
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -1,0 +1,172 @@
+"""The one place that assembles the three models from settings and weights files."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline import weights
+from pipeline.errors import UserError
+from pipeline.inpaint import Inpainter
+from pipeline.settings import ModelSettings, ProposalSettings
+
+# backend name in the manifest -> entry of the weights registry, best first
+FOREGROUND = {"u2net": "u2net", "u2netp": "u2netp", "bundled": "bundled-u2netp"}
+PROPOSALS = {
+    "vit_h": "sam-vit-h", "vit_l": "sam-vit-l", "vit_b": "sam-vit-b", "small": "bundled-sam",
+}  # fmt: skip
+INPAINT = {"lama": "big-lama", "small_lama": "bundled-lama"}
+
+# Lowest predicted IoU and stability: segment-anything's own for its checkpoints; the small SAM was
+# calibrated on held-out rendered scenes (weights/small_sam.md).
+QUALITY = {"small": (0.60, 0.75)}
+OFFICIAL_QUALITY = (0.88, 0.95)
+FULL_SAM_BATCH, SMALL_SAM_BATCH = 8, 64
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Which file each stage reads: `(backend, path or None)`; OpenCV needs no file."""
+
+    foreground: tuple[str, Path]
+    proposals: tuple[str, Path]
+    inpaint: tuple[str, Path | None]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 per stage, `stage/backend` as key; what the dataset's lineage names."""
+        found = {}
+        for stage in ("foreground", "proposals", "inpaint"):
+            backend, path = getattr(self, stage)
+            found[f"{stage}/{backend}"] = weights.sha256(path) if path else "none"
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Three callables and what they are made of."""
+
+    foreground: Any
+    proposals: Any
+    inpaint: Inpainter
+    files: ModelFiles
+    compute: str
+
+
+def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:
+    """Find the files that the settings ask for; `auto` takes the best one present. No torch here."""
+    return ModelFiles(
+        _pick(settings.foreground, FOREGROUND, allow_noncommercial),
+        _pick(settings.proposals, PROPOSALS, allow_noncommercial),
+        _pick_inpaint(settings, allow_noncommercial),
+    )
+
+
+def load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFiles) -> Models:
+    """Build the three models; the same arguments give the same resident models, in any thread."""
+    with _LOADING:
+        return _load(settings, proposals, files)
+
+
+_LOADING = threading.Lock()
+
+
+@lru_cache(maxsize=2)
+def _load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFiles) -> Models:
+    from pipeline import devices
+    from pipeline.foreground import U2NetForeground
+    from pipeline.proposals import SamProposals
+
+    devices.one_thread()
+    compute = devices.choose(settings.device, settings.precision)
+    backend, path = files.proposals
+    quality = QUALITY.get(backend, OFFICIAL_QUALITY)
+    small = backend == "small" or compute.device.type == "cuda"
+    return Models(
+        foreground=U2NetForeground(files.foreground[1], cuda=compute.device.type == "cuda"),
+        proposals=SamProposals(
+            _sam(backend, path),
+            with_quality(proposals, quality),
+            compute,
+            SMALL_SAM_BATCH if small else FULL_SAM_BATCH,
+        ),
+        inpaint=_inpainter(*files.inpaint, compute),
+        files=files,
+        compute=compute.describe(),
+    )
+
+
+def with_quality(settings: ProposalSettings, quality: tuple[float, float]) -> ProposalSettings:
+    """The settings with the backend's own thresholds where the user named none."""
+    defaults = dict(zip(("min_predicted_iou", "min_stability"), quality, strict=True))
+    return settings.model_copy(
+        update={k: v for k, v in defaults.items() if getattr(settings, k) is None}
+    )
+
+
+def _pick(
+    stage: Any, names: Mapping[str, str], allow_noncommercial: bool
+) -> tuple[str, Path]:
+    explicit = Path(stage.weights) if stage.weights else None
+    if stage.backend != "auto":
+        backend = stage.backend
+    elif explicit is not None:
+        backend = _backend_of(explicit, names)
+    else:
+        backend = next(b for b, entry in names.items() if weights.find(entry) or _last(b, names))
+    return backend, weights.require(names[backend], explicit, allow_noncommercial)
+
+
+def _pick_inpaint(settings: ModelSettings, allow_noncommercial: bool) -> tuple[str, Path | None]:
+    backend = settings.inpaint.backend
+    if backend in ("telea", "ns"):
+        return backend, None
+    if backend == "lama_cleaner":
+        explicit = settings.inpaint.weights
+        return backend, weights.require("big-lama", Path(explicit) if explicit else None)
+    return _pick(settings.inpaint, INPAINT, allow_noncommercial)
+
+
+def _backend_of(path: Path, names: Mapping[str, str]) -> str:
+    """The backend whose official file has this name; a file of the user's own is asked about."""
+    for backend, entry in names.items():
+        if weights.entry(entry).file == path.name:
+            return backend
+    raise UserError(
+        f"cannot tell which model {path} holds; set the stage's backend to one of {list(names)}"
+    )
+
+
+def _last(backend: str, names: Mapping[str, str]) -> bool:
+    return backend == list(names)[-1]
+
+
+def _sam(backend: str, path: Path) -> Any:
+    if backend == "small":
+        from pipeline.small_sam import small_sam
+
+        return small_sam(path)
+    import torch
+    from segment_anything import sam_model_registry
+
+    # Not the registry's own loader: that one would unpickle whatever the file holds.
+    sam = sam_model_registry[backend]()
+    sam.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return sam
+
+
+def _inpainter(backend: str, path: Path | None, compute: Any) -> Inpainter:
+    from pipeline import inpaint
+
+    if backend in inpaint.OpenCvInpainter.METHODS:
+        return inpaint.OpenCvInpainter(backend)
+    assert path is not None
+    if backend == "lama_cleaner":
+        from pipeline.lama_cleaner import LamaCleanerInpainter
+
+        return LamaCleanerInpainter(path, compute)
+    from pipeline.lama import TorchScriptLama
+
+    return TorchScriptLama(path, compute)
+

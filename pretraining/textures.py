@@ -1,0 +1,169 @@
+"""Surfaces to train on: crops of the photographs that scikit-image bundles, and procedural ones.
+
+Every function draws from a NumPy generator and returns float32 RGB, 0-255, so that lighting can be
+multiplied on later without rounding twice. Nothing is downloaded: a photograph that is not on disk
+is left out.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+PHOTOGRAPHS = (
+    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png",
+    "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png",
+    "motorcycle_left.png", "retina.jpg", "rocket.jpg",
+)  # fmt: skip
+"""Files inside the scikit-image wheel; free to use (public domain or CC0), see its README."""
+
+
+@cache
+def photographs() -> list[np.ndarray]:
+    """The bundled photographs, (H, W, 3) uint8 RGB, in a fixed order; at most 640 px wide."""
+    import skimage  # only for its folder: skimage.data's functions could start a download
+
+    folder = Path(skimage.__file__).parent / "data"
+    found = []
+    for name in PHOTOGRAPHS:
+        if not (folder / name).is_file():
+            continue
+        image_HW3 = cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB)
+        shrink = min(1.0, 640 / max(image_HW3.shape[:2]))
+        if shrink < 1:
+            image_HW3 = cv2.resize(
+                image_HW3, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA
+            )
+        found.append(image_HW3)
+    return found
+
+
+def noise(rng: np.random.Generator, height: int, width: int, coarsest: int = 3) -> np.ndarray:
+    """Smooth random field (H, W) float32, about -1..1: a few octaves of enlarged white noise."""
+    field = np.zeros((height, width), np.float32)
+    cells, gain, fade = float(coarsest), 1.0, rng.uniform(0.35, 0.7)
+    for _ in range(int(rng.integers(2, 6))):
+        rows = min(height, max(2, round(cells)))
+        columns = min(width, max(2, round(cells * width / height)))
+        grain = rng.standard_normal((rows, columns), np.float32)
+        field += gain * cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
+        cells, gain = cells * 2, gain * fade
+    return field / (np.abs(field).max() + 1e-6)
+
+
+def colour(rng: np.random.Generator) -> np.ndarray:
+    """One colour (3,) float32; greys, blacks and whites as often as vivid ones."""
+    kind = rng.random()
+    if kind < 0.15:
+        return np.float32(rng.uniform(0, 45) + rng.uniform(-6, 6, 3)).clip(0, 255)
+    if kind < 0.30:
+        return np.float32(rng.uniform(205, 250) + rng.uniform(-8, 8, 3)).clip(0, 255)
+    if kind < 0.55:
+        return np.float32(rng.uniform(20, 235) + rng.uniform(-20, 20, 3)).clip(0, 255)
+    return rng.uniform(5, 250, 3).astype(np.float32)
+
+
+def plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    return np.tile(colour(rng), (height, width, 1))
+
+
+def photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A random crop of a random photograph, turned, and often recoloured."""
+    pictures = photographs()
+    picture = pictures[int(rng.integers(len(pictures)))]
+    limit = min(picture.shape[0], round(picture.shape[1] * height / width))
+    rows = int(rng.uniform(0.15, 1.0) * limit) + 1
+    columns = max(1, min(picture.shape[1], round(rows * width / height)))
+    y = int(rng.integers(picture.shape[0] - rows + 1))
+    x = int(rng.integers(picture.shape[1] - columns + 1))
+    crop = cv2.resize(
+        picture[y : y + rows, x : x + columns], (width, height), interpolation=cv2.INTER_AREA
+    )
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    crop = crop.astype(np.float32)
+    if rng.random() < 0.3:  # keep the grain, lose the colours
+        crop = crop.mean(2, keepdims=True) * (colour(rng) + 30) / 150
+    if rng.random() < 0.3:
+        crop = crop[..., rng.permutation(3)]
+    return np.clip((crop - 128) * rng.uniform(0.4, 1.2) + 128 + rng.uniform(-50, 50), 0, 255)
+
+
+def clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Two colours mixed by smooth noise."""
+    field = noise(rng, height, width, int(rng.integers(2, 12)))[..., None]
+    strength = rng.choice([0.08, 0.25, 0.6, 1.0])
+    first, second = colour(rng), colour(rng)
+    return first + (second - first) * (0.5 + 0.5 * field * strength)
+
+
+def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Wood-like rings, stretched along one axis and warped by noise."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(height, width)
+    if rng.random() < 0.5:
+        y, x = x, y
+    warp = noise(rng, height, width, 2) * rng.uniform(0.02, 0.25)
+    waves = np.sin((x + 0.1 * y + warp) * rng.uniform(20, 140))
+    field = (0.5 + 0.5 * waves * rng.uniform(0.2, 1))[..., None]
+    first = colour(rng)
+    return first * (1 - field * rng.uniform(0.1, 0.5)) + 4 * noise(rng, height, width, 40)[..., None]
+
+
+def brushed(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Brushed metal: noise that is long in one direction."""
+    streaks = rng.standard_normal((height, width), np.float32)
+    length = int(rng.integers(5, max(6, width // 3)))
+    streaks = cv2.blur(streaks, (length, 1) if rng.random() < 0.5 else (1, length))
+    streaks /= streaks.std() + 1e-6
+    return (colour(rng) + rng.uniform(3, 18) * streaks[..., None]).clip(0, 255)
+
+
+def pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Stripes, checks, or a perforated board: a regular grid of dots on a plain colour."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    angle = rng.choice([0.0, rng.uniform(0, np.pi)])
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    pitch = rng.uniform(0.03, 0.15) * max(height, width, 64)
+    u, v = (u / pitch + rng.random()) % 1 - 0.5, (v / pitch + rng.random()) % 1 - 0.5
+    kind, edge = rng.random(), 1.0 / pitch
+    if kind < 0.5:
+        inside = rng.uniform(0.12, 0.4) - np.hypot(u, v)
+    elif kind < 0.75:
+        inside = rng.uniform(0.1, 0.4) - np.abs(u)
+    else:
+        inside = u * v / 0.5
+    field = np.clip(0.5 + inside / edge, 0, 1)[..., None]
+    first, second = colour(rng), colour(rng)
+    mixed = first + (second - first) * field * rng.uniform(0.3, 1)
+    return mixed + rng.uniform(0, 14) * noise(rng, height, width, 24)[..., None]
+
+
+def rings(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Concentric shades around the middle, as on turned parts and bottle mouths."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    steps = np.cumsum(rng.standard_normal(24)).astype(np.float32)
+    steps = (steps - steps.mean()) / (steps.std() + 1e-6)
+    field = np.interp(np.hypot(x, y), np.linspace(0, 1.45, 24), steps)[..., None]
+    glints = np.sin(np.arctan2(y, x) * rng.integers(1, 5) + rng.uniform(0, 6))[..., None]
+    return (colour(rng) + rng.uniform(5, 45) * field * (1 + 0.5 * glints)).clip(0, 255)
+
+
+Texture = Callable[[np.random.Generator, int, int], np.ndarray]
+GROUNDS: tuple[tuple[Texture, float], ...] = (
+    (plain, 0.28), (photo, 0.22), (clouds, 0.18), (grain, 0.1), (brushed, 0.08), (pattern, 0.14),
+)  # fmt: skip
+SURFACES: tuple[tuple[Texture, float], ...] = (
+    (plain, 0.3), (photo, 0.22), (clouds, 0.2), (grain, 0.06), (brushed, 0.07), (pattern, 0.06),
+    (rings, 0.09),
+)  # fmt: skip
+
+
+def texture(
+    rng: np.random.Generator, height: int, width: int, kinds: tuple[tuple[Texture, float], ...]
+) -> np.ndarray:
+    """One surface (H, W, 3) float32 of a kind drawn by its weight."""
+    weights = np.array([weight for _, weight in kinds])
+    kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))][0]
+    return kind(rng, height, width).astype(np.float32)

@@ -1,0 +1,113 @@
+"""One lamp over the product: how it shades bodies, shines on metal, and what the camera adds."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from scenes.materials import Rng, noise
+
+Array = np.ndarray
+Normals = tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Light:
+    """Direction towards the lamp (x right, y down, z to the camera), colour, ambient share.
+
+    `softness` scales shadow blur; `gain` is the exposure.
+    """
+
+    x: float
+    y: float
+    z: float
+    colour_3: Array
+    ambient: float
+    softness: float
+    gain: float
+
+
+def draw_light(rng: Rng) -> Light:
+    """A lamp from the upper half, warm to cold, hard to soft."""
+    azimuth = rng.uniform(-2.6, -0.55)
+    tilt = rng.uniform(0.45, 0.75)
+    warmth = rng.uniform(-0.07, 0.07)
+    return Light(
+        float(np.sin(tilt) * np.cos(azimuth)), float(np.sin(tilt) * np.sin(azimuth)),
+        float(np.cos(tilt)), np.array([1 + warmth, 1, 1 - warmth], np.float32),
+        float(rng.uniform(0.38, 0.52)), float(rng.uniform(0.8, 1.4)), float(rng.uniform(0.92, 1.1)),
+    )
+
+
+def normals(height_HW: Array, unit: float) -> Normals:
+    """Unit normals of a height map, both in the same length unit."""
+    height_HW = np.ascontiguousarray(height_HW, np.float32)
+    gx = cv2.Sobel(height_HW, cv2.CV_32F, 1, 0, ksize=3, scale=-0.125 / unit)
+    gy = cv2.Sobel(height_HW, cv2.CV_32F, 0, 1, ksize=3, scale=-0.125 / unit)
+    nz = 1 / np.sqrt(1 + gx * gx + gy * gy)
+    return gx * nz, gy * nz, nz
+
+
+def lit(
+    albedo: Array, n: Normals, light: Light, gloss: float = 0.0, shininess: float = 30.0
+) -> Array:
+    """Lambert with ambient, plus a Blinn-Phong highlight; a flat surface keeps its albedo."""
+    nx, ny, nz = n
+    direct = np.maximum(nx * light.x + ny * light.y + nz * light.z, 0) / light.z
+    # Ambient comes from above: steep sides see less of it.
+    tone = light.ambient * (0.45 + 0.55 * nz) + (1 - light.ambient) * direct
+    shaded = albedo * tone[..., None]
+    if gloss:
+        shaded = shaded + (gloss * highlight(n, light, shininess))[..., None]
+    return shaded.astype(np.float32, copy=False)
+
+
+def highlight(n: Normals, light: Light, shininess: float) -> Array:
+    """Blinn-Phong lobe around the half vector of lamp and camera."""
+    hx, hy, hz = light.x, light.y, light.z + 1
+    norm = (hx * hx + hy * hy + hz * hz) ** 0.5
+    cosine = (n[0] * hx + n[1] * hy + n[2] * hz) / norm
+    return np.exp(shininess * (np.minimum(cosine, 1) - 1) * 2).astype(np.float32)
+
+
+def metal(n: Normals, light: Light, tint_3: Array, polish: float = 1.0) -> Array:
+    """Metal mirrors a small studio: a bright softbox at the lamp, a fill strip, a dark horizon."""
+    nx, ny, nz = n
+    rx, ry, rz = 2 * nz * nx, 2 * nz * ny, 2 * nz * nz - 1
+    toward = rx * light.x + ry * light.y + rz * light.z
+    across = rx * -light.y + ry * light.x
+    box = 1 / (1 + np.exp(-(toward - 0.93) * 18 * polish))
+    fill = 0.35 * np.exp(-(((toward + 0.25) / 0.22) ** 2)) * np.exp(-((across / 0.8) ** 2))
+    sky = 0.17 + 0.22 * np.maximum(rz, 0) + 0.10 * toward
+    glow = np.maximum(sky + 0.85 * box + fill, 0.02)
+    return (glow[..., None] * tint_3).astype(np.float32)
+
+
+def develop(rng: Rng, image_HW3: Array, light: Light) -> Array:
+    """Linear picture to uint8: lamp fall-off, vignette, colour cast, sensor noise, tone curve."""
+    size = image_HW3.shape[0]
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    x, y = axis[None, :], axis[:, None]
+    falloff = 1 + rng.uniform(0.05, 0.16) * (x * light.x + y * light.y) / 0.7
+    vignette = 1 - rng.uniform(0.08, 0.2) * (x * x + y * y) / 2
+    uneven = 1 + 0.03 * noise(rng, (size, size), 3, 3)
+    frame = image_HW3 * (falloff * vignette * uneven * light.gain)[..., None]
+    frame *= light.colour_3
+    np.maximum(frame, 0, out=frame)
+    # Shot noise grows with the root of the signal, read noise is a floor.
+    grain = np.sqrt(frame * np.float32(1.6e-4) + np.float32(4e-6))
+    grain *= rng.standard_normal(frame.shape, dtype=np.float32)
+    frame += grain
+    frame *= np.float32(2047)
+    np.clip(frame, 0, 4095, out=frame)
+    return np.take(_TONE, frame.astype(np.uint16))
+
+
+def _tone_curve() -> Array:
+    """sRGB-like gamma with a soft shoulder: highlights roll off instead of clipping."""
+    signal = np.arange(4096, dtype=np.float64) / 2047
+    shoulder = np.where(signal < 0.7, signal, 0.7 + 0.3 * (1 - np.exp(-(signal - 0.7) / 0.3)))
+    return np.round(255 * np.clip(shoulder, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+
+
+_TONE = _tone_curve()

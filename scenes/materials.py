@@ -1,0 +1,135 @@
+"""Noise and surface textures, in linear light.
+
+Noise is a random grid of a fixed number of cells, enlarged with cubic interpolation: the same
+seed gives the same pattern at every picture size, only sampled finer.
+"""
+
+import cv2
+import numpy as np
+
+Rng = np.random.Generator
+
+
+def linear(colour: str) -> np.ndarray:
+    """'#rrggbb' (sRGB) to linear light, float32 (3,)."""
+    srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
+    return srgb**np.float32(2.2)
+
+
+def jitter(rng: Rng, colour_3: np.ndarray, amount: float) -> np.ndarray:
+    """The colour with a little random brightness and hue."""
+    factors = 1 + amount * rng.uniform(-1, 1) + 0.4 * amount * rng.uniform(-1, 1, 3)
+    return (colour_3 * factors).astype(np.float32)
+
+
+def noise(rng: Rng, shape: tuple[int, int], cells_y: float, cells_x: float) -> np.ndarray:
+    """Smooth noise, mean 0, about -1 to 1, with so many cells across the picture."""
+    return _fit(_grid(rng, cells_y, cells_x), shape)
+
+
+def fractal(
+    rng: Rng, shape: tuple[int, int], cells_y: float, cells_x: float, octaves: int = 4
+) -> np.ndarray:
+    """Octaves of noise, each twice as fine and half as strong.
+
+    Coarse octaves are summed on their own small grids; only the sum is enlarged to the picture.
+    """
+    total = _grid(rng, cells_y, cells_x)
+    for octave in range(1, octaves):
+        finer = _grid(rng, cells_y * 2**octave, cells_x * 2**octave)
+        total = _fit(total, (finer.shape[0], finer.shape[1])) + finer * np.float32(0.5**octave)
+    return _fit(total, shape)
+
+
+def _grid(rng: Rng, cells_y: float, cells_x: float) -> np.ndarray:
+    grid = rng.random((max(2, round(cells_y)), max(2, round(cells_x))), dtype=np.float32)
+    return grid * np.float32(2) - np.float32(1)
+
+
+def _fit(grid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize: average along an axis that is finer than the picture, cubic along the others."""
+    rows, columns = min(grid.shape[0], shape[0]), min(grid.shape[1], shape[1])
+    if (rows, columns) != grid.shape:
+        grid = cv2.resize(grid, (columns, rows), interpolation=cv2.INTER_AREA)
+    return cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def _turned(texture_HW: np.ndarray, degrees: float, size: int) -> np.ndarray:
+    """Cut a size x size picture out of a larger texture, turned."""
+    height, width = texture_HW.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+    turn[:, 2] += (size - width) / 2, (size - height) / 2
+    return cv2.warpAffine(texture_HW, turn, (size, size), flags=cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_REFLECT)
+
+
+def wood(rng: Rng, size: int) -> np.ndarray:
+    """Planed board: long grain, growth rings that wander, fine pores, a joint between planks."""
+    big = round(size * 1.3)
+    shape = (big, big)
+    y = np.linspace(0, 1.3, big, dtype=np.float32)[:, None]
+    wander = fractal(rng, shape, 3, 1.2, 3)
+    rings = np.sin((y * rng.uniform(9, 15) + 0.55 * wander) * 6.283)
+    fibre = noise(rng, shape, 420, 7) + 0.7 * noise(rng, shape, 200, 3)
+    pores = np.clip(noise(rng, shape, 380, 22) - 0.62, 0, 1)
+    tone = 0.10 * rings + 0.16 * fibre + 0.20 * wander - 1.1 * pores
+    joint = np.abs(y - rng.uniform(0.25, 1.05)) * 512
+    tone = tone - 1.2 * np.exp(-(joint**2) / 2.0)
+    turned = _turned(tone, rng.choice([0, 90]) + rng.uniform(-4, 4), size)
+    dark = linear(["#8a5a36", "#a87a4e", "#6f5140"][rng.integers(3)])
+    light = jitter(rng, dark * 1.5, 0.1)
+    mix = np.clip(0.5 + 0.9 * turned, -0.2, 1.2)[..., None]
+    return dark * 0.75 + (light - dark * 0.75) * mix
+
+
+def cardboard(rng: Rng, size: int) -> np.ndarray:
+    """Kraft board: pulp mottle, short fibres, faint corrugation."""
+    shape = (size, size)
+    x = np.linspace(0, 1, size, dtype=np.float32)[None, :]
+    flutes = np.sin(x * 6.283 * rng.uniform(38, 46) + noise(rng, shape, 3, 3))
+    mottle = fractal(rng, shape, 24, 24, 4)
+    specks = np.clip(noise(rng, shape, 260, 170) - 0.7, 0, 1)
+    tone = 1 + 0.020 * flutes + 0.05 * mottle - 0.5 * specks
+    return jitter(rng, linear("#b98f62"), 0.12) * tone[..., None]
+
+
+def felt(rng: Rng, size: int) -> np.ndarray:
+    """Inspection mat: matted fibres in all directions, almost no gloss."""
+    shape = (size, size)
+    fibres = noise(rng, shape, 400, 90) + noise(rng, shape, 90, 400) + noise(rng, shape, 300, 300)
+    tone = 1 + 0.17 * fibres + 0.08 * fractal(rng, shape, 5, 5, 3)
+    base = linear(["#39434f", "#4a4f55", "#2f4a46"][rng.integers(3)])
+    return jitter(rng, base, 0.12) * np.clip(tone, 0.3, 2)[..., None]
+
+
+def brushed(rng: Rng, size: int) -> np.ndarray:
+    """Brushed steel: very long fine scratches and a broad soft reflection."""
+    big = round(size * 1.3)
+    scratches = noise(rng, (big, big), 600, 4) + 0.6 * noise(rng, (big, big), 260, 9)
+    turned = _turned(scratches, rng.uniform(-5, 5), size)
+    y = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
+    sheen = 0.35 * np.exp(-((y - rng.uniform(-0.6, 0.6)) ** 2) / 0.35)
+    tone = 0.85 + sheen + 0.11 * turned + 0.04 * fractal(rng, (size, size), 3, 3, 3)
+    return jitter(rng, linear("#8f959b"), 0.08) * tone[..., None]
+
+
+def studio(rng: Rng, size: int) -> np.ndarray:
+    """Paper backdrop falling off from a lamp, and a satin shelf in the lowest sixth."""
+    y = np.linspace(0, 1, size, dtype=np.float32)[:, None]
+    x = np.linspace(0, 1, size, dtype=np.float32)[None, :]
+    centre = rng.uniform(0.35, 0.65)
+    glow = np.exp(-(((x - centre) / 0.55) ** 2 + ((y - 0.4) / 0.6) ** 2))
+    wall = jitter(rng, linear("#9aa4ad"), 0.12) * (0.45 + 0.75 * glow)[..., None]
+    edge = rng.uniform(0.795, 0.815)
+    steel = noise(rng, (size, size), 420, 5)
+    shelf_tone = 0.55 + 0.5 * np.clip((y - edge) / 0.20, 0, 1) + 0.07 * steel
+    shelf = jitter(rng, linear("#7d8288"), 0.1) * (shelf_tone * (0.6 + 0.5 * glow))[..., None]
+    blend = np.clip((y - edge) * 170 + 0.5, 0, 1)[..., None]
+    mottle = 1 + 0.02 * fractal(rng, (size, size), 60, 60, 3)[..., None]
+    line = 1 - 0.35 * np.exp(-(((y - edge) * 130) ** 2))[..., None]
+    return (wall * mottle * (1 - blend) + shelf * blend) * line
+
+
+SURFACES = {"wood": wood, "cardboard": cardboard, "felt": felt, "brushed": brushed,
+            "studio": studio}
+"""Every background by name; each gives float32 (size, size, 3) linear albedo."""

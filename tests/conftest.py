@@ -1,0 +1,105 @@
+"""What every test gets: one thread, no network, no telemetry, and a home of its own for Prefect.
+
+The environment is set at import, before any library that reads it, and is inherited by the
+programs that tests start. Nothing heavy is imported here, so a small test stays quick.
+"""
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
+
+PREFECT_HOME = tempfile.mkdtemp(prefix="anomalysmith-prefect-")
+atexit.register(shutil.rmtree, PREFECT_HOME, ignore_errors=True)
+
+THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
+os.environ |= {f"{library}_NUM_THREADS": "1" for library in THREADS} | {
+    "OPENCV_FOR_THREADS_NUM": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "NUMBA_DISABLE_JIT": "1",
+    "PREFECT_HOME": PREFECT_HOME,
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The default of 20 s is too near what a busy machine needs.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+# A developer's own server must not be written to.
+os.environ.pop("PREFECT_API_URL", None)
+
+
+class NetworkBlocked(RuntimeError):
+    """Not an OSError on purpose: a library that retries on those would hide the attempt."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Let sockets reach this machine only; anything else raises and names the address."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    getaddrinfo = socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _allow_only_loopback(self.family, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        _allow_only_loopback(self.family, address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **options: Any) -> list[Any]:
+        if not _is_loopback(host):
+            raise NetworkBlocked(f"a test asked for the address of {host!r}")
+        return getaddrinfo(host, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photographs and notes beside the checkout; absent for most people."""
+    folder = Path(os.environ.get("ANOMALYSMITH_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: set ANOMALYSMITH_SHARED to run the tests on real photographs")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests where there is no device; torch is only asked when such a test exists."""
+    wanted = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanted:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanted:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _allow_only_loopback(family: int, address: Any) -> None:
+    if family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+        raise NetworkBlocked(f"a test tried to connect to {address!r}")
+
+
+def _is_loopback(host: Any) -> bool:
+    if isinstance(host, bytes):
+        host = host.decode()
+    return host is None or host in LOOPBACK or host.startswith("127.")

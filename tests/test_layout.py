@@ -1,0 +1,143 @@
+"""The shape of the repository: downhill imports, small files, flat rooms, no index host."""
+
+import ast
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import NetworkBlocked
+
+ROOMS = ("pipeline", "flows", "detectors", "scenes", "pretraining", "benchmarks")
+LONGEST_FILE = 400
+SCENES_MAY_IMPORT = {"scenes", "numpy", "PIL", "cv2"}
+# Where packages come from is the business of the machine that installs them.
+INDEX_HOST = re.compile(r"--(extra-)?index-url|--find-links|https?://\S+/simple\b|pythonhosted")
+
+
+def python_files(root: Path) -> list[Path]:
+    return [path for room in ROOMS for path in sorted((root / room).rglob("*.py"))]
+
+
+def tracked_files(root: Path) -> list[Path]:
+    """What git tracks; without git (an image, an archive), every file outside hidden folders."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode == 0:
+        return [root / name for name in listing.stdout.split("\0") if name]
+    return [path for path in root.rglob("*") if "/." not in str(path.relative_to(root))]
+
+
+def imported_roots(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: imports are absolute here"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_import_contracts_hold(root: Path) -> None:
+    program = Path(sys.executable).parent / "lint-imports"
+    run = subprocess.run(
+        [program, "--no-cache"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_scenes_import_nothing_but_arrays_and_pictures(root: Path) -> None:
+    allowed = SCENES_MAY_IMPORT | set(sys.stdlib_module_names)
+    for path in sorted((root / "scenes").rglob("*.py")):
+        assert imported_roots(path) <= allowed, path
+
+
+def test_prefect_is_imported_in_flows_only(root: Path) -> None:
+    users = {path.relative_to(root).parts[0] for path in python_files(root) if knows_prefect(path)}
+    assert users <= {"flows", "benchmarks"}
+
+
+def knows_prefect(path: Path) -> bool:
+    return "prefect" in imported_roots(path)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_flat_and_their_init_is_empty(room: str, root: Path) -> None:
+    inits = list((root / room).rglob("__init__.py"))
+    assert inits == [root / room / "__init__.py"]
+    assert inits[0].read_bytes() == b""
+
+
+def test_no_file_is_longer_than_the_limit(root: Path) -> None:
+    files = [*python_files(root), *sorted((root / "tests").glob("*.py"))]
+    lengths = {
+        str(path.relative_to(root)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in files
+    }
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
+
+
+def test_every_module_says_what_it_is(root: Path) -> None:
+    modules = [path for path in python_files(root) if path.name != "__init__.py"]
+    silent = [p for p in modules if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
+    assert silent == []
+
+
+def test_no_package_index_is_named(root: Path) -> None:
+    guilty = []
+    for path in tracked_files(root):
+        if not path.is_file() or path == Path(__file__) or path.stat().st_size > 1_000_000:
+            continue
+        if INDEX_HOST.search(path.read_bytes().decode("utf-8", errors="ignore")):
+            guilty.append(path)
+    assert guilty == []
+
+
+def test_the_lock_is_exact_and_holds_every_direct_dependency(root: Path) -> None:
+    lock = [
+        line
+        for line in (root / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    pins = dict(line.split(" ;")[0].split("==") for line in lock)
+    for line in (root / "requirements.in").read_text().splitlines():
+        wish = line.removeprefix("#no-deps ")
+        if not wish or wish.startswith("#"):
+            continue
+        name, version = wish.split("==")
+        key = re.sub(r"\[.*\]", "", name).replace(".", "-").replace("_", "-").lower()
+        assert pins[key] == version, wish
+
+
+def test_one_version_everywhere(root: Path) -> None:
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text()
+    assert version in (root / "CHANGELOG.md").read_text()
+
+
+def test_tests_cannot_reach_the_network() -> None:
+    with pytest.raises(NetworkBlocked, match="example"):
+        socket.create_connection(("example.org", 443), timeout=1)
+    with pytest.raises(NetworkBlocked, match="192"):
+        socket.create_connection(("192.0.2.1", 443), timeout=1)
+
+
+def test_tests_can_reach_this_machine() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=5).close()
