@@ -9,24 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import IntegrityError
-from pipeline.records import Attempt, ImageResult
 
 SCORE = "score_"
-
-
-def attempt_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
-    """What happened in one try, without how long it took or where it is stored."""
-    return {
-        "image": result.name,
-        "split": result.split,
-        "number": attempt.number,
-        "attempt": attempt.attempt,
-        "kind": attempt.kind,
-        "seed": attempt.seed,
-        "accepted": attempt.verdict.accepted,
-        "reason": attempt.verdict.reason,
-        "scores": {name: float(value) for name, value in attempt.verdict.scores.items()},
-    }
 
 
 def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.attempts import attempt_record, write_attempts
+from pipeline.attempts import write_attempts
 from pipeline.card import croissant, render_card
 from pipeline.digests import canonical_json, digest_of, sha256_file
 from pipeline.errors import RecordError, UserError
+from pipeline.lineage import attempt_record
 from pipeline.records import GOOD, Attempt, ImageResult, TestImage
 from pipeline.shardfiles import FORMAT
-from pipeline.shards import Profile, SampleRows, ShardInfo, TestRows, sample_id, sync
+from pipeline.shards import Profile, SampleRows, ShardInfo, TestRows, sync
 
 INDEX = "index.json"
 SUMS = "SHA256SUMS"
@@ -33,9 +34,10 @@ RECORDS = "records.parquet"
 CARD = "README.md"
 CROISSANT = "croissant.json"
 GALLERY = "gallery/index.html"
+PLANS = ".plans"
+"""Folder beside the versions: for a plan whose content existed already, the name of its version."""
 HELD_BYTES = 256 << 20
 """A shard is closed early when its rows take this much memory, however few images that is."""
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,10 +309,11 @@ class _Counts:
 
 
 def sums(folder: Path, index_text: bytes) -> bytes:
-    """The text of SHA256SUMS: every file of a version but itself and the gallery, a derived view."""
+    """The text of SHA256SUMS: every file but itself and the gallery, which can be made again."""
     digests = {INDEX: hashlib.sha256(index_text).hexdigest()}
     for path in folder.iterdir():
-        if path.is_file() and path.name not in (SUMS, INDEX) and not path.name.startswith("."):
+        named = path.name not in (SUMS, INDEX) and not path.name.startswith(".")
+        if path.is_file() and named:
             digests[path.name] = sha256_file(path)
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
 

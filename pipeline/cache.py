@@ -9,8 +9,10 @@ Pictures are kept as the window around their change mask, masks as bits.
 
 import json
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,11 @@ from pipeline.records import (
     bounding_box,
 )
 
-ARRAYS_BROKEN = (OSError, ValueError, KeyError, zipfile.BadZipFile, AnomalysmithError)
+DAMAGED = (
+    EOFError, KeyError, NotImplementedError, ValueError,
+    struct.error, zipfile.BadZipFile, zlib.error, AnomalysmithError,
+)  # fmt: skip
+"""What reading a damaged entry can raise; a disk that fails is something else and is not hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class StageCache:
             return arrays, json.loads(arrays.pop("facts").tobytes())
         except FileNotFoundError:
             return None
-        except ARRAYS_BROKEN:
+        except DAMAGED:
             path.unlink(missing_ok=True)
             return None
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.building import GALLERY, write_whole
+from pipeline.reading import Version, open_version
 from pipeline.shardfiles import ShardReader
-from pipeline.versions import Version, open_version
 
 LIMIT = 240
 LONGEST = 384
@@ -92,17 +92,23 @@ def choose(version: Version, limit: int = LIMIT) -> list[_Row]:
     """At most `limit` samples, spread over kinds and images; up to a quarter of them rejects."""
     accepted = [_Row(s, j, s.record(j)) for s in version.shards for j in range(s.samples)]
     refused = version.rejects
-    rejects = [_Row(refused, j, refused.record(j)) for j in range(refused.samples)] if refused else []
+    rejects = (
+        [_Row(refused, j, refused.record(j)) for j in range(refused.samples)] if refused else []
+    )
     rejects = _spread(rejects, "reason", max(limit // 4, limit - len(accepted)))
     rows = _spread(accepted, "kind", limit - len(rejects)) + rejects
     order = {name: number for number, name in enumerate(dict.fromkeys(r.image for r in accepted))}
-    # Round by round over the images: the first screen shows many images, not many edits of one.
-    turns: dict[tuple[str, str], int] = {}
-    keyed = []
+    # Round by round over the images, each image starting at another kind: the first screen shows
+    # many images and many kinds, not every edit of the first image.
+    decks: dict[tuple[bool, str], list[_Row]] = {}
     for row in rows:
-        turn = turns[row.image, row.verdict] = turns.get((row.image, row.verdict), -1) + 1
-        keyed.append((row.verdict == "rejected", turn, order.get(row.image, len(order)), row))
-    return [entry[-1] for entry in sorted(keyed, key=lambda entry: entry[:3])]
+        decks.setdefault((row.verdict == "rejected", row.image), []).append(row)
+    keyed = []
+    for (refused_deck, image), deck in decks.items():
+        place = order.get(image, len(order))
+        for turn in range(len(deck)):
+            keyed.append(((refused_deck, turn, place), deck[(turn + place) % len(deck)]))
+    return [row for _, row in sorted(keyed, key=lambda entry: entry[0])]
 
 
 def _spread(rows: Sequence[_Row], by: str, limit: int) -> list[_Row]:
@@ -213,13 +219,14 @@ def _change(mask_HW: np.ndarray) -> str:
 
 def _enlarged(mask_HW: np.ndarray) -> np.ndarray:
     """The mask at the resolution of overlays, its steps smoothed."""
-    from PIL import Image
+    from PIL import Image, ImageFilter
 
     longest = max(mask_HW.shape)
     scale = 2 * min(1.0, LONGEST / longest) if longest else 1.0
     height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
     grey = Image.fromarray(mask_HW.astype(np.uint8) * 255)
-    return np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC)) > 127
+    soft = grey.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(soft.filter(ImageFilter.GaussianBlur(1.2))) > 127
 
 
 def _outline(mask_HW: np.ndarray) -> np.ndarray:

@@ -67,8 +67,7 @@ class Reader:
         self.defects_config: list[dict[str, Any]] | None = None
 
     def problem(self, path: Path, reason: str) -> None:
-        name = path.relative_to(self.root).as_posix()
-        self.problems.append(Problem(name.encode(errors="backslashreplace").decode(), reason))
+        self.problems.append(Problem(_shown(path.relative_to(self.root)), reason))
 
     def all_notes(self) -> list[str]:
         if not self.strangers:
@@ -98,12 +97,11 @@ class Reader:
         """The image files of one folder; other files are counted as strangers."""
         found = []
         for child in self.children(folder) if folder.is_dir() else []:
-            name = child.relative_to(self.root).as_posix()
             if child.is_dir():
                 continue
             if not is_image_name(child):
-                self.strangers.append(name.encode(errors="backslashreplace").decode())
-            elif not name.isprintable():
+                self.strangers.append(_shown(child.relative_to(self.root)))
+            elif not child.name.isprintable():
                 self.problem(child, "the name is not printable UTF-8; rename the file")
             else:
                 found.append(child)
@@ -295,6 +293,12 @@ def found_in(root: Path) -> str:
     with os.scandir(root) as children:
         names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in children)
     return f"found {_few(names)}" if names else "the folder is empty"
+
+
+def _shown(path: Path) -> str:
+    """A relative path on one line, whatever bytes are in its name."""
+    name = path.as_posix()
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:

@@ -122,14 +122,16 @@ def _pick_inpaint(settings: ModelSettings, allow_noncommercial: bool) -> tuple[s
     backend = settings.inpaint.backend
     if backend in ("telea", "ns"):
         return backend, None
-    if backend == "lama_cleaner":
-        explicit = settings.inpaint.weights
-        return backend, weights.require("big-lama", Path(explicit) if explicit else None)
+    if backend == "lama_cleaner":  # reads the same files as our own adapter
+        same = settings.inpaint.model_copy(update={"backend": "auto"})
+        return backend, _pick(same, INPAINT, allow_noncommercial)[1]
     return _pick(settings.inpaint, INPAINT, allow_noncommercial)
 
 
 def _backend_of(path: Path, names: Mapping[str, str]) -> str:
     """The backend whose official file has this name; a file of the user's own is asked about."""
+    if names is INPAINT:  # every LaMa file has the same signature
+        return next(iter(names))
     for backend, entry in names.items():
         if weights.entry(entry).file == path.name:
             return backend

@@ -16,13 +16,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.digests import canonical_json, digest_of, sha256_array, sha256_file
+from pipeline.digests import canonical_json, digest_of, sha256_file
 from pipeline.errors import IntegrityError, RecordError, UserError
+from pipeline.lineage import image_record, sample_id, sample_record
 from pipeline.records import KINDS, SPLITS, Attempt, ImageResult, TestImage, bounding_box
 from pipeline.shardfiles import FORMAT, ShardReader, TestShardReader, pack, row_digest
 
 Role = Literal["samples", "rejects", "test"]
 Profile = Literal["default", "portable"]
+__all__ = [
+    "PROFILES",
+    "Profile",
+    "Role",
+    "SampleRows",
+    "ShardInfo",
+    "ShardReader",
+    "TestRows",
+    "TestShardReader",
+    "content_digest",
+    "sync",
+    "write_shard",
+    "write_test_shard",
+]
+
 PROFILES: tuple[Profile, ...] = ("default", "portable")
 
 
@@ -221,52 +237,17 @@ class TestRows:
         masks = [masks for _, masks, _ in self.columns]
         values = [np.zeros(0, np.uint8), *(image.values_K for image, _, _ in self.columns)]
         group = file.create_group("images")
-        _rows(group, "pixels", (height, width, 3), [image.pixels_HW3 for image, _, _ in self.columns])
+        _rows(
+            group, "pixels", (height, width, 3), [image.pixels_HW3 for image, _, _ in self.columns]
+        )
         _array(group, "mask_offsets", _offsets(masks), np.int64)
         bits = (height, (width + 7) // 8)
         _rows(group, "masks", bits, [mask for some in masks for mask in some], packing)
         _array(group, "mask_values", np.concatenate(values), np.uint8)
-        _array(group, "label", [int(image.defect != "good") for image, _, _ in self.columns], np.uint8)
+        _array(
+            group, "label", [int(image.defect != "good") for image, _, _ in self.columns], np.uint8
+        )
         _blob(group, [record for _, _, record in self.columns])
-
-
-def sample_id(result: ImageResult, attempt: Attempt) -> str:
-    """The name of a sample inside its version: source@number.attempt."""
-    return f"{result.name}@{attempt.number}.{attempt.attempt}"
-
-
-def image_record(result: ImageResult) -> dict[str, Any]:
-    """What is stored about one normal image besides its arrays."""
-    foreground, attempts = result.foreground, result.attempts
-    return {
-        "name": result.name,
-        "digest": result.digest,
-        "split": result.split,
-        "foreground": {"peak": float(foreground.peak), "fallback": foreground.fallback},
-        "relaxed": list(result.proposals.relaxed),
-        "proposals": len(result.proposals),
-        "attempts": len(attempts),
-        "accepted": sum(attempt.verdict.accepted for attempt in attempts),
-    }
-
-
-def sample_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
-    """The lineage of one sample: everything needed to make it again, and the gate's view of it."""
-    sample = attempt.sample
-    assert sample is not None
-    return {
-        "id": sample_id(result, attempt),
-        "source": {"name": result.name, "digest": result.digest, "split": result.split},
-        "number": attempt.number,
-        "attempt": attempt.attempt,
-        "kind": sample.edit.kind,
-        "label": sample.label,
-        "seed": attempt.seed,
-        "edit": sample.edit.to_json(),
-        "accepted": attempt.verdict.accepted,
-        "reason": attempt.verdict.reason,
-        "scores": {name: float(value) for name, value in attempt.verdict.scores.items()},
-    }
 
 
 def _write(
@@ -365,9 +346,7 @@ def _rows(
 ) -> None:
     """One dataset of uint8 rows: contiguous, or one row per chunk when there is a packing."""
     options = {"chunks": (1, *shape), **packing} if packing and len(rows) else {}
-    data = group.create_dataset(
-        name, (len(rows), *shape), np.uint8, track_times=False, **options
-    )
+    data = group.create_dataset(name, (len(rows), *shape), np.uint8, track_times=False, **options)
     for index, row in enumerate(rows):
         data[index] = row
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.versions import Version
+from pipeline.reading import Version
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -99,7 +99,9 @@ def _areas(version: Version) -> dict[str, dict[str, float]]:
             share = float(np.count_nonzero(shard.mask(j))) / (height * width)
             shares.setdefault(shard.kind(j), []).append(share)
     return {
-        kind: {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(s, QUANTILES), strict=True)}
+        kind: {
+            f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(s, QUANTILES), strict=True)
+        }
         for kind, s in sorted(shares.items())
     }
 

@@ -143,20 +143,23 @@ def u2netp() -> U2Net:
         *(ShrinkingRSU(depth, 3 if depth == 7 else 64, 16, 64) for depth in (7, 6, 5, 4)),
         DilatedRSU(64, 16, 64), DilatedRSU(64, 16, 64),
     ]  # fmt: skip
-    decoder = [*(ShrinkingRSU(depth, 128, 16, 64) for depth in (7, 6, 5, 4)), DilatedRSU(128, 16, 64)]
+    decoder = [
+        *(ShrinkingRSU(depth, 128, 16, 64) for depth in (7, 6, 5, 4)),
+        DilatedRSU(128, 16, 64),
+    ]
     return U2Net(encoder, decoder, [64] * 6)
 
 
 class Resized(nn.Module):
     """A network that works at another size than it is fed: shrink, look, widen the maps again."""
 
-    def __init__(self, model: U2Net, inner: int) -> None:
+    def __init__(self, model: U2Net, factor: int) -> None:
         super().__init__()
-        self.model, self.inner = model, inner
+        self.model, self.factor = model, factor
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        factor = image_BCHW.shape[-1] // self.inner
-        small = F.avg_pool2d(image_BCHW, factor)  # averages, so thin parts fade but never vanish
+        # The mean of each square, so thin parts fade but never vanish.
+        small = F.avg_pool2d(image_BCHW, self.factor)
         return tuple(torch.sigmoid(like(map_, image_BCHW)) for map_ in self.model.logits(small))
 
 
@@ -173,7 +176,8 @@ def export_onnx(model: U2Net, path: Path, size: int = 320, inner: int | None = N
         # The tracing exporter needs no further package and keeps the weights inside the file.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            net if inner is None else Resized(net, inner), (torch.zeros(1, 3, size, size),),
+            net if inner is None else Resized(net, size // inner).eval(),
+            (torch.zeros(1, 3, size, size),),
             str(aside), input_names=["image"], opset_version=17, dynamo=False,
             output_names=["fused", *(f"side{n}" for n in range(1, 7))],
         )  # fmt: skip

@@ -26,10 +26,10 @@ from pipeline.building import (
 )
 from pipeline.digests import digest_of, sha256_file
 from pipeline.errors import AnomalysmithError, IntegrityError, UserError
+from pipeline.reading import Version, open_version
 from pipeline.records import KINDS, bounding_box
 from pipeline.shardfiles import ShardReader, TestShardReader
 from pipeline.shards import content_digest
-from pipeline.versions import Version, open_version
 
 
 @dataclass(frozen=True, slots=True)

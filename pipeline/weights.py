@@ -1,4 +1,4 @@
-"""The one registry of model files: what they are called, where they may lie, whether they are whole.
+"""The one registry of model files: their names, where they may lie, whether they are whole.
 
 Resolution order: explicit path of the manifest, `ANOMALYSMITH_WEIGHTS` folder, per-user cache,
 bundled. Nothing here downloads by itself; `pull` does, and only when a person asks for it.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import platformdirs
 
@@ -46,7 +46,7 @@ _REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _LAMA = "https://github.com/Sanster/models/releases/download/add_big_lama/"
 
-# The bundled digests are those of the files committed beside this code; `weights/*.md` are the cards.
+# Digests of the bundled files stand in weights/SHA256SUMS beside them; weights/*.md are the cards.
 ENTRIES = (
     WeightsEntry("bundled-u2netp", "foreground", "u2netp.onnx", 4.6, "Apache-2.0"),
     WeightsEntry("bundled-sam", "proposals", "small_sam.safetensors", 9.0, "Apache-2.0"),
@@ -101,9 +101,7 @@ def folders() -> tuple[Path, ...]:
 
 def find(name: str) -> Path | None:
     """Where the file of that entry lies, or None. Looks, never downloads, checks no bytes."""
-    wanted = entry(name)
-    places = (BUNDLED,) if wanted.bundled else folders()
-    return next((p / wanted.file for p in places if (p / wanted.file).is_file()), None)
+    return next((path for path in _places(entry(name)) if path.is_file()), None)
 
 
 def require(name: str, explicit: Path | None = None, allow_noncommercial: bool = True) -> Path:
@@ -120,13 +118,18 @@ def require(name: str, explicit: Path | None = None, allow_noncommercial: bool =
         return explicit
     found = find(name)
     if found is None:
-        where = ", ".join(str(p / wanted.file) for p in folders())
-        how = f"run `anomalysmith weights pull {name}`" if wanted.url else "check out weights/ again"
+        where = ", ".join(map(str, _places(wanted)))
+        how = f"run `anomalysmith weights pull {name}`" if wanted.url else "restore weights/"
         raise WeightsError(
             f"weights {name!r} ({wanted.megabytes:g} MB, {wanted.licence}) are missing; "
             f"looked at {where}; {how}, or name a path in the manifest"
         )
     return found
+
+
+def _places(wanted: WeightsEntry) -> list[Path]:
+    folder = (BUNDLED,) if wanted.bundled else folders()
+    return [place / wanted.file for place in folder]
 
 
 @lru_cache(maxsize=64)
@@ -193,8 +196,6 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
 
 def _fetch(url: str, part: Path, progress: Progress | None) -> None:
-    from urllib.request import Request
-
     done = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urlopen(request, timeout=60) as answer:

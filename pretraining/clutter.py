@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from pretraining.textures import GROUNDS, SURFACES, clouds, colour, noise, photo, plain, texture
+from pretraining.textures import (
+    GROUNDS,
+    SURFACES,
+    board,
+    clouds,
+    colour,
+    noise,
+    photo,
+    plain,
+    texture,
+)
 
 Outline = list[np.ndarray]
 """Polygons (P, 2) in units of the object's radius; the first is solid, the rest take turns."""
@@ -112,7 +122,8 @@ def bracket(rng: np.random.Generator) -> Outline:
 
 
 SHAPES: tuple[Callable[[np.random.Generator], Outline], ...] = (
-    ellipse, ellipse, rounded_polygon, rounded_polygon, gear, ring, blob, blob, rod, legged, bracket,
+    ellipse, ellipse, rounded_polygon, rounded_polygon, gear, ring, blob, blob, rod, legged,
+    bracket,
 )  # fmt: skip
 HOLED = (ring, gear)
 
@@ -227,7 +238,7 @@ def _gridded(rng: np.random.Generator, scene: Scene, size: int) -> None:
 
 
 def _centred(rng: np.random.Generator, scene: Scene, size: int) -> None:
-    """One large part in the middle, plain or built of nested parts, as inspection cameras see it."""
+    """One large part in the middle, plain or of nested parts, as inspection cameras see it."""
     light_2, radius = _light(rng), size * rng.uniform(0.22, 0.47)
     centre = (size * rng.uniform(0.44, 0.56), size * rng.uniform(0.44, 0.56))
     kind, turn = rng.random(), rng.uniform(0, 6.3)
@@ -248,8 +259,10 @@ def _centred(rng: np.random.Generator, scene: Scene, size: int) -> None:
             surface = (photo if rng.random() < 0.5 else clouds)(rng, 160, 160)
     else:
         make, surface = SHAPES[int(rng.integers(len(SHAPES)))], None
-    if make is legged:
-        turn = rng.normal(0, 0.15)
+        if rng.random() < 0.3:
+            make, turn = legged, rng.normal(0, 0.15)
+            if rng.random() < 0.5:
+                scene.ground_HW3 = board(rng, size, size)
     scene.layers.append(
         paint(rng, make(rng), make in HOLED, centre, radius, light_2, surface, turn, shadow)
     )
@@ -262,11 +275,10 @@ def _centred(rng: np.random.Generator, scene: Scene, size: int) -> None:
         )
 
 
-def scene(rng: np.random.Generator, size: int) -> Scene:
-    """A random picture's layers, before camera and light."""
+def scene(rng: np.random.Generator, size: int, centred: float = 0.35) -> Scene:
+    """A random picture's layers, before camera and light; `centred` is the share of lone parts."""
     built = Scene(texture(rng, size, size, GROUNDS))
-    kind = rng.random()
-    if kind < 0.35:
+    if rng.random() < centred:
         _centred(rng, built, size)
         return built
     if rng.random() < 0.2:  # a tray, a card, a plate under the parts
@@ -276,7 +288,7 @@ def scene(rng: np.random.Generator, size: int) -> Scene:
             paint(rng, outline, False, middle, size * rng.uniform(0.46, 0.62), _light(rng))
         )
         built.carriers = 1
-    (_gridded if kind < 0.5 else _scattered)(rng, built, size)
+    (_gridded if rng.random() < 0.25 else _scattered)(rng, built, size)
     return built
 
 
@@ -306,7 +318,7 @@ def compose(built: Scene, skip: int = -1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def camera(seed: int, image_HW3: np.ndarray) -> np.ndarray:
-    """Light, blur, noise and coding of one picture to uint8; the same seed gives the same faults."""
+    """Light, blur, noise and coding of one picture, to uint8; equal seeds make equal faults."""
     rng = np.random.default_rng(seed)
     height, width = image_HW3.shape[:2]
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j].astype(np.float32)

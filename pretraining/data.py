@@ -7,7 +7,6 @@ Shapes: N examples; H, W picture (S, S when square); 3 colour (RGB, uint8).
 """
 
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def render_ahead(
 ) -> Path:
     """Write `count` examples as uint8 .npy files below `folder`; call again to go on or to grow.
 
-    `done.json` says how many are whole; rows beyond are not to be read. Seeds run from `first_seed`.
+    `done.json` says how many are whole; rows beyond are not to be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {
@@ -155,4 +154,4 @@ def _render_chunk(job: tuple[int, int, int, float]) -> dict[str, np.ndarray]:
 def _write_whole(path: Path, text: str) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(text)
-    os.replace(aside, path)
+    aside.replace(path)

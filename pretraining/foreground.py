@@ -33,7 +33,7 @@ INNER = 160
 HELD_OUT_SEED = 90_000_000
 """Seeds from here on are for measuring only."""
 
-SIZES: tuple[tuple[float, int, int], ...] = ((0.4, 128, 8), (1.0, 160, 6))
+SIZES: tuple[tuple[float, int, int], ...] = ((0.6, 128, 5), (1.0, 160, 4))
 """Until this share of the run: picture size, pictures in a batch."""
 
 
@@ -68,12 +68,16 @@ def normalise(image_HW3: np.ndarray) -> np.ndarray:
     return (image_HW3 / max(float(image_HW3.max()), 1e-6) - MEAN_3) / DEVIATION_3
 
 
-def batches_of(sets: list[dict[str, np.ndarray]], seed: int) -> Callable[[int, float], Any]:
-    """Batches from sets rendered ahead: each set as likely as the next, any example in it."""
+def batches_of(folders: list[Path], seed: int) -> Callable[[int, float], Any]:
+    """Batches from sets rendered ahead: each set as likely as the next, any example in it.
+
+    A set that is still growing is used as far as it goes, so a run repeats only on whole sets.
+    """
 
     def batch(step: int, progress: float) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([seed, step])
         size, count = next((s, n) for until, s, n in SIZES if progress < until or until == 1)
+        sets = [open_ahead(folder) for folder in folders]
         images, truths = [], []
         for _ in range(count):
             one = sets[int(rng.integers(len(sets)))]
@@ -219,7 +223,6 @@ def main() -> None:
     file = args.out / "u2netp.onnx"
     if not args.measure_only:
         folders = args.ahead or [render_ahead(args.folder / "ahead", 6000, args.seed)]
-        sets = [open_ahead(folder) for folder in folders]
         args.out.mkdir(parents=True, exist_ok=True)
 
         def export(averaged: nn.Module, step: int) -> None:
@@ -228,8 +231,9 @@ def main() -> None:
             export_onnx(fresh, file, inner=INNER)
 
         train(
-            u2netp(), batches_of(sets, args.seed), loss, args.steps, args.folder, rate=args.rate,
-            minutes=args.minutes, seed=args.seed, average=0.998, save_minutes=4, on_save=export,
+            u2netp(), batches_of(folders, args.seed), loss, args.steps, args.folder, rate=args.rate,
+            minutes=args.minutes, seed=args.seed, average=0.998, warm_up=60,
+            save_minutes=4, on_save=export,
         )  # fmt: skip
     measure(file, args.shared, args.pictures)
 

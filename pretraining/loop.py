@@ -14,7 +14,6 @@ a busy machine still ends on a finished cosine. Leave it out when bit-equal repe
 
 import copy
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -76,7 +75,7 @@ def train(
     device = device or best_device()
     model.to(device=device, memory_format=torch.channels_last).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(_groups(model, decay), lr=rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(_groups(model, decay), lr=rate, betas=(0.9, 0.99), fused=True)
     folder.mkdir(parents=True, exist_ok=True)
     last, step, spent = folder / "last.pt", 0, 0.0
     if last.exists():
@@ -177,7 +176,7 @@ def _save(
         "optimizer": optimizer.state_dict(), "step": step, "spent": spent,
     }  # fmt: skip
     torch.save(state, aside)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def _load(

@@ -108,7 +108,8 @@ def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     waves = np.sin((x + 0.1 * y + warp) * rng.uniform(20, 140))
     field = (0.5 + 0.5 * waves * rng.uniform(0.2, 1))[..., None]
     first = colour(rng)
-    return first * (1 - field * rng.uniform(0.1, 0.5)) + 4 * noise(rng, height, width, 40)[..., None]
+    fibres = 4 * noise(rng, height, width, 40)[..., None]
+    return first * (1 - field * rng.uniform(0.1, 0.5)) + fibres
 
 
 def brushed(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -140,6 +141,24 @@ def pattern(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return mixed + rng.uniform(0, 14) * noise(rng, height, width, 24)[..., None]
 
 
+def board(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A circuit board without parts: slots one way, and rows of drilled holes with rims."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    if rng.random() < 0.3:
+        y, x = x, y
+    pitch = rng.uniform(0.1, 0.3) * max(height, width)
+    u, v = (x / pitch + rng.random()) % 1 - 0.5, (y / pitch + rng.random()) % 1 - 0.5
+    radius, edge = rng.uniform(0.1, 0.25), 1.2 / pitch
+    away = np.hypot(u, v)
+    hole = np.clip(0.5 + (radius - away) / edge, 0, 1)[..., None]
+    rim = np.clip(1 - np.abs(away - radius - 0.04) / 0.06, 0, 1)[..., None]
+    slot = np.clip(0.5 + (np.abs(u) - rng.uniform(0.38, 0.46)) / edge, 0, 1)[..., None]
+    ground, dark = colour(rng), colour(rng) * 0.35
+    image = ground + 12 * noise(rng, height, width, 30)[..., None]
+    image = image * (1 + rim * rng.uniform(-0.3, 0.4))
+    return image + (dark - image) * np.maximum(hole, slot * rng.choice([0.0, 0.7, 1.0]))
+
+
 def rings(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Concentric shades around the middle, as on turned parts and bottle mouths."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -152,7 +171,8 @@ def rings(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 Texture = Callable[[np.random.Generator, int, int], np.ndarray]
 GROUNDS: tuple[tuple[Texture, float], ...] = (
-    (plain, 0.28), (photo, 0.22), (clouds, 0.18), (grain, 0.1), (brushed, 0.08), (pattern, 0.14),
+    (plain, 0.28), (photo, 0.22), (clouds, 0.17), (grain, 0.1), (brushed, 0.08), (pattern, 0.1),
+    (board, 0.05),
 )  # fmt: skip
 SURFACES: tuple[tuple[Texture, float], ...] = (
     (plain, 0.3), (photo, 0.22), (clouds, 0.2), (grain, 0.06), (brushed, 0.07), (pattern, 0.06),

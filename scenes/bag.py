@@ -25,8 +25,8 @@ HALF = (0.375, 0.425)
 ROOM = (0.165, 0.235, 0.835, 0.865)
 """Where parts may lie: below the zip, inside the seals."""
 DEFECTS = {
-    "missing_nut": Defect("logical", 0.006),
-    "extra_nut": Defect("logical", 0.006),
+    "missing_nut": Defect("logical", 0.0035),
+    "extra_nut": Defect("logical", 0.0035),
     "missing_washer": Defect("logical", 0.005),
     "extra_washer": Defect("logical", 0.005),
     "missing_long_bolt": Defect("logical", 0.015),
@@ -61,16 +61,20 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
         extra = _place(defect.removeprefix("extra_"), parts, rng)
         parts.append(replace(extra, region=0))
     elif defect in ("two_long_bolts", "two_short_bolts"):
-        wrong, right = ("short_bolt", "long_bolt") if "long" in defect else (
-            "long_bolt", "short_bolt")
+        wrong, right = (
+            ("short_bolt", "long_bolt") if "long" in defect else ("long_bolt", "short_bolt")
+        )
         k = _pick(parts, wrong, rng)
         others = [part for i, part in enumerate(parts) if i != k]
         parts[k] = replace(_place(right, others, rng), region=0)
     elif defect == "torn_bag":
         return replace(plan, flaw="torn")
     else:
-        name, flaw = {"bent_bolt": ("long_bolt", "bent"), "cracked_washer": ("washer", "cracked"),
-                      "rusty_nut": ("nut", "rust")}[defect]
+        name, flaw = {
+            "bent_bolt": ("long_bolt", "bent"),
+            "cracked_washer": ("washer", "cracked"),
+            "rusty_nut": ("nut", "rust"),
+        }[defect]
         k = _pick(parts, name, rng)
         parts[k] = replace(parts[k], flaw=flaw, region=0)
     return replace(plan, parts=tuple(parts))

@@ -18,8 +18,10 @@ from scenes.shapes import Patch, ramp
 from scenes.stage import Sprite, Stage
 
 Array = np.ndarray
-RULE = ("label fruit = juice; filled to the neck line; white cap on; "
-        "fruit label above, text label below")
+RULE = (
+    "label fruit = juice; filled to the neck line; white cap on; "
+    "fruit label above, text label below"
+)
 BACKDROP = "studio"
 UPRIGHT = True
 LEVEL = 0.255
@@ -28,11 +30,11 @@ LABEL_Y, TEXT_Y = 0.525, 0.745
 JUICE = {"orange": "#f08a0a", "cherry": "#8c0f1c", "lime": "#a9bf2a"}
 DEFECTS = {
     "wrong_label": Defect("logical", 0.015),
-    "missing_label": Defect("logical", 0.035),
-    "missing_text_label": Defect("logical", 0.018),
-    "swapped_labels": Defect("logical", 0.018),
+    "missing_label": Defect("logical", 0.040),
+    "missing_text_label": Defect("logical", 0.025),
+    "swapped_labels": Defect("logical", 0.025),
     "underfilled": Defect("logical", 0.008),
-    "missing_cap": Defect("logical", 0.005),
+    "missing_cap": Defect("logical", 0.009),
     "torn_label": Defect("structural"),
     "smudged_label": Defect("structural"),
     "particles": Defect("structural"),
@@ -46,11 +48,16 @@ def layout(rng: Rng) -> Layout:
 
     def part(name: str, y: float, slack: float) -> Part:
         dx, dy, turn = rng.uniform(-1, 1, 3) * slack
-        return Part(name, 0.5 + float(dx), y + float(dy), float(turn),
-                    seed=int(rng.integers(2**31)))
+        return Part(
+            name, 0.5 + float(dx), y + float(dy), float(turn), seed=int(rng.integers(2**31))
+        )
 
-    parts = (part(f"liquid_{fruit}", LEVEL, 0.0), part("cap", 0.115, 0.0),
-             part(f"label_{fruit}", LABEL_Y, 0.005), part("text_label", TEXT_Y, 0.005))
+    parts = (
+        part(f"liquid_{fruit}", LEVEL, 0.0),
+        part("cap", 0.115, 0.0),
+        part(f"label_{fruit}", LABEL_Y, 0.005),
+        part("text_label", TEXT_Y, 0.005),
+    )
     spot = (float(rng.uniform(0.42, 0.58)), float(rng.uniform(0.33, 0.40)))
     return Layout(parts, int(rng.integers(2**31)), spot=spot)
 
@@ -66,8 +73,10 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
     elif defect == "missing_text_label":
         text = replace(text, ghost=True, region=0)
     elif defect == "swapped_labels":
-        label, text = (replace(label, y=text.y + 0.012, region=0),
-                       replace(text, y=label.y - 0.035, region=1))
+        label, text = (
+            replace(label, y=text.y + 0.012, region=0),
+            replace(text, y=label.y - 0.035, region=1),
+        )
     elif defect == "underfilled":
         liquid = replace(liquid, y=float(rng.uniform(0.305, 0.36)), flaw="low", region=0)
     elif defect == "missing_cap":

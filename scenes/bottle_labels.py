@@ -52,8 +52,9 @@ def paint_label(stage: Stage, part: Part) -> Sprite:
         cx, cy = half_x * rng.uniform(-0.5, 0.5), half_y * rng.uniform(-0.5, 0.5)
         m = np.hypot((x - cx) / 0.055, (y - cy) / 0.026) + 0.45 * fractal(rng, p.shape, 5, 4, 3)
         smear = ramp(1 - m, -0.08, 0.25) * alpha
-        albedo = albedo * (1 - 0.85 * smear[..., None]) + linear("#3b2f2a") * 0.85 * smear[
-            ..., None]
+        albedo = (
+            albedo * (1 - 0.85 * smear[..., None]) + linear("#3b2f2a") * 0.85 * smear[..., None]
+        )
         flaw = smear
     n = (t, np.zeros_like(t), np.sqrt(1 - t * t))
     rgb = lit(albedo, n, stage.light, 0.05, 12)
@@ -120,8 +121,11 @@ def _text() -> Array:
     """The text label's ink (0-1), soft enough for the scale at which it is seen."""
     ink = np.zeros((240, 480), np.uint8)
     font = cv2.FONT_HERSHEY_DUPLEX
-    for words, y, scale, weight in (("100% JUICE", 88, 2.1, 5), ("NO ADDED SUGAR", 140, 1.05, 3),
-                                    ("0.5 L  PASTEURISED", 184, 0.85, 2)):
+    for words, y, scale, weight in (
+        ("100% JUICE", 88, 2.1, 5),
+        ("NO ADDED SUGAR", 140, 1.05, 3),
+        ("0.5 L  PASTEURISED", 184, 0.85, 2),
+    ):
         (width, _), _ = cv2.getTextSize(words, font, scale, weight)
         cv2.putText(ink, words, ((480 - width) // 2, y), font, scale, 255, weight, cv2.LINE_AA)
     cv2.rectangle(ink, (40, 206), (440, 211), 255, -1)

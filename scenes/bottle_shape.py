@@ -9,15 +9,30 @@ Array = np.ndarray
 AXIS_Y = 0.5
 """The patch of the bottle is centred here; its y is measured from this height."""
 BODY = 0.158
-_KNOTS = [(-0.40, 0.052), (-0.352, 0.052), (-0.349, 0.060), (-0.336, 0.060), (-0.333, 0.054),
-          (-0.29, 0.055), (-0.25, 0.066), (-0.21, 0.098), (-0.175, 0.130), (-0.145, 0.148),
-          (-0.11, 0.1565), (-0.07, BODY), (0.345, BODY), (0.368, 0.152), (0.382, 0.136)]
+_KNOTS = [
+    (-0.40, 0.052),
+    (-0.352, 0.052),
+    (-0.349, 0.060),
+    (-0.336, 0.060),
+    (-0.333, 0.054),
+    (-0.29, 0.055),
+    (-0.25, 0.066),
+    (-0.21, 0.098),
+    (-0.175, 0.130),
+    (-0.145, 0.148),
+    (-0.11, 0.1565),
+    (-0.07, BODY),
+    (0.345, BODY),
+    (0.368, 0.152),
+    (0.382, 0.136),
+]
 
 
 def _table() -> tuple[Array, Array]:
     """The profile, smoothed: moulded glass has no corners."""
     y = np.linspace(-0.5, 0.5, 2001)
-    r = np.interp(y, *zip(*_KNOTS, strict=True))
+    heights, radii = zip(*_KNOTS, strict=True)
+    r = np.interp(y, heights, radii)
     kernel = np.exp(-(np.linspace(-2.5, 2.5, 25) ** 2) / 2)
     smooth = np.convolve(np.pad(r, 12, mode="edge"), kernel / kernel.sum(), mode="valid")
     return y.astype(np.float32), smooth.astype(np.float32)
@@ -52,10 +67,13 @@ def glass(stage: Stage) -> Sprite:
     rim = np.abs(t) ** 7
     inside = p.cover(d)
     foot = np.exp(-(((p.y_HW - 0.366) / 0.012) ** 2)) * 0.45
+    # The open mouth, seen when the cap is gone: a lip and two turns of thread.
+    sag = p.y_HW + 0.006 * np.sqrt(np.maximum(1 - t * t, 0))
+    mouth = sum(np.exp(-(((sag + k) / 0.0022) ** 2)) for k in (0.384, 0.372, 0.360))
     shine = strips(stage, t, inside, p.y_HW)
-    alpha = np.clip(0.10 + 0.62 * rim + foot + shine, 0, 0.95)
-    dark = np.float32([0.075, 0.095, 0.09])
+    alpha = np.clip(0.10 + 0.62 * rim + foot + shine + 0.4 * mouth, 0, 0.95)
+    dark = np.array([0.075, 0.095, 0.09], np.float32)
     lightness = (shine / np.maximum(alpha, 1e-3))[..., None]
     edge = np.exp(-(((np.abs(t) - 0.93) / 0.025) ** 2))[..., None] * 0.45
-    rgb = dark * (1 - lightness) + lightness + edge * 0.5
+    rgb = dark * (1 - lightness) + lightness + edge * 0.5 + 0.25 * mouth[..., None]
     return Sprite(p, rgb.astype(np.float32), alpha * inside)

@@ -21,12 +21,15 @@ def mandarin(stage: Stage, part: Part) -> Sprite:
     x, y = p.x_HW, p.y_HW
     theta = np.arctan2(y, x)
     rad = np.sqrt(x * x + y * y)
-    outline = r * (1 + 0.018 * np.sin(3 * theta + rng.uniform(0, 6)) + 0.012 * np.sin(
-        5 * theta + rng.uniform(0, 6)))
+    outline = r * (
+        1
+        + 0.018 * np.sin(3 * theta + rng.uniform(0, 6))
+        + 0.012 * np.sin(5 * theta + rng.uniform(0, 6))
+    )
     d = rad - outline
     sx, sy = 0.3 * r * rng.uniform(-1, 1), 0.3 * r * rng.uniform(-1, 1)
     stem = np.hypot(x - sx, y - sy) / r
-    ridges = np.cos(theta * 9 + rng.uniform(0, 6)) * np.exp(-((stem - 0.2) / 0.14) ** 2)
+    ridges = np.cos(theta * 9 + rng.uniform(0, 6)) * np.exp(-(((stem - 0.2) / 0.14) ** 2))
     height = 0.9 * np.sqrt(np.maximum(outline**2 - rad**2, 0))
     height -= r * 0.10 * np.exp(-((stem / 0.2) ** 2))
     height += r * (0.016 * noise(rng, p.shape, 34, 34) + 0.012 * fractal(rng, p.shape, 7, 7, 2))
@@ -122,12 +125,14 @@ def banana_chip(stage: Stage, part: Part) -> Sprite:
     p = stage.patch(part.x, part.y, r * 1.25, part.angle)
     x, y = p.x_HW, p.y_HW * rng.uniform(1.02, 1.18)
     theta = np.arctan2(y, x)
-    d = circle(x, y, r) + r * (0.04 * np.sin(3 * theta + rng.uniform(0, 6))
-                               + 0.03 * fractal(rng, p.shape, 5, 5, 2))
+    d = circle(x, y, r) + r * (
+        0.04 * np.sin(3 * theta + rng.uniform(0, 6)) + 0.03 * fractal(rng, p.shape, 5, 5, 2)
+    )
     k = 1 + d / r
     curl = rng.uniform(0.10, 0.2)
     height = dome(d, 0.10 * r, 0.09 * r) + curl * r * np.clip(k, 0, 1) ** 2 * np.cos(
-        2 * theta + rng.uniform(0, 6))
+        2 * theta + rng.uniform(0, 6)
+    )
     rays = np.cos(3 * theta + rng.uniform(0, 6))
     seeds = np.exp(-(((k - 0.26 - 0.05 * rays) / 0.10) ** 2))
     height += r * (0.018 * fractal(rng, p.shape, 12, 12, 2) - 0.03 * seeds)
@@ -138,8 +143,9 @@ def banana_chip(stage: Stage, part: Part) -> Sprite:
     flaw = None
     if part.flaw == "burnt":
         scorch = ramp(fractal(rng, p.shape, 3, 3, 3) + x / r * 0.9, -0.55, 0.25)
-        albedo = albedo * (1 - 0.88 * scorch[..., None]) + linear("#2a1709") * 0.5 * scorch[
-            ..., None]
+        albedo = (
+            albedo * (1 - 0.88 * scorch[..., None]) + linear("#2a1709") * 0.5 * scorch[..., None]
+        )
         flaw = scorch * p.cover(d)
     rgb = lit(albedo, normals(height, p.unit), stage.light, 0.10, 20)
     return Sprite(p, rgb, p.cover(d), flaw, lift=r * 0.20, shadow=0.55)

@@ -1,5 +1,7 @@
 """Bolts, nuts and washers lying flat, mirror-lit: every body is a height map with metal shading."""
 
+import math
+
 import numpy as np
 
 from scenes.lighting import metal, normals
@@ -20,11 +22,14 @@ def bolt(stage: Stage, part: Part) -> Sprite:
     """A hexagon-head bolt on its side: facets, collar, unthreaded shank, thread, chamfered tip."""
     rng = np.random.default_rng(part.seed)
     length = LENGTHS[part.name]
-    p = stage.patch(part.x, part.y, length / 2 + 0.03, part.angle)
+    bent = part.flaw == "bent"
+    p = stage.patch(part.x, part.y, length / 2 + (0.06 if bent else 0.03), part.angle)
     x, y = p.x_HW + length / 2, p.y_HW
-    if part.flaw == "bent":
-        # The shaft follows a parabola behind its middle.
-        y = y + 1.1 * np.maximum(x - 0.38 * length, 0) ** 2 / length * float(rng.choice([-1, 1]))
+    if bent:
+        # The shaft follows a parabola behind its middle, towards the inside of the bag.
+        inward = (0.5 - part.x) * -math.sin(part.angle) + (0.55 - part.y) * math.cos(part.angle)
+        side = -1.0 if inward > 0 else 1.0
+        y = y + side * 0.50 * np.maximum(x - 0.36 * length, 0) ** 2 / length
     r = np.float32(SHAFT)
     thread_from = HEAD_LENGTH + 0.22 * (length - HEAD_LENGTH)
     pitch = 0.0125
@@ -51,7 +56,7 @@ def bolt(stage: Stage, part: Part) -> Sprite:
     tone = tone * (1 - 0.45 * (~on_head) * np.exp(-np.maximum(x - HEAD_LENGTH, 0) / 0.006))
     rgb = metal(normals(height, p.unit), stage.light, ZINC) * tone[..., None]
     alpha = p.cover(d)
-    flaw = alpha if part.flaw == "bent" else None
+    flaw = alpha if bent else None
     return Sprite(p, rgb, alpha, flaw, lift=0.026, shadow=0.62)
 
 

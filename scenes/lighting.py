@@ -33,9 +33,13 @@ def draw_light(rng: Rng) -> Light:
     tilt = rng.uniform(0.45, 0.75)
     warmth = rng.uniform(-0.07, 0.07)
     return Light(
-        float(np.sin(tilt) * np.cos(azimuth)), float(np.sin(tilt) * np.sin(azimuth)),
-        float(np.cos(tilt)), np.array([1 + warmth, 1, 1 - warmth], np.float32),
-        float(rng.uniform(0.38, 0.52)), float(rng.uniform(0.8, 1.4)), float(rng.uniform(0.92, 1.1)),
+        float(np.sin(tilt) * np.cos(azimuth)),
+        float(np.sin(tilt) * np.sin(azimuth)),
+        float(np.cos(tilt)),
+        np.array([1 + warmth, 1, 1 - warmth], np.float32),
+        float(rng.uniform(0.38, 0.52)),
+        float(rng.uniform(0.8, 1.4)),
+        float(rng.uniform(0.92, 1.1)),
     )
 
 

@@ -13,7 +13,7 @@ Rng = np.random.Generator
 def linear(colour: str) -> np.ndarray:
     """'#rrggbb' (sRGB) to linear light, float32 (3,)."""
     srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
-    return srgb**np.float32(2.2)
+    return srgb ** np.float32(2.2)
 
 
 def jitter(rng: Rng, colour_3: np.ndarray, amount: float) -> np.ndarray:
@@ -59,21 +59,22 @@ def _turned(texture_HW: np.ndarray, degrees: float, size: int) -> np.ndarray:
     height, width = texture_HW.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
     turn[:, 2] += (size - width) / 2, (size - height) / 2
-    return cv2.warpAffine(texture_HW, turn, (size, size), flags=cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        texture_HW, turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def wood(rng: Rng, size: int) -> np.ndarray:
     """Planed board: long grain, growth rings that wander, fine pores, a joint between planks."""
-    big = round(size * 1.3)
+    big = round(size * 1.12)
     shape = (big, big)
-    y = np.linspace(0, 1.3, big, dtype=np.float32)[:, None]
-    wander = fractal(rng, shape, 3, 1.2, 3)
+    y = np.linspace(0, 1.12, big, dtype=np.float32)[:, None]
+    wander = fractal(rng, shape, 3, 2, 3)
     rings = np.sin((y * rng.uniform(9, 15) + 0.55 * wander) * 6.283)
     fibre = noise(rng, shape, 420, 7) + 0.7 * noise(rng, shape, 200, 3)
     pores = np.clip(noise(rng, shape, 380, 22) - 0.62, 0, 1)
     tone = 0.10 * rings + 0.16 * fibre + 0.20 * wander - 1.1 * pores
-    joint = np.abs(y - rng.uniform(0.25, 1.05)) * 512
+    joint = np.abs(y - rng.uniform(0.15, 0.95)) * 512
     tone = tone - 1.2 * np.exp(-(joint**2) / 2.0)
     turned = _turned(tone, rng.choice([0, 90]) + rng.uniform(-4, 4), size)
     dark = linear(["#8a5a36", "#a87a4e", "#6f5140"][rng.integers(3)])
@@ -104,7 +105,7 @@ def felt(rng: Rng, size: int) -> np.ndarray:
 
 def brushed(rng: Rng, size: int) -> np.ndarray:
     """Brushed steel: very long fine scratches and a broad soft reflection."""
-    big = round(size * 1.3)
+    big = round(size * 1.12)
     scratches = noise(rng, (big, big), 600, 4) + 0.6 * noise(rng, (big, big), 260, 9)
     turned = _turned(scratches, rng.uniform(-5, 5), size)
     y = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
@@ -130,6 +131,11 @@ def studio(rng: Rng, size: int) -> np.ndarray:
     return (wall * mottle * (1 - blend) + shelf * blend) * line
 
 
-SURFACES = {"wood": wood, "cardboard": cardboard, "felt": felt, "brushed": brushed,
-            "studio": studio}
+SURFACES = {
+    "wood": wood,
+    "cardboard": cardboard,
+    "felt": felt,
+    "brushed": brushed,
+    "studio": studio,
+}
 """Every background by name; each gives float32 (size, size, 3) linear albedo."""

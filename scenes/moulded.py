@@ -30,9 +30,17 @@ def cells_distance(stage: Stage, patch: Patch, cells: Sequence[Cell], corner: fl
 
 
 def moulded(
-    stage: Stage, rng: Rng, half: tuple[float, float], cells: Sequence[Cell], colour_3: Array,
-    depth: float, wall: float, corner: float = 0.03, rim: float = 0.012,
-    lip: float = 0.0, gloss: float = 0.25,
+    stage: Stage,
+    rng: Rng,
+    half: tuple[float, float],
+    cells: Sequence[Cell],
+    colour_3: Array,
+    depth: float,
+    wall: float,
+    corner: float = 0.03,
+    rim: float = 0.012,
+    lip: float = 0.0,
+    gloss: float = 0.25,
 ) -> None:
     """Draw the body: rim, sloped walls, floors with the rim's shadow and corner occlusion.
 

@@ -21,11 +21,11 @@ ROW_COLOURS = ("yellow", "red", "blue")
 _PLASTIC = {"yellow": "#f0b90c", "red": "#c81f1a", "blue": "#1d55b4"}
 _LEFT, _TOP, _WIDE, _HIGH, _WALL = 0.075, 0.150, 0.170, 0.2333, 0.014
 DEFECTS = {
-    "missing_pin": Defect("logical", 0.004),
-    "two_pins": Defect("logical", 0.004),
-    "moved_pin": Defect("logical", 0.004),
-    "wrong_colour": Defect("logical", 0.004),
-    "swapped_pins": Defect("logical", 0.004),
+    "missing_pin": Defect("logical", 0.0022),
+    "two_pins": Defect("logical", 0.0022),
+    "moved_pin": Defect("logical", 0.0022),
+    "wrong_colour": Defect("logical", 0.0022),
+    "swapped_pins": Defect("logical", 0.0022),
     "broken_head": Defect("structural"),
     "bent_needle": Defect("structural"),
     "dirty_cell": Defect("structural"),
@@ -44,8 +44,9 @@ CELLS = tuple(cell(row, column) for row in range(ROWS) for column in range(COLUM
 
 def layout(rng: Rng) -> Layout:
     """One pin per cell, turned freely."""
-    parts = [_pin(rng, row, column, ROW_COLOURS[row])
-             for row in range(ROWS) for column in range(COLUMNS)]
+    parts = [
+        _pin(rng, row, column, ROW_COLOURS[row]) for row in range(ROWS) for column in range(COLUMNS)
+    ]
     return Layout(tuple(parts), int(rng.integers(2**31)))
 
 
@@ -57,12 +58,13 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
     if defect == "missing_pin":
         parts[k] = replace(parts[k], ghost=True, region=0)
     elif defect == "two_pins":
-        parts.append(replace(_pin(rng, row, column, ROW_COLOURS[row]), region=0))
+        parts.append(_second(rng, parts[k], row, column, 0))
     elif defect == "moved_pin":
         # Into the cell beside it: one cell is empty, its neighbour holds two of a colour.
         beside = column + 1 if column + 1 < COLUMNS else column - 1
+        neighbour = parts[row * COLUMNS + beside]
         parts[k] = replace(parts[k], ghost=True, region=0)
-        parts.append(replace(_pin(rng, row, beside, ROW_COLOURS[row]), region=1))
+        parts.append(_second(rng, neighbour, row, beside, 1))
     elif defect == "wrong_colour":
         other = str(rng.choice([colour for colour in ROW_COLOURS if colour != ROW_COLOURS[row]]))
         parts[k] = replace(parts[k], name=f"pin_{other}", region=0)
@@ -86,8 +88,19 @@ def draw_base(stage: Stage, plan: Layout) -> None:
     """The box: pale translucent polypropylene."""
     rng = np.random.default_rng(plan.seed)
     colour = jitter(rng, linear("#c3cad0"), 0.06)
-    moulded(stage, rng, (0.435, 0.360), CELLS, colour, depth=0.034, wall=0.010, corner=0.016,
-            rim=0.010, lip=0.0, gloss=0.35)
+    moulded(
+        stage,
+        rng,
+        (0.435, 0.360),
+        CELLS,
+        colour,
+        depth=0.034,
+        wall=0.010,
+        corner=0.016,
+        rim=0.010,
+        lip=0.0,
+        gloss=0.35,
+    )
     if plan.flaw == "dirty_cell":
         stain(stage, rng, *plan.spot, rng.uniform(0.03, 0.042), linear("#2b241d"), 0)
     elif plan.flaw == "cracked_box":
@@ -99,10 +112,24 @@ def paint(stage: Stage, part: Part) -> Sprite:
     rng = np.random.default_rng(part.seed)
     p = stage.patch(part.x, part.y, 0.074, part.angle)
     x, y = p.x_HW, p.y_HW
-    head = profile(x, [(-0.066, 0.0255), (-0.0645, 0.0285), (-0.0585, 0.0285), (-0.0565, 0.0265),
-                       (-0.052, 0.0165), (-0.040, 0.0128), (-0.026, 0.0122), (-0.016, 0.0150),
-                       (-0.011, 0.0215), (-0.0085, 0.0235), (-0.004, 0.0235), (-0.0025, 0.021),
-                       (-0.002, 0.0)])
+    head = profile(
+        x,
+        [
+            (-0.066, 0.0255),
+            (-0.0645, 0.0285),
+            (-0.0585, 0.0285),
+            (-0.0565, 0.0265),
+            (-0.052, 0.0165),
+            (-0.040, 0.0128),
+            (-0.026, 0.0122),
+            (-0.016, 0.0150),
+            (-0.011, 0.0215),
+            (-0.0085, 0.0235),
+            (-0.004, 0.0235),
+            (-0.0025, 0.021),
+            (-0.002, 0.0),
+        ],
+    )
     bent_y = y
     if part.flaw == "bent":
         bent_y = y - float(rng.choice([-1, 1])) * 0.75 * np.maximum(x - 0.015, 0)
@@ -119,9 +146,11 @@ def paint(stage: Stage, part: Part) -> Sprite:
     colour = jitter(rng, linear(_PLASTIC[part.name.removeprefix("pin_")]), 0.07)
     body = lit(np.broadcast_to(colour, (*p.shape, 3)), n, stage.light, 0.75, 55)
     # Light that enters the plastic comes out at the far side.
-    body = body + 0.22 * colour * np.maximum(-n[0] * stage.light.x - n[1] * stage.light.y, 0)[
-        ..., None]
-    steel = metal(n, stage.light, np.float32([0.95, 0.96, 1.0]))
+    body = (
+        body
+        + 0.22 * colour * np.maximum(-n[0] * stage.light.x - n[1] * stage.light.y, 0)[..., None]
+    )
+    steel = metal(n, stage.light, np.array([0.95, 0.96, 1.0], np.float32))
     a_head, a_needle = p.cover(d_head) * (1 - cut), p.cover(d_needle)
     if part.flaw == "broken":
         pale = np.exp(-(((cut - 0.5) / 0.4) ** 2))[..., None] * 0.5
@@ -152,15 +181,32 @@ def _pin(rng: Rng, row: int, column: int, colour: str) -> Part:
     return Part(f"pin_{colour}", x, y, angle, seed=int(rng.integers(2**31)))
 
 
+def _second(rng: Rng, first: Part, row: int, column: int, region: int) -> Part:
+    """Another pin of the row's colour in a cell, beside the one that lies there."""
+    tries = [_pin(rng, row, column, ROW_COLOURS[row]) for _ in range(24)]
+    roomy = max(tries, key=lambda pin: _gap(first, pin))
+    return replace(roomy, region=region)
+
+
+def _gap(a: Part, b: Part) -> float:
+    """Smallest distance between points along two pins."""
+    t = np.linspace(-0.06, 0.06, 7)
+    ends = [
+        np.stack([pin.x + t * np.cos(pin.angle), pin.y + t * np.sin(pin.angle)], 1)
+        for pin in (a, b)
+    ]
+    return float(np.sqrt(((ends[0][:, None] - ends[1][None]) ** 2).sum(-1)).min())
+
+
 def _crack(stage: Stage, rng: Rng, x: float, y: float) -> None:
     """A jagged dark line with a bright lip, running across walls and floor."""
-    p = stage.patch(x, y, 0.13, float(rng.uniform(0, 6.28)))
+    p = stage.patch(x, y, 0.13, float(rng.uniform(0, 6.28)), over=1)
+    body = stage.product_HW[p.top : p.top + p.height, p.left : p.left + p.width]
     path = 0.016 * fractal(rng, (1, p.shape[1]), 1, 7, 4)
     d = np.abs(p.y_HW - path) - 0.0024 * (1 - (p.x_HW / 0.12) ** 2)
-    d = np.maximum(d, np.abs(p.x_HW) - 0.115)
-    lip = p.cover(np.abs(p.y_HW - path - 0.004) - 0.0015) * (np.abs(p.x_HW) < 0.10)
+    d = np.where(body, np.maximum(d, np.abs(p.x_HW) - 0.115), 1).astype(np.float32)
+    lip = body * p.cover(np.abs(p.y_HW - path - 0.004) - 0.0015) * (np.abs(p.x_HW) < 0.10)
     stage.blend(p, np.full(3, 0.85, np.float32), 0.55 * lip)
     alpha = p.cover(d)
     stage.blend(p, np.full(3, 0.03, np.float32), 0.85 * alpha)
-    wide = p.cover(d - 0.003).reshape(p.height, p.over, p.width, p.over).mean((1, 3))
-    stage.mark(0, p, wide > 0.5)
+    stage.mark(0, p, d < 0.003)

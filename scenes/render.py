@@ -8,7 +8,7 @@ import numpy as np
 from scenes import bag, bottle, pins, tray
 from scenes.lighting import develop, draw_light
 from scenes.materials import SURFACES
-from scenes.records import Instance, Pose, Scene
+from scenes.records import Defect, Instance, Pose, Scene
 from scenes.stage import Stage
 
 PRODUCTS: tuple[str, ...] = ("tray", "bottle", "pins", "bag")
@@ -18,7 +18,12 @@ GOOD = "good"
 
 def defects(product: str) -> dict[str, str]:
     """Every defect of a product with its kind, `logical` or `structural`."""
-    return {name: defect.kind for name, defect in _module(product).DEFECTS.items()}
+    return {name: defect.kind for name, defect in defect_table(product).items()}
+
+
+def defect_table(product: str) -> dict[str, Defect]:
+    """Every defect of a product with its kind and the area at which sPRO saturates."""
+    return dict(_module(product).DEFECTS)
 
 
 def rule(product: str) -> str:
@@ -46,8 +51,9 @@ def render(
     """
     module = _module(product)
     if defect != GOOD and defect not in module.DEFECTS:
-        raise ValueError(f"defect of {product} must be good or one of {list(module.DEFECTS)}, "
-                         f"got {defect!r}")
+        raise ValueError(
+            f"defect of {product} must be good or one of {list(module.DEFECTS)}, got {defect!r}"
+        )
     if size < 64:
         raise ValueError(f"size must be at least 64 pixels, got {size}")
 
@@ -99,5 +105,9 @@ def _pose(rng: np.random.Generator, module: ModuleType) -> Pose:
     upright = getattr(module, "UPRIGHT", False)
     reach = 0.35 if upright else 1.0
     angle, scale, dx, dy = rng.uniform(-1, 1, 4)
-    return Pose(float(0.05 * reach * angle), float((1.07 if upright else 0.965) + 0.025 * reach * scale),
-                float(0.014 * dx), float(0.014 * reach * dy))
+    return Pose(
+        float(0.05 * reach * angle),
+        float((1.07 if upright else 0.965) + 0.025 * reach * scale),
+        float(0.014 * dx),
+        float(0.014 * reach * dy),
+    )

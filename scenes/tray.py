@@ -15,8 +15,10 @@ from scenes.records import Defect, Layout, Part
 from scenes.shapes import scatter
 from scenes.stage import Sprite, Stage
 
-RULE = ("top left 2 mandarins, bottom left 3 walnuts, top right 6 almonds, "
-        "bottom right 5 banana chips, nothing else")
+RULE = (
+    "top left 2 mandarins, bottom left 3 walnuts, top right 6 almonds, "
+    "bottom right 5 banana chips, nothing else"
+)
 BACKDROP = "wood"
 CELLS: dict[str, Cell] = {
     "mandarin": (0.085, 0.155, 0.485, 0.500),
@@ -32,11 +34,11 @@ DEFECTS = {
     "missing_mandarin": Defect("logical", 0.016),
     "missing_walnut": Defect("logical", 0.009),
     "missing_almond": Defect("logical", 0.004),
-    "missing_banana_chip": Defect("logical", 0.006),
+    "missing_banana_chip": Defect("logical", 0.0055),
     "extra_almond": Defect("logical", 0.004),
     "extra_walnut": Defect("logical", 0.009),
     "misplaced_almond": Defect("logical", 0.004),
-    "swapped_kinds": Defect("logical", 0.006),
+    "swapped_kinds": Defect("logical", 0.004),
     "mouldy_mandarin": Defect("structural"),
     "broken_almond": Defect("structural"),
     "burnt_chip": Defect("structural"),
@@ -49,9 +51,20 @@ def layout(rng: Rng) -> Layout:
     parts: list[Part] = []
     for kind, count in COUNTS.items():
         for x, y in scatter(rng, count, _inside(kind, CELLS[kind]), REACH[kind]):
-            parts.append(Part(kind, x, y, float(rng.uniform(0, 6.283)),
-                              float(rng.uniform(0.94, 1.06)), int(rng.integers(2**31))))
-    spot = (float(rng.uniform(0.15, 0.85)), float(rng.choice([0.33, 0.67])))
+            parts.append(
+                Part(
+                    kind,
+                    x,
+                    y,
+                    float(rng.uniform(0, 6.283)),
+                    float(rng.uniform(0.94, 1.06)),
+                    int(rng.integers(2**31)),
+                )
+            )
+    spot = (
+        float(rng.choice([0.285, 0.715]) + rng.uniform(-0.08, 0.08)),
+        float(rng.choice([0.30, 0.68])),
+    )
     return Layout(tuple(parts), int(rng.integers(2**31)), spot=spot)
 
 
@@ -79,8 +92,11 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
     elif defect == "spill":
         return replace(plan, flaw="spill")
     else:
-        kind, flaw = {"mouldy_mandarin": ("mandarin", "mould"), "broken_almond": (
-            "almond", "broken"), "burnt_chip": ("banana_chip", "burnt")}[defect]
+        kind, flaw = {
+            "mouldy_mandarin": ("mandarin", "mould"),
+            "broken_almond": ("almond", "broken"),
+            "burnt_chip": ("banana_chip", "burnt"),
+        }[defect]
         # The topmost of its kind, so that nothing hides the damage.
         k = max(i for i, part in enumerate(parts) if part.name == kind)
         parts[k] = replace(parts[k], flaw=flaw, region=0)
@@ -91,10 +107,20 @@ def draw_base(stage: Stage, plan: Layout) -> None:
     """The tray: white moulded plastic."""
     rng = np.random.default_rng(plan.seed)
     colour = jitter(rng, linear("#dcdcd6"), 0.05)
-    moulded(stage, rng, (0.455, 0.385), tuple(CELLS.values()), colour,
-            depth=0.042, wall=0.030, corner=0.045, rim=0.014, lip=0.0045)
+    moulded(
+        stage,
+        rng,
+        (0.455, 0.385),
+        tuple(CELLS.values()),
+        colour,
+        depth=0.042,
+        wall=0.030,
+        corner=0.045,
+        rim=0.014,
+        lip=0.0045,
+    )
     if plan.flaw == "spill":
-        stain(stage, rng, *plan.spot, rng.uniform(0.045, 0.065), linear("#6b2a1c"), 0)
+        stain(stage, rng, *plan.spot, rng.uniform(0.055, 0.075), linear("#6b2a1c"), 0)
 
 
 def paint(stage: Stage, part: Part) -> Sprite:

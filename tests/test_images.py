@@ -112,9 +112,7 @@ def test_32_bit_whole_numbers_within_16_bit_are_read_and_others_refused(tmp_path
     good = saved(Image.fromarray(np.full((16, 16), 0xAB00, np.int32)), tmp_path / "good.tif")
     assert (load_image(good) == 0xAB).all()
     for name, value in (("high", 0x10000), ("low", -1)):
-        path = saved(
-            Image.fromarray(np.full((16, 16), value, np.int32)), tmp_path / f"{name}.tif"
-        )
+        path = saved(Image.fromarray(np.full((16, 16), value, np.int32)), tmp_path / f"{name}.tif")
         with pytest.raises(ImageError, match=rf"{name}\.tif: values from {value}"):
             load_image(path)
 

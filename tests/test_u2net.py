@@ -38,7 +38,8 @@ def test_seven_maps_of_the_input_size_between_0_and_1(small: U2Net) -> None:
     assert len(maps) == 7
     for map_ in maps:
         assert map_.shape == (2, 1, 64, 64)
-        assert 0 <= float(map_.min()) and float(map_.max()) <= 1
+        assert float(map_.min()) >= 0
+        assert float(map_.max()) <= 1
 
 
 def test_the_first_map_is_the_fusion_of_the_six_others(small: U2Net) -> None:
@@ -94,7 +95,7 @@ def test_an_inner_size_that_does_not_divide_is_refused(small: U2Net, tmp_path: P
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="weights/u2netp.onnx is not in this checkout")
-def test_the_bundled_network_finds_a_disc_on_a_plain_ground(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundled_network_finds_a_plain_disc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through rembg, as the pipeline runs it; a dark disc on white is the plainest product."""
     monkeypatch.setenv("U2NET_HOME", str(BUNDLED.parent))
     monkeypatch.setenv("NUMBA_DISABLE_JIT", os.environ.get("NUMBA_DISABLE_JIT", "1"))

@@ -1,0 +1,9 @@
+"""Every benchmark, one after another: `make bench`. Exit code 1 when a claim does not hold."""
+
+import sys
+
+from benchmarks import generation
+
+if __name__ == "__main__":
+    rows = [*generation.main()]
+    sys.exit(not all(row.holds for row in rows))

@@ -1,0 +1,76 @@
+"""The command `anomalysmith`: which commands there are, and how a run ends.
+
+Exit codes: 0 done; 2 a user's mistake, one line on standard error; 3 done, but inputs were
+skipped; 4 integrity failure; 1 a bug, with a traceback; 130 interrupted.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows import settings as _environment  # noqa: F401  first: it sets what libraries read
+from flows.console import INTERRUPTED, MISTAKE, complain, is_refusal
+from flows.doctor_command import doctor_command
+from flows.generate_command import generate_command
+from flows.version_commands import gallery_command, show_command, stats_command, verify_command
+from flows.weights_commands import weights_app
+from pipeline.errors import AnomalysmithError
+
+app = typer.Typer(
+    name="anomalysmith",
+    help="Forge labelled logical anomalies out of images of good products.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
+
+        try:
+            number = installed("anomalysmith")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        typer.echo(f"anomalysmith {number}")
+        raise typer.Exit
+
+
+app.command("doctor")(doctor_command)
+app.command("generate")(generate_command)
+app.command("verify")(verify_command)
+app.command("stats")(stats_command)
+app.command("show")(show_command)
+app.command("gallery")(gallery_command)
+app.add_typer(weights_app, name="weights")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line, never a traceback."""
+    try:
+        app()
+    except AnomalysmithError as error:
+        if error.exit_code == 1:  # a broken promise of ours: show where
+            raise
+        complain(error)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+        complain(f"{error.filename or 'the disk'}: {error.strerror}")
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Generation of one category in this process: settle, forge what is missing, publish, report.
+
+The Prefect flow calls the same functions of the pipeline, so both give the same dataset digest.
+Nothing heavy is imported before a pixel has to be made: a run whose version is published already
+is over in a second.
+"""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.progress import Watcher
+from flows.rendering import ensure_rendered
+from flows.settings import available_cpus
+from pipeline.manifest import CategorySettings
+from pipeline.planning import PlannedImage, RunPlan, plan
+from pipeline.versions import Version, find_by_plan
+
+GALLERY = "gallery/index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateReport:
+    """What a run of one category came to. `failures` are inputs that could not be used."""
+
+    category: str
+    version_dir: Path
+    digest: str
+    images: int
+    accepted: int
+    rejected: Mapping[str, int]
+    by_kind: Mapping[str, int]
+    attempted_by_kind: Mapping[str, int]
+    seconds: float
+    cached: bool
+    failures: tuple[Mapping[str, str], ...] = field(default=())
+
+    @property
+    def gallery(self) -> Path | None:
+        """The page to look at, where the version has one."""
+        page = self.version_dir / GALLERY
+        return page if page.is_file() else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "category": self.category,
+            "version_dir": str(self.version_dir),
+            "digest": self.digest,
+            "images": self.images,
+            "accepted": self.accepted,
+            "rejected": dict(self.rejected),
+            "by_kind": dict(self.by_kind),
+            "attempted_by_kind": dict(self.attempted_by_kind),
+            "seconds": round(self.seconds, 3),
+            "cached": self.cached,
+            "failures": [dict(failure) for failure in self.failures],
+            "gallery": str(self.gallery) if self.gallery else None,
+        }
+
+
+def generate(
+    settings: CategorySettings,
+    *,
+    limit: int | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> GenerateReport:
+    """Run one category to its published version. The result does not depend on `workers`."""
+    started, watcher = time.perf_counter(), watcher or Watcher()
+    settled = settle(settings, limit, watcher)
+    version = find_by_plan(settings.store, settings.name, settled.digest)
+    cached = version is not None
+    if version is None:
+        failures = forge(settled, workers or available_cpus(), watcher)
+        version = publish(settled, failures, watcher)
+    return report_of(version, time.perf_counter() - started, cached)
+
+
+def settle(settings: CategorySettings, limit: int | None, watcher: Watcher) -> RunPlan:
+    """The plan of a run, after drawing the scenes that it reads, if any."""
+    drawn = ensure_rendered(settings)
+    if drawn:
+        watcher.say(f"{settings.name}: drew {drawn} example scenes into {settings.root}")
+    settled = plan(settings, limit)
+    for note in settled.notes:
+        watcher.say(f"{settings.name}: {note}")
+    for failure in settled.failures:
+        watcher.skipped(failure)
+    return settled
+
+
+def forge(settled: RunPlan, workers: int, watcher: Watcher) -> list[dict[str, str]]:
+    """Bring every missing image into the cache, several at a time; what failed."""
+    from pipeline.stages import Ledger, Outcome, forge_batch
+
+    missing = settled.missing()
+    ledger = Ledger(images=len(settled.images) - len(missing))
+    ledger.cached = ledger.images
+    watcher.begin(settled.settings.name, len(settled.images), ledger)
+
+    def one(image: PlannedImage) -> Outcome:
+        return forge_batch(settled, [image])[0]
+
+    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="forge")
+    try:
+        for done in as_completed([pool.submit(one, image) for image in missing]):
+            before = len(ledger.failures)
+            ledger.add(done.result())
+            for failure in ledger.failures[before:]:
+                watcher.skipped(failure)
+            watcher.image(ledger)
+    except BaseException:  # Ctrl-C too: let the images in work finish, start no others
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    finally:
+        watcher.end()
+    pool.shutdown()
+    # Threads finish in any order; a version lists its failures in one.
+    return sorted(ledger.failures, key=lambda failure: failure["name"])
+
+
+def publish(settled: RunPlan, failures: list[dict[str, str]], watcher: Watcher) -> Version:
+    """Pack what the cache holds of the plan."""
+    from pipeline.stages import pack
+
+    watcher.packing(settled.settings.name, len(settled.images))
+    try:
+        return pack(settled, failures, watcher.packed)
+    finally:
+        watcher.end()
+
+
+def report_of(version: Version, seconds: float, cached: bool) -> GenerateReport:
+    """The report of a published version, from its index alone."""
+    counts = version.index["counts"]
+    kinds = sorted(counts["by_kind"].items())
+    return GenerateReport(
+        category=version.category,
+        version_dir=version.dir.resolve(),
+        digest=version.digest,
+        images=counts["images"],
+        accepted=counts["accepted"],
+        rejected=dict(sorted(counts["rejected"].items())),
+        by_kind={kind: row.get("accepted", 0) for kind, row in kinds},
+        attempted_by_kind={kind: row.get("attempted", 0) for kind, row in kinds},
+        seconds=seconds,
+        cached=cached,
+        failures=tuple(version.index["failures"]),
+    )

@@ -1,0 +1,115 @@
+"""`verify`, `stats`, `gallery` and `show`: looking at a published version."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import BROKEN, DONE, Json, answer, complain, leave, quiet_output, remark
+
+VersionDir = Annotated[
+    Path,
+    typer.Argument(metavar="VERSION_DIR", help="The folder of one version.", show_default=False),
+]
+
+
+def verify_command(
+    version_dir: VersionDir,
+    regenerate: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Also make N samples again from their lineage and compare."
+        ),
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Prove that a version is what was published: every byte, every pixel, every count.
+
+    Exit code 4 and one line per problem when it is not.
+    """
+    from pipeline.verify import verify
+
+    with quiet_output(as_json):
+        report = verify(version_dir)
+        problems, checks = list(report.problems), dict(report.checks)
+        if regenerate and report.ok:
+            from flows.regenerate import regenerate as make_again
+
+            made, differ = make_again(version_dir, regenerate)
+            checks["regenerated samples"] = made
+            problems += differ
+    for note in report.notes:
+        remark(f"note: {note}")
+    for problem in problems:
+        complain(problem)
+    ok = not problems
+    content = {
+        "ok": ok,
+        "version_dir": str(version_dir.resolve()),
+        "checks": checks,
+        "problems": problems,
+        "notes": list(report.notes),
+    }
+    what = ", ".join(f"{count} {check}" for check, count in sorted(checks.items()))
+    answer(content, as_json, f"{'ok' if ok else 'BROKEN'}: {version_dir}\nchecked {what}")
+    leave(DONE if ok else BROKEN)
+
+
+def stats_command(version_dir: VersionDir, as_json: Json = False) -> None:
+    """Count what a version holds: splits, kinds, refusals, mask areas, bytes."""
+    from pipeline.stats import as_text, stats
+    from pipeline.versions import open_version
+
+    with quiet_output(as_json):
+        figures = stats(open_version(version_dir))
+    answer(figures, as_json, as_text(figures))
+
+
+def gallery_command(version_dir: VersionDir) -> None:
+    """Write the version's gallery page again and print where it is."""
+    from pipeline.gallery import write_gallery
+
+    typer.echo(str(write_gallery(version_dir).resolve()))
+
+
+def show_command(
+    version_dir: VersionDir,
+    sample: Annotated[
+        str,
+        typer.Argument(
+            metavar="SAMPLE",
+            help="Its id as the gallery shows it (train/good/000.png@2.0), or its number from 0.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the picture goes.  [default: the sample's name, here]"),
+    ] = None,
+) -> None:
+    """Print the lineage of one sample as JSON; write original | mask | edited as one PNG."""
+    import json
+
+    from PIL import Image
+
+    from flows.show import find_sample, triptych
+    from pipeline.versions import open_version
+
+    version = open_version(version_dir)
+    found = find_sample(version, sample)
+    out = out or Path(f"{version.category}-{_plain(found.record['id'])}.png")
+    Image.fromarray(triptych(found)).save(out, format="PNG")
+    lineage: dict[str, Any] = found.record | {
+        "category": version.category,
+        "version": version.name,
+        "dataset_digest": version.digest,
+        "weights": version.index["weights"],
+        "code_version": version.index["code_version"],
+    }
+    typer.echo(json.dumps(lineage, indent=2, ensure_ascii=False))
+    remark(f"original | mask | edited: {out}")
+
+
+def _plain(sample_id: str) -> str:
+    """A sample's id as a file name."""
+    return "".join(c if c.isalnum() or c in "@.-" else "_" for c in sample_id)

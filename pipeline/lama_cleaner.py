@@ -1,0 +1,48 @@
+"""lama-cleaner's own `ModelManager` in process, reading the very file that our LaMa adapter reads.
+
+It is the oracle for `lama.py`: same file, same hole, same pixels up to its rounding (it cuts off
+where we round). Its pinned requirements are older than ours; docs/decisions says how it installs.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.devices import Compute
+from pipeline.inpaint import in_window
+
+
+class LamaCleanerInpainter:
+    """`ModelManager("lama")` on a TorchScript file; RGB uint8 in and out."""
+
+    def __init__(self, path: Path, compute: Compute) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # imports many models that we do not use
+            from lama_cleaner import schema
+            from lama_cleaner.model import lama
+            from lama_cleaner.model_manager import ModelManager
+            from loguru import logger
+
+            logger.disable("lama_cleaner")
+            # A path in place of the address makes it open the file and never look at a network.
+            lama.LAMA_MODEL_URL = str(path)
+            self._manager: Any = ModelManager("lama", compute.device)
+        self._config = schema.Config(
+            ldm_steps=1,
+            hd_strategy=schema.HDStrategy.ORIGINAL,
+            hd_strategy_crop_margin=0,
+            hd_strategy_crop_trigger_size=0,
+            hd_strategy_resize_limit=0,
+        )
+
+    def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        return in_window(self._fill, image_HW3, hole_HW)
+
+    def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        mask_HW = hole_HW.astype(np.uint8) * 255
+        with torch.jit.optimized_execution(False):
+            filled_bgr = self._manager(image_HW3, mask_HW, self._config)
+        return np.clip(np.rint(filled_bgr[..., ::-1]), 0, 255).astype(np.uint8)

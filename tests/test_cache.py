@@ -1,0 +1,80 @@
+"""The stage cache: what goes in comes out, and a damaged or half-written entry is merely absent."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import cache
+from pipeline.cache import StageCache
+from pipeline.records import Attempt, Edit, ForegroundMask, ObjectProposals, Sample, Verdict
+
+KEY = "ab" * 32
+
+
+def result(seed: int, height: int, width: int, count: int):
+    """Random records of one image whose sides are no multiple of eight."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    foreground = ForegroundMask(rng.random((height, width)) < 0.5, 0.25, "why")
+    masks = rng.random((count, height, width)) < 0.3
+    scores = rng.random(count).astype(np.float32)
+    proposals = ObjectProposals(masks, scores, foreground.mask_HW, ("area",))
+    change = np.zeros((height, width), np.bool_)
+    change[1:5, 2:7] = True
+    edited = np.where(change[..., None], 255 - pixels, pixels)
+    sample = Sample(Edit("missing", (0,), {"dilation": 3}, 7), edited, change, change)
+    attempts = (
+        Attempt(0, 0, "missing", 1, None, Verdict(False, "no_edit")),
+        Attempt(0, 1, "missing", 2, sample, Verdict(False, "seam", {"seam_ratio": 9.5}), 0.5),
+        Attempt(0, 2, "missing", 3, sample, Verdict(True, "", {"seam_ratio": 1.5}), 0.25),
+    )
+    return pixels, foreground, proposals, attempts
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.integers(8, 21), st.integers(8, 21), st.integers(0, 4))
+def test_records_come_back_as_they_went_in(tmp_path_factory, seed, height, width, count):
+    store = StageCache(tmp_path_factory.mktemp("cache"))
+    pixels, foreground, proposals, attempts = result(seed, height, width, count)
+    store.write("analysis", KEY, *cache.pack_analysis(pixels, foreground, proposals))
+    store.write("samples", KEY, *cache.pack_attempts(attempts))
+    back = cache.read_result(store, "a.png", "d", "train", (KEY, KEY))
+    assert np.array_equal(back.pixels_HW3, pixels)
+    assert np.array_equal(back.foreground.mask_HW, foreground.mask_HW)
+    assert (back.foreground.peak, back.foreground.fallback) == (0.25, "why")
+    assert np.array_equal(back.proposals.masks_NHW, proposals.masks_NHW)
+    assert np.array_equal(back.proposals.scores_N, proposals.scores_N)
+    assert back.proposals.relaxed == ("area",)
+    for before, after in zip(attempts, back.attempts, strict=True):
+        assert after.verdict == before.verdict
+        assert (after.number, after.attempt, after.kind, after.seed, after.seconds) == (
+            before.number, before.attempt, before.kind, before.seed, before.seconds,
+        )  # fmt: skip
+        if before.sample is None:
+            assert after.sample is None
+            continue
+        assert after.sample.edit == before.sample.edit
+        assert np.array_equal(after.sample.pixels_HW3, before.sample.pixels_HW3)
+        assert np.array_equal(after.sample.change_HW, before.sample.change_HW)
+        assert np.array_equal(after.sample.object_HW, before.sample.object_HW)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_damaged_entry_is_absent_and_taken_away(tmp_path, keep):
+    store = StageCache(tmp_path)
+    path = store.write("samples", KEY, {"x": np.arange(100)}, {"fact": 1})
+    content = path.read_bytes()
+    flipped = content[:200] + bytes([content[200] ^ 255]) + content[201:]
+    path.write_bytes(flipped if keep < 0 else content[:keep])
+    assert store.read("samples", KEY) is None
+    assert not store.has("samples", KEY)
+
+
+def test_an_entry_that_fails_to_be_written_leaves_nothing(tmp_path):
+    store = StageCache(tmp_path)
+    with pytest.raises(TypeError):
+        store.write("samples", KEY, {}, {"no": object()})
+    with pytest.raises(ValueError, match="pickle"):
+        store.write("samples", KEY, {"objects": np.array([object()])}, {})
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,144 @@
+"""Generation over images and categories: attempts, refusals, bad files, workers, the cache."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import planning, stages
+from pipeline.inpaint import OpenCvInpainter
+from pipeline.manifest import manifest_for_source, resolve
+from pipeline.records import ObjectProposals
+from scenes.render import render
+
+TELEA = {"inpaint": {"backend": "telea"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three rendered bags as a plain folder of pictures."""
+    root = tmp_path_factory.mktemp("source") / "bags"
+    root.mkdir()
+    for seed in range(3):
+        picture = render("bag", seed, size=256).image_HW3
+        cv2.imwrite(str(root / f"{seed}.png"), picture[..., ::-1])
+    return root
+
+
+def settings_of(folder, store, **overrides):
+    edits = {"per_image": 3, "controls_per_image": 1, **overrides.pop("edits", {})}
+    manifest = manifest_for_source(
+        "folder", folder, store=str(store), models=TELEA, edits=edits, **overrides
+    )
+    return resolve(manifest, "bags")
+
+
+def run(plan):
+    ledger = stages.Ledger()
+    for outcome in stages.forge_batch(plan, plan.images):
+        ledger.add(outcome)
+    return ledger, stages.pack(plan, ledger.failures)
+
+
+def test_a_category_becomes_a_version_and_the_cache_serves_it_again(folder, tmp_path):
+    plan = planning.plan(settings_of(folder, tmp_path))
+    assert len(plan.missing()) == 3
+    ledger, version = run(plan)
+    assert (ledger.images, ledger.cached, ledger.failures) == (3, 0, [])
+    assert ledger.accepted >= 3
+    assert plan.missing() == ()
+    again, same = run(planning.load_plan(plan.save()))
+    assert again.cached == 3
+    assert same.digest == version.digest
+
+
+def test_the_digest_knows_seed_and_settings_but_no_folder(folder, tmp_path):
+    digests = {}
+    for name, overrides in {
+        "one": {},
+        "elsewhere": {},
+        "seed": {"seed": 1},
+        "edits": {"edits": {"dilation": 6}},
+    }.items():
+        plan = planning.plan(settings_of(folder, tmp_path / name, **overrides))
+        digests[name] = run(plan)[1].digest
+    assert digests["one"] == digests["elsewhere"]
+    assert len(set(digests.values())) == 3
+
+
+def test_a_bad_file_costs_only_itself(folder, tmp_path):
+    import shutil
+
+    mixed = tmp_path / "bags"
+    shutil.copytree(folder, mixed)
+    whole = (mixed / "0.png").read_bytes()
+    (mixed / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (mixed / "empty.png").write_bytes(b"")
+    plan = planning.plan(settings_of(mixed, tmp_path / "store"))
+    ledger, version = run(plan)
+    failed = {failure["name"] for failure in version.index["failures"]}
+    assert failed == {"cut.png", "empty.png"}
+    assert version.index["counts"]["images"] == 3
+    assert ledger.accepted >= 3
+
+
+def test_settings_changed_for_the_gate_reuse_the_analysis(folder, tmp_path):
+    run(planning.plan(settings_of(folder, tmp_path)))
+    changed = planning.plan(settings_of(folder, tmp_path, gate={"min_delta_e": 5.0}))
+    assert len(changed.missing()) == 3
+    cache = changed.cache
+    assert all(cache.has("analysis", image.analysis_key) for image in changed.images)
+
+
+def test_the_limit_takes_the_first_names(folder, tmp_path):
+    plan = planning.plan(settings_of(folder, tmp_path), limit=2)
+    assert [image.name for image in plan.images] == ["0.png", "1.png"]
+
+
+def two_squares(size: int = 64) -> tuple[np.ndarray, ObjectProposals]:
+    image = np.full((size, size, 3), 200, np.uint8)
+    image += np.random.default_rng(0).integers(0, 6, image.shape, np.uint8)
+    masks = np.zeros((2, size, size), np.bool_)
+    masks[0, 10:22, 10:22] = masks[1, 40:52, 40:52] = True
+    image[masks[0]], image[masks[1]] = (30, 30, 160), (160, 30, 30)
+    return image, ObjectProposals(masks, np.ones(2, np.float32), np.ones((size, size), np.bool_))
+
+
+def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder, tmp_path):
+    image, proposals = two_squares()
+    settings = settings_of(folder, tmp_path, edits={"attempts": 5, "kinds": ["missing"]})
+    do_nothing = lambda picture, hole: picture  # noqa: E731
+    attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, do_nothing)
+    anomalies = [a for a in attempts if a.kind == "missing"]
+    assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint"}
+    assert [a.attempt for a in anomalies] == list(range(5)) * 3
+    assert len({a.seed for a in attempts}) == len(attempts)
+
+
+def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
+    image, proposals = two_squares()
+    settings = settings_of(folder, tmp_path, edits={"per_image": 4, "controls_per_image": 2})
+    attempts = stages.forge_samples(
+        settings, "ab" * 32, image, proposals, OpenCvInpainter("telea")
+    )
+    first = [a.kind for a in attempts if a.attempt == 0]
+    assert set(first[:4]) == {"missing", "extra", "misplaced", "swapped"}
+    assert first[4:] == ["control_noop"] * 2
+
+
+def test_without_candidates_the_reason_is_counted_once_per_sample(folder, tmp_path):
+    image, proposals = two_squares()
+    nothing = replace(proposals, masks_NHW=proposals.masks_NHW[:0], scores_N=proposals.scores_N[:0])
+    settings = settings_of(folder, tmp_path)
+    attempts = stages.forge_samples(settings, "ab" * 32, image, nothing, OpenCvInpainter("ns"))
+    assert [a.verdict.reason for a in attempts] == ["no_candidate"] * 4
+
+
+def test_a_seed_depends_on_each_of_its_parts():
+    base = (0, "bottle", "ab" * 32, 1, 2)
+    others = [(1, *base[1:]), (0, "bag", *base[2:]), (0, "bottle", "cd" * 32, 1, 2),
+              (0, "bottle", "ab" * 32, 2, 2), (0, "bottle", "ab" * 32, 1, 3)]  # fmt: skip
+    seeds = {stages.sample_seed(*parts) for parts in (base, *others)}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**62 for seed in seeds)
