@@ -36,14 +36,23 @@ class SceneCounts(Settings):
     train: int = Field(default=8, ge=2, le=100_000, description="good images for training")
     validation: int = Field(default=2, ge=1, le=100_000, description="good images for validation")
     test_good: int = Field(default=4, ge=0, le=100_000, description="good test images")
-    test_logical: int = Field(
-        default=4, ge=0, le=100_000, description="test images with a broken rule"
+    per_defect: int = Field(
+        default=1, ge=0, le=10_000, description="test images per defect type (9 to 12 types)"
     )
-    test_structural: int = Field(default=4, ge=0, le=100_000, description="test images with damage")
     size: int = Field(
         default=512, ge=128, le=2048, description="px, height and width of a rendered image"
     )
     seed: Seed = Field(default=0, description="another seed gives other scenes")
+
+    @property
+    def test_logical(self) -> int:
+        """Images per logical defect type."""
+        return self.per_defect
+
+    @property
+    def test_structural(self) -> int:
+        """Images per structural defect type."""
+        return self.per_defect
 
 
 class SourceSettings(Settings):

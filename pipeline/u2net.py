@@ -85,7 +85,7 @@ class U2Net(nn.Module):
     """The outer U. `forward` gives seven maps (B, 1, H, W) in 0-1, the fused one first.
 
     Input: RGB in 0-1, divided by the image's maximum, ImageNet mean and deviation (as rembg does).
-    `encoder` holds six stages from fine to coarse, `decoder` five, `decoder[i]` beside `encoder[i]`.
+    `encoder` holds six stages, fine to coarse; `decoder` five, `decoder[i]` beside `encoder[i]`.
     """
 
     def __init__(self, encoder: list[nn.Module], decoder: list[nn.Module], widths: list[int]):

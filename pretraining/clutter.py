@@ -121,11 +121,12 @@ def bracket(rng: np.random.Generator) -> Outline:
     return [_bar(-0.9, -0.7, 0.9, -0.7 + thick), _bar(-0.9, -0.7, -0.9 + thick, 0.7)]
 
 
-SHAPES: tuple[Callable[[np.random.Generator], Outline], ...] = (
+Shape = Callable[[np.random.Generator], Outline]
+SHAPES: tuple[Shape, ...] = (
     ellipse, ellipse, rounded_polygon, rounded_polygon, gear, ring, blob, blob, rod, legged,
     bracket,
 )  # fmt: skip
-HOLED = (ring, gear)
+HOLED: tuple[Shape, ...] = (ring, gear)
 
 
 def _raster(outline: Outline, radius: float, turn: float, side: int, holed: bool) -> np.ndarray:
@@ -150,7 +151,7 @@ def _shade(rng: np.random.Generator, alpha_hw: np.ndarray, light_2: np.ndarray) 
     part_hw = np.minimum(inside_hw / (deepest * bevel), 1)
     height_hw = np.sqrt(1 - (1 - part_hw) ** 2) * deepest * bevel * rng.uniform(0.2, 1.0)
     if rng.random() < 0.3:
-        height_hw += noise(rng, *alpha_hw.shape, 12) * rng.uniform(0.2, 2)
+        height_hw = height_hw + noise(rng, alpha_hw.shape[0], alpha_hw.shape[1], 12) * rng.uniform(0.2, 2)
     height_hw = cv2.GaussianBlur(height_hw, (0, 0), max(0.6, deepest * 0.04))
     slope_y, slope_x = np.gradient(height_hw)
     upright_hw = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
@@ -185,7 +186,8 @@ def paint(
     if rng.random() < 0.25:  # a drawn rim
         rim_hw = alpha_hw - cv2.erode(alpha_hw, np.ones((3, 3), np.uint8))
         rgb_hw3 += (colour(rng) - rgb_hw3) * rim_hw[..., None] * rng.uniform(0.3, 1)
-    moved = np.float32([[1, 0, -light_2[0] * reach * 0.4], [0, 1, -light_2[1] * reach * 0.4]])
+    shift_x, shift_y = -light_2 * reach * 0.4
+    moved = np.array([[1, 0, shift_x], [0, 1, shift_y]], np.float32)
     shadow_hw = cv2.warpAffine(alpha_hw, moved, (side, side))
     shadow_hw = cv2.GaussianBlur(shadow_hw, (0, 0), rng.uniform(0.15, 0.4) * reach + 0.3) * shadow
     y, x = round(centre_yx[0] - side / 2), round(centre_yx[1] - side / 2)
@@ -205,7 +207,8 @@ def _scattered(rng: np.random.Generator, scene: Scene, size: int) -> None:
     light_2, count = _light(rng), int(rng.integers(1, 21))
     alike = rng.random() < 0.35
     make = SHAPES[int(rng.integers(len(SHAPES)))]
-    outline, surface = make(rng), texture(rng, 64, 64, SURFACES)
+    outline = make(rng)
+    surface: np.ndarray | None = texture(rng, 64, 64, SURFACES)
     shadow = rng.choice([0.0, rng.uniform(0.2, 0.8)])
     largest = size * rng.uniform(0.08, 0.30) * (1.3 if count < 6 else 1)
     for _ in range(count):
@@ -242,6 +245,8 @@ def _centred(rng: np.random.Generator, scene: Scene, size: int) -> None:
     light_2, radius = _light(rng), size * rng.uniform(0.22, 0.47)
     centre = (size * rng.uniform(0.44, 0.56), size * rng.uniform(0.44, 0.56))
     kind, turn = rng.random(), rng.uniform(0, 6.3)
+    make: Shape
+    surface: np.ndarray | None = None
     shadow = rng.choice([0.0, rng.uniform(0.1, 0.7)])
     if kind < 0.4:  # a bottle mouth, a cap, a bearing: nested rounds of one part
         outline, scale = ellipse(rng) if rng.random() < 0.8 else rounded_polygon(rng), 1.0
@@ -254,11 +259,11 @@ def _centred(rng: np.random.Generator, scene: Scene, size: int) -> None:
             scale *= rng.uniform(0.6, 0.93)
         return
     if kind < 0.6:  # a nut, a stone, a pill
-        make, surface = blob if rng.random() < 0.5 else ellipse, None
+        make = blob if rng.random() < 0.5 else ellipse
         if rng.random() < 0.7:
             surface = (photo if rng.random() < 0.5 else clouds)(rng, 160, 160)
     else:
-        make, surface = SHAPES[int(rng.integers(len(SHAPES)))], None
+        make = SHAPES[int(rng.integers(len(SHAPES)))]
         if rng.random() < 0.3:
             make, turn = legged, rng.normal(0, 0.15)
             if rng.random() < 0.5:
@@ -299,7 +304,7 @@ def compose(built: Scene, skip: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """
     image_HW3 = built.ground_HW3.astype(np.float32).copy()
     owner_HW = np.zeros(image_HW3.shape[:2], np.int16)
-    height, width = owner_HW.shape
+    height, width = image_HW3.shape[:2]
     for number, layer in enumerate(built.layers):
         if number == skip:
             continue
@@ -338,5 +343,6 @@ def camera(seed: int, image_HW3: np.ndarray) -> np.ndarray:
     image_HW3 = np.clip(np.rint(image_HW3), 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
-        image_HW3 = cv2.imdecode(cv2.imencode(".jpg", image_HW3, quality)[1], cv2.IMREAD_COLOR)
+        coded = cv2.imencode(".jpg", image_HW3, quality)[1]
+        image_HW3 = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
     return image_HW3

@@ -22,6 +22,7 @@ from pretraining.textures import photographs
 __all__ = ["Example", "example", "open_ahead", "photographs", "render_ahead"]
 
 SCENES_SHARE = 0.5
+CENTRED_SHARE = 0.35
 ARRAYS = ("images", "instances", "foreground", "without", "removed")
 CHUNK = 50
 """Examples between two notes of progress: what an interruption can cost at most."""
@@ -38,14 +39,19 @@ class Example:
     removed: int
 
 
-def example(seed: int, size: int = 256, scenes: float = SCENES_SHARE) -> Example:
-    """The example of this seed; `scenes` is the share of rendered products among all seeds."""
+def example(
+    seed: int, size: int = 256, scenes: float = SCENES_SHARE, centred: float = CENTRED_SHARE
+) -> Example:
+    """The example of this seed: a rendered product with chance `scenes`, or clutter.
+
+    `centred` is the share of clutter that shows one large part in the middle.
+    """
     rng = np.random.default_rng([seed, size])
-    return _product(seed, size, rng) if rng.random() < scenes else _clutter(rng, size)
+    return _product(seed, size, rng) if rng.random() < scenes else _clutter(rng, size, centred)
 
 
-def _clutter(rng: np.random.Generator, size: int) -> Example:
-    built, faults = clutter.scene(rng, size), int(rng.integers(1 << 31))
+def _clutter(rng: np.random.Generator, size: int, centred: float) -> Example:
+    built, faults = clutter.scene(rng, size, centred), int(rng.integers(1 << 31))
     image_HW3, owner_HW = clutter.compose(built)
     objects_HW = np.maximum(owner_HW - built.carriers, 0)
     seen = np.unique(objects_HW[objects_HW > 0])
@@ -88,6 +94,7 @@ def render_ahead(
     size: int = 256,
     workers: int = 1,
     scenes: float = SCENES_SHARE,
+    centred: float = CENTRED_SHARE,
 ) -> Path:
     """Write `count` examples as uint8 .npy files below `folder`; call again to go on or to grow.
 
@@ -102,6 +109,7 @@ def render_ahead(
         "removed": (count,),
     }
     plan = {"count": count, "first_seed": first_seed, "size": size, "scenes": scenes}
+    plan["centred"] = centred
     note, done = folder / "done.json", 0
     if note.exists():
         stored = json.loads(note.read_text())
@@ -116,7 +124,7 @@ def render_ahead(
     }
     _write_whole(note, json.dumps(plan | {"done": done}))
     starts = range(done, count, CHUNK)
-    jobs = [(first_seed + at, min(CHUNK, count - at), size, scenes) for at in starts]
+    jobs = [(first_seed + at, min(CHUNK, count - at), size, scenes, centred) for at in starts]
     pool = ProcessPoolExecutor(workers) if workers > 1 else None
     results = pool.map(_render_chunk, jobs) if pool else map(_render_chunk, jobs)
     for at, chunk in zip(starts, tqdm(results, total=len(jobs), unit="chunk"), strict=True):
@@ -138,10 +146,10 @@ def open_ahead(folder: Path | str) -> dict[str, np.ndarray]:
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ARRAYS}
 
 
-def _render_chunk(job: tuple[int, int, int, float]) -> dict[str, np.ndarray]:
-    first, count, size, scenes = job
+def _render_chunk(job: tuple[int, int, int, float, float]) -> dict[str, np.ndarray]:
+    first, count, size, scenes, centred = job
     cv2.setNumThreads(1)
-    made = [example(first + index, size, scenes) for index in range(count)]
+    made = [example(first + index, size, scenes, centred) for index in range(count)]
     return {
         "images": np.stack([one.image_HW3 for one in made]),
         "instances": np.stack([one.instances_HW for one in made]),

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pipeline.u2net import U2Net, export_onnx, u2netp
 from pretraining.data import example, open_ahead, render_ahead
 from pretraining.loop import train
+from pretraining.textures import read_image
 
 MEAN_3 = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION_3 = np.array([0.229, 0.224, 0.225], np.float32)
@@ -156,17 +157,17 @@ def measure(path: Path, shared: Path | None, pictures: Path | None, count: int =
     scores = []
     reference = shared / "data" / "u2net_reference"
     for file in sorted((reference / "images").glob("*")):
-        truth = cv2.imread(str(reference / "u2net_results" / f"{file.stem}.png"), 0) > 127
-        scores.append(overlap(saliency(read(file)) > 0.5, truth))
+        truth = read_image(reference / "u2net_results" / f"{file.stem}.png")[..., 0] > 127
+        scores.append(overlap(saliency(read_image(file)) > 0.5, truth))
     print(f"photographs against U²-Net, {len(scores)}: mean IoU {np.mean(scores):.3f}, "
           f"each {np.round(scores, 2).tolist()}")  # fmt: skip
     mvtec = shared / "data" / "mvtec_ad"
-    nuts = [read(file) for file in sorted((mvtec / "hazelnut_reduced/train/good").glob("*"))]
+    nuts = [read_image(file) for file in sorted((mvtec / "hazelnut_reduced/train/good").glob("*"))]
     scores = [overlap(saliency(nut) > 0.5, otsu(nut)) for nut in nuts]
     print(f"hazelnut against Otsu, {len(nuts)}: mean IoU {np.mean(scores):.3f}, "
           f"lowest {min(scores):.3f}")  # fmt: skip
     files = sorted((mvtec / "bottle/train/good").glob("*"))[::4]
-    inside = [saliency(read(file)) > 0.5 for file in files]
+    inside = [saliency(read_image(file)) > 0.5 for file in files]
     print(f"bottle, {len(files)}: share of the disc found, lowest "
           f"{min(disc_share(mask) for mask in inside):.3f}")  # fmt: skip
     if pictures:
@@ -174,7 +175,7 @@ def measure(path: Path, shared: Path | None, pictures: Path | None, count: int =
                   for name in ("bottle", "hazelnut_reduced", "transistor_reduced")]  # fmt: skip
         groups.append(sorted((reference / "images").glob("*")))
         for number, group in enumerate(groups):
-            sheet(saliency, [read(file) for file in group], pictures / f"foreground{number}.png")
+            sheet(saliency, [read_image(file) for file in group], pictures / f"foreground{number}.png")
 
 
 def disc_share(mask_HW: np.ndarray) -> float:
@@ -183,10 +184,6 @@ def disc_share(mask_HW: np.ndarray) -> float:
     y, x = np.mgrid[0:height, 0:width]
     disc_HW = np.hypot(y - height / 2, x - width / 2) < 0.43 * width
     return float(mask_HW[disc_HW].mean())
-
-
-def read(file: Path) -> np.ndarray:
-    return cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
 
 
 def sheet(

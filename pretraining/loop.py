@@ -153,7 +153,8 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, keep: float) -> None:
-    ours, theirs = list(averaged.parameters()), list(model.parameters())
+    ours: list[Tensor] = list(averaged.parameters())
+    theirs: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - keep)
     for mine, its in zip(averaged.buffers(), model.buffers(), strict=True):
         if mine.is_floating_point():

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.errors import ImageError
+
 PHOTOGRAPHS = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png",
     "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png",
@@ -30,7 +32,7 @@ def photographs() -> list[np.ndarray]:
     for name in PHOTOGRAPHS:
         if not (folder / name).is_file():
             continue
-        image_HW3 = cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB)
+        image_HW3 = read_image(folder / name)
         shrink = min(1.0, 640 / max(image_HW3.shape[:2]))
         if shrink < 1:
             image_HW3 = cv2.resize(
@@ -38,6 +40,14 @@ def photographs() -> list[np.ndarray]:
             )
         found.append(image_HW3)
     return found
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 RGB."""
+    image_HW3 = cv2.imread(str(path))
+    if image_HW3 is None:
+        raise ImageError(f"{path} is no picture that OpenCV can read; remove or replace the file")
+    return np.asarray(cv2.cvtColor(image_HW3, cv2.COLOR_BGR2RGB))
 
 
 def noise(rng: np.random.Generator, height: int, width: int, coarsest: int = 3) -> np.ndarray:
@@ -114,9 +124,9 @@ def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def brushed(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Brushed metal: noise that is long in one direction."""
-    streaks = rng.standard_normal((height, width), np.float32)
+    grains = rng.standard_normal((height, width), np.float32)
     length = int(rng.integers(5, max(6, width // 3)))
-    streaks = cv2.blur(streaks, (length, 1) if rng.random() < 0.5 else (1, length))
+    streaks = cv2.blur(grains, (length, 1) if rng.random() < 0.5 else (1, length))
     streaks /= streaks.std() + 1e-6
     return (colour(rng) + rng.uniform(3, 18) * streaks[..., None]).clip(0, 255)
 

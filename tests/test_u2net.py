@@ -1,4 +1,4 @@
-"""U²-Net: the paper's sizes, seven maps with the fused one first, and an ONNX file rembg can run."""
+"""U²-Net: the sizes of the paper, seven maps (the fused one first), a file that rembg can run."""
 
 import os
 from pathlib import Path

@@ -1,0 +1,31 @@
+"""Colour arithmetic on (H, W, 3) pictures and (H, W) planes, fast.
+
+NumPy broadcasts `(H, W, 1)` against `(H, W, 3)` with an inner loop of three elements, which costs
+five to seven times a contiguous pass. Every helper here spreads the plane to three channels first.
+"""
+
+import cv2
+import numpy as np
+
+Array = np.ndarray
+
+
+def triple(plane_HW: Array) -> Array:
+    """The plane in all three channels, float32."""
+    plane_HW = np.asarray(plane_HW, np.float32)
+    return cv2.merge((plane_HW, plane_HW, plane_HW))
+
+
+def tint(plane_HW: Array, colour_3: Array) -> Array:
+    """One colour, made brighter and darker by the plane."""
+    plane_HW = np.asarray(plane_HW, np.float32)
+    return cv2.merge([plane_HW * np.float32(channel) for channel in colour_3])
+
+
+def mix(below_HW3: Array, above: Array, alpha_HW: Array) -> Array:
+    """Lay `above`, a picture or one colour, over a picture."""
+    alpha_HW = np.asarray(alpha_HW, np.float32)
+    top_HW3 = triple(alpha_HW) * above if np.ndim(above) == 3 else tint(alpha_HW, above)
+    result: Array = below_HW3 * triple(1 - alpha_HW)
+    result += top_HW3
+    return result
