@@ -23,7 +23,7 @@ FROM base
 COPY --from=packages /opt/venv /opt/venv
 RUN useradd --create-home --uid 1000 smith && mkdir -p out && chown smith /app out
 COPY --chown=smith . .
-RUN make install && chown -R smith /app/anomalysmith.egg-info
+RUN make install
 ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_OFFLINE=1 \
     DO_NOT_TRACK=1 \

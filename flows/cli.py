@@ -19,7 +19,6 @@ from pipeline.errors import AnomalysmithError
 
 app = typer.Typer(
     name="anomalysmith",
-    help="Forge labelled logical anomalies out of images of good products.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -27,22 +26,31 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"anomalysmith {_number()}")
+        raise typer.Exit
+
+
+def _number() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("anomalysmith")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import PackageNotFoundError
-        from importlib.metadata import version as installed
-
-        try:
-            number = installed("anomalysmith")
-        except PackageNotFoundError:
-            number = "(not installed)"
-        typer.echo(f"anomalysmith {number}")
-        raise typer.Exit
+    """Forge labelled logical anomalies out of images of good products."""
 
 
 app.command("doctor")(doctor_command)

@@ -38,10 +38,12 @@ class Part:
 
 def generate_command(
     manifest: Annotated[
-        Path | None, typer.Option(help="What to read and make.  [default: data_manifest.yaml]")
+        Path | None,
+        typer.Option(metavar="FILE", help="What to read and make.  [default: data_manifest.yaml]"),
     ] = None,
     category: Annotated[
-        list[str] | None, typer.Option(help="Only this category; may be given several times.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this category; may be given several times."),
     ] = None,
     source: Annotated[
         str | None,
@@ -52,7 +54,8 @@ def generate_command(
         ),
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Where dataset versions go.  [default: the manifest's]")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where dataset versions go.  [default: the manifest's]"),
     ] = None,
     preset: Annotated[
         str | None,
@@ -121,6 +124,8 @@ def generate_command(
 
 def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> Part:
     report = generate(settings, limit=limit, workers=workers, watcher=Bar())
+    if not report.accepted:
+        remark(f"{report.category}: no sample was accepted; the reasons are counted")
     return Part(report.to_json(), as_text(report), SKIPPED if report.failures else DONE)
 
 

@@ -33,7 +33,7 @@ def ensure_rendered(settings: CategorySettings) -> int:
             train=scenes.train,
             validation=scenes.validation,
             test_good=scenes.test_good,
-            per_defect=max(scenes.test_logical, scenes.test_structural),
+            per_defect=scenes.per_defect,
             seed=scenes.seed,
             size=scenes.size,
         )

@@ -35,9 +35,9 @@ def find_sample(version: Version, wanted: str) -> Shown:
             return Shown(original_HW3, shard.edited(j), shard.mask(j), record)
         if accepted:
             known.append(record["id"])
-    few = ", ".join(known[:3])
+    few = f", the first is {known[0]}" if known else ""
     raise UserError(
-        f"{version.dir}: no sample {wanted!r}; there are {len(known)}, numbered from 0: {few}, …"
+        f"{version.dir}: no sample {wanted!r}; it holds {len(known)}, numbered from 0{few}"
     )
 
 

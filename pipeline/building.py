@@ -36,7 +36,11 @@ CROISSANT = "croissant.json"
 GALLERY = "gallery/index.html"
 PLANS = ".plans"
 """Folder beside the versions: for a plan whose content existed already, the name of its version."""
-HELD_BYTES = 256 << 20
+_USERS_ERRORS = (  # a full, forbidden or misnamed place; anything else is a bug or broken hardware
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES),
+    *(errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EFBIG),
+)
+HELD_BYTES = 128 << 20
 """A shard is closed early when its rows take this much memory, however few images that is."""
 
 
@@ -359,14 +363,14 @@ def building_folder(home: Path, plan_digest: str) -> Iterator[Path]:
 
 @contextmanager
 def naming_the_disk(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a mistake that the user can mend."""
+    """Turn a full or read-only disk, or a file in the way, into a mistake the user can mend."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in _USERS_ERRORS:
             raise UserError(
                 f"cannot write to the store at {folder}: {os.strerror(error.errno)}; make room or "
-                "choose another --store; published versions are untouched"
+                "choose another --store; what was published is untouched"
             ) from error
         raise
 

@@ -17,8 +17,8 @@ from typing import Any
 from pipeline.errors import AnomalysmithError, ImageError, UserError
 from pipeline.images import file_digest, load_image, read_header
 from pipeline.manifest import CategorySettings, Manifest, resolve
-from pipeline.records import SourceEntry
-from pipeline.sources import load_test, read_source, split_entries
+from pipeline.records import SPLITS, SourceEntry
+from pipeline.sources import load_regions, read_source, split_entries
 
 Progress = Callable[[int, int], None]
 """Called with (files checked, files in all) of a category."""
@@ -97,7 +97,7 @@ def inspect(
     """Look at everything that a run of these categories (default: all) would use."""
     missing: list[str] = []
     settings = [resolve(manifest, name) for name in categories or manifest.categories]
-    found = [_category(category, progress) for category in settings]
+    found = [_category(category, _models(category, missing), progress) for category in settings]
     missing += [f"{health.name}: {health.error}" for health in found if health.error]
     devices = {}
     for category in settings:
@@ -128,22 +128,24 @@ def inspect(
     )
 
 
-def _category(settings: CategorySettings, progress: Progress | None) -> CategoryHealth:
+def _category(
+    settings: CategorySettings, models: Mapping[str, str], progress: Progress | None
+) -> CategoryHealth:
     """One category; an unusable folder becomes `error`, never an exception."""
     base: dict[str, Any] = {
         "name": settings.name,
         "kind": settings.kind,
         "root": str(settings.root),
         "licence": settings.licence,
+        "models": models,
     }
     try:
-        base["models"] = _models(settings)
         if settings.scenes is not None and not settings.root.is_dir():
             counts = {"train": settings.scenes.train, "validation": settings.scenes.validation}
             return CategoryHealth(**base, to_render=True, splits=counts)
         listing = read_source(settings.kind, settings.root, settings.name)
     except UserError as error:
-        return CategoryHealth(**base, error=str(error))
+        return CategoryHealth(**base, error=str(error).removeprefix(f"{settings.root}: "))
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
@@ -160,7 +162,7 @@ def _category(settings: CategorySettings, progress: Progress | None) -> Category
     return CategoryHealth(
         **base,
         error="" if any(file.entry.split == "train" for file in good) else "no readable normal",
-        splits=_counted(file.entry.split for file in good),
+        splits={split: sum(f.entry.split == split for f in good) for split in SPLITS},
         test=_counted(file.entry.defect for file in good if file.entry.split == "test"),
         sizes=_counted(f"{file.size_HW[1]}x{file.size_HW[0]}" for file in good),
         modes=_counted(file.mode for file in good),
@@ -193,7 +195,7 @@ def _check(entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None) 
     fault = ""
     if entry.masks:
         try:
-            if not len(load_test(entry, header.size_HW, defects_config).masks_KHW):
+            if not len(load_regions(entry, header.size_HW, defects_config)[1]):
                 fault = "its masks mark nothing"
         except ImageError as error:
             fault = _without_path(error, entry.path)
@@ -227,11 +229,15 @@ def _notes(files: Sequence[_File], settings: CategorySettings) -> list[str]:
     return notes
 
 
-def _models(settings: CategorySettings) -> dict[str, str]:
-    """Stage -> backend and file, as a run would choose them."""
+def _models(settings: CategorySettings, missing: list[str]) -> dict[str, str]:
+    """Stage -> backend and file, as a run would choose them; empty when one is missing."""
     from pipeline import models
 
-    files = models.resolve(settings.models, settings.policy.allow_noncommercial)
+    try:
+        files = models.resolve(settings.models, settings.policy.allow_noncommercial)
+    except UserError as error:
+        missing.append(str(error))
+        return {}
     chosen = {}
     for stage in STAGES:
         backend, path = getattr(files, stage)
@@ -248,11 +254,9 @@ def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:
         get = f"anomalysmith weights pull {entry.name}"
         if entry.bundled:
             get = "restore the project's weights/ folder"
+        if entry.bundled and path:
             try:
-                if path:
-                    weights.check(entry.name, path)
-                else:
-                    missing.append(f"weights {entry.name}: not in weights/; {get}")
+                weights.check(entry.name, path)
             except AnomalysmithError as error:
                 missing.append(str(error))
         found.append(

@@ -91,10 +91,8 @@ def render(version: Version, limit: int = LIMIT) -> str:
 def choose(version: Version, limit: int = LIMIT) -> list[_Row]:
     """At most `limit` samples, spread over kinds and images; up to a quarter of them rejects."""
     accepted = [_Row(s, j, s.record(j)) for s in version.shards for j in range(s.samples)]
-    refused = version.rejects
-    rejects = (
-        [_Row(refused, j, refused.record(j)) for j in range(refused.samples)] if refused else []
-    )
+    kept = [version.rejects] if version.rejects else []
+    rejects = [_Row(s, j, s.record(j)) for s in kept for j in range(s.samples)]
     rejects = _spread(rejects, "reason", max(limit // 4, limit - len(accepted)))
     rows = _spread(accepted, "kind", limit - len(rejects)) + rejects
     order = {name: number for number, name in enumerate(dict.fromkeys(r.image for r in accepted))}
@@ -106,6 +104,7 @@ def choose(version: Version, limit: int = LIMIT) -> list[_Row]:
     keyed = []
     for (refused_deck, image), deck in decks.items():
         place = order.get(image, len(order))
+        deck.sort(key=lambda row: row.verdict == "control")
         for turn in range(len(deck)):
             keyed.append(((refused_deck, turn, place), deck[(turn + place) % len(deck)]))
     return [row for _, row in sorted(keyed, key=lambda entry: entry[0])]
@@ -212,7 +211,7 @@ def _change(mask_HW: np.ndarray) -> str:
     layer = mask.astype(np.uint8)
     line = _outline(mask)
     rim = cv2.dilate(line.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    layer[rim] = 3
+    layer[rim & ~mask] = 3
     layer[line] = 2
     return _layer(layer, [(0, 0, 0, 0), (*_ACCENT, 60), (*_ACCENT, 255), (20, 0, 10, 190)])
 

@@ -2,7 +2,7 @@
 
 | what the file holds                     | what comes out                                       |
 |-----------------------------------------|------------------------------------------------------|
-| RGB, 8 bit                              | as it is                                             |
+| RGB, 8 bit                              | as it is; 16 bits per channel: the high byte         |
 | EXIF orientation                        | rotated upright first, masks too                     |
 | grey 8 bit, 1 bit                       | the value in all three channels (1 bit: 0 and 255)   |
 | palette                                 | its colours                                          |

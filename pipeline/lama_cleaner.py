@@ -2,8 +2,11 @@
 
 It is the oracle for `lama.py`: same file, same hole, same pixels up to its rounding (it cuts off
 where we round). Its pinned requirements are older than ours; docs/decisions says how it installs.
+
+A file that does not load it deletes, and then ends the process; so it is shown a link.
 """
 
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.devices import Compute
+from pipeline.errors import WeightsError
 from pipeline.inpaint import in_window
 
 
@@ -27,9 +31,18 @@ class LamaCleanerInpainter:
             from loguru import logger
 
             logger.disable("lama_cleaner")
-            # A path in place of the address makes it open the file and never look at a network.
-            lama.LAMA_MODEL_URL = str(path)
-            self._manager: Any = ModelManager("lama", compute.device)
+            with tempfile.TemporaryDirectory() as folder:
+                link = Path(folder) / path.name
+                link.symlink_to(path.resolve())
+                # A path in place of the address: it opens the file and never looks at a network.
+                lama.LAMA_MODEL_URL = str(link)
+                try:
+                    self._manager: Any = ModelManager("lama", compute.device)
+                except SystemExit:
+                    raise WeightsError(
+                        f"lama-cleaner cannot load {path}: expected a TorchScript LaMa; "
+                        "the file may be cut short, fetch it again"
+                    ) from None
         self._config = schema.Config(
             ldm_steps=1,
             hd_strategy=schema.HDStrategy.ORIGINAL,

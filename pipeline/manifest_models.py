@@ -44,16 +44,6 @@ class SceneCounts(Settings):
     )
     seed: Seed = Field(default=0, description="another seed gives other scenes")
 
-    @property
-    def test_logical(self) -> int:
-        """Images per logical defect type."""
-        return self.per_defect
-
-    @property
-    def test_structural(self) -> int:
-        """Images per structural defect type."""
-        return self.per_defect
-
 
 class SourceSettings(Settings):
     """A folder of images in a known layout, used by one or more categories."""

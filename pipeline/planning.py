@@ -25,6 +25,8 @@ from pipeline.sources import read_source, split_entries
 ANALYSIS_CODE = ("images", "foreground", "proposals", "small_sam", "models", "devices")
 SAMPLES_CODE = ("edits", "compose", "grain", "gate", "inpaint", "lama", "stages")
 
+STORE_CODE = ("shards", "shardfiles", "versions", "building", "attempts", "sources", "layouts", "images")
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
@@ -157,7 +159,7 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         "images": [[i.name, i.split, i.digest, i.samples_key] for i in images],
         "test": [[e.name, e.defect, *(_state(p) for p in (e.path, *e.masks))] for e in test],
         "failures": failures,
-        "store": code_digest(("shards", "shardfiles", "versions", "attempts", "sources", "images")),
+        "store": code_digest(STORE_CODE),
     }
     return RunPlan(
         settings, tuple(images), test, tuple(failures), listing.notes, listing.defects_config,

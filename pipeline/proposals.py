@@ -83,9 +83,11 @@ class SamProposals:
         with self._compute.autocast():
             inputs = sam.preprocess(pixels_13hw).contiguous(memory_format=torch.channels_last)
             embedding = sam.image_encoder(inputs)
-            for chunk_B12 in coords_P12.split(self._batch):
-                labels_B1 = torch.ones(chunk_B12.shape[:2], dtype=torch.int, device=device)
-                sparse, dense = sam.prompt_encoder((chunk_B12, labels_B1), None, None)
+        for chunk_B12 in coords_P12.split(self._batch):
+            labels_B1 = torch.ones(chunk_B12.shape[:2], dtype=torch.int, device=device)
+            # Outside autocast: eight bits of mantissa cannot hold a pixel coordinate.
+            sparse, dense = sam.prompt_encoder((chunk_B12, labels_B1), None, None)
+            with self._compute.autocast():
                 masks, iou = sam.mask_decoder(
                     image_embeddings=embedding,
                     image_pe=sam.prompt_encoder.get_dense_pe(),
@@ -93,8 +95,8 @@ class SamProposals:
                     dense_prompt_embeddings=dense,
                     multimask_output=True,
                 )
-                logits.append(masks.flatten(0, 1).float())
-                ious.append(iou.flatten().float())
+            logits.append(masks.flatten(0, 1).float())
+            ious.append(iou.flatten().float())
         height, width = resized.shape[:2]
         logits_Nhw = torch.cat(logits)
         per_logit = sam.image_encoder.img_size / logits_Nhw.shape[-1]

@@ -122,8 +122,12 @@ class _Reader:
         self._pid = os.getpid()
 
     def _read(self, name: str, rows: Any) -> np.ndarray:
+        self._open()
+        key = f"data:{name}"
         try:
-            return self._file[name][rows]
+            if key not in self._arrays:
+                self._arrays[key] = self._file[name]
+            return self._arrays[key][rows]
         except (OSError, KeyError, RuntimeError) as error:
             raise IntegrityError(f"shard {self.path} is damaged at {name}: {error}") from error
 

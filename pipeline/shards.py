@@ -253,20 +253,10 @@ class TestRows:
 def _write(
     path: Path, rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
 ) -> ShardInfo:
-    import h5py
-
-    packing = _packing(profile)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w", locking=False) as file:
-            file.attrs["format"] = np.int64(FORMAT)
-            file.attrs["role"] = np.bytes_(role)
-            file.attrs["category"] = np.bytes_(category.encode())
-            file.attrs["image_size"] = np.array(rows.size_HW or (0, 0), np.int64)
-            file.attrs["profile"] = np.bytes_(profile)
-            file.attrs["kinds"] = np.array(KINDS, np.bytes_)
-            file.attrs["splits"] = np.array(SPLITS, np.bytes_)
-            rows.fill(file, packing)
+        with temporary.open("wb") as file:
+            file.write(_image(rows, role, profile, category))
         reader = TestShardReader(temporary) if role == "test" else ShardReader(temporary)
         with reader:
             images = list(_compared(path, "image", reader.image_digests(), rows.image_digests))
@@ -289,6 +279,26 @@ def _write(
         with suppress(FileNotFoundError):
             temporary.unlink()
     return info
+
+
+def _image(rows: SampleRows | TestRows, role: Role, profile: Profile, category: str) -> bytes:
+    """The bytes of the HDF5 file, made in memory: on a full disk HDF5 crashes the process."""
+    import h5py
+
+    packing = _packing(profile)
+    name = f"shard-in-memory-{os.getpid()}-{id(rows)}"
+    options = {"driver": "core", "backing_store": False, "block_size": 16 << 20}
+    with h5py.File(name, "w", **options) as file:
+        file.attrs["format"] = np.int64(FORMAT)
+        file.attrs["role"] = np.bytes_(role)
+        file.attrs["category"] = np.bytes_(category.encode())
+        file.attrs["image_size"] = np.array(rows.size_HW or (0, 0), np.int64)
+        file.attrs["profile"] = np.bytes_(profile)
+        file.attrs["kinds"] = np.array(KINDS, np.bytes_)
+        file.attrs["splits"] = np.array(SPLITS, np.bytes_)
+        rows.fill(file, packing)
+        file.flush()
+        return file.id.get_file_image()
 
 
 def sync(path: Path) -> None:

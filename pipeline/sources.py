@@ -101,7 +101,24 @@ def load_test(
     size_HW: tuple[int, int],
     defects_config: Sequence[dict[str, Any]] | None = None,
 ) -> TestImage:
-    """Pixels and ground truth of one test image at the stored size.
+    """Pixels and ground truth of one test image at the stored size."""
+    masks_KHW, values_K = load_regions(entry, size_HW, defects_config)
+    return TestImage(
+        name=entry.name,
+        digest=file_digest(entry.path),
+        defect=entry.defect,
+        pixels_HW3=load_image(entry.path, size_HW),
+        masks_KHW=masks_KHW,
+        values_K=values_K,
+    )
+
+
+def load_regions(
+    entry: SourceEntry,
+    size_HW: tuple[int, int],
+    defects_config: Sequence[dict[str, Any]] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ground truth alone: (K, H, W) bool masks and their (K,) uint8 grey values.
 
     One mask per file and grey value: MVTec LOCO draws each defect into its own file, where the
     value names its type; these regions may overlap and stay apart (the defective area is their
@@ -127,14 +144,8 @@ def load_test(
             if region_HW.any():
                 masks.append(_shrunk(region_HW, size_HW))
                 values.append(int(value))
-    return TestImage(
-        name=entry.name,
-        digest=file_digest(entry.path),
-        defect=entry.defect,
-        pixels_HW3=load_image(entry.path, size_HW),
-        masks_KHW=np.array(masks, np.bool_).reshape(-1, *size_HW),
-        values_K=np.array(values, np.uint8),
-    )
+    masks_KHW = np.array(masks, np.bool_).reshape(-1, *size_HW)
+    return masks_KHW, np.array(values, np.uint8)
 
 
 def _shrunk(mask_HW: np.ndarray, size_HW: tuple[int, int]) -> np.ndarray:

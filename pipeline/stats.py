@@ -99,10 +99,8 @@ def _areas(version: Version) -> dict[str, dict[str, float]]:
             share = float(np.count_nonzero(shard.mask(j))) / (height * width)
             shares.setdefault(shard.kind(j), []).append(share)
     return {
-        kind: {
-            f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(s, QUANTILES), strict=True)
-        }
-        for kind, s in sorted(shares.items())
+        kind: {f"{q:g}": float(np.quantile(found, q)) for q in QUANTILES}
+        for kind, found in sorted(shares.items())
     }
 
 

@@ -96,7 +96,8 @@ class U2Net(nn.Module):
 
     def logits(self, image_BCHW: Tensor) -> list[Tensor]:
         """The seven maps before the sigmoid, for training."""
-        skips, x = [], image_BCHW
+        skips: list[Tensor] = []
+        x = image_BCHW
         for stage in self.encoder:
             x = stage(x if not skips else halve(x))
             skips.append(x)

@@ -125,7 +125,8 @@ def _check_gallery(folder: Path, found: _Findings) -> None:
 
 def _check_content(version: Version, damaged: set[str], found: _Findings) -> None:
     index, folder = version.index, version.dir
-    streams, splits, tallies = new_streams(), {}, Counter[str]()
+    streams, tallies = new_streams(), Counter[str]()
+    splits: dict[str, str] = {}
     placed: dict[tuple[str, int], dict[str, Any]] = {}
     whole = True
     for shard in index["shards"]:

@@ -110,7 +110,7 @@ def require(name: str, explicit: Path | None = None, allow_noncommercial: bool =
     if not (wanted.commercial or allow_noncommercial):
         raise WeightsError(
             f"weights {name!r} are under {wanted.licence}, and the manifest forbids non-commercial "
-            "licences; choose another backend or set licences.allow_noncommercial: true"
+            "licences; choose another backend or set licence.allow_noncommercial: true"
         )
     if explicit is not None:
         if not explicit.is_file():

@@ -73,7 +73,7 @@ def train(
     `on_save(averaged, step)` runs after every checkpoint, e.g. to export what there is so far.
     """
     device = device or best_device()
-    model.to(device=device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(_groups(model, decay), lr=rate, betas=(0.9, 0.99), fused=True)
     folder.mkdir(parents=True, exist_ok=True)

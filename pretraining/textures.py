@@ -127,7 +127,7 @@ def brushed(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     grains = rng.standard_normal((height, width), np.float32)
     length = int(rng.integers(5, max(6, width // 3)))
     streaks = cv2.blur(grains, (length, 1) if rng.random() < 0.5 else (1, length))
-    streaks /= streaks.std() + 1e-6
+    streaks = streaks / (streaks.std() + 1e-6)
     return (colour(rng) + rng.uniform(3, 18) * streaks[..., None]).clip(0, 255)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from scenes.bottle_labels import FRUITS, paint_label
 from scenes.bottle_shape import AXIS_Y, glass, outline, strips
-from scenes.lighting import lit
+from scenes.lighting import diffuse, lit
 from scenes.materials import Rng, fractal, jitter, linear, noise
+from scenes.planes import WHITE, mix, tint, triple
 from scenes.records import Defect, Layout, Part
 from scenes.shapes import Patch, ramp
 from scenes.stage import Sprite, Stage
@@ -96,7 +97,7 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
 
 def draw_base(stage: Stage, plan: Layout) -> None:
     """Shadow on the shelf, then the empty bottle."""
-    shadow = stage.patch(0.5, 0.880, 0.50)
+    shadow = stage.patch(0.5, 0.880, 0.07, over=1, narrow=0.50)
     k = np.hypot((shadow.x_HW + 0.10 * stage.light.x) / 0.19, shadow.y_HW / 0.020)
     stage.blend(shadow, np.zeros(3, np.float32), (0.62 * np.exp(-k * k)).astype(np.float32))
     stage.put(glass(stage))
@@ -145,10 +146,10 @@ def _liquid(stage: Stage, part: Part) -> Sprite:
     bulge = np.sqrt(np.maximum(1 - t * t, 0))
     colour = jitter(rng, linear(JUICE[part.name.removeprefix("liquid_")]), 0.06)
     n = (0.75 * t, np.zeros_like(t), np.sqrt(1 - (0.75 * t) ** 2))
-    depth = (0.62 + 0.38 * bulge)[..., None]
-    cloud = 1 + 0.05 * fractal(rng, p.shape, 6, 4, 3)[..., None]
-    rgb = lit(colour * cloud, n, stage.light) * depth
-    rgb = rgb + colour * (0.25 * np.exp(-(((np.abs(t) - 0.80) / 0.10) ** 2)))[..., None]
+    depth = 0.62 + 0.38 * bulge
+    cloud = 1 + 0.05 * fractal(rng, p.shape, 6, 4, 3)
+    glow = 0.25 * np.exp(-(((np.abs(t) - 0.80) / 0.10) ** 2))
+    rgb = tint(cloud * depth * diffuse(n, stage.light) + glow, colour)
 
     def surface(level: float) -> tuple[Array, Array]:
         """(coverage below the level, the visible ellipse of the surface)."""
@@ -159,18 +160,17 @@ def _liquid(stage: Stage, part: Part) -> Sprite:
         return below, top
 
     below, top = surface(part.y)
-    foam = np.exp(-(((y - (part.y - AXIS_Y) - 0.010) / 0.004) ** 2))[..., None] * 0.35
-    rgb = rgb * (1 - foam) + (colour * 0.55 + 0.40) * foam
-    bright = (colour * 0.6 + 0.22) * (0.9 + 0.1 * noise(rng, p.shape, 40, 80))[..., None]
-    rgb = rgb * (1 - top[..., None]) + bright * top[..., None]
+    foam = np.exp(-(((y - (part.y - AXIS_Y) - 0.010) / 0.004) ** 2)) * 0.35
+    rgb = mix(rgb, colour * 0.55 + 0.40, foam)
+    bright = tint(0.9 + 0.1 * noise(rng, p.shape, 40, 80), colour * 0.6 + 0.22)
+    rgb = mix(rgb, bright, top)
     alpha = p.cover(d) * below
     flaw = None
     if part.flaw == "low":
         flaw = p.cover(d) * (surface(LEVEL)[0] - below)
     elif part.flaw == "particles":
         rgb, flaw = _particles(rng, p, rgb)
-    shine = strips(stage, t, p.cover(d), y)[..., None]
-    rgb = rgb * (1 - shine) + shine
+    rgb = mix(rgb, WHITE, strips(stage, t, p.cover(d), y))
     return Sprite(p, rgb, alpha * 0.985, flaw)
 
 
@@ -184,8 +184,7 @@ def _particles(rng: Rng, p: Patch, rgb: Array) -> tuple[Array, Array]:
         u = c * (p.x_HW - x) + s * (p.y_HW - y)
         v = c * (p.y_HW - y) - s * (p.x_HW - x)
         flaw = np.maximum(flaw, p.cover(np.hypot(u, v * rng.uniform(1.4, 2.4)) - a))
-    dark = (0.9 * flaw)[..., None]
-    return rgb * (1 - dark) + linear("#1d130c") * dark, flaw
+    return mix(rgb, linear("#1d130c"), 0.9 * flaw), flaw
 
 
 def _cap(stage: Stage, part: Part) -> Sprite:
@@ -207,8 +206,7 @@ def _cap(stage: Stage, part: Part) -> Sprite:
     ny = -0.55 * (1 - ramp(y, -half, -half + 0.010))
     nz = np.sqrt(np.maximum(1 - nx * nx, 0.02))
     norm = np.sqrt(nx * nx + ny * ny + nz * nz)
-    albedo = jitter(rng, linear("#e4e6e6"), 0.04) * (1 + 0.05 * rib)[..., None]
+    albedo = tint(1 + 0.05 * rib, jitter(rng, linear("#e4e6e6"), 0.04))
     rgb = lit(albedo, (nx / norm, ny / norm, nz / norm), stage.light, 0.22, 25)
     ring = np.exp(-(((y - curve - half + 0.009) / 0.0018) ** 2))
-    rgb = rgb * (1 - 0.5 * ring)[..., None]
-    return Sprite(p, rgb, p.cover(d))
+    return Sprite(p, rgb * triple(1 - 0.5 * ring), p.cover(d))

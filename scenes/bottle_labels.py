@@ -9,6 +9,7 @@ import numpy as np
 from scenes.bottle_shape import BODY
 from scenes.lighting import lit
 from scenes.materials import fractal, jitter, linear
+from scenes.planes import WHITE, mix, tint, triple
 from scenes.records import Part
 from scenes.shapes import Patch, box, capsule, circle, ramp
 from scenes.stage import Sprite, Stage
@@ -24,7 +25,7 @@ def paint_label(stage: Stage, part: Part) -> Sprite:
     rng = np.random.default_rng(part.seed)
     kind = "text" if part.name == "text_label" else "label"
     half_x, half_y = HALF[kind]
-    p = stage.patch(part.x, part.y, float(np.hypot(half_x, half_y)) + 0.01, part.angle)
+    p = stage.long_patch(part.x, part.y, half_x + 0.006, half_y + 0.010, part.angle)
     x = p.x_HW
     # Seen slightly from above, level lines sag in the middle.
     y = p.y_HW - 0.008 * (np.sqrt(np.maximum(1 - (x / BODY) ** 2, 0)) - 0.85)
@@ -33,7 +34,7 @@ def paint_label(stage: Stage, part: Part) -> Sprite:
     d = box(x, y, half_x, half_y, 0.014 if kind == "label" else 0.006)
     paper = jitter(rng, linear("#ece7d8"), 0.03)
     grain = 1 + 0.025 * fractal(rng, p.shape, 50, 50, 2)
-    albedo = paper * grain[..., None]
+    albedo = tint(grain, paper)
     if kind == "label":
         albedo = _icon(p, albedo, u, y, part.name.removeprefix("label_"))
     else:
@@ -44,32 +45,26 @@ def paint_label(stage: Stage, part: Part) -> Sprite:
         rip = (side * x + y * rng.uniform(0.5, 1.2)) / half_x - 0.72
         rip = rip + 0.12 * fractal(rng, p.shape, 5, 5, 4)
         gone = ramp(rip, -0.01, 0.01)
-        fibre = (ramp(rip, -0.09, -0.06) * (1 - gone))[..., None]
-        albedo = albedo * (1 - fibre) + 0.92 * fibre
-        flaw = alpha * np.maximum(gone, fibre[..., 0])
+        fibre = ramp(rip, -0.09, -0.06) * (1 - gone)
+        albedo = mix(albedo, 0.92 * WHITE, fibre)
+        flaw = alpha * np.maximum(gone, fibre)
         alpha = alpha * (1 - gone)
     elif part.flaw == "smudged":
         cx, cy = half_x * rng.uniform(-0.5, 0.5), half_y * rng.uniform(-0.5, 0.5)
         m = np.hypot((x - cx) / 0.055, (y - cy) / 0.026) + 0.45 * fractal(rng, p.shape, 5, 4, 3)
         smear = ramp(1 - m, -0.08, 0.25) * alpha
-        albedo = (
-            albedo * (1 - 0.85 * smear[..., None]) + linear("#3b2f2a") * 0.85 * smear[..., None]
-        )
+        albedo = mix(albedo, linear("#3b2f2a"), 0.85 * smear)
         flaw = smear
     n = (t, np.zeros_like(t), np.sqrt(1 - t * t))
     rgb = lit(albedo, n, stage.light, 0.05, 12)
-    edge = np.exp(-(((d + 0.0015) / 0.0014) ** 2))[..., None]
-    return Sprite(p, rgb * (1 - 0.15 * edge), alpha, flaw, lift=0.0022, shadow=0.45)
-
-
-def _over(albedo: Array, colour: Array, alpha: Array) -> Array:
-    return albedo * (1 - alpha)[..., None] + colour * alpha[..., None]
+    edge = np.exp(-(((d + 0.0015) / 0.0014) ** 2))
+    return Sprite(p, rgb * triple(1 - 0.15 * edge), alpha, flaw, lift=0.0022, shadow=0.45)
 
 
 def _icon(p: Patch, albedo: Array, u: Array, y: Array, fruit: str) -> Array:
     """A printed fruit in a thin frame, with a brand line above."""
     frame = p.cover(np.abs(box(u, y, 0.112, 0.101, 0.010)) - 0.0014)
-    albedo = _over(albedo, linear("#7b6a48"), 0.8 * frame)
+    albedo = mix(albedo, linear("#7b6a48"), 0.8 * frame)
     leaf_green, stem_brown = linear("#4c7a2a"), linear("#5a4323")
 
     def leaf(cx: float, cy: float, turn: float, size: float) -> Array:
@@ -79,32 +74,32 @@ def _icon(p: Patch, albedo: Array, u: Array, y: Array, fruit: str) -> Array:
 
     def ball(cx: float, cy: float, r: float, colour: Array) -> Array:
         k = np.clip(np.hypot(u - cx, y - cy) / r, 0, 1)
-        shade = (1.08 - 0.35 * k**2)[..., None]
+        shade = 1.08 - 0.35 * k**2
         gleam = 0.55 * np.exp(-((np.hypot(u - cx + 0.35 * r, y - cy + 0.35 * r) / (0.28 * r)) ** 2))
-        painted = colour * shade * (1 - gleam[..., None]) + gleam[..., None]
-        return _over(albedo, painted, p.cover(circle(u - cx, y - cy, r)))
+        painted = mix(tint(shade, colour), WHITE, gleam)
+        return mix(albedo, painted, p.cover(circle(u - cx, y - cy, r)))
 
     if fruit == "orange":
         albedo = ball(0.0, 0.016, 0.060, linear("#ee7d0c"))
-        albedo = _over(albedo, leaf_green, leaf(0.028, -0.050, -0.5, 0.034))
-        albedo = _over(albedo, stem_brown, p.cover(capsule(u, y, 0, -0.045, 0.002, -0.058, 0.003)))
+        albedo = mix(albedo, leaf_green, leaf(0.028, -0.050, -0.5, 0.034))
+        albedo = mix(albedo, stem_brown, p.cover(capsule(u, y, 0, -0.045, 0.002, -0.058, 0.003)))
     elif fruit == "cherry":
         for cx, cy in ((-0.034, 0.034), (0.036, 0.022)):
             stem = capsule(u, y, cx, cy - 0.030, 0.010, -0.062, 0.0022)
-            albedo = _over(albedo, stem_brown, p.cover(stem))
+            albedo = mix(albedo, stem_brown, p.cover(stem))
             albedo = ball(cx, cy, 0.036, linear("#a50e22"))
-        albedo = _over(albedo, leaf_green, leaf(0.038, -0.058, 0.2, 0.034))
+        albedo = mix(albedo, leaf_green, leaf(0.038, -0.058, 0.2, 0.034))
     else:
         cx, cy, r = 0.0, 0.012, 0.062
         k = np.hypot(u - cx, y - cy) / r
         theta = np.arctan2(y - cy, u - cx)
-        albedo = _over(albedo, linear("#5f8f1f"), p.cover(circle(u - cx, y - cy, r)))
-        albedo = _over(albedo, linear("#eef2cf"), ramp(0.88 - k, 0, 0.03))
+        albedo = mix(albedo, linear("#5f8f1f"), p.cover(circle(u - cx, y - cy, r)))
+        albedo = mix(albedo, linear("#eef2cf"), ramp(0.88 - k, 0, 0.03))
         wedge = np.abs(((theta * 8 / (2 * np.pi)) % 1) - 0.5) * k
         pulp = ramp(0.80 - k, 0, 0.03) * ramp(0.5 * k - wedge, 0.02, 0.045) * ramp(k, 0.10, 0.14)
-        albedo = _over(albedo, linear("#b7d04a"), pulp)
+        albedo = mix(albedo, linear("#b7d04a"), pulp)
     underline = p.cover(box(u, y - 0.089, 0.05, 0.0014))
-    return _over(albedo, linear("#7b6a48"), underline)
+    return mix(albedo, linear("#7b6a48"), underline)
 
 
 def _print(albedo: Array, u: Array, y: Array, half_x: float, half_y: float) -> Array:
@@ -113,7 +108,7 @@ def _print(albedo: Array, u: Array, y: Array, half_x: float, half_y: float) -> A
     column = (u / half_x * 0.5 + 0.5) * text.shape[1]
     row = (y / half_y * 0.5 + 0.5) * text.shape[0]
     ink = cv2.remap(text, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)
-    return _over(albedo, linear("#2c3a2c"), ink)
+    return mix(albedo, linear("#2c3a2c"), ink)
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from scenes.planes import tint, triple
 from scenes.shapes import Patch, ramp
 from scenes.stage import Sprite, Stage
 
@@ -30,21 +31,22 @@ _KNOTS = [
 
 def _table() -> tuple[Array, Array]:
     """The profile, smoothed: moulded glass has no corners."""
-    y = np.linspace(-0.5, 0.5, 2001)
+    y = np.linspace(-0.5, 0.5, 16001)
     heights, radii = zip(*_KNOTS, strict=True)
     r = np.interp(y, heights, radii)
-    kernel = np.exp(-(np.linspace(-2.5, 2.5, 25) ** 2) / 2)
-    smooth = np.convolve(np.pad(r, 12, mode="edge"), kernel / kernel.sum(), mode="valid")
+    kernel = np.exp(-(np.linspace(-2.5, 2.5, 201) ** 2) / 2)
+    smooth = np.convolve(np.pad(r, 100, mode="edge"), kernel / kernel.sum(), mode="valid")
     return y.astype(np.float32), smooth.astype(np.float32)
 
 
 _Y, _R = _table()
+_SLOPE = np.gradient(_R, _Y).astype(np.float32)
 
 
 def outline(p: Patch, y: Array) -> tuple[Array, Array]:
     """(distance to the silhouette, radius at that height)."""
-    radius = np.interp(y, _Y, _R).astype(np.float32)
-    slope = np.interp(y, _Y, np.gradient(_R, _Y)).astype(np.float32)
+    place = np.clip((y + 0.5) * (len(_Y) - 1) + 0.5, 0, len(_Y) - 1).astype(np.int32)
+    radius, slope = np.take(_R, place), np.take(_SLOPE, place)
     side = (np.abs(p.x_HW) - radius) / np.sqrt(1 + slope * slope)
     return np.maximum(side, np.maximum(-0.392 - y, y - 0.382)), radius
 
@@ -73,7 +75,7 @@ def glass(stage: Stage) -> Sprite:
     shine = strips(stage, t, inside, p.y_HW)
     alpha = np.clip(0.10 + 0.62 * rim + foot + shine + 0.4 * mouth, 0, 0.95)
     dark = np.array([0.075, 0.095, 0.09], np.float32)
-    lightness = (shine / np.maximum(alpha, 1e-3))[..., None]
-    edge = np.exp(-(((np.abs(t) - 0.93) / 0.025) ** 2))[..., None] * 0.45
-    rgb = dark * (1 - lightness) + lightness + edge * 0.5 + 0.25 * mouth[..., None]
-    return Sprite(p, rgb.astype(np.float32), alpha * inside)
+    lightness = shine / np.maximum(alpha, 1e-3)
+    edge = np.exp(-(((np.abs(t) - 0.93) / 0.025) ** 2)) * 0.45
+    rgb = tint(1 - lightness, dark) + triple(lightness + edge * 0.5 + 0.25 * mouth)
+    return Sprite(p, rgb, alpha * inside)

@@ -6,6 +6,7 @@ import numpy as np
 
 from scenes.lighting import lit, normals
 from scenes.materials import fractal, jitter, linear, noise
+from scenes.planes import mix, tint
 from scenes.records import Part
 from scenes.shapes import circle, dome, ramp
 from scenes.stage import Sprite, Stage
@@ -36,12 +37,12 @@ def mandarin(stage: Stage, part: Part) -> Sprite:
     height += r * 0.012 * ridges
     peel = jitter(rng, linear("#ef8412"), 0.12)
     tone = 1 + 0.10 * fractal(rng, p.shape, 4, 4, 3)
-    albedo = peel * tone[..., None]
-    green = np.exp(-((stem / 0.42) ** 2))[..., None] * 0.35
-    albedo = albedo * (1 - green) + linear("#c9a018") * green
+    albedo = tint(tone, peel)
+    green = np.exp(-((stem / 0.42) ** 2)) * 0.35
+    albedo = mix(albedo, linear("#c9a018"), green)
     points = 0.085 * (1 + 0.3 * np.cos(theta * 5))
-    knob = ramp(-(stem - points), -0.02, 0.02)[..., None]
-    albedo = albedo * (1 - knob) + linear("#5f6a2c") * knob
+    knob = ramp(-(stem - points), -0.02, 0.02)
+    albedo = mix(albedo, linear("#5f6a2c"), knob)
     flaw = None
     if part.flaw == "mould":
         angle = rng.uniform(0, 6.28)
@@ -50,8 +51,8 @@ def mandarin(stage: Stage, part: Part) -> Sprite:
         fur = ramp(-md, -0.06, 0.06)
         core = ramp(-md, 0.12, 0.25)
         fuzz = 1 + 0.35 * noise(rng, p.shape, 60, 60)
-        colour = linear("#d9dccb") * (1 - core[..., None]) + linear("#6f8a72") * core[..., None]
-        albedo = albedo * (1 - fur[..., None]) + colour * (fuzz * fur)[..., None]
+        colour = mix(tint(fuzz, linear("#d9dccb")), tint(fuzz, linear("#6f8a72")), core)
+        albedo = mix(albedo, colour, fur)
         height += r * 0.05 * fur * (1 + 0.5 * noise(rng, p.shape, 50, 50))
         flaw = fur * p.cover(d)
     n = normals(height, p.unit)
@@ -80,7 +81,7 @@ def walnut(stage: Stage, part: Part) -> Sprite:
     shell = jitter(rng, linear("#c39a66"), 0.12)
     deep = np.exp(furrows / 0.10)
     tone = (1 - 0.45 * deep) * (1 - 0.5 * seam) * (1 + 0.12 * warp)
-    rgb = lit(shell * tone[..., None], normals(height, p.unit), stage.light, 0.07, 14)
+    rgb = lit(tint(tone, shell), normals(height, p.unit), stage.light, 0.07, 14)
     return Sprite(p, rgb, p.cover(d), lift=b * 0.6, shadow=0.62)
 
 
@@ -102,17 +103,17 @@ def almond(stage: Stage, part: Part) -> Sprite:
     height += 0.012 * b * strands
     skin = jitter(rng, linear("#9c5a2c"), 0.14)
     tone = 1 + 0.17 * strands + 0.12 * fractal(rng, p.shape, 6, 6, 3) + 0.25 * ramp(u, 0.5, 1)
-    albedo = skin * tone[..., None]
+    albedo = tint(tone, skin)
     flaw = None
     cover = p.cover(d)
     if part.flaw == "broken":
         jag = 0.10 * a * fractal(rng, p.shape, 5, 5, 3)
         gone = ramp(x - 0.12 * a + jag, -p.unit, p.unit)
-        face = ramp(x - 0.12 * a + jag, -0.26 * a, -0.22 * a)[..., None]
-        cream = linear("#efe0be") * (1 + 0.12 * fractal(rng, p.shape, 9, 9, 2))[..., None]
-        albedo = albedo * (1 - face) + cream * face
-        height -= 0.5 * b * face[..., 0]
-        flaw = np.maximum(gone, face[..., 0]) * cover
+        face = ramp(x - 0.12 * a + jag, -0.26 * a, -0.22 * a)
+        cream = tint(1 + 0.12 * fractal(rng, p.shape, 9, 9, 2), linear("#efe0be"))
+        albedo = mix(albedo, cream, face)
+        height -= 0.5 * b * face
+        flaw = np.maximum(gone, face) * cover
         cover = cover * (1 - gone)
     rgb = lit(albedo, normals(height, p.unit), stage.light, 0.06, 12)
     return Sprite(p, rgb, cover, flaw, lift=b * 0.7, shadow=0.6)
@@ -138,14 +139,12 @@ def banana_chip(stage: Stage, part: Part) -> Sprite:
     height += r * (0.018 * fractal(rng, p.shape, 12, 12, 2) - 0.03 * seeds)
     flesh = jitter(rng, linear("#e9c877"), 0.08)
     tone = 1 - 0.22 * seeds * (0.7 + 0.3 * rays) + 0.07 * fractal(rng, p.shape, 8, 8, 3)
-    edge = np.exp(-(((k - 0.97) / 0.07) ** 2))[..., None] * 0.55
-    albedo = flesh * tone[..., None] * (1 - edge) + linear("#b9863a") * edge
+    edge = np.exp(-(((k - 0.97) / 0.07) ** 2)) * 0.55
+    albedo = mix(tint(tone, flesh), linear("#b9863a"), edge)
     flaw = None
     if part.flaw == "burnt":
         scorch = ramp(fractal(rng, p.shape, 3, 3, 3) + x / r * 0.9, -0.55, 0.25)
-        albedo = (
-            albedo * (1 - 0.88 * scorch[..., None]) + linear("#2a1709") * 0.5 * scorch[..., None]
-        )
+        albedo = mix(albedo, 0.55 * linear("#2a1709"), 0.88 * scorch)
         flaw = scorch * p.cover(d)
     rgb = lit(albedo, normals(height, p.unit), stage.light, 0.10, 20)
     return Sprite(p, rgb, p.cover(d), flaw, lift=r * 0.20, shadow=0.55)

@@ -6,6 +6,7 @@ import numpy as np
 
 from scenes.lighting import metal, normals
 from scenes.materials import fractal, linear, noise
+from scenes.planes import mix, tint, triple
 from scenes.records import Part
 from scenes.shapes import box, circle, hexagon, ramp
 from scenes.stage import Sprite, Stage
@@ -23,7 +24,7 @@ def bolt(stage: Stage, part: Part) -> Sprite:
     rng = np.random.default_rng(part.seed)
     length = LENGTHS[part.name]
     bent = part.flaw == "bent"
-    p = stage.patch(part.x, part.y, length / 2 + (0.06 if bent else 0.03), part.angle)
+    p = stage.long_patch(part.x, part.y, length / 2 + 0.02, 0.11 if bent else 0.05, part.angle)
     x, y = p.x_HW + length / 2, p.y_HW
     if bent:
         # The shaft follows a parabola behind its middle, towards the inside of the bag.
@@ -54,7 +55,7 @@ def bolt(stage: Stage, part: Part) -> Sprite:
     tone = np.where(on_head, 0.95, 1 - 0.50 * cut * tooth**2)
     # The head shades the first bit of the shank.
     tone = tone * (1 - 0.45 * (~on_head) * np.exp(-np.maximum(x - HEAD_LENGTH, 0) / 0.006))
-    rgb = metal(normals(height, p.unit), stage.light, ZINC) * tone[..., None]
+    rgb = metal(normals(height, p.unit), stage.light, ZINC) * triple(tone)
     alpha = p.cover(d)
     flaw = alpha if bent else None
     return Sprite(p, rgb, alpha, flaw, lift=0.026, shadow=0.62)
@@ -77,12 +78,12 @@ def nut(stage: Stage, part: Part) -> Sprite:
     n = normals(height, p.unit)
     turned = 1 + 0.28 * np.cos(2 * (theta - rng.uniform(0, 3.14))) + 0.05 * np.sin(rad / 0.0006)
     tone = 0.92 * np.where(rad < NUT * 0.98, turned, 1.05) * (1 - 0.5 * sunk)
-    rgb = metal(n, stage.light, ZINC) * tone[..., None]
+    rgb = metal(n, stage.light, ZINC) * triple(tone)
     flaw = None
     if part.flaw == "rust":
         rust = ramp(fractal(rng, p.shape, 4, 4, 4) + 0.5 * x / NUT, -0.25, 0.35)
-        brown = linear("#8a4a1e") * (0.8 + 0.5 * fractal(rng, p.shape, 24, 24, 2))[..., None]
-        rgb = rgb * (1 - 0.92 * rust[..., None]) + brown * rust[..., None]
+        brown = tint(0.8 + 0.5 * fractal(rng, p.shape, 24, 24, 2), linear("#8a4a1e"))
+        rgb = mix(rgb, brown, 0.95 * rust)
         flaw = rust * p.cover(d)
     return Sprite(p, rgb, p.cover(d), flaw, lift=0.019, shadow=0.66)
 
@@ -106,7 +107,7 @@ def washer(stage: Stage, part: Part) -> Sprite:
         gone = ramp(0.42 - np.abs(theta) + jag, -0.05, 0.05)
         flaw = alpha * gone
         alpha = alpha * (1 - gone)
-    rgb = metal(normals(height, p.unit), stage.light, ZINC) * (0.95 * tone)[..., None]
+    rgb = metal(normals(height, p.unit), stage.light, ZINC) * triple(0.95 * tone)
     return Sprite(p, rgb, alpha, flaw, lift=0.010, shadow=0.68)
 
 

@@ -7,6 +7,8 @@ seed gives the same pattern at every picture size, only sampled finer.
 import cv2
 import numpy as np
 
+from scenes.planes import mix, tint, triple
+
 Rng = np.random.Generator
 
 
@@ -79,8 +81,11 @@ def wood(rng: Rng, size: int) -> np.ndarray:
     turned = _turned(tone, rng.choice([0, 90]) + rng.uniform(-4, 4), size)
     dark = linear(["#8a5a36", "#a87a4e", "#6f5140"][rng.integers(3)])
     light = jitter(rng, dark * 1.5, 0.1)
-    mix = np.clip(0.5 + 0.9 * turned, -0.2, 1.2)[..., None]
-    return dark * 0.75 + (light - dark * 0.75) * mix
+    return mix(
+        np.zeros((size, size, 3), np.float32) + dark * 0.75,
+        light,
+        np.clip(0.5 + 0.9 * turned, -0.2, 1.2),
+    )
 
 
 def cardboard(rng: Rng, size: int) -> np.ndarray:
@@ -91,7 +96,7 @@ def cardboard(rng: Rng, size: int) -> np.ndarray:
     mottle = fractal(rng, shape, 24, 24, 4)
     specks = np.clip(noise(rng, shape, 260, 170) - 0.7, 0, 1)
     tone = 1 + 0.020 * flutes + 0.05 * mottle - 0.5 * specks
-    return jitter(rng, linear("#b98f62"), 0.12) * tone[..., None]
+    return tint(tone, jitter(rng, linear("#b98f62"), 0.12))
 
 
 def felt(rng: Rng, size: int) -> np.ndarray:
@@ -100,7 +105,7 @@ def felt(rng: Rng, size: int) -> np.ndarray:
     fibres = noise(rng, shape, 400, 90) + noise(rng, shape, 90, 400) + noise(rng, shape, 300, 300)
     tone = 1 + 0.17 * fibres + 0.08 * fractal(rng, shape, 5, 5, 3)
     base = linear(["#39434f", "#4a4f55", "#2f4a46"][rng.integers(3)])
-    return jitter(rng, base, 0.12) * np.clip(tone, 0.3, 2)[..., None]
+    return tint(np.clip(tone, 0.3, 2), jitter(rng, base, 0.12))
 
 
 def brushed(rng: Rng, size: int) -> np.ndarray:
@@ -111,7 +116,7 @@ def brushed(rng: Rng, size: int) -> np.ndarray:
     y = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
     sheen = 0.35 * np.exp(-((y - rng.uniform(-0.6, 0.6)) ** 2) / 0.35)
     tone = 0.85 + sheen + 0.11 * turned + 0.04 * fractal(rng, (size, size), 3, 3, 3)
-    return jitter(rng, linear("#8f959b"), 0.08) * tone[..., None]
+    return tint(tone, jitter(rng, linear("#8f959b"), 0.08))
 
 
 def studio(rng: Rng, size: int) -> np.ndarray:
@@ -120,15 +125,17 @@ def studio(rng: Rng, size: int) -> np.ndarray:
     x = np.linspace(0, 1, size, dtype=np.float32)[None, :]
     centre = rng.uniform(0.35, 0.65)
     glow = np.exp(-(((x - centre) / 0.55) ** 2 + ((y - 0.4) / 0.6) ** 2))
-    wall = jitter(rng, linear("#9aa4ad"), 0.12) * (0.45 + 0.75 * glow)[..., None]
+    wall = jitter(rng, linear("#9aa4ad"), 0.12)
+    wall_tone = 0.45 + 0.75 * glow
     edge = rng.uniform(0.795, 0.815)
     steel = noise(rng, (size, size), 420, 5)
     shelf_tone = 0.55 + 0.5 * np.clip((y - edge) / 0.20, 0, 1) + 0.07 * steel
-    shelf = jitter(rng, linear("#7d8288"), 0.1) * (shelf_tone * (0.6 + 0.5 * glow))[..., None]
-    blend = np.clip((y - edge) * 170 + 0.5, 0, 1)[..., None]
-    mottle = 1 + 0.02 * fractal(rng, (size, size), 60, 60, 3)[..., None]
-    line = 1 - 0.35 * np.exp(-(((y - edge) * 130) ** 2))[..., None]
-    return (wall * mottle * (1 - blend) + shelf * blend) * line
+    shelf = tint(shelf_tone * (0.6 + 0.5 * glow), jitter(rng, linear("#7d8288"), 0.1))
+    blend = np.clip((y - edge) * 170 + 0.5, 0, 1)
+    mottle = 1 + 0.02 * fractal(rng, (size, size), 60, 60, 3)
+    line = 1 - 0.35 * np.exp(-(((y - edge) * 130) ** 2))
+    blend, line = (np.repeat(column, size, 1) for column in (blend, line))
+    return mix(tint(wall_tone * mottle, wall), shelf, blend) * triple(line)
 
 
 SURFACES = {

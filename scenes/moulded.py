@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from scenes.lighting import highlight, lit, normals
+from scenes.lighting import diffuse, highlight, normals
 from scenes.materials import Rng, fractal
+from scenes.planes import tint, triple
 from scenes.shapes import Patch, box, dome, ramp
 from scenes.stage import Sprite, Stage
 
@@ -47,7 +48,7 @@ def moulded(
     `wall` is how far a wall slopes inwards, `lip` a raised bead around the outer edge.
     """
     light = stage.light
-    patch = stage.patch(0.5, 0.5, float(np.hypot(*half)) + 0.02, over=1)
+    patch = stage.long_patch(0.5, 0.5, half[0] + 0.01, half[1] + 0.01, 0.0, over=1)
     outer = box(patch.x_HW, patch.y_HW, half[0], half[1], corner * 1.6)
     inner = cells_distance(stage, patch, cells, corner)
     floor = ramp(-inner, 0.0, wall)
@@ -67,8 +68,8 @@ def moulded(
     corner_dark = floor * np.exp(inner / 0.022) * 0.30
     tone = (1 - 0.50 * shadow) * (1 - corner_dark)
     grain = 1 + 0.012 * fractal(rng, patch.shape, 90, 90, 2)
-    rgb = lit(np.float32(1) * colour_3 * grain[..., None], n, light) * tone[..., None]
-    rgb += (gloss * highlight(n, light, 60) * (1 - shadow))[..., None]
+    rgb = tint(grain * tone * diffuse(n, light), colour_3)
+    rgb += triple(gloss * highlight(n, light, 60) * (1 - shadow))
     stage.put(Sprite(patch, rgb, patch.cover(outer), lift=0.022, shadow=0.6))
 
 

@@ -3,13 +3,15 @@
 Rule: exactly one pin in every cell; the top row is yellow, the middle row red, the bottom row blue.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
-from scenes.lighting import lit, metal, normals
+from scenes.lighting import diffuse, highlight, metal, normals
 from scenes.materials import Rng, fractal, jitter, linear, noise
 from scenes.moulded import Cell, moulded, stain
+from scenes.planes import mix, tint, triple
 from scenes.records import Defect, Layout, Part
 from scenes.shapes import lathe, profile, ramp
 from scenes.stage import Sprite, Stage
@@ -110,7 +112,8 @@ def draw_base(stage: Stage, plan: Layout) -> None:
 def paint(stage: Stage, part: Part) -> Sprite:
     """A push pin on its side: grip disc, waist, collar (glossy plastic) and a steel needle."""
     rng = np.random.default_rng(part.seed)
-    p = stage.patch(part.x, part.y, 0.074, part.angle)
+    wide = 0.074 if part.flaw else 0.034
+    p = stage.long_patch(part.x, part.y, 0.070, wide, part.angle)
     x, y = p.x_HW, p.y_HW
     head = profile(
         x,
@@ -144,18 +147,16 @@ def paint(stage: Stage, part: Part) -> Sprite:
     height = np.maximum(h_head, h_needle) + 0.0002 * noise(rng, p.shape, 12, 12)
     n = normals(height, p.unit)
     colour = jitter(rng, linear(_PLASTIC[part.name.removeprefix("pin_")]), 0.07)
-    body = lit(np.broadcast_to(colour, (*p.shape, 3)), n, stage.light, 0.75, 55)
     # Light that enters the plastic comes out at the far side.
-    body = (
-        body
-        + 0.22 * colour * np.maximum(-n[0] * stage.light.x - n[1] * stage.light.y, 0)[..., None]
-    )
+    through = 0.22 * np.maximum(-n[0] * stage.light.x - n[1] * stage.light.y, 0)
+    body = tint(diffuse(n, stage.light) + through, colour)
+    body += triple(0.75 * highlight(n, stage.light, 55))
     steel = metal(n, stage.light, np.array([0.95, 0.96, 1.0], np.float32))
     a_head, a_needle = p.cover(d_head) * (1 - cut), p.cover(d_needle)
     if part.flaw == "broken":
-        pale = np.exp(-(((cut - 0.5) / 0.4) ** 2))[..., None] * 0.5
-        body = body * (1 - pale) + (colour * 0.6 + 0.35) * pale
-    rgb = steel * (1 - a_head)[..., None] + body * a_head[..., None]
+        pale = np.exp(-(((cut - 0.5) / 0.4) ** 2)) * 0.5
+        body = mix(body, colour * 0.6 + 0.35, pale)
+    rgb = mix(steel, body, a_head)
     alpha = np.maximum(a_head, a_needle)
     flaw = None
     if part.flaw == "broken":
@@ -174,8 +175,10 @@ def _pin(rng: Rng, row: int, column: int, colour: str) -> Part:
     x0, y0, x1, y1 = cell(row, column)
     angle = float(rng.uniform(0, 6.283))
     # The pin's length along each axis decides how far its middle may wander.
-    free_x = max(0.0, (x1 - x0) / 2 - 0.012 - 0.066 * abs(np.cos(angle)) - 0.012)
-    free_y = max(0.0, (y1 - y0) / 2 - 0.012 - 0.066 * abs(np.sin(angle)) - 0.012)
+    reach_x = 0.066 * abs(math.cos(angle)) + 0.028 * abs(math.sin(angle))
+    reach_y = 0.066 * abs(math.sin(angle)) + 0.028 * abs(math.cos(angle))
+    free_x = max(0.0, (x1 - x0) / 2 - 0.010 - reach_x)
+    free_y = max(0.0, (y1 - y0) / 2 - 0.010 - reach_y)
     x = (x0 + x1) / 2 + float(rng.uniform(-1, 1)) * free_x
     y = (y0 + y1) / 2 + float(rng.uniform(-1, 1)) * free_y
     return Part(f"pin_{colour}", x, y, angle, seed=int(rng.integers(2**31)))

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 Array = np.ndarray
+WHITE = np.ones(3, np.float32)
 
 
 def triple(plane_HW: Array) -> Array:

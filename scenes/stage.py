@@ -1,11 +1,13 @@
 """The picture while it is being drawn: layers with soft shadows, and who owns each pixel."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from scenes.lighting import Light
+from scenes.planes import mix, triple
 from scenes.records import Pose
 from scenes.shapes import Patch
 
@@ -69,6 +71,14 @@ class Stage:
             top, left, height, width, over, 1 / (scale * over), c * gx + s * gy, c * gy - s * gx
         )
 
+    def long_patch(
+        self, x: float, y: float, half_long: float, half_wide: float, angle: float, over: int = 2
+    ) -> Patch:
+        """The upright window around a turned rectangle: no work on a long part's empty corners."""
+        c, s = abs(math.cos(self.pose.angle + angle)), abs(math.sin(self.pose.angle + angle))
+        tall, wide = s * half_long + c * half_wide, c * half_long + s * half_wide
+        return self.patch(x, y, tall, angle, over, narrow=wide)
+
     def put(
         self,
         sprite: Sprite,
@@ -84,8 +94,10 @@ class Stage:
         if not ghost:
             if sprite.lift and sprite.shadow:
                 self._cast(alpha_HW, p, sprite.lift, sprite.shadow)
-            rgb_HW3 = self._shrink(sprite.rgb_HW3 * sprite.alpha_HW[..., None], p)
-            self.image_HW3[window] = self.image_HW3[window] * (1 - alpha_HW)[..., None] + rgb_HW3
+            rgb_HW3 = self._shrink(sprite.rgb_HW3 * triple(sprite.alpha_HW), p)
+            canvas_HW3 = self.image_HW3[window]
+            canvas_HW3 *= triple(1 - alpha_HW)
+            canvas_HW3 += rgb_HW3
             self.product_HW[window] |= mask_HW
             for other_HW in self.regions.values():
                 other_HW[window] &= ~mask_HW
@@ -105,11 +117,9 @@ class Stage:
 
     def blend(self, patch: Patch, rgb: Array, alpha_HW: Array) -> None:
         """Lay something thin on top (film, glass, stain): it owns no pixels, casts no shadow."""
-        alpha_HW1 = self._shrink(alpha_HW, patch)[..., None]
         colour = self._shrink(rgb, patch) if rgb.ndim == 3 else rgb
         window = self.window(patch)
-        window *= 1 - alpha_HW1
-        window += colour * alpha_HW1
+        window[...] = mix(window, colour, self._shrink(alpha_HW, patch))
 
     def window(self, patch: Patch) -> Array:
         """The canvas under a patch, as a view."""
@@ -153,4 +163,4 @@ class Stage:
             cv2.warpAffine(alpha_HW, move, shape), (0, 0), max(0.7, 0.16 * lift * scale)
         )
         shade = (1 - strength * drop) * (1 - 0.7 * strength * contact)
-        self.image_HW3[top:bottom, left:right] *= shade[..., None]
+        self.image_HW3[top:bottom, left:right] *= triple(shade)

@@ -4,6 +4,7 @@ Rule: top left 2 mandarins; bottom left 3 walnuts; top right 6 almonds; bottom r
 chips. Nothing else, and no kind in a compartment that is not its own.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -61,11 +62,7 @@ def layout(rng: Rng) -> Layout:
                     int(rng.integers(2**31)),
                 )
             )
-    spot = (
-        float(rng.choice([0.285, 0.715]) + rng.uniform(-0.08, 0.08)),
-        float(rng.choice([0.30, 0.68])),
-    )
-    return Layout(tuple(parts), int(rng.integers(2**31)), spot=spot)
+    return Layout(tuple(parts), int(rng.integers(2**31)))
 
 
 def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
@@ -90,7 +87,7 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
         parts[i] = replace(a, x=b.x, y=b.y, region=0)
         parts[j] = replace(b, x=a.x, y=a.y, region=1)
     elif defect == "spill":
-        return replace(plan, flaw="spill")
+        return replace(plan, flaw="spill", spot=_clear_spot(plan, rng))
     else:
         kind, flaw = {
             "mouldy_mandarin": ("mandarin", "mould"),
@@ -138,6 +135,22 @@ def _inside(kind: str, cell: Cell) -> Cell:
 
 def _pick(parts: list[Part], kind: str, rng: Rng) -> int:
     return int(rng.choice([i for i, part in enumerate(parts) if part.name == kind]))
+
+
+def _clear_spot(plan: Layout, rng: Rng) -> tuple[float, float]:
+    """Of a few random points on a floor, the one farthest from all food: a spill must be seen."""
+    x0, y0, x1, y1 = CELLS[str(rng.choice(list(CELLS)))]
+    points = [
+        (float(rng.uniform(x0 + 0.06, x1 - 0.06)), float(rng.uniform(y0 + 0.06, y1 - 0.06)))
+        for _ in range(12)
+    ]
+    return max(
+        points,
+        key=lambda point: min(
+            math.hypot(part.x - point[0], part.y - point[1]) - REACH[part.name]
+            for part in plan.parts
+        ),
+    )
 
 
 def _another(plan: Layout, kind: str, cell: Cell, rng: Rng) -> Part:

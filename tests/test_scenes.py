@@ -18,7 +18,7 @@ from scenes.render import PRODUCTS, defects, pixel_value, render, rule
 SIZE = 128
 ALL_DEFECTS = [(product, name) for product in PRODUCTS for name in defects(product)]
 few = settings(
-    max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
@@ -105,6 +105,21 @@ def test_defects_break_the_rule_exactly_when_they_are_logical(product: str, defe
     # The picture differs from its good twin, and most where the truth says so.
     change_HW = np.abs(scene.image_HW3.astype(int) - good.image_HW3).max(2)
     assert change_HW[marked_HW].mean() > 3 * change_HW[~marked_HW].mean() + 3
+
+
+def test_every_branch_of_a_random_defect_draws() -> None:
+    # Some defects choose their victim by seed: a label or the text, a row, a side.
+    for product, defect in ALL_DEFECTS:
+        for seed in range(20, 24):
+            scene = render(product, seed, defect, size=64)
+            assert all(mask_HW.any() for _, mask_HW in scene.defect_masks)
+
+
+def test_another_backdrop_moves_no_part() -> None:
+    usual, other = (render("bag", 2, size=SIZE, backdrop=name) for name in (None, "wood"))
+    assert (usual.product_HW == other.product_HW).all()
+    assert (usual.image_HW3 != other.image_HW3).any()
+    assert render("bottle", 2, size=64, backdrop="any").image_HW3.shape == (64, 64, 3)
 
 
 def test_each_logical_defect_changes_the_counts_it_names() -> None:

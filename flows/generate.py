@@ -1,0 +1,170 @@
+"""The Prefect flow `generate-anomalies`: batches of images as tasks, then pack, verify, report.
+
+Tasks are one line around plain functions and pass paths, counts and digests, never arrays. What
+Prefect knows is only the order of work: results live in the content-addressed stage cache beside
+the dataset versions, so a flow run that is started again goes on where the last one stopped, and
+the digest equals that of `anomalysmith generate`.
+"""
+
+from flows.settings import available_cpus  # isort: skip  first: it switches telemetry off
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.choices import Choices, settings_of
+from flows.local import GenerateReport, report_of, settle
+from flows.progress import Watcher
+from flows.summary import leave_artifact
+from pipeline.errors import IntegrityError
+from pipeline.manifest import CategorySettings
+from pipeline.planning import load_plan
+from pipeline.versions import find_by_plan, open_version
+
+
+def is_transient(task: Any, run: Any, state: Any) -> bool:
+    """Retry what may pass by itself, a disk or memory hiccup; never a user's mistake."""
+    return isinstance(state.data, OSError | MemoryError)
+
+
+# The stage cache is the cache: Prefect keeps neither results nor keys of its own.
+_plain = partial(task, persist_result=False, cache_policy=NO_CACHE)
+_patient = partial(
+    task,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=is_transient,
+)
+
+
+class Remarks(Watcher):
+    """What a run has to say goes to the flow run's log."""
+
+    def say(self, text: str) -> None:
+        get_run_logger().info(text)
+
+    def skipped(self, failure: Any) -> None:
+        get_run_logger().warning("skipped %s: %s", failure["name"], failure["error"])
+
+
+@_patient(name="settle-plan", task_run_name="settle-{settings.name}")
+def settle_plan(settings: CategorySettings, limit: int | None) -> Path:
+    """List, digest and plan one category; the path of the plan that the other tasks read."""
+    return settle(settings, limit, Remarks()).save()
+
+
+@_patient(name="forge-batch", task_run_name="forge-{start}-{stop}")
+def forge_batch(plan: Path, start: int, stop: int) -> dict[str, Any]:
+    """Forge the images `start` to `stop` of a plan into the cache; counts and failures."""
+    from pipeline import stages
+
+    settled, ledger = load_plan(plan), stages.Ledger()
+    for outcome in stages.forge_batch(settled, settled.images[start:stop]):
+        ledger.add(outcome)
+    return {
+        "images": ledger.images,
+        "cached": ledger.cached,
+        "accepted": ledger.accepted,
+        "rejected": ledger.rejected,
+        "failures": ledger.failures,
+    }
+
+
+@_patient(name="pack-version")
+def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
+    """Publish what the cache holds of a plan: all of it or nothing."""
+    from pipeline.stages import pack
+
+    return pack(load_plan(plan), failures).dir
+
+
+@_plain(name="verify-version")
+def verify_version(folder: Path) -> str:
+    """Check every byte of the published version; its digest."""
+    from pipeline.verify import verify
+
+    verify(folder).raise_if_bad()
+    return open_version(folder).digest
+
+
+@flow(name="generate-anomalies", persist_result=False, log_prints=False)
+def generate_anomalies(
+    category: str | None = None,
+    manifest: str | None = None,
+    source: str | None = None,
+    store: str | None = None,
+    preset: Literal["paper", "full"] | None = None,
+    per_image: int | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    batch_size: int = 8,
+) -> list[dict[str, Any]]:
+    """Generate one category of the manifest, or all of them; one report per category.
+
+    The parameters mean what the options of `anomalysmith generate` mean. `batch_size` images make
+    one task; neither it nor `workers` changes the result.
+    """
+    choices = Choices(
+        manifest=Path(manifest) if manifest else None,
+        categories=(category,) if category else (),
+        source=source,
+        store=Path(store) if store else None,
+        preset=preset,
+        per_image=per_image,
+        seed=seed,
+    )
+    reports = []
+    with ThreadPoolTaskRunner(max_workers=workers or available_cpus()) as runner:
+        for settings in settings_of(choices):
+            reports.append(_one_category(settings, limit, batch_size, runner).to_json())
+    return reports
+
+
+def _one_category(
+    settings: CategorySettings, limit: int | None, batch_size: int, runner: Any
+) -> GenerateReport:
+    started, log = time.perf_counter(), get_run_logger()
+    plan_path = settle_plan(settings, limit)
+    settled = load_plan(plan_path)
+    version = find_by_plan(settled.settings.store, settled.settings.name, settled.digest)
+    cached = version is not None
+    if version is None:
+        missing = {image.name for image in settled.missing()}
+        starts = [
+            start
+            for start in range(0, len(settled.images), batch_size)
+            if any(i.name in missing for i in settled.images[start : start + batch_size])
+        ]
+        log.info("%s: %d images, %d to forge", settings.name, len(settled.images), len(missing))
+        batches = [
+            runner.submit(
+                forge_batch,
+                {
+                    "plan": plan_path,
+                    "start": start,
+                    "stop": min(start + batch_size, len(settled.images)),
+                },
+            )
+            for start in starts
+        ]
+        failures = [failure for batch in batches for failure in batch.result()["failures"]]
+        failures.sort(key=lambda failure: failure["name"])
+        version = open_version(pack_version(plan_path, failures))
+    if verify_version(version.dir) != version.digest:
+        raise IntegrityError(f"{version.dir} changed while it was being checked")
+    report = report_of(version, time.perf_counter() - started, cached)
+    leave_artifact(report)
+    log.info("%s: %d samples, %s", report.category, report.accepted, report.version_dir)
+    return report
+
+
+if __name__ == "__main__":
+    generate_anomalies()
