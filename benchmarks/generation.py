@@ -1,6 +1,6 @@
 """How fast generation is, against segment-anything's own generator and against its own first run.
 
-    python -m benchmarks.generation
+python -m benchmarks.generation
 """
 
 import tempfile
@@ -10,7 +10,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator
 
 from benchmarks.timing import Row, median_seconds, print_table
-from flows.local import run_category
+from flows.local import generate
 from pipeline import devices, weights
 from pipeline.manifest import manifest_for_source, resolve
 from pipeline.models import QUALITY, with_quality
@@ -31,7 +31,7 @@ def main() -> list[Row]:
 
 
 def proposals() -> Row:
-    """Foreground points, filtered at logit resolution, against the stock 32x32 grid; same weights."""
+    """Foreground points, filtered at logit size, against the stock 32x32 grid; same weights."""
     scene = render("tray", seed=1, size=256)
     sam = small_sam(weights.require("bundled-sam"))
     settings = with_quality(ProposalSettings(), QUALITY["small"])
@@ -56,8 +56,8 @@ def cached_run() -> Row:
         )
         manifest = manifest_for_source("mvtec_loco", root, store=str(Path(folder) / "store"))
         settings = resolve(manifest, "bag")
-        first = run_category(settings, workers=2)
-        again = median_seconds(lambda: run_category(settings, workers=2), repeats=3)
+        first = generate(settings, workers=2)
+        again = median_seconds(lambda: generate(settings, workers=2), repeats=3)
     return Row("second run, 8 images", again, "first run", first.seconds, 10)
 
 

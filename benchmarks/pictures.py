@@ -20,7 +20,14 @@ TILE = 224
 GAP = 6
 INK = (40, 40, 40)
 PAPER = 255
-COLOURS = ((230, 70, 60), (60, 140, 230), (60, 180, 90), (235, 170, 40), (160, 90, 200), (40, 190, 190))
+COLOURS = (
+    (230, 70, 60),
+    (60, 140, 230),
+    (60, 180, 90),
+    (235, 170, 40),
+    (160, 90, 200),
+    (40, 190, 190),
+)
 HERO = (("tray", "missing"), ("pins", "misplaced"), ("bag", "extra"), ("tray", "swapped"))
 
 
@@ -92,7 +99,9 @@ def hero(store: Path, number: int = 0) -> np.ndarray:
     return captioned(strips, words)
 
 
-def refused(store: Path, categories: Sequence[str] = ("tray", "bottle", "pins", "bag")) -> np.ndarray:
+def refused(
+    store: Path, categories: Sequence[str] = ("tray", "bottle", "pins", "bag")
+) -> np.ndarray:
     """One refused sample per product with the gate's reason."""
     strips, words = [], []
     for category in categories:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows import settings as _environment  # noqa: F401  first: it sets what libraries read
+from flows import settings as _environment  # noqa: F401  sets what libraries read when imported
 from flows.console import INTERRUPTED, MISTAKE, complain, is_refusal
 from flows.doctor_command import doctor_command
 from flows.generate_command import generate_command

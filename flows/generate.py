@@ -33,8 +33,8 @@ def is_transient(task: Any, run: Any, state: Any) -> bool:
 
 
 # The stage cache is the cache: Prefect keeps neither results nor keys of its own.
-_plain = partial(task, persist_result=False, cache_policy=NO_CACHE)
-_patient = partial(
+_plain: Any = partial(task, persist_result=False, cache_policy=NO_CACHE)
+_patient: Any = partial(
     task,
     persist_result=False,
     cache_policy=NO_CACHE,
@@ -122,7 +122,8 @@ def generate_anomalies(
         seed=seed,
     )
     reports = []
-    with ThreadPoolTaskRunner(max_workers=workers or available_cpus()) as runner:
+    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=workers or available_cpus())
+    with pool as runner:
         for settings in settings_of(choices):
             reports.append(_one_category(settings, limit, batch_size, runner).to_json())
     return reports
@@ -164,7 +165,3 @@ def _one_category(
     leave_artifact(report)
     log.info("%s: %d samples, %s", report.category, report.accepted, report.version_dir)
     return report
-
-
-if __name__ == "__main__":
-    generate_anomalies()

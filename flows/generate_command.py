@@ -71,7 +71,9 @@ def generate_command(
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Images in work at once; changes nothing but the time.  "
+            metavar="N",
+            min=1,
+            help="Images in work at once; changes nothing but the time.  "
             "[default: the number of CPUs]",
         ),
     ] = None,

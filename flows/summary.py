@@ -22,6 +22,7 @@ def leave_artifact(report: GenerateReport) -> None:
 def as_markdown(report: GenerateReport) -> str:
     """The report as one Markdown page."""
     how = "published before" if report.cached else f"{report.seconds:.0f} s"
+    tried = report.attempted_by_kind
     lines = [
         f"# {report.category}: {report.accepted} samples from {report.images} images",
         "",
@@ -29,7 +30,7 @@ def as_markdown(report: GenerateReport) -> str:
         "",
         "| kind | attempted | accepted |",
         "|---|---:|---:|",
-        *(f"| {kind} | {report.attempted_by_kind[kind]} | {n} |" for kind, n in report.by_kind.items()),
+        *(f"| {kind} | {tried[kind]} | {count} |" for kind, count in report.by_kind.items()),
         "",
     ]
     if report.rejected:

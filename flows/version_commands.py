@@ -84,7 +84,9 @@ def show_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where the picture goes.  [default: the sample's name, here]"),
+        typer.Option(
+            metavar="FILE", help="Where the picture goes.  [default: the sample's name, here]"
+        ),
     ] = None,
 ) -> None:
     """Print the lineage of one sample as JSON; write original | mask | edited as one PNG."""

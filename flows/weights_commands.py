@@ -1,4 +1,4 @@
-"""`anomalysmith weights list | verify | pull`: the model files, and the only place that downloads."""
+"""`anomalysmith weights list | verify | pull`: model files, and the only place that downloads."""
 
 import sys
 from typing import Annotated, Any

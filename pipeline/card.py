@@ -20,6 +20,7 @@ _CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -34,11 +35,13 @@ _CONTEXT = {
     "md5": "cr:md5",
     "parentField": "cr:parentField",
     "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -158,9 +161,7 @@ def croissant(index: Mapping[str, Any]) -> dict[str, Any]:
         _file(shard["file"], shard["bytes"], shard["sha256"], "application/x-hdf5")
         for shard in index["shards"]
     ]
-    files.append(
-        _file(RECORDS, records["bytes"], records["sha256"], "application/vnd.apache.parquet")
-    )
+    files.append(_file(RECORDS, records["bytes"], records["sha256"], "application/x-parquet"))
     fields = [
         {
             "@type": "cr:Field",

@@ -93,9 +93,7 @@ class _Canvas:
         self.change_HW |= hole_HW
         return clean_HW3
 
-    def put_down(
-        self, mask_HW: np.ndarray, offset: tuple[int, int], clean_HW3: np.ndarray
-    ) -> None:
+    def put_down(self, mask_HW: np.ndarray, offset: tuple[int, int], clean_HW3: np.ndarray) -> None:
         """Paste the source's object, and the shade it throws around it, moved by the offset."""
         dx, dy = int(offset[0]), int(offset[1])
         reach_HW = dilated(mask_HW, self.dilation)

@@ -119,7 +119,10 @@ def shifted(mask_HW: np.ndarray, dx: int, dy: int) -> np.ndarray:
     """The array moved right by dx and down by dy, zeros moving in; any trailing axes."""
     moved = np.zeros_like(mask_HW)
     height, width = mask_HW.shape[:2]
-    ys, yd = slice(max(0, -dy), min(height, height - dy)), slice(max(0, dy), min(height, height + dy))
+    ys, yd = (
+        slice(max(0, -dy), min(height, height - dy)),
+        slice(max(0, dy), min(height, height + dy)),
+    )
     xs, xd = slice(max(0, -dx), min(width, width - dx)), slice(max(0, dx), min(width, width + dx))
     if ys.start < ys.stop and xs.start < xs.stop:
         moved[yd, xd] = mask_HW[ys, xs]

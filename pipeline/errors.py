@@ -1,14 +1,14 @@
 """What can go wrong, as one small tree; the command line prints one line and the exit code.
 
-    AnomalysmithError            exit 1  (never raised itself)
-    ├── UserError                exit 2  a mistake that the user can mend: manifest, paths, options
-    │   ├── ManifestError                the manifest, with line and key
-    │   ├── SourceError                  a dataset folder that is not in the stated layout
-    │   ├── WeightsError                 a weights file that is missing or not what it should be
-    │   └── DeviceError                  the device that was asked for is not there
-    ├── ImageError               exit 3  one input image cannot be used; recorded, the run goes on
-    ├── IntegrityError           exit 4  stored bytes are not what was written
-    └── RecordError              exit 1  a record that breaks its own promise: a bug of ours
+AnomalysmithError            exit 1  (never raised itself)
+├── UserError                exit 2  a mistake that the user can mend: manifest, paths, options
+│   ├── ManifestError                the manifest, with line and key
+│   ├── SourceError                  a dataset folder that is not in the stated layout
+│   ├── WeightsError                 a weights file that is missing or not what it should be
+│   └── DeviceError                  the device that was asked for is not there
+├── ImageError               exit 3  one input image cannot be used; recorded, the run goes on
+├── IntegrityError           exit 4  stored bytes are not what was written
+└── RecordError              exit 1  a record that breaks its own promise: a bug of ours
 """
 
 

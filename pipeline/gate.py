@@ -26,7 +26,7 @@ def judge(
     settings: GateSettings | None = None,
     accepted: Sequence[Sample] = (),
 ) -> Verdict:
-    """Accepted, or the first reason against it; `accepted` are earlier samples of the same image."""
+    """Accepted, or the first reason against it; `accepted` are earlier samples of the image."""
     settings = settings or GateSettings()
     scores = measure(sample, image_HW3, settings.change_threshold)
     scores["duplicate_iou"] = max(

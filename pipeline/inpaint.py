@@ -22,15 +22,16 @@ CONTEXT = 3.0
 MULTIPLE = 8
 """Sides of a window are multiples of this where the image allows it; LaMa halves them thrice."""
 
+OPENCV_METHODS = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
+
 
 class OpenCvInpainter:
     """`cv2.inpaint`: `telea` (2004) or `ns`, Navier-Stokes (Bertalmio et al., 2001)."""
 
-    METHODS = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
     RADIUS = 5
 
     def __init__(self, method: str) -> None:
-        self._flag = self.METHODS[method]
+        self._flag = OPENCV_METHODS[method]
 
     def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
         return in_window(self._fill, image_HW3, hole_HW)
@@ -42,7 +43,7 @@ class OpenCvInpainter:
 
 
 def in_window(fill: Inpainter, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
-    """Run `fill` on a window around the hole and put the window back; an empty hole costs nothing."""
+    """Run `fill` on a window around the hole and put it back; an empty hole costs nothing."""
     if not hole_HW.any():
         return image_HW3.copy()
     x0, y0, x1, y1 = window(bounding_box(hole_HW), hole_HW.shape)

@@ -55,7 +55,7 @@ class Models:
 
 
 def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:
-    """Find the files that the settings ask for; `auto` takes the best one present. No torch here."""
+    """Find the files that the settings ask for; `auto` takes the best one present."""
     return ModelFiles(
         _pick(settings.foreground, FOREGROUND, allow_noncommercial),
         _pick(settings.proposals, PROPOSALS, allow_noncommercial),
@@ -105,9 +105,7 @@ def with_quality(settings: ProposalSettings, quality: tuple[float, float]) -> Pr
     )
 
 
-def _pick(
-    stage: Any, names: Mapping[str, str], allow_noncommercial: bool
-) -> tuple[str, Path]:
+def _pick(stage: Any, names: Mapping[str, str], allow_noncommercial: bool) -> tuple[str, Path]:
     explicit = Path(stage.weights) if stage.weights else None
     if stage.backend != "auto":
         backend = stage.backend
@@ -161,7 +159,7 @@ def _sam(backend: str, path: Path) -> Any:
 def _inpainter(backend: str, path: Path | None, compute: Any) -> Inpainter:
     from pipeline import inpaint
 
-    if backend in inpaint.OpenCvInpainter.METHODS:
+    if backend in inpaint.OPENCV_METHODS:
         return inpaint.OpenCvInpainter(backend)
     assert path is not None
     if backend == "lama_cleaner":
@@ -171,4 +169,3 @@ def _inpainter(backend: str, path: Path | None, compute: Any) -> Inpainter:
     from pipeline.lama import TorchScriptLama
 
     return TorchScriptLama(path, compute)
-

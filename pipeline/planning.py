@@ -25,7 +25,16 @@ from pipeline.sources import read_source, split_entries
 ANALYSIS_CODE = ("images", "foreground", "proposals", "small_sam", "models", "devices")
 SAMPLES_CODE = ("edits", "compose", "grain", "gate", "inpaint", "lama", "stages")
 
-STORE_CODE = ("shards", "shardfiles", "versions", "building", "attempts", "sources", "layouts", "images")
+STORE_CODE = (
+    "shards",
+    "shardfiles",
+    "versions",
+    "building",
+    "attempts",
+    "sources",
+    "layouts",
+    "images",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,7 @@ class RunPlan:
 def load_plan(path: Path) -> RunPlan:
     """The plan that `RunPlan.save` wrote."""
     data = json.loads(path.read_text())
-    files = {
+    files: dict[str, Any] = {
         stage: (backend, Path(file) if file else None)
         for stage, (backend, file) in data["files"].items()
     }

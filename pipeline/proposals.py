@@ -67,9 +67,7 @@ class SamProposals:
             kept = self._survivors(candidates, foreground, settings)
         if kept is None:
             empty_NHW = np.zeros((0, *image_HW3.shape[:2]), np.bool_)
-            return ObjectProposals(
-                empty_NHW, np.zeros(0, np.float32), foreground.mask_HW, relaxed
-            )
+            return ObjectProposals(empty_NHW, np.zeros(0, np.float32), foreground.mask_HW, relaxed)
         return ObjectProposals(*kept, foreground.mask_HW, relaxed)
 
     def _decode(self, image_HW3: np.ndarray, points_P2: np.ndarray) -> _Candidates:
@@ -190,7 +188,7 @@ def _passes(
 
 
 def _without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:
-    """Indices of masks to keep, greedily from the first: none overlaps a kept one above `max_iou`."""
+    """Indices to keep, greedily from the first: none overlaps a kept one above `max_iou`."""
     flat_NK = masks_Nhw.flatten(1).float()
     shared_NN = flat_NK @ flat_NK.T
     area_N = flat_NK.sum(1)

@@ -94,7 +94,7 @@ class ObjectProposals:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A plan, no pixels: what to do to which proposals. JSON-able, so it can be stored and replayed.
+    """A plan, no pixels: what to do to which proposals. JSON-able, so it can be replayed.
 
     `targets` index the proposals; `parameters` hold plain numbers and strings only; `seed` feeds
     every random choice made while composing.

@@ -35,7 +35,7 @@ def small_sam(weights: Path | None = None) -> Sam:
     """
     cells = IMAGE_SIZE // STRIDE
     sam = Sam(
-        image_encoder=ConvEncoder(IMAGE_SIZE, EMBEDDING_DIM),  # type: ignore[arg-type]
+        image_encoder=ConvEncoder(IMAGE_SIZE, EMBEDDING_DIM),
         prompt_encoder=PromptEncoder(
             embed_dim=EMBEDDING_DIM,
             image_embedding_size=(cells, cells),
@@ -83,6 +83,7 @@ def save_weights(sam: Sam, path: Path, metadata: dict[str, str] | None = None) -
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
     save_file(state, aside, metadata=metadata or {})
+    aside.chmod(0o644)
     aside.replace(path)
 
 

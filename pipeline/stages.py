@@ -74,9 +74,7 @@ def forge_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     except ImageError as error:
         return Outcome(image.name, error=str(error))
     loaded = _models(plan)
-    attempts = forge_samples(
-        plan.settings, image.digest, analysis[0], analysis[2], loaded.inpaint
-    )
+    attempts = forge_samples(plan.settings, image.digest, analysis[0], analysis[2], loaded.inpaint)
     arrays, facts = store.pack_attempts(attempts)
     plan.cache.write("samples", image.samples_key, arrays, facts)
     return _outcome(image, facts, cached=False)

@@ -265,10 +265,16 @@ def _centred(rng: np.random.Generator, scene: Scene, size: int) -> None:
             surface = (photo if rng.random() < 0.5 else clouds)(rng, 160, 160)
     else:
         make = SHAPES[int(rng.integers(len(SHAPES)))]
-        if rng.random() < 0.3:
-            make, turn = legged, rng.normal(0, 0.15)
-            if rng.random() < 0.5:
-                scene.ground_HW3 = board(rng, size, size)
+    if rng.random() < 0.25:  # a transistor, a plug: legs of one stuff, the body of another
+        body, *legs = legged(rng)
+        turn = rng.normal(0, 0.15)
+        if rng.random() < 0.7:
+            scene.ground_HW3 = board(rng, size, size)
+        for outline in (legs, [body]):
+            scene.layers.append(
+                paint(rng, outline, False, centre, radius, light_2, None, turn, shadow)
+            )
+        return
     scene.layers.append(
         paint(rng, make(rng), make in HOLED, centre, radius, light_2, surface, turn, shadow)
     )

@@ -1,11 +1,12 @@
 """How `weights/u2netp.onnx` was made: U²-Net-p, trained to find products and parts.
 
-    python -m pretraining.foreground --ahead build/ahead --out weights --minutes 50
+    python -m pretraining.foreground --out weights --steps 3000
 
-Reads examples rendered ahead (or renders them), trains, exports ONNX, and prints how good it is.
+Reads examples rendered ahead (or renders them), trains, exports ONNX, prints how good it is.
 rembg always feeds 320 px; the exported file halves that first and doubles its maps at the end, so
-all training happens at 96 to 160 px, where a step costs a quarter or less. Pictures of real products
-serve for measuring only. Shapes: B batch; H, W picture; 3 colour (RGB); 1 the saliency map.
+all training happens at 96 to 160 px, where a step costs a quarter or less. Pictures of real
+products serve for measuring only.
+Shapes: B batch; H, W picture; 3 colour (RGB); 1 the saliency map.
 """
 
 import argparse
@@ -38,6 +39,23 @@ SIZES: tuple[tuple[float, int, int], ...] = ((0.4, 96, 6), (0.75, 128, 5), (1.0,
 """Until this share of the run: picture size, pictures in a batch."""
 
 
+SETS: dict[str, tuple[int, int, int, float, float]] = {
+    "clutter": (1, 3000, 0, 0.0, 0.35),
+    "products": (2, 1800, 3_000, 0.8, 0.35),
+    "parts": (3, 1400, 20_000_000, 0.0, 0.9),
+}
+"""Sets to render: weight, how many, from which seed, share of products, of centred parts."""
+
+
+def render_sets(folder: Path) -> list[Path]:
+    """Render every set that is not whole yet; each folder is named as often as it weighs."""
+    folders = []
+    for name, (weight, count, seed, scenes, centred) in SETS.items():
+        made = render_ahead(folder / name, count, seed, scenes=scenes, centred=centred)
+        folders += [made] * weight
+    return folders
+
+
 def augment(
     rng: np.random.Generator, image_HW3: np.ndarray, truth_HW: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +75,8 @@ def augment(
     if rng.random() < 0.7:
         image = (image - 0.5) * rng.uniform(0.7, 1.3) + 0.5 + rng.uniform(-0.12, 0.12)
         image = image * rng.uniform(0.85, 1.15, 3).astype(np.float32)
+    if rng.random() < 0.3:  # dim parts on dark felt, pale ones on a light table
+        image = np.clip(image, 0, 1) ** rng.uniform(0.6, 2.2)
     if rng.random() < 0.15:
         image = np.repeat(image.mean(2, keepdims=True), 3, 2)
     if rng.random() < 0.1:
@@ -220,7 +240,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     file = args.out / "u2netp.onnx"
     if not args.measure_only:
-        folders = args.ahead or [render_ahead(args.folder / "ahead", 6000, args.seed)]
+        folders = args.ahead or render_sets(args.folder)
         args.out.mkdir(parents=True, exist_ok=True)
 
         def export(averaged: nn.Module, step: int) -> None:

@@ -83,9 +83,7 @@ class Trainer:
                 with torch.no_grad():
                     _, wanted = self.critic(real, hole)
             self.critic.requires_grad_(True)
-            losses["fool"] = weighted_mean(
-                F.softplus(-logits.float()), cells_in_hole(hole, logits)
-            )
+            losses["fool"] = weighted_mean(F.softplus(-logits.float()), cells_in_hole(hole, logits))
             losses["match"] = matching_loss(features, wanted, hole)
             ramp = min(1.0, (progress - CRITIC_FROM) / 0.1)
             total = total + ramp * (0.15 * losses["fool"] + 2.0 * losses["match"])

@@ -14,10 +14,22 @@ import numpy as np
 import skimage.data
 from skimage.io import imread
 
-PHOTOGRAPHS = (
-    "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png "
-    "moon.png motorcycle_left.png rocket.jpg hubble_deep_field.jpg ihc.png retina.jpg"
-).split()
+PHOTOGRAPHS = [
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "retina.jpg",
+]
 """Files that scikit-image installs with itself, so no download is needed."""
 
 HELD_OUT = 32
@@ -148,7 +160,8 @@ def drawn_shape(rng: np.random.Generator, size: int) -> np.ndarray:
     if kind == 0:
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         wobble = sum(
-            rng.uniform(0, 0.35 / k) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in (1, 2, 3, 5)
+            rng.uniform(0, 0.35 / k) * np.cos(k * angles + rng.uniform(0, 6.3))
+            for k in (1, 2, 3, 5)
         )
         ring = np.stack((np.cos(angles) * rng.uniform(0.5, 1), np.sin(angles)), 1)
         points = centre + radius * (1 + wobble)[:, None] * ring
@@ -184,7 +197,9 @@ def crop_around(example: Hole, size: int, rng: np.random.Generator) -> Hole:
     top = int(np.clip(y + h / 2 - side * rng.uniform(0.35, 0.65), 0, height - side))
     window = np.s_[top : top + side, left : left + side]
     hole_HW = resize(example.hole_HW[window].astype(np.uint8) * 255, size) > 0
-    return Hole(resize(example.image_HW3[window], size), hole_HW, resize(example.truth_HW3[window], size))
+    return Hole(
+        resize(example.image_HW3[window], size), hole_HW, resize(example.truth_HW3[window], size)
+    )
 
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:

@@ -5,6 +5,8 @@ spectrum of small windows, which ignores where exactly a grain lies, and a small
 discriminator trained along, with its features matched. No pretrained network takes part.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +23,7 @@ class PatchCritic(nn.Module):
         steps = (4, width, 2 * width, 4 * width)
         self.stages = nn.ModuleList(
             nn.Conv2d(before, after, 4, stride=2, padding=1)
-            for before, after in zip(steps[:-1], steps[1:], strict=True)
+            for before, after in itertools.pairwise(steps)
         )
         self.judge = nn.Conv2d(steps[-1], 1, 3, padding=1)
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.small_sam import EMBEDDING_DIM, IMAGE_SIZE, save_weights, small_sam
+from pretraining.batched_decoder import decode_batch
 from pretraining.data import open_ahead
 from pretraining.loop import train
 
@@ -34,7 +35,7 @@ BOXES = 0.35
 """Share of the other prompts that are boxes."""
 MIN_PIXELS = 40
 MASK_SIZE = 64
-"""Side of the logits; truth is the share of each cell that a part covers, so outlines lie between."""
+"""Side of the logits. The truth of a cell is the share of it that the part covers."""
 HELD_OUT = 100
 """So many examples at the end of a folder are for measuring only."""
 
@@ -61,9 +62,7 @@ def batches_of(folders: list[Path], seed: int) -> Callable[[int, float], Any]:
             one = question(sets[source]["images"][index], sets[source]["instances"][index], rng)
             if one is not None:
                 drawn.append(one)
-        return {
-            name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]
-        }
+        return {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
 
     return batch
 
@@ -143,7 +142,9 @@ def dense_truth(ids_HW: np.ndarray, known: list[int]) -> np.ndarray:
     truth_4hw = np.zeros((4, side, side), np.float32)
     truth_4hw[0] = small_hw > 0
     edge_HW = cv2.morphologyEx(ids_HW, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    truth_4hw[1] = cv2.resize(edge_HW.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    truth_4hw[1] = cv2.resize(
+        edge_HW.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA
+    )
     ys, xs = np.mgrid[:side, :side] * 4 + 2
     for part in known:
         inside = small_hw == part
@@ -176,7 +177,13 @@ def loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
         chosen = iou_N4[:, 1:].argmax(1, keepdim=True)
         iou = (true_N4[:, 1:].gather(1, chosen)[:, 0] * is_part_N).sum() / is_part_N.sum()
-    return {"loss": masks + quality + dense, "mask": masks, "iou": iou, "off": quality, "dense": dense}
+    return {
+        "loss": masks + quality + dense,
+        "mask": masks,
+        "iou": iou,
+        "off": quality,
+        "dense": dense,
+    }
 
 
 def decode(sam: Any, embedding_Bchw: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -184,22 +191,12 @@ def decode(sam: Any, embedding_Bchw: Tensor, batch: dict[str, Tensor]) -> tuple[
 
     What `MaskDecoder.predict_masks` does for one picture, for a batch of them.
     """
-    decoder = sam.mask_decoder
     with torch.autocast(embedding_Bchw.device.type, enabled=False):  # coordinates need float32
         sparse, dense = prompts(sam.prompt_encoder, batch)
         position = sam.prompt_encoder.get_dense_pe()
-    count = len(sparse)
-    queries = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([queries[None].expand(count, -1, -1), sparse], 1)
-    source = embedding_Bchw.repeat_interleave(PROMPTS, 0) + dense
-    answers, keys = decoder.transformer(source, position.expand(count, -1, -1, -1), tokens)
-    width = source.shape[1]
-    upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(count, width, *source.shape[2:]))
-    masks = torch.stack(
-        [mlp(answers[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1
-    )
-    logits = (masks @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
-    return logits, decoder.iou_prediction_head(answers[:, 0])
+    # One dtype from here on: under autocast a float32 residual stream is cast at every product.
+    embedding_Bchw = embedding_Bchw + dense[:1].to(embedding_Bchw.dtype)
+    return decode_batch(sam.mask_decoder, embedding_Bchw, position, sparse)
 
 
 def prompts(encoder: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

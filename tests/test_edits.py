@@ -145,7 +145,7 @@ def test_an_object_that_the_frame_cuts_is_never_moved():
 
 
 def test_nothing_to_edit_gives_no_edit():
-    image, proposals = tray()
+    _image, proposals = tray()
     nothing = ObjectProposals(
         proposals.masks_NHW[:0], proposals.scores_N[:0], proposals.foreground_HW
     )

@@ -1,4 +1,4 @@
-"""Foreground through rembg sessions, and what happens where rembg's own stretch would invent one."""
+"""Foreground through rembg sessions, and frames where rembg's stretch would invent one."""
 
 import numpy as np
 import onnx
@@ -58,7 +58,9 @@ def test_an_empty_frame_falls_back_to_the_whole_and_says_so(tmp_path, frame_HW3,
 
 
 def test_a_frame_of_one_level_does_not_divide_by_zero(tmp_path, frame_HW3):
-    found = U2NetForeground(saliency_model(tmp_path / "m.onnx", np.full((320, 320), 0.9)))(frame_HW3)
+    found = U2NetForeground(saliency_model(tmp_path / "m.onnx", np.full((320, 320), 0.9)))(
+        frame_HW3
+    )
     assert found.mask_HW.all()
 
 

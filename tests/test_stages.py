@@ -119,9 +119,7 @@ def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder,
 def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
     image, proposals = two_squares()
     settings = settings_of(folder, tmp_path, edits={"per_image": 4, "controls_per_image": 2})
-    attempts = stages.forge_samples(
-        settings, "ab" * 32, image, proposals, OpenCvInpainter("telea")
-    )
+    attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, OpenCvInpainter("telea"))
     first = [a.kind for a in attempts if a.attempt == 0]
     assert set(first[:4]) == {"missing", "extra", "misplaced", "swapped"}
     assert first[4:] == ["control_noop"] * 2
