@@ -51,7 +51,7 @@ def _category(health: CategoryHealth) -> Iterator[str]:
     if health.test:
         yield f"    test      {_counts(health.test)}; {health.masks} masks"
     for stage, model in health.models.items():
-        yield f"    {stage:<10}{_short(model)}"
+        yield f"    {stage:<11}{_short(model)}"
     for file in health.bad[:MOST_LINES]:
         yield f"    bad       {file.name}: {file.reason}"
     if len(health.bad) > MOST_LINES:

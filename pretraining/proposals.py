@@ -247,6 +247,8 @@ def main() -> None:
         train(
             Trainee(), batches_of(args.ahead, args.seed), loss, args.steps, args.folder,
             rate=args.rate, minutes=args.minutes, seed=args.seed, warm_up=150, save_minutes=5,
+            # A few thousand steps in all: a longer average would still hold the beginning.
+            average=0.996,
             on_save=lambda model, step: save_weights(model.sam, path, {"step": str(step)}),
         )  # fmt: skip
     from pretraining.proposals_table import evaluate

@@ -1,4 +1,4 @@
-"""The bundled small SAM: its size, its place among segment-anything's own tools, what it has learnt."""
+"""The bundled small SAM: its size, its place among segment-anything's tools, what it has learnt."""
 
 import cv2
 import numpy as np
