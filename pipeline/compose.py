@@ -39,8 +39,8 @@ def apply(
         layer.put_down(masks[0], (dx, dy), clean_HW3)
         layer.put_down(masks[1], (-dx, -dy), clean_HW3)
     elif edit.kind == "control_noop":
-        clean_HW3 = layer.take_away(masks[0], inpaint)
-        layer.put_down(masks[0], (0, 0), clean_HW3)
+        layer.take_away(masks[0], inpaint)
+        layer.put_back(masks[0])
     object_HW = np.logical_or.reduce(masks)
     sample = Sample(edit, layer.pixels(), layer.change_HW, object_HW)
     assert_paste_back(sample, image_HW3)
@@ -105,6 +105,15 @@ class _Canvas:
         ground_HW3 = self.work_HW3 * shade_HW3
         self.work_HW3 = alpha_HW1 * object_HW3 + (1 - alpha_HW1) * ground_HW3
         self.change_HW |= shifted(reach_HW, dx, dy)
+
+    def put_back(self, mask_HW: np.ndarray) -> None:
+        """Lay the source's object where it was, with half of the margin that the hole has.
+
+        Proposals miss a pixel or two of an outline; without a margin a control would lose them.
+        """
+        margin_HW = dilated(mask_HW, (self.dilation + 1) // 2)
+        alpha_HW1 = _soft(margin_HW, int(self.edit.parameters["feather"]))[..., None]
+        self.work_HW3 = alpha_HW1 * self.source_HW3 + (1 - alpha_HW1) * self.work_HW3
 
     def pixels(self) -> np.ndarray:
         edited_HW3 = np.clip(np.rint(self.work_HW3), 0, 255).astype(np.uint8)

@@ -19,6 +19,9 @@ BAND = 2
 MIN_GRAIN = 0.35
 """Grain in grey levels below which a surface counts as noiseless and the ratio says nothing."""
 
+MAX_CONTROL_CHANGED = 0.4
+"""Share of a control's change mask that may differ visibly: its rim, which was filled anew."""
+
 
 def judge(
     sample: Sample,
@@ -77,7 +80,7 @@ def _anomaly_rules(scores: dict[str, float], settings: GateSettings) -> list[tup
 def _control_rules(scores: dict[str, float], settings: GateSettings) -> list[tuple[str, bool]]:
     return [
         ("empty", scores["change_area"] == 0),
-        ("altered_control", scores["changed_fraction"] > settings.min_changed_fraction),
+        ("altered_control", scores["changed_fraction"] > MAX_CONTROL_CHANGED),
         ("visible_control", scores["delta_e"] > settings.max_control_delta_e),
         ("seam", scores["seam_ratio"] > settings.max_seam_ratio),
         ("duplicate", scores["duplicate_iou"] > settings.max_duplicate_iou),

@@ -206,7 +206,7 @@ class GateSettings(Settings):
         default=4.0, ge=0, le=100, description="mean CIELAB colour distance inside the change mask"
     )
     max_control_delta_e: float = Field(
-        default=3.0, ge=0, le=100, description="the same for a control, which must look unchanged"
+        default=5.0, ge=0, le=100, description="the same for a control, which must look unchanged"
     )
     max_change_area: Fraction = Field(default=0.40, description="change mask, share of the image")
     max_foreground_share: Fraction = Field(

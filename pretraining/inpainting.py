@@ -34,9 +34,9 @@ from pretraining.inpainting_loss import (
 from pretraining.lama import SmallLama
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "small_lama.pt"
-BATCHES = ((0.0, 128, 8), (0.7, 192, 4), (0.9, 256, 2))
+BATCHES = ((0.0, 128, 8), (0.45, 160, 6), (0.7, 192, 4), (0.85, 256, 3))
 """From this share of the run on: crop size and batch size, at about equal cost."""
-CRITIC_FROM = 0.5
+CRITIC_FROM = 0.15
 """The critic joins at this share of the run, when fills are worth judging."""
 AVERAGE = 0.998
 
@@ -72,7 +72,7 @@ class Trainer:
         pixels = pixel_loss(filled, truth, hole)
         spectrum = spectrum_loss(filled, truth, hole)
         losses = {"pixel": pixels, "spectrum": spectrum}
-        total = 10 * pixels + 20 * spectrum
+        total = 10 * pixels + 10 * spectrum
         if progress >= CRITIC_FROM:
             # Around the hole both are the input picture, so only the filling can tell them apart.
             fake, real = (hole * p + (1 - hole) * image for p in (filled, truth))
@@ -171,7 +171,7 @@ def train(arguments: argparse.Namespace) -> None:
         trainer.seconds += time.perf_counter() - start
         for name, value in losses.items():
             means[name] = 0.98 * means.get(name, value) + 0.02 * value
-        if trainer.step % 50 == 0:
+        if trainer.step % 100 == 0:
             line = " ".join(f"{name} {value:.4f}" for name, value in means.items())
             print(f"{trainer.step} {progress:.3f} {trainer.seconds:.0f}s {line}", flush=True)
         if trainer.seconds - exported > 60 * arguments.every:

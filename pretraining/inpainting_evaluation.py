@@ -2,8 +2,9 @@
 
     python -m pretraining.inpainting --evaluate --data build/ahead [--sheets build/sheets]
 
-Two sorts of holes: *removal*, a rendered object dilated, truth is the picture without it; *cut*, an
-outline of another example over a picture without holes. Feature distance is the mean squared
+Three sorts of holes: *removal*, a rendered object dilated, truth is the picture without it; *cut*,
+an outline of another example over a rendered picture; *real*, the same over good pictures of the
+MVTec categories beside the checkout, which serve for measuring only. Feature distance is the mean squared
 distance of channel-normalised features of three stages of an ImageNet ResNet-18, the idea of LPIPS
 (Zhang et al., CVPR 2018) without its learned weights; it needs the data folder beside the checkout.
 """
@@ -23,6 +24,8 @@ from pretraining.inpainting_holes import HELD_OUT, HoleMaker, RenderedScenes, re
 from pretraining.textures import photographs
 
 RESNET = Path(__file__).resolve().parents[2] / "shared/weights/resnet18_layers1-3.safetensors"
+REAL = Path(__file__).resolve().parents[2] / "shared/data/mvtec_ad"
+REAL_PER_CATEGORY = 12
 SEED = 90_000
 
 
@@ -38,7 +41,11 @@ def evaluate(path: Path, data: Path, sheets: Path | None = None) -> dict[str, di
     scenes = RenderedScenes.open(data)
     table: dict[str, dict[str, float]] = {}
     print("| holes | inpainter | PSNR in the hole, dB | feature distance |\n|---|---|---|---|")
-    for sort, examples in {"removal": _removals(scenes), "cut": _cuts(scenes)}.items():
+    sorts = {"removal": _removals(scenes), "cut": _cuts(scenes), "real": _real(scenes)}
+    for sort, examples in sorts.items():
+        if not examples:
+            print(f"| {sort} | none: {REAL} is absent | | |")
+            continue
         tiles = []
         psnr: dict[str, list[float]] = {name: [] for name in fills}
         far: dict[str, list[float]] = {name: [] for name in fills}
@@ -62,7 +69,7 @@ def evaluate(path: Path, data: Path, sheets: Path | None = None) -> dict[str, di
             print(f"| {sort} | {name} | {found['psnr']:.2f} | {found['features']:.4f} |")
         if sheets is not None:
             sheets.mkdir(parents=True, exist_ok=True)
-            picture = np.vstack(tiles[:10]).astype(np.uint8)
+            picture = np.vstack(tiles[:: max(1, len(tiles) // 10)][:10]).astype(np.uint8)
             cv2.imwrite(str(sheets / f"{sort}.png"), picture[..., ::-1])
     return table
 
@@ -85,6 +92,18 @@ def _cuts(scenes: RenderedScenes) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
     for index in range(len(scenes.images) - HELD_OUT, len(scenes.images)):
         picture_HW3 = np.asarray(scenes.without[index])
         found.append((picture_HW3, maker.shape(rng, picture_HW3.shape[0]), picture_HW3))
+    return found
+
+
+def _real(scenes: RenderedScenes) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(SEED)
+    maker = HoleMaker(scenes, [])
+    found = []
+    for category in sorted(REAL.glob("*/train/good")):
+        for path in sorted(category.glob("*.png"))[:REAL_PER_CATEGORY]:
+            picture_HW3 = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            picture_HW3 = cv2.resize(picture_HW3, (256, 256), interpolation=cv2.INTER_AREA)
+            found.append((picture_HW3, maker.shape(rng, 256), picture_HW3))
     return found
 
 

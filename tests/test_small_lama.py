@@ -59,6 +59,17 @@ def test_it_has_the_signature_of_the_official_file(model, size, dtype):
     assert 0 <= float(filled.min()) <= float(filled.max()) <= 1
 
 
+@pytest.mark.parametrize("size", [(256, 256), (192, 320)])
+def test_the_file_and_the_source_code_give_the_same_picture(model, size):
+    """The file holds the network of `pretraining.lama`: its weights fit and its answer agrees."""
+    source = SmallLama().eval()
+    source.load_state_dict(model.state_dict())
+    image, mask = torch.rand(1, 3, *size), torch.zeros(1, 1, *size)
+    mask[..., 50:110, 60:130] = 1
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        assert torch.allclose(model(image, mask), source(image, mask), atol=1e-5)
+
+
 @pytest.mark.parametrize("fill", ["telea", "ns", "lama"])
 def test_a_hole_in_a_smooth_ground_is_filled_with_ground(path, fill):
     image, hole = gradient(), round_hole()
