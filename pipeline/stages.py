@@ -23,7 +23,15 @@ from pipeline.errors import ImageError
 from pipeline.images import load_image
 from pipeline.manifest import CategorySettings
 from pipeline.planning import ANALYSIS_CODE, SAMPLES_CODE, PlannedImage, RunPlan, code_digest
-from pipeline.records import Attempt, ImageResult, ObjectProposals, TestImage, Verdict
+from pipeline.records import (
+    Attempt,
+    Edit,
+    ImageResult,
+    ObjectProposals,
+    Sample,
+    TestImage,
+    Verdict,
+)
 from pipeline.sources import load_test
 from pipeline.versions import Version, VersionHeader, publish
 
@@ -98,7 +106,8 @@ def forge_samples(
     seed_of = partial(sample_seed, settings.seed, settings.name, image_digest)
     turn = int(image_digest[:8], 16)
     attempts: list[Attempt] = []
-    accepted: list[Any] = []
+    accepted: list[Sample] = []
+    judged: dict[str, Verdict] = {}
     for number in range(wanted + controls):
         for attempt in range(settings.edits.attempts):
             kind = kinds[(turn + number + attempt // TRIES_PER_KIND) % len(kinds)]
@@ -113,13 +122,26 @@ def forge_samples(
             if edit is None:
                 attempts.append(made(None, Verdict(False, NO_EDIT)))
                 continue
+            same = _geometry(edit)
+            if same in judged:  # only the grain could differ: the verdict stands, unpainted
+                attempts.append(made(None, _again(judged[same])))
+                continue
             sample = compose.apply(edit, image_HW3, proposals, inpaint)
-            verdict = gate.judge(sample, image_HW3, settings.gate, accepted)
+            verdict = judged[same] = gate.judge(sample, image_HW3, settings.gate, accepted)
             attempts.append(made(sample, verdict, round(time.perf_counter() - started, 4)))
             if verdict.accepted:
                 accepted.append(sample)
                 break
     return attempts
+
+
+def _geometry(edit: Edit) -> str:
+    """What an edit does to which objects, without its seed."""
+    return str((edit.kind, edit.targets, edit.parameters.get("offset")))
+
+
+def _again(before: Verdict) -> Verdict:
+    return Verdict(False, before.reason or "duplicate", before.scores)
 
 
 def sample_seed(root: int, category: str, image_digest: str, number: int, attempt: int) -> int:

@@ -15,6 +15,7 @@ import math
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +48,8 @@ class Trainer:
     def __init__(self, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
         layout = torch.channels_last
-        self.model = SmallLama().to(device, memory_format=layout)
-        self.critic = PatchCritic().to(device, memory_format=layout)
+        self.model = SmallLama().to(device).to(memory_format=layout)
+        self.critic = PatchCritic().to(device).to(memory_format=layout)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.99))
         self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), betas=(0.5, 0.99))
@@ -125,9 +126,8 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write aside, then rename: a checkpoint on disk is always a whole one."""
-        state = {name: part.state_dict() for name, part in self.parts().items()}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts().items()}
         state |= {"step": self.step, "seconds": self.seconds}
-        state["rng"] = str(self.rng.bit_generator.state)
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 

@@ -4,9 +4,9 @@
 
 Three sorts of holes: *removal*, a rendered object dilated, truth is the picture without it; *cut*,
 an outline of another example over a rendered picture; *real*, the same over good pictures of the
-MVTec categories beside the checkout, which serve for measuring only. Feature distance is the mean squared
-distance of channel-normalised features of three stages of an ImageNet ResNet-18, the idea of LPIPS
-(Zhang et al., CVPR 2018) without its learned weights; it needs the data folder beside the checkout.
+MVTec categories beside the checkout, which serve for measuring only. Feature distance is the mean
+squared distance of channel-normalised features of three stages of an ImageNet ResNet-18, the idea
+of LPIPS (Zhang et al., CVPR 2018) without its learned weights; it needs the same data folder.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline.devices import Compute, one_thread
@@ -66,7 +67,8 @@ def evaluate(path: Path, data: Path, sheets: Path | None = None) -> dict[str, di
                 "features": float(np.mean(far[name])),
             }
             found = table[f"{sort}, {name}"]
-            print(f"| {sort} | {name} | {found['psnr']:.2f} | {found['features']:.4f} |")
+            line = f"| {sort} | {name} | {found['psnr']:.2f} | {found['features']:.4f} |"
+            print(line, flush=True)
         if sheets is not None:
             sheets.mkdir(parents=True, exist_ok=True)
             picture = np.vstack(tiles[:: max(1, len(tiles) // 10)][:10]).astype(np.uint8)
@@ -101,7 +103,7 @@ def _real(scenes: RenderedScenes) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
     found = []
     for category in sorted(REAL.glob("*/train/good")):
         for path in sorted(category.glob("*.png"))[:REAL_PER_CATEGORY]:
-            picture_HW3 = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            picture_HW3 = np.asarray(Image.open(path).convert("RGB"))
             picture_HW3 = cv2.resize(picture_HW3, (256, 256), interpolation=cv2.INTER_AREA)
             found.append((picture_HW3, maker.shape(rng, 256), picture_HW3))
     return found
