@@ -19,6 +19,7 @@ BAND = 2
 MIN_GRAIN = 0.35
 """Grain in grey levels below which a surface counts as noiseless and the ratio says nothing."""
 
+SWAP = "swapped"
 MAX_CONTROL_CHANGED = 0.4
 """Share of a control's change mask that may differ visibly: its rim, which was filled anew."""
 
@@ -59,6 +60,7 @@ def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[s
         "foreground_share": sample.edit.parameters.get("foreground_share", 0.0),
         "seam_ratio": _seam_ratio(sample, image_HW3),
         "noise_ratio": _noise_ratio(sample),
+        **({"swap_delta_e": _swap_delta_e(sample, image_HW3)} if sample.edit.kind == SWAP else {}),
     }
 
 
@@ -70,6 +72,7 @@ def _anomaly_rules(scores: dict[str, float], settings: GateSettings) -> list[tup
         ("touches_border", scores["border"] > settings.max_border),
         ("unchanged", scores["changed_fraction"] < settings.min_changed_fraction),
         ("faint", scores["delta_e"] < settings.min_delta_e),
+        ("look_alike", scores.get("swap_delta_e", 100) < settings.min_swap_delta_e),
         ("seam", scores["seam_ratio"] > settings.max_seam_ratio),
         ("too_smooth", scores["noise_ratio"] < settings.min_noise_ratio),
         ("too_noisy", scores["noise_ratio"] > settings.max_noise_ratio),
@@ -96,6 +99,21 @@ def _delta_e(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray
         for picture in (edited_HW3, image_HW3)
     ]
     return float(np.linalg.norm(lab[0] - lab[1], axis=1).mean())
+
+
+def _swap_delta_e(sample: Sample, image_HW3: np.ndarray) -> float:
+    """Colour distance on the exchanged objects after a blur of half their size.
+
+    Two walnuts exchanged differ in every pixel and in nothing that anybody would call wrong.
+    """
+    if not sample.object_HW.any():
+        return 0.0
+    sigma = max(1.0, 0.5 * (float(sample.object_HW.sum()) / 2 / np.pi) ** 0.5)
+    blurred = [
+        cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
+        for picture in (sample.pixels_HW3, image_HW3)
+    ]
+    return _delta_e(blurred[0], blurred[1], sample.object_HW)
 
 
 def _seam_ratio(sample: Sample, image_HW3: np.ndarray) -> float:

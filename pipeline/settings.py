@@ -205,6 +205,13 @@ class GateSettings(Settings):
     min_delta_e: float = Field(
         default=4.0, ge=0, le=100, description="mean CIELAB colour distance inside the change mask"
     )
+    min_swap_delta_e: float = Field(
+        default=4.0,
+        ge=0,
+        le=100,
+        description="colour distance of exchanged objects, blurred; below "
+        "it they look alike and nothing is wrong",
+    )
     max_control_delta_e: float = Field(
         default=5.0, ge=0, le=100, description="the same for a control, which must look unchanged"
     )

@@ -66,6 +66,24 @@ def test_a_faint_change_is_refused():
     assert gate.judge(removal(image, paler, disc(12)), image).reason == "faint"
 
 
+def test_exchanging_two_of_a_kind_is_no_anomaly():
+    """Two discs that differ in texture only against two that differ in colour."""
+    rng = np.random.default_rng(3)
+    left, right = disc(12, at=(28, 48)), disc(12, at=(68, 48))
+    edit = Edit("swapped", (0, 1), {"foreground_share": 0.1, "offset": [40, 0]}, 0)
+    reasons = {}
+    for name, colours in {"alike": (150, 150), "unlike": (90, 210)}.items():
+        image = clean().astype(np.uint8)
+        for mask, colour in zip((left, right), colours, strict=True):
+            image[mask] = np.clip(colour + rng.normal(0, 25, (mask.sum(), 3)), 0, 255)
+        edited = image.copy()
+        edited[left], edited[right] = image[right], image[left]
+        around = disc(16, at=(28, 48)) | disc(16, at=(68, 48))
+        verdict = gate.judge(Sample(edit, edited, around, left | right), image)
+        reasons[name] = verdict.reason
+    assert reasons == {"alike": "look_alike", "unlike": ""}
+
+
 def test_the_same_edit_twice_is_a_duplicate():
     image = scene()
     sample = removal(image, clean(), disc(14))
