@@ -3,7 +3,8 @@
     python -m benchmarks.pictures out/store docs/pictures
 
 One strip per sample: original, foreground, proposals, edited, change mask. Chosen by kind and
-position, never by looks; `bad.png` shows what the gate refused, with its reason.
+position, never by looks; `bad.png` shows what the gate refused, with its reason, `weak.png` removals
+that passed although one sees them.
 """
 
 import sys
@@ -113,6 +114,17 @@ def refused(
     return captioned(strips, words)
 
 
+def weak(store: Path) -> np.ndarray:
+    """Accepted removals where ground had to be invented: what a person would still spot."""
+    strips, words = [], []
+    for category in ("bottle", "tray", "bag"):
+        shard = published(store, category).shards[0]
+        for row in rows_of(shard, "missing")[:1]:
+            strips.append(strip(shard, row))
+            words.append(f"{category}: missing, accepted")
+    return captioned(strips, words)
+
+
 def published(store: Path, category: str) -> Version:
     """The newest version of a category; exits with one line when there is none."""
     version = latest(store, category)
@@ -126,7 +138,7 @@ def main() -> None:
         sys.exit(__doc__)
     store, folder = Path(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in {"hero": hero(store), "bad": refused(store)}.items():
+    for name, picture in {"hero": hero(store), "bad": refused(store), "weak": weak(store)}.items():
         path = folder / f"{name}.png"
         cv2.imwrite(str(path), picture[..., ::-1])
         print(path)
