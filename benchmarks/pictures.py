@@ -3,8 +3,8 @@
     python -m benchmarks.pictures out/store docs/pictures
 
 One strip per sample: original, foreground, proposals, edited, change mask. Chosen by kind and
-position, never by looks; `bad.png` shows what the gate refused, with its reason, `weak.png` removals
-that passed although one sees them.
+position, never by looks; `bad.png` shows what the gate refused, with its reason, `weak.png`
+removals that passed although one sees them.
 """
 
 import sys

@@ -88,7 +88,7 @@ def _overridden(settings: CategorySettings, choices: Choices) -> CategorySetting
     if choices.device is not None:
         models["device"] = choices.device
     if choices.inpaint is not None:
-        models["inpaint"] = {"backend": choices.inpaint}
+        models["inpaint"]["backend"] = choices.inpaint
     try:
         changed["models"] = ModelSettings.model_validate(models)
     except ValidationError as error:

@@ -112,7 +112,7 @@ def generate_command(
             except AnomalysmithError as error:  # the other categories go on
                 complain(error)
                 content = {"category": settings.name, "error": str(error)}
-                part = Part(content, f"{settings.name}: not done, {error}", error.exit_code)
+                part = Part(content, "", error.exit_code)
             except KeyboardInterrupt:
                 remark("\ninterrupted: finished images are kept, the same command goes on")
                 leave(INTERRUPTED)
@@ -120,7 +120,7 @@ def generate_command(
     contents: dict[str, Any] = {"categories": [dict(part.content) for part in parts]}
     if len(parts) == 1:
         contents = {**parts[0].content, **contents}
-    answer(contents, as_json, "\n\n".join(part.text for part in parts))
+    answer(contents, as_json, "\n\n".join(part.text for part in parts if part.text))
     leave(worst([part.code for part in parts]))
 
 

@@ -37,6 +37,8 @@ def ensure_rendered(settings: CategorySettings) -> int:
             seed=scenes.seed,
             size=scenes.size,
         )
+        if root.is_symlink() and root.resolve() != folder.resolve():
+            root.unlink()  # the category draws another product now
         if not named and not root.exists():
             root.symlink_to(folder.relative_to(root.parent), target_is_directory=True)
     except OSError as error:

@@ -38,6 +38,9 @@ DAMAGED = (
 )  # fmt: skip
 """What reading a damaged entry can raise; a disk that fails is something else and is not hidden."""
 
+SHARED_MODE = 0o644
+"""A store is shared by the people and workers of one machine; temporary files are private."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageCache:
@@ -60,6 +63,7 @@ class StageCache:
         try:
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, allow_pickle=False, facts=text, **arrays)
+            Path(name).chmod(SHARED_MODE)
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -36,8 +36,8 @@ def apply(
     elif edit.kind == "swapped":
         dx, dy = edit.parameters["offset"]
         clean_HW3 = layer.take_away(masks[0] | masks[1], inpaint)
-        layer.put_down(masks[0], (dx, dy), clean_HW3)
-        layer.put_down(masks[1], (-dx, -dy), clean_HW3)
+        layer.put_down(masks[0], (dx, dy), clean_HW3, beside_HW=masks[1])
+        layer.put_down(masks[1], (-dx, -dy), clean_HW3, beside_HW=masks[0])
     elif edit.kind == "control_noop":
         layer.take_away(masks[0], inpaint)
         layer.put_back(masks[0])
@@ -82,6 +82,10 @@ class _Canvas:
     def dilation(self) -> int:
         return int(self.edit.parameters["dilation"])
 
+    @property
+    def feather(self) -> int:
+        return int(self.edit.parameters["feather"])
+
     def take_away(self, mask_HW: np.ndarray, inpaint: Inpainter) -> np.ndarray:
         """Fill the dilated mask; returns the picture without the object, float32."""
         hole_HW = dilated(mask_HW, self.dilation)
@@ -93,13 +97,25 @@ class _Canvas:
         self.change_HW |= hole_HW
         return clean_HW3
 
-    def put_down(self, mask_HW: np.ndarray, offset: tuple[int, int], clean_HW3: np.ndarray) -> None:
-        """Paste the source's object, and the shade it throws around it, moved by the offset."""
+    def put_down(
+        self,
+        mask_HW: np.ndarray,
+        offset: tuple[int, int],
+        clean_HW3: np.ndarray,
+        beside_HW: np.ndarray | None = None,
+    ) -> None:
+        """Paste the source's object, and the shade it throws around it, moved by the offset.
+
+        `beside_HW` is another object that `clean_HW3` lacks too; it is nobody's shade.
+        """
         dx, dy = int(offset[0]), int(offset[1])
-        reach_HW = dilated(mask_HW, self.dilation)
+        reach_HW = dilated(mask_HW, max(self.dilation, self.feather))
         source_HW3 = self.source_HW3.astype(np.float32)
-        shade_HW3 = _shade(source_HW3, clean_HW3, mask_HW, reach_HW, self.dilation)
-        alpha_HW1 = _soft(mask_HW, int(self.edit.parameters["feather"]))[..., None]
+        ring_HW = reach_HW & ~mask_HW
+        if beside_HW is not None:
+            ring_HW &= ~dilated(beside_HW, self.dilation)
+        shade_HW3 = _shade(source_HW3, clean_HW3, ring_HW, reach_HW, self.dilation)
+        alpha_HW1 = _soft(mask_HW, self.feather)[..., None]
         moved = [shifted(layer, dx, dy) for layer in (source_HW3, shade_HW3 - 1, alpha_HW1)]
         object_HW3, shade_HW3, alpha_HW1 = moved[0], moved[1] + 1, moved[2]
         ground_HW3 = self.work_HW3 * shade_HW3
@@ -112,7 +128,7 @@ class _Canvas:
         Proposals miss a pixel or two of an outline; without a margin a control would lose them.
         """
         margin_HW = dilated(mask_HW, (self.dilation + 1) // 2)
-        alpha_HW1 = _soft(margin_HW, int(self.edit.parameters["feather"]))[..., None]
+        alpha_HW1 = _soft(margin_HW, self.feather)[..., None]
         self.work_HW3 = alpha_HW1 * self.source_HW3 + (1 - alpha_HW1) * self.work_HW3
 
     def pixels(self) -> np.ndarray:
@@ -136,7 +152,7 @@ def _soft(mask_HW: np.ndarray, feather: int) -> np.ndarray:
 def _shade(
     image_HW3: np.ndarray,
     clean_HW3: np.ndarray,
-    mask_HW: np.ndarray,
+    ring_HW: np.ndarray,
     reach_HW: np.ndarray,
     dilation: int,
 ) -> np.ndarray:
@@ -146,7 +162,6 @@ def _shade(
     shadow is, and faded out towards the edge of the change mask so that no seam is left there.
     """
     ratio_HW1 = (image_HW3.mean(2) + 4) / (clean_HW3.mean(2) + 4)
-    ring_HW = reach_HW & ~mask_HW
     weight_HW = ring_HW.astype(np.float32)
     sigma = max(1.0, dilation / 4)
     total_HW = cv2.GaussianBlur(weight_HW, (0, 0), sigma) + 1e-6

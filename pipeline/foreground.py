@@ -96,7 +96,7 @@ def _open_session(path: Path, providers: list[str]) -> Any:
     name = path.stem if official else "u2net_custom"
     with _environment(U2NET_HOME=str(path.parent)):
         arguments = {} if official else {"model_path": str(path)}
-        return new_session(name, options, providers=providers, **arguments)
+        return new_session(name, sess_opts=options, providers=providers, **arguments)
 
 
 @contextmanager

@@ -122,9 +122,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         kinds = ", ".join(FORMATS)
         raise _refused(path, f"not an image (known: {kinds})", "remove or convert it") from error
-    except (Image.DecompressionBombError, MemoryError) as error:
+    except Image.DecompressionBombError as error:
         raise _refused(path, "too many pixels to decode", "scale it down") from error
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or the system failed, not the picture: trying again may help
         why = " ".join(str(error).split()) or type(error).__name__
         raise _refused(path, f"damaged or cut short ({why})", "copy it again") from error
 

@@ -84,7 +84,7 @@ def _load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFile
     quality = QUALITY.get(backend, OFFICIAL_QUALITY)
     small = backend == "small" or compute.device.type == "cuda"
     return Models(
-        foreground=U2NetForeground(files.foreground[1], cuda=compute.device.type == "cuda"),
+        foreground=U2NetForeground(files.foreground[1], cuda=_onnx_on_cuda(settings, compute)),
         proposals=SamProposals(
             _sam(backend, path),
             with_quality(proposals, quality),
@@ -94,6 +94,18 @@ def _load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFile
         inpaint=_inpainter(*files.inpaint, compute),
         files=files,
         compute=compute.describe(),
+    )
+
+
+def _onnx_on_cuda(settings: ModelSettings, compute: Any) -> bool:
+    """Whether the foreground runs on the GPU too; `auto` keeps it on the CPU where onnxruntime
+    is the CPU build, an explicit `cuda` asks for it and is answered with an error."""
+    if compute.device.type != "cuda":
+        return False
+    import onnxruntime
+
+    return settings.device == "cuda" or "CUDAExecutionProvider" in (
+        onnxruntime.get_available_providers()
     )
 
 

@@ -9,8 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pipeline import models
 from pipeline.cache import StageCache
@@ -22,8 +24,14 @@ from pipeline.records import GOOD, SourceEntry, Split
 from pipeline.sources import read_source, split_entries
 
 # The modules whose text decides what a stage makes: when one changes, its cache entries are new.
-ANALYSIS_CODE = ("images", "foreground", "proposals", "small_sam", "models", "devices")
-SAMPLES_CODE = ("edits", "compose", "grain", "gate", "inpaint", "lama", "stages")
+ANALYSIS_CODE = (
+    "images", "foreground", "proposals", "small_sam", "models", "devices", "records", "settings",
+    "cache",
+)  # fmt: skip
+SAMPLES_CODE = (
+    "edits", "compose", "grain", "gate", "inpaint", "lama", "lama_cleaner", "stages", "records",
+    "settings", "cache",
+)  # fmt: skip
 
 STORE_CODE = (
     "shards",
@@ -84,7 +92,7 @@ class RunPlan:
         """Write the plan beside the cache, under its digest, for workers to read."""
         path = self.settings.store / ".cache" / "plans" / f"{self.digest}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{id(self)}.tmp")
+        aside = path.with_suffix(f".{uuid4().hex}.tmp")
         aside.write_text(json.dumps(self.to_json()))
         aside.replace(path)
         return path
@@ -167,7 +175,8 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         "licence": settings.licence,
         "images": [[i.name, i.split, i.digest, i.samples_key] for i in images],
         "test": [[e.name, e.defect, *(_state(p) for p in (e.path, *e.masks))] for e in test],
-        "failures": failures,
+        "failures": [failure["name"] for failure in failures],
+        "defects_config": listing.defects_config,
         "store": code_digest(STORE_CODE),
     }
     return RunPlan(
@@ -186,6 +195,27 @@ def code_digest(modules: tuple[str, ...]) -> str:
     return hasher.hexdigest()
 
 
+@lru_cache
+def software() -> dict[str, str]:
+    """Versions of the libraries that decide pixels; reads metadata, imports none of them."""
+    names = (
+        "numpy", "pillow", "opencv-python-headless", "torch", "onnxruntime", "rembg",
+        "segment-anything", "lama-cleaner",
+    )  # fmt: skip
+    return {name: version(name) for name in names}
+
+
+@lru_cache
+def device_class() -> tuple[str, str]:
+    """What `auto` depends on, without importing torch: an NVIDIA driver, and AMX on the CPU."""
+    driver = "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+    try:
+        amx = "amx" if " amx_bf16" in Path("/proc/cpuinfo").read_text() else "plain"
+    except OSError:
+        amx = "unknown"
+    return driver, amx
+
+
 def _keys(settings: CategorySettings, weights: dict[str, str], image: str) -> tuple[str, str]:
     """Cache keys of the two stages of one image."""
     stage_weights = [w for name, w in weights.items() if not name.startswith("inpaint/")]
@@ -195,7 +225,8 @@ def _keys(settings: CategorySettings, weights: dict[str, str], image: str) -> tu
             "size": list(settings.image_size),
             "proposals": settings.proposals.model_dump(mode="json"),
             "weights": stage_weights,
-            "compute": [settings.models.device, settings.models.precision],
+            "compute": [settings.models.device, settings.models.precision, *device_class()],
+            "software": software(),
             "code": code_digest(ANALYSIS_CODE),
         }
     )
@@ -221,10 +252,9 @@ def _limited(entries: Sequence[SourceEntry], limit: int | None) -> Sequence[Sour
     return sorted(entries, key=lambda entry: entry.name)[:limit]
 
 
-def _state(path: Path) -> list[Any]:
-    """A test file's identity for the plan: enough to notice that it was exchanged."""
+def _state(path: Path) -> list[str]:
+    """A test file's identity for the plan: its name and digest."""
     try:
-        found = path.stat()
-    except OSError:
-        return [path.name, None]
-    return [path.name, found.st_size, found.st_mtime_ns]
+        return [path.name, file_digest(path)]
+    except ImageError:
+        return [path.name, ""]

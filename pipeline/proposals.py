@@ -63,7 +63,7 @@ class SamProposals:
             if kept is not None:
                 break
             relaxed += (name,)
-            settings = settings.model_copy(update=change)
+            settings = loosened(settings, change)
             kept = self._survivors(candidates, foreground, settings)
         if kept is None:
             empty_NHW = np.zeros((0, *image_HW3.shape[:2]), np.bool_)
@@ -111,9 +111,12 @@ class SamProposals:
         order_N = torch.argsort(iou_N, descending=True, stable=True)
         order_N = order_N[good_N[order_N]]
         kept_N = _without_duplicates(logits_Nhw[order_N] > 0, settings.max_iou)
-        masks, scores = [], []
+        masks: list[np.ndarray] = []
+        scores: list[float] = []
         height, width = foreground.mask_HW.shape
-        for index in order_N[kept_N][: settings.max_proposals].tolist():
+        for index in order_N[kept_N].tolist():
+            if len(masks) == settings.max_proposals:
+                break
             logits_hw = logits_Nhw[index].cpu().numpy()
             big_HW = cv2.resize(logits_hw, (width, height), interpolation=cv2.INTER_LINEAR) > 0
             mask_HW, share = largest_component(big_HW)
@@ -123,6 +126,15 @@ class SamProposals:
         if not masks:
             return None
         return np.stack(masks), np.clip(np.array(scores, np.float32), 0, 1)
+
+
+def loosened(settings: ProposalSettings, change: dict[str, float]) -> ProposalSettings:
+    """The settings with each limit moved to the one in `change`, unless it is wider already."""
+    wider = {
+        name: (min if name.startswith("min_") else max)(getattr(settings, name) or 0.0, limit)
+        for name, limit in change.items()
+    }
+    return settings.model_copy(update=wider)
 
 
 def foreground_points(mask_HW: np.ndarray, wanted: int) -> np.ndarray:

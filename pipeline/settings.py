@@ -217,7 +217,8 @@ class GateSettings(Settings):
     )
     max_change_area: Fraction = Field(default=0.40, description="change mask, share of the image")
     max_foreground_share: Fraction = Field(
-        default=0.5, description="change mask, share of the foreground"
+        default=0.5,
+        description="edited objects, share of the foreground; above = the whole product",
     )
     max_border: Fraction = Field(
         default=0.10, description="share of the image's border pixels in the change mask"

@@ -20,9 +20,16 @@ import numpy as np
 from pipeline import cache as store
 from pipeline import compose, edits, gate, models
 from pipeline.errors import ImageError
-from pipeline.images import load_image
+from pipeline.images import file_digest, load_image
 from pipeline.manifest import CategorySettings
-from pipeline.planning import ANALYSIS_CODE, SAMPLES_CODE, PlannedImage, RunPlan, code_digest
+from pipeline.planning import (
+    ANALYSIS_CODE,
+    SAMPLES_CODE,
+    PlannedImage,
+    RunPlan,
+    code_digest,
+    software,
+)
 from pipeline.records import (
     Attempt,
     Edit,
@@ -154,6 +161,8 @@ def pack(
     plan: RunPlan, failures: Sequence[dict[str, str]], progress: Callable[[int], None] | None = None
 ) -> Version:
     """Publish what the cache holds of the plan as one version."""
+    from pipeline import devices
+
     failed = [*plan.failures, *failures]
     output = plan.settings.output
     header = VersionHeader(
@@ -164,12 +173,17 @@ def pack(
         licence=plan.settings.licence,
         failures=failed,
         defects_config=plan.defects_config,
-        software=software(),
+        software=software()
+        | {
+            "compute": devices.choose(
+                plan.settings.models.device, plan.settings.models.precision
+            ).describe()
+        },
     )
     return publish(
         plan.settings.store,
         plan.settings.name,
-        _results(plan, {failure["name"] for failure in failures}),
+        _results(plan, failed),
         _test_images(plan, failed),
         header,
         profile=output.profile,
@@ -180,23 +194,18 @@ def pack(
     )
 
 
-def software() -> dict[str, str]:
-    """Versions of the libraries that decide pixels."""
-    from importlib.metadata import version
-
-    names = ("numpy", "pillow", "opencv-python-headless", "torch", "onnxruntime", "rembg",
-             "segment-anything", "h5py")  # fmt: skip
-    return {name: version(name) for name in names}
-
-
-def _results(plan: RunPlan, failed: set[str]) -> Iterator[ImageResult]:
+def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResult]:
+    known = {failure["name"] for failure in failed}
     for image in plan.images:
-        if image.name in failed:
+        if image.name in known:
             continue
         keys = (image.analysis_key, image.samples_key)
         result = store.read_result(plan.cache, image.name, image.digest, image.split, keys)
         if result is None:  # the entry went away or was damaged since: make it again
-            forge_image(plan, image)
+            outcome = forge_image(plan, image)
+            if outcome.error:
+                failed.append({"name": image.name, "error": outcome.error})
+                continue
             result = store.read_result(plan.cache, image.name, image.digest, image.split, keys)
         if result is not None:
             yield result
@@ -216,6 +225,8 @@ def _analysis(plan: RunPlan, image: PlannedImage) -> Any:
     if stored is not None:
         return store.unpack_analysis(*stored)
     pixels_HW3 = load_image(Path(image.path), plan.settings.image_size)
+    if file_digest(Path(image.path)) != image.digest:
+        raise ImageError(f"{image.path}: replaced while the run was going on; run again")
     loaded = _models(plan)
     foreground = loaded.foreground(pixels_HW3)
     proposals = loaded.proposals(pixels_HW3, foreground)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -182,7 +183,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         _fetch(wanted.url, part, progress)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise WeightsError(
             f"cannot fetch {wanted.url}: {error}; with no network copy the file to {target}"
         ) from error
@@ -197,6 +198,8 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
 def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     done = part.stat().st_size if part.exists() else 0
+    if done and not _wants_more(url, done):
+        done = 0
     request = Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urlopen(request, timeout=60) as answer:
         if done and answer.status != 206:  # the server starts again from the first byte
@@ -208,6 +211,16 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
                 done += len(chunk)
                 if progress:
                     progress(done, total)
+    if total and done < total:
+        raise OSError(
+            f"the connection ended after {done} of {total} bytes; the same command goes on"
+        )
+
+
+def _wants_more(url: str, done: int) -> bool:
+    """False when the server's file is not longer than what lies here: fetch it anew."""
+    with urlopen(Request(url, method="HEAD"), timeout=60) as answer:
+        return int(answer.headers.get("Content-Length") or 0) > done
 
 
 def _digest(path: Path, kind: str) -> str:
