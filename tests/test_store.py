@@ -1,13 +1,9 @@
 """The store: what goes in comes out, identity is content, and no damage goes unseen."""
 
 import json
-import multiprocessing
 import os
 import pickle
-import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +17,7 @@ from hypothesis import strategies as st
 from small_results import PLAN, TURNS, header, image_result, real_image, small_version
 
 from pipeline import building
-from pipeline.digests import canonical_json, sha256_array
+from pipeline.digests import sha256_array
 from pipeline.errors import IntegrityError, RecordError, UserError
 from pipeline.records import Edit, Sample, Verdict, bounding_box
 from pipeline.shards import ShardReader, TestShardReader, write_shard, write_test_shard
@@ -334,119 +330,6 @@ def test_a_missing_or_damaged_shard_is_named(tmp_path):
         open_version(tmp_path)
 
 
-def test_the_documented_reader_reads_without_this_project(version, tmp_path):
-    text = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
-    assert len(code.splitlines()) < 60
-    assert "pipeline" not in code
-    portable = small_version(tmp_path / "portable", images=7, profile="portable")
-    (tmp_path / "reader.py").write_text(code)
-    (tmp_path / "use.py").write_text(
-        "import sys\n"
-        "if sys.argv[2] == 'portable':\n"
-        "    sys.modules['hdf5plugin'] = None\n"
-        "import hashlib, reader\n"
-        "total = hashlib.sha256()\n"
-        "for original, edited, mask, record in reader.samples(sys.argv[1]):\n"
-        "    total.update(original.tobytes() + edited.tobytes() + mask.tobytes())\n"
-        "for pixels, masks, record in reader.test_images(sys.argv[1]):\n"
-        "    total.update(pixels.tobytes() + masks.tobytes())\n"
-        "print(total.hexdigest())\n"
-    )
-    total = building.hashlib.sha256()
-    for original, edited, mask, _ in version.samples():
-        total.update(original.tobytes() + edited.tobytes() + mask.tobytes())
-    for pixels, masks, *_ in version.test_images():
-        total.update(pixels.tobytes() + masks.tobytes())
-    for made, profile in ((version, "default"), (portable, "portable")):
-        command = [sys.executable, str(tmp_path / "use.py"), str(made.dir), profile]
-        environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
-        answer = subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
-        )
-        assert answer.stdout.strip() == total.hexdigest()
-
-
-def test_two_writers_of_one_category_wait_for_each_other(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    jobs = [(4, PLAN), (5, OTHER_PLAN), (4, PLAN)]
-    writers = [
-        fork.Process(
-            target=small_version, args=(tmp_path, n), kwargs={"head": header(plan_digest=plan)}
-        )
-        for n, plan in jobs
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    made = versions(tmp_path, "tray")
-    assert sorted(version.index["counts"]["images"] for version in made) == [4, 5]
-    assert all(verify(version.dir).ok for version in made)
-
-
-def publish_and_die(store: Path, after: int) -> None:
-    def results():
-        for number in range(after):
-            yield image_result(number)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    small_version(store, results=results())
-
-
-@pytest.mark.parametrize("after", [0, 3, 5])
-def test_a_killed_writer_leaves_nothing_visible_and_the_next_run_completes(tmp_path, after):
-    process = multiprocessing.get_context("fork").Process(
-        target=publish_and_die, args=(tmp_path / "store", after)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    home = tmp_path / "store" / "tray"
-    assert [path.name for path in home.iterdir() if not path.name.startswith(".")] == []
-    assert any(home.glob(".building-*"))
-    assert find_by_plan(tmp_path / "store", "tray", PLAN) is None
-    done = small_version(tmp_path / "store")
-    assert done.digest == small_version(tmp_path / "clean").digest
-    assert not any(home.glob(".building-*"))
-    assert verify(done.dir).ok
-
-
-def test_a_failing_writer_cleans_up(tmp_path):
-    def results():
-        yield image_result(0)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        small_version(tmp_path, results=results())
-    assert [path.name for path in (tmp_path / "tray").iterdir()] == [".lock"]
-
-
-def test_a_store_that_cannot_be_written_is_the_users_to_mend(tmp_path):
-    (tmp_path / "store").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="cannot write to the store"):
-        small_version(tmp_path / "store")
-
-
-def publish_with_little_room(store: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    try:
-        small_version(store)
-    except UserError as error:
-        os._exit(7 if "cannot write to the store" in str(error) else 1)
-
-
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
-    process = multiprocessing.get_context("fork").Process(
-        target=publish_with_little_room, args=(tmp_path,)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == 7
-    assert [path.name for path in (tmp_path / "tray").iterdir()] == [".lock"]
-
-
 def test_broken_promises_are_refused(tmp_path):
     result = image_result(0)
     attempt = result.attempts[0]
@@ -469,24 +352,6 @@ def test_broken_promises_are_refused(tmp_path):
     with pytest.raises(UserError, match="no usable normal image"):
         small_version(tmp_path, results=[])
     assert versions(tmp_path, "tray") == []
-
-
-def test_canonical_json_has_one_spelling():
-    value = {"b": (1, np.float32(0.5)), "a": {"é": np.bool_(True), "n": None}, "c": 1e-7}
-    assert canonical_json(value) == b'{"a":{"n":null,"\\u00e9":true},"b":[1,0.5],"c":1e-07}'
-    assert json.loads(canonical_json(value))["b"] == [1, 0.5]
-    for refused in (float("nan"), float("inf"), {1: 2}, {"path": Path("x")}, b"x"):
-        with pytest.raises(RecordError):
-            canonical_json(refused)
-
-
-def test_an_array_digest_knows_type_shape_and_order():
-    plain = np.arange(6, dtype=np.uint8)
-    same = [plain.reshape(2, 3), np.asfortranarray(plain.reshape(2, 3))]
-    assert len({sha256_array(array) for array in same}) == 1
-    other = [plain, plain.reshape(3, 2), plain.astype(np.int8), plain.astype(np.int32)]
-    assert len({sha256_array(array) for array in [same[0], *other]}) == 5
-    assert sha256_array(plain.astype(">i4")) == sha256_array(plain.astype("<i4"))
 
 
 def test_stats_and_card_say_the_counts(version):
