@@ -45,7 +45,7 @@ def strip(shard: ShardReader, row: int) -> np.ndarray:
         foreground_HW3.astype(np.uint8),
         outlined(original_HW3, shard.proposals(image)[0]),
         edited_HW3,
-        (~mask_HW[..., None]).repeat(3, 2).astype(np.uint8) * 255,
+        mask_HW[..., None].repeat(3, 2).astype(np.uint8) * 255,
     ]
     return np.hstack([framed(tile) for tile in tiles])
 

@@ -79,3 +79,10 @@ def test_the_bundled_model_finds_a_rendered_tray():
     shared = (found.mask_HW & scene.product_HW).sum()
     assert shared / (found.mask_HW | scene.product_HW).sum() > 0.8
     assert not found.fallback
+
+
+def test_the_session_runs_on_one_thread_whatever_the_environment_says(tmp_path, monkeypatch):
+    """Sums split over threads round differently, and the dataset's digest would tell."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    model = U2NetForeground(saliency_model(tmp_path / "m.onnx", np.zeros((320, 320))))
+    assert model._session.inner_session.get_session_options().intra_op_num_threads == 1

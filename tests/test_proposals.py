@@ -152,3 +152,14 @@ def test_bf16_gives_nearly_the_same_masks(small, scene):
     fast = small(Compute(torch.device("cpu"), torch.bfloat16))(scene.image_HW3, foreground)
     union = exact.masks_NHW.any(0) | fast.masks_NHW.any(0)
     assert (exact.masks_NHW.any(0) & fast.masks_NHW.any(0)).sum() / union.sum() > 0.9
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_loosening_never_tightens(min_area, max_area, share):
+    before = ProposalSettings(min_area=min_area, max_area=max_area, max_foreground_share=share)
+    for _, change in proposals.RELAXATIONS:
+        after = proposals.loosened(before, change)
+        assert after.min_area <= before.min_area
+        assert after.max_area >= before.max_area
+        assert after.max_foreground_share >= before.max_foreground_share
