@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
@@ -35,6 +36,11 @@ os.environ |= {f"{library}_NUM_THREADS": "1" for library in THREADS} | {
 }
 # A developer's own server must not be written to.
 os.environ.pop("PREFECT_API_URL", None)
+
+# CI repeats itself: the same examples on every run; people at work get new ones each time.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 class NetworkBlocked(RuntimeError):

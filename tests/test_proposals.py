@@ -58,7 +58,8 @@ def test_no_two_survivors_overlap_and_every_refused_mask_has_a_twin(seed, max_io
 
     assert all(iou(a, b) <= max_iou + 1e-6 for a in kept for b in kept if a < b)
     for lost in set(range(12)) - set(kept):
-        assert any(iou(lost, k) > max_iou for k in kept if k < lost)
+        # A hair below the limit counts as above it: the code divides in float32.
+        assert any(iou(lost, k) > max_iou - 1e-6 for k in kept if k < lost)
 
 
 @settings(max_examples=50, deadline=None)
