@@ -17,7 +17,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +24,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline.devices import choose
 from pipeline.errors import UserError
 
 Batches = Callable[[int, float], Any]
 Loss = Callable[[nn.Module, Any], Tensor | dict[str, Tensor]]
-
-
-def best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def low_precision(device: torch.device) -> bool:
-    """True where bfloat16 is the fast path: CUDA, or a CPU with AMX tiles."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return device.type == "cpu" and bool(probe())
-
-
-def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """The autocast context of this device, or one that does nothing."""
-    if low_precision(device):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
 
 
 def train(
@@ -72,7 +53,8 @@ def train(
 
     `on_save(averaged, step)` runs after every checkpoint, e.g. to export what there is so far.
     """
-    device = device or best_device()
+    compute = choose(device.type if device else "auto")
+    device = device or compute.device
     model.to(device).to(memory_format=torch.channels_last).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(_groups(model, decay), lr=rate, betas=(0.9, 0.99), fused=True)
@@ -103,7 +85,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate * _scale(step, warm_up, progress)
         batch = to_device(batches(step, progress), device)
-        with precision(device):
+        with compute.autocast():
             parts = loss(model, batch)
         parts = parts if isinstance(parts, dict) else {"loss": parts}
         optimizer.zero_grad(set_to_none=True)
