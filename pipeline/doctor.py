@@ -251,9 +251,6 @@ def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:
     found = []
     for entry in weights.entries():
         path = weights.find(entry.name)
-        get = f"anomalysmith weights pull {entry.name}"
-        if entry.bundled:
-            get = "restore the project's weights/ folder"
         if entry.bundled and path:
             try:
                 weights.check(entry.name, path)
@@ -261,7 +258,7 @@ def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:
                 missing.append(str(error))
         found.append(
             WeightsHealth(
-                entry.name, entry.stage, str(path or ""), entry.megabytes, entry.licence, get
+                entry.name, entry.stage, str(path or ""), entry.megabytes, entry.licence, entry.get
             )
         )
     return tuple(found)

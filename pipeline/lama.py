@@ -3,7 +3,6 @@
 Apart from `inpaint.py` because only this needs PyTorch.
 """
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,14 @@ import torch
 
 from pipeline.devices import Compute
 from pipeline.inpaint import MULTIPLE, in_window
+from pipeline.weights_loading import load_torchscript
 
 
 class TorchScriptLama:
     """`big-lama.pt` or the bundled small LaMa: `model(image_1CHW, mask_11HW) -> image_1CHW`."""
 
     def __init__(self, path: Path, compute: Compute) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated; the official file is one
-            self._model = torch.jit.load(str(path), map_location=compute.device).eval()
+        self._model = load_torchscript(path, compute.device)
         self._device = compute.device
 
     def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""Writing to a disk that may be full, read-only, shared, or switched off at any moment.
+
+A file appears whole or not at all: written aside, synced, renamed, its folder synced. Writers wait
+for each other at lock files (`flock`), which the kernel frees when their holder dies, however it
+dies. What a disk refuses becomes one line that names it.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import get_ident
+
+from pipeline.errors import UserError
+
+LOCK = ".lock"
+"""The lock file of a folder. It is never deleted: a waiting writer holds its inode."""
+_USERS_ERRORS = (  # a full, forbidden or misnamed place; anything else is a bug or broken hardware
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES),
+    *(errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EFBIG),
+)
+
+
+@contextmanager
+def naming_the_disk(folder: Path) -> Iterator[None]:
+    """Turn a full or read-only disk, or a file in the way, into a mistake the user can mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _USERS_ERRORS:
+            raise _refused(folder, error.errno) from error
+        raise
+
+
+def require_writable(folder: Path) -> None:
+    """UserError unless files can be made in `folder`, or it can be made itself; touches nothing.
+
+    Asked before hours of work, so that a read-only store is not found out at their end.
+    """
+    with naming_the_disk(folder):
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise _refused(folder, errno.ENOTDIR)
+    if not os.access(place, os.W_OK | os.X_OK):  # also false for root on a read-only file system
+        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+        raise _refused(folder, errno.EROFS if read_only else errno.EACCES)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file aside, sync it and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(
+    folder: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None
+) -> Iterator[bool]:
+    """Hold a folder's lock, alone or with other shared holders; True when it had to be waited for.
+
+    `waiting` is called once, before the wait.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with _lock_file(folder) as handle:
+        waited = not _taken_at_once(handle, kind)
+        if waited:
+            if waiting:
+                waiting()
+            fcntl.flock(handle, kind)
+        yield waited
+
+
+@contextmanager
+def locked_if_free(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock alone if nobody else holds it; False when somebody does."""
+    with _lock_file(folder) as handle:
+        yield _taken_at_once(handle, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Iterator[int]:
+    with naming_the_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _taken_at_once(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refused(folder: Path, number: int) -> UserError:
+    return UserError(
+        f"cannot write to the store at {folder}: {os.strerror(number)}; make room or choose "
+        "another --store; what was published is untouched"
+    )

@@ -1,0 +1,179 @@
+"""Which model files there are: what each is for, its licence, its format, where it comes from.
+
+A digest is stated as its publisher states it: `sha256:…` and `md5:…` in full, `sha256-prefix:…`
+where only the first characters are published (torchvision writes eight of them, 32 bits, into its
+file names). An entry without a digest is pinned by what was found first (`weights_pins.py`).
+
+`commercial` is what the stated licence says of the file itself; `terms` adds what a licence's name
+alone would hide. Neither is legal advice. Sizes are decimal megabytes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["onnx", "torchscript", "safetensors", "state-dict", "folder"]
+"""How the file is read. A state dict is read with `weights_only=True`, a folder holds safetensors;
+no format here is unpickled. TorchScript is a program of its own: see docs/weights.md."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsEntry:
+    """One model file (or folder). With `member`, `url` and `digest` are those of a zip archive, and
+    `member` names the file inside it."""
+
+    name: str
+    purpose: str
+    stage: str
+    file: str
+    megabytes: float
+    format: Format
+    licence: str
+    digest: str = ""
+    url: str = ""
+    member: str = ""
+    bundled: bool = False
+    commercial: bool = True
+    terms: str = ""
+    how: str = ""
+
+    @property
+    def file_digest(self) -> str:
+        """What the publisher says of the file itself; empty when it says nothing."""
+        return "" if self.member else self.digest
+
+    @property
+    def known(self) -> str:
+        """How far the bytes are known beforehand, in words."""
+        if self.bundled:
+            return "SHA-256 in weights/SHA256SUMS"
+        kind, _, value = self.digest.partition(":")
+        if self.member:
+            return f"{kind.upper()} of the archive; the file is pinned on first use"
+        return {
+            "sha256": "SHA-256 published",
+            "md5": "MD5 published; its SHA-256 is pinned on first use",
+            "sha256-prefix": f"first {len(value)} characters of the SHA-256 published; "
+            "the rest is pinned on first use",
+        }.get(kind, "nothing published; pinned on first use")
+
+    @property
+    def get(self) -> str:
+        """How to come by the file, as the end of a sentence."""
+        if self.bundled:
+            return "restore the project's weights/ folder"
+        return self.how or f"run `anomalysmith weights pull {self.name}`"
+
+
+_REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+_LAMA = "https://github.com/Sanster/models/releases/download/add_big_lama/"
+_TORCHVISION = "https://download.pytorch.org/models/"
+# A commit of the repository, not its newest state: the bytes behind this address cannot change.
+_SWIN = (
+    "https://huggingface.co/timm/swin_tiny_patch4_window7_224.ms_in1k/resolve/"
+    "64979f791ac382a813948ddbe4244b09081c1816/"
+)
+_ANOMALIB = (
+    "https://github.com/open-edge-platform/anomalib/releases/download/"
+    "efficientad_pretrained_weights/efficientad_pretrained_weights.zip"
+)
+_ANOMALIB_DIGEST = "sha256:c09aeaa2b33f244b3261a5efdaeae8f8284a949470a4c5a526c61275fe62684a"
+
+_IMAGENET = (
+    "trained on ImageNet-1k, whose images are offered for research; the publisher of the weights "
+    "leaves it to you whether that binds your use"
+)
+_OPENRAIL = (
+    "commercial use is allowed under the use restrictions of the licence's attachment (among "
+    "others: no harm, deception, discrimination or medical advice); whoever gets the weights or "
+    "what you build on them gets the restrictions too"
+)
+
+# Digests of the bundled files stand in weights/SHA256SUMS beside them; weights/*.md are the cards.
+ENTRIES = (
+    WeightsEntry(
+        name="bundled-u2netp", purpose="foreground, small, built in", stage="foreground",
+        file="u2netp.onnx", megabytes=4.6, format="onnx", licence="Apache-2.0", bundled=True,
+    ),
+    WeightsEntry(
+        name="bundled-sam", purpose="object proposals, small, built in", stage="proposals",
+        file="small_sam.safetensors", megabytes=8.7, format="safetensors",
+        licence="Apache-2.0", bundled=True,
+    ),
+    WeightsEntry(
+        name="bundled-lama", purpose="removal, small, built in", stage="inpaint",
+        file="small_lama.pt", megabytes=7.9, format="torchscript", licence="Apache-2.0",
+        bundled=True,
+    ),
+    WeightsEntry(
+        name="bundled-teacher", purpose="detector features, small, built in", stage="detectors",
+        file="small_teacher.safetensors", megabytes=1.4, format="safetensors",
+        licence="Apache-2.0", bundled=True,
+    ),
+    WeightsEntry(
+        name="u2net", purpose="foreground, best", stage="foreground", file="u2net.onnx",
+        megabytes=176.0, format="onnx", licence="Apache-2.0",
+        digest="md5:60024c5c889badc19c04ad937298a77b", url=_REMBG + "u2net.onnx",
+    ),
+    WeightsEntry(
+        name="u2netp", purpose="foreground, light", stage="foreground", file="u2netp.onnx",
+        megabytes=4.6, format="onnx", licence="Apache-2.0",
+        digest="md5:8e83ca70e441ab06c318d82300c84806", url=_REMBG + "u2netp.onnx",
+    ),
+    WeightsEntry(
+        name="sam-vit-b", purpose="object proposals, base", stage="proposals",
+        file="sam_vit_b_01ec64.pth", megabytes=375.0, format="state-dict", licence="Apache-2.0",
+        digest="md5:01ec64d29a2fca3f0661936605ae66f8", url=_SAM + "sam_vit_b_01ec64.pth",
+    ),
+    WeightsEntry(
+        name="sam-vit-l", purpose="object proposals, large", stage="proposals",
+        file="sam_vit_l_0b3195.pth", megabytes=1250.0, format="state-dict", licence="Apache-2.0",
+        digest="md5:0b3195507c641ddb6910d2bb5adee89c", url=_SAM + "sam_vit_l_0b3195.pth",
+    ),
+    WeightsEntry(
+        name="sam-vit-h", purpose="object proposals, best", stage="proposals",
+        file="sam_vit_h_4b8939.pth", megabytes=2564.0, format="state-dict", licence="Apache-2.0",
+        digest="md5:4b8939a88964f0f4ff5f5b2642c598a6", url=_SAM + "sam_vit_h_4b8939.pth",
+    ),
+    WeightsEntry(
+        name="big-lama", purpose="removal, best", stage="inpaint", file="big-lama.pt",
+        megabytes=206.0, format="torchscript", licence="Apache-2.0",
+        digest="md5:e3aa4aaa15225a33ec84f9f4bc47e500", url=_LAMA + "big-lama.pt",
+    ),
+    WeightsEntry(
+        name="sd-inpainting", purpose="fill and replace by diffusion", stage="fill",
+        file="stable-diffusion-inpainting", megabytes=5200.0, format="folder",
+        licence="OpenRAIL++-M", terms=_OPENRAIL,
+        how="put a diffusers folder of yours (model_index.json and safetensors files), such as "
+        "Stable Diffusion 2 inpainting, into the weights folder as stable-diffusion-inpainting/",
+    ),
+    WeightsEntry(
+        name="resnet18", purpose="detector features", stage="detectors",
+        file="resnet18-f37072fd.pth", megabytes=46.8, format="state-dict", licence="BSD-3-Clause",
+        digest="sha256-prefix:f37072fd", url=_TORCHVISION + "resnet18-f37072fd.pth",
+        terms=_IMAGENET,
+    ),
+    WeightsEntry(
+        name="wide-resnet101-2", purpose="distilling an EfficientAD teacher", stage="detectors",
+        file="wide_resnet101_2-32ee1156.pth", megabytes=254.7, format="state-dict",
+        licence="BSD-3-Clause", digest="sha256-prefix:32ee1156",
+        url=_TORCHVISION + "wide_resnet101_2-32ee1156.pth", terms=_IMAGENET,
+    ),
+    WeightsEntry(
+        name="swin-tiny", purpose="GLCF features", stage="detectors",
+        file="swin_tiny_patch4_window7_224.ms_in1k.safetensors", megabytes=114.0,
+        format="safetensors", licence="MIT", url=_SWIN + "model.safetensors", terms=_IMAGENET,
+    ),
+    WeightsEntry(
+        name="efficientad-s", purpose="EfficientAD, PUAD, LA-EAD teacher, S", stage="detectors",
+        file="pretrained_teacher_small.pth", megabytes=10.8, format="state-dict",
+        licence="Apache-2.0", digest=_ANOMALIB_DIGEST, url=_ANOMALIB,
+        member="efficientad_pretrained_weights/pretrained_teacher_small.pth", terms=_IMAGENET,
+    ),
+    WeightsEntry(
+        name="efficientad-m", purpose="EfficientAD, PUAD, LA-EAD teacher, M", stage="detectors",
+        file="pretrained_teacher_medium.pth", megabytes=32.1, format="state-dict",
+        licence="Apache-2.0", digest=_ANOMALIB_DIGEST, url=_ANOMALIB,
+        member="efficientad_pretrained_weights/pretrained_teacher_medium.pth", terms=_IMAGENET,
+    ),
+)  # fmt: skip
