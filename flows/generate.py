@@ -18,13 +18,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.choices import Choices, settings_of
-from flows.local import GenerateReport, report_of, settle
+from flows.local import WAITING, GenerateReport, report_of, settle
 from flows.progress import Watcher
 from flows.summary import leave_artifact
+from pipeline.cache import CACHE, StageCache
 from pipeline.errors import IntegrityError
 from pipeline.manifest import CategorySettings
 from pipeline.planning import load_plan
-from pipeline.versions import find_by_plan, open_version
+from pipeline.versions import Version, find_by_plan, open_version
 
 
 def is_transient(task: Any, run: Any, state: Any) -> bool:
@@ -82,7 +83,9 @@ def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
     """Publish what the cache holds of a plan: all of it or nothing."""
     from pipeline.stages import pack
 
-    return pack(load_plan(plan), failures).dir
+    settled, log = load_plan(plan), get_run_logger()
+    said = WAITING.format(name=settled.settings.name)
+    return pack(settled, failures, waiting=lambda: log.info(said)).dir
 
 
 @_plain(name="verify-version")
@@ -133,6 +136,20 @@ def _one_category(
     settings: CategorySettings, limit: int | None, batch_size: int, runner: Any
 ) -> GenerateReport:
     started, log = time.perf_counter(), get_run_logger()
+    with StageCache(settings.store / CACHE).in_use():  # from the saved plan on
+        version, cached = _made(settings, limit, batch_size, runner)
+    if verify_version(version.dir) != version.digest:
+        raise IntegrityError(f"{version.dir} changed while it was being checked")
+    report = report_of(version, time.perf_counter() - started, cached)
+    leave_artifact(report)
+    log.info("%s: %d samples, %s", report.category, report.accepted, report.version_dir)
+    return report
+
+
+def _made(
+    settings: CategorySettings, limit: int | None, batch_size: int, runner: Any
+) -> tuple[Version, bool]:
+    """The version of one category, and whether it was there before."""
     plan_path = settle_plan(settings, limit)
     settled = load_plan(plan_path)
     version = find_by_plan(settled.settings.store, settled.settings.name, settled.digest)
@@ -144,7 +161,8 @@ def _one_category(
             for start in range(0, len(settled.images), batch_size)
             if any(i.name in missing for i in settled.images[start : start + batch_size])
         ]
-        log.info("%s: %d images, %d to forge", settings.name, len(settled.images), len(missing))
+        counts = len(settled.images), len(missing)
+        get_run_logger().info("%s: %d images, %d to forge", settings.name, *counts)
         batches = [
             runner.submit(
                 forge_batch,
@@ -159,9 +177,4 @@ def _one_category(
         failures = [failure for batch in batches for failure in batch.result()["failures"]]
         failures.sort(key=lambda failure: failure["name"])
         version = open_version(pack_version(plan_path, failures))
-    if verify_version(version.dir) != version.digest:
-        raise IntegrityError(f"{version.dir} changed while it was being checked")
-    report = report_of(version, time.perf_counter() - started, cached)
-    leave_artifact(report)
-    log.info("%s: %d samples, %s", report.category, report.accepted, report.version_dir)
-    return report
+    return version, cached

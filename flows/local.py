@@ -15,11 +15,13 @@ from typing import Any
 from flows.progress import Watcher
 from flows.rendering import ensure_rendered
 from flows.settings import available_cpus
+from pipeline.disk import require_writable
 from pipeline.manifest import CategorySettings
 from pipeline.planning import PlannedImage, RunPlan, plan
 from pipeline.versions import Version, find_by_plan
 
 GALLERY = "gallery/index.html"
+WAITING = "{name}: another run is publishing this category; waiting until it is done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,10 @@ def generate(
     version = find_by_plan(settings.store, settings.name, settled.digest)
     cached = version is not None
     if version is None:
-        failures = forge(settled, workers or available_cpus(), watcher)
-        version = publish(settled, failures, watcher)
+        require_writable(settings.store / settings.name)
+        with settled.cache.in_use(lambda: watcher.say(f"waiting: `gc` sweeps {settings.store}")):
+            failures = forge(settled, workers or available_cpus(), watcher)
+            version = publish(settled, failures, watcher)
     return report_of(version, time.perf_counter() - started, cached)
 
 
@@ -126,9 +130,12 @@ def publish(settled: RunPlan, failures: list[dict[str, str]], watcher: Watcher) 
     """Pack what the cache holds of the plan."""
     from pipeline.stages import pack
 
-    watcher.packing(settled.settings.name, len(settled.images))
+    name = settled.settings.name
+    watcher.packing(name, len(settled.images))
     try:
-        return pack(settled, failures, watcher.packed)
+        return pack(
+            settled, failures, watcher.packed, lambda: watcher.say(WAITING.format(name=name))
+        )
     finally:
         watcher.end()
 

@@ -1,23 +1,32 @@
 """`verify --regenerate N`: make samples again from their lineage and compare every pixel.
 
-From the stored original on everything is done anew: foreground, proposals, edit. The models are
-those that the index names, and their files must have the digests stated there.
+From the stored original on everything is done anew: foreground, proposals, the edit from its seed,
+the sample. The models are those that the index names, and their files must have the digests stated
+there; they run on the class of device and in the number format that the version was made with.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import compose, devices, models
+from pipeline import compose, devices, edits, models
 from pipeline.errors import UserError
+from pipeline.planning import software
 from pipeline.records import Edit
-from pipeline.settings import ModelSettings, ProposalSettings
+from pipeline.settings import EditSettings, ModelSettings, ProposalSettings
 from pipeline.versions import Version, open_version
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+"""How a version names the number format, and what the settings call it."""
 
 
 def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
-    """Make `wanted` samples again, spread over the version; how many, and what differed."""
+    """Make `wanted` samples again, spread over the version; how many, and what differed.
+
+    UserError when this machine cannot: another weights file, or no device of the class of then.
+    """
     version = open_version(folder)
     rows = [(shard, j) for shard in version.shards for j in range(shard.samples)]
     if not rows:
@@ -27,25 +36,48 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
     picks = np.unique(np.linspace(0, len(rows) - 1, wanted).astype(int))
     differ = []
     for shard, j in (rows[pick] for pick in picks):
-        record, source = shard.record(j), shard.source(j)
-        original_HW3 = shard.original(source)
-        foreground = made_by.foreground(original_HW3)
-        proposals = made_by.proposals(original_HW3, foreground)
-        if not np.array_equal(foreground.mask_HW, shard.foreground(source)):
-            difference = "the foreground differs"
-        elif not np.array_equal(proposals.masks_NHW, shard.proposals(source)[0]):
-            difference = "the proposals differ"
-        else:
-            edit = Edit.from_json(record["edit"])
-            sample = compose.apply(edit, original_HW3, proposals, made_by.inpaint)
-            count = int((sample.pixels_HW3 != shard.edited(j)).any(2).sum())
-            difference = f"{count} pixels differ" if count else ""
+        difference = _difference(version, shard, j, made_by)
         if difference:
             differ.append(
-                f"{record['id']}: made again, {difference}; other software, another kind of "
-                f"device, or a wrong lineage (made with {version.index['software']})"
+                f"{shard.record(j)['id']}: made again, {difference}; "
+                f"{_otherwise(version.index['software'], made_by.compute)}"
             )
     return len(picks), differ
+
+
+def _difference(version: Version, shard: Any, j: int, made_by: models.Models) -> str:
+    """What differs when sample `j` of a shard is made again, or nothing."""
+    record, source = shard.record(j), shard.source(j)
+    original_HW3 = shard.original(source)
+    foreground = made_by.foreground(original_HW3)
+    if not np.array_equal(foreground.mask_HW, shard.foreground(source)):
+        return "the foreground differs"
+    proposals = made_by.proposals(original_HW3, foreground)
+    if not np.array_equal(proposals.masks_NHW, shard.proposals(source)[0]):
+        return "the proposals differ"
+    settings = EditSettings.model_validate(version.index["settings"]["edits"])
+    rng = np.random.default_rng(record["seed"])
+    edit = edits.plan(proposals, rng, settings, record["kind"])
+    if edit is None or edit.to_json() != Edit.from_json(record["edit"]).to_json():
+        return "the edit that its seed leads to differs"
+    sample = compose.apply(edit, original_HW3, proposals, made_by.inpaint)
+    if not np.array_equal(sample.change_HW, shard.mask(j)):
+        return "the change mask differs"
+    count = int((sample.pixels_HW3 != shard.edited(j)).any(2).sum())
+    return f"{count} pixels differ" if count else ""
+
+
+def _otherwise(then: Mapping[str, str], compute: str) -> str:
+    """What is not as it was when the version was made, in words."""
+    now = software() | {"compute": compute}
+    changed = [
+        f"{name} was {then[name]}, is {now.get(name, 'absent')}"
+        for name in sorted(then)
+        if then[name] != now.get(name)
+    ]
+    if then.get("compute") == "CPU, bfloat16" and not devices.multiplies_bf16():
+        changed.append("bfloat16 may have been multiplied in hardware then, which this CPU cannot")
+    return "; ".join(changed) or "the libraries and the kind of device are those of then"
 
 
 def _models(version: Version) -> models.Models:
@@ -55,7 +87,9 @@ def _models(version: Version) -> models.Models:
     for name in stated:
         stage, _, backend = name.partition("/")
         settings[stage] = {"backend": backend}
-    chosen = ModelSettings.model_validate(settings)
+    chosen = _computed_as(
+        ModelSettings.model_validate(settings), version.index["software"].get("compute", "")
+    )
     files = models.resolve(chosen)
     found = files.digests()
     for name, digest in stated.items():
@@ -67,3 +101,26 @@ def _models(version: Version) -> models.Models:
             )
     proposals = ProposalSettings.model_validate(version.index["settings"]["proposals"])
     return models.load(chosen, proposals, files)
+
+
+def _computed_as(settings: ModelSettings, compute: str) -> ModelSettings:
+    """The settings with the device class and number format of `compute`, as in `CPU, bfloat16`.
+
+    `auto` would settle for what this machine runs fastest, and other rounding makes other masks.
+    """
+    device, _, number_format = compute.rpartition(", ")
+    if number_format not in PRECISIONS:
+        raise UserError(
+            "cannot make samples again: the version does not say on which device it was made "
+            f"(software.compute is {compute!r})"
+        )
+    on_cpu = device == "CPU"
+    if not on_cpu and devices.choose().device.type != "cuda":
+        raise UserError(
+            f"cannot make samples again: they were made on {device}, and this machine has no CUDA "
+            "device; run verify --regenerate on one that has"
+        )
+    # On CUDA the device stays `auto`: naming it would also demand the GPU build of onnxruntime.
+    return settings.model_copy(
+        update={"device": "cpu" if on_cpu else "auto", "precision": PRECISIONS[number_format]}
+    )

@@ -5,11 +5,8 @@ shard and the kept rejects are in memory. The digest of the dataset is rolled ov
 rows, so it knows neither shard sizes nor HDF5 bytes nor how long anything took.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections import Counter, defaultdict
@@ -22,11 +19,12 @@ from typing import Any
 from pipeline.attempts import write_attempts
 from pipeline.card import croissant, render_card
 from pipeline.digests import canonical_json, digest_of, sha256_file
+from pipeline.disk import naming_the_disk, sync, write_whole
 from pipeline.errors import RecordError, UserError
 from pipeline.lineage import attempt_record
 from pipeline.records import GOOD, Attempt, ImageResult, TestImage
 from pipeline.shardfiles import FORMAT
-from pipeline.shards import Profile, SampleRows, ShardInfo, TestRows, sync
+from pipeline.shards import Profile, SampleRows, ShardInfo, TestRows
 
 INDEX = "index.json"
 SUMS = "SHA256SUMS"
@@ -34,12 +32,10 @@ RECORDS = "records.parquet"
 CARD = "README.md"
 CROISSANT = "croissant.json"
 GALLERY = "gallery/index.html"
+BUILDING = ".building-"
+"""How the hidden folder of a version in the making begins."""
 PLANS = ".plans"
 """Folder beside the versions: for a plan whose content existed already, the name of its version."""
-_USERS_ERRORS = (  # a full, forbidden or misnamed place; anything else is a bug or broken hardware
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES),
-    *(errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EFBIG),
-)
 HELD_BYTES = 128 << 20
 """A shard is closed early when its rows take this much memory, however few images that is."""
 
@@ -322,57 +318,19 @@ def sums(folder: Path, index_text: bytes) -> bytes:
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file aside, sync it and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync(path.parent)
-
-
-@contextmanager
-def category_lock(home: Path) -> Iterator[None]:
-    """Hold the one writer's place of a category; the kernel frees it when the holder dies."""
-    with naming_the_disk(home):
-        handle = os.open(home / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def building_folder(home: Path, plan_digest: str) -> Iterator[Path]:
     """An empty hidden folder; gone afterwards unless it was renamed. Needs the category's lock."""
     with naming_the_disk(home):
         # Whoever holds the lock is the only writer, so every such folder is a dead run's.
-        for stale in home.glob(".building-*"):
+        for stale in home.glob(f"{BUILDING}*"):
             shutil.rmtree(stale)
-        folder = home / f".building-{plan_digest[:12]}"
+        folder = home / f"{BUILDING}{plan_digest[:12]}"
         folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def naming_the_disk(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk, or a file in the way, into a mistake the user can mend."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _USERS_ERRORS:
-            raise UserError(
-                f"cannot write to the store at {folder}: {os.strerror(error.errno)}; make room or "
-                "choose another --store; what was published is untouched"
-            ) from error
-        raise
 
 
 def _pretty(obj: Any) -> bytes:

@@ -13,13 +13,15 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.disk import locked, naming_the_disk, require_writable
 from pipeline.errors import AnomalysmithError
 from pipeline.records import (
     Attempt,
@@ -38,6 +40,8 @@ DAMAGED = (
 )  # fmt: skip
 """What reading a damaged entry can raise; a disk that fails is something else and is not hidden."""
 
+CACHE = ".cache"
+"""The folder of the stage cache in a store, beside the categories."""
 SHARED_MODE = 0o644
 """A store is shared by the people and workers of one machine; temporary files are private."""
 
@@ -48,6 +52,17 @@ class StageCache:
 
     root: Path
 
+    @contextmanager
+    def in_use(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Keep `anomalysmith gc` away; many runs may be inside at once.
+
+        UserError at once where nothing can be written. `waiting` is called when a sweep is going
+        on just now.
+        """
+        require_writable(self.root)
+        with locked(self.root, shared=True, waiting=waiting):
+            yield
+
     def path(self, stage: str, key: str) -> Path:
         return self.root / stage / key[:2] / f"{key}.npz"
 
@@ -57,17 +72,18 @@ class StageCache:
     def write(self, stage: str, key: str, arrays: dict[str, np.ndarray], facts: Any) -> Path:
         """Store arrays and JSON-able facts under a key, whole or not at all."""
         target = self.path(stage, key)
-        target.parent.mkdir(parents=True, exist_ok=True)
         text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        handle, name = tempfile.mkstemp(suffix=".tmp", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, facts=text, **arrays)
-            Path(name).chmod(SHARED_MODE)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with naming_the_disk(self.root):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(suffix=".tmp", dir=target.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, allow_pickle=False, facts=text, **arrays)
+                Path(name).chmod(SHARED_MODE)
+                Path(name).replace(target)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
         return target
 
     def read(self, stage: str, key: str) -> tuple[dict[str, np.ndarray], Any] | None:

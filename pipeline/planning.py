@@ -12,11 +12,11 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pipeline import models
-from pipeline.cache import StageCache
+from pipeline.cache import CACHE, StageCache
 from pipeline.digests import digest_of
+from pipeline.disk import naming_the_disk, write_whole
 from pipeline.errors import ImageError, UserError
 from pipeline.images import file_digest
 from pipeline.manifest import CategorySettings
@@ -36,6 +36,9 @@ SAMPLES_CODE = (
 STORE_CODE = (
     "shards",
     "shardfiles",
+    "handles",
+    "chunks",
+    "packing",
     "versions",
     "building",
     "attempts",
@@ -74,7 +77,7 @@ class RunPlan:
     @property
     def cache(self) -> StageCache:
         """The stage cache beside the versions."""
-        return StageCache(self.settings.store / ".cache")
+        return StageCache(self.settings.store / CACHE)
 
     def missing(self) -> tuple[PlannedImage, ...]:
         """The images whose samples are not in the cache yet."""
@@ -90,11 +93,9 @@ class RunPlan:
 
     def save(self) -> Path:
         """Write the plan beside the cache, under its digest, for workers to read."""
-        path = self.settings.store / ".cache" / "plans" / f"{self.digest}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{uuid4().hex}.tmp")
-        aside.write_text(json.dumps(self.to_json()))
-        aside.replace(path)
+        path = self.cache.root / "plans" / f"{self.digest}.json"
+        with naming_the_disk(self.cache.root):
+            write_whole(path, json.dumps(self.to_json()).encode())
         return path
 
     def to_json(self) -> dict[str, Any]:
@@ -115,6 +116,11 @@ class RunPlan:
             "weights": self.weights,
             "digest": self.digest,
         }
+
+
+def saved_plans(cache: StageCache) -> list[Path]:
+    """The files that `RunPlan.save` wrote, for every plan that was published or is under way."""
+    return sorted((cache.root / "plans").glob("*.json"))
 
 
 def load_plan(path: Path) -> RunPlan:
@@ -164,7 +170,7 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         except (ImageError, OSError) as error:
             failures.append({"name": entry.name, "error": str(error)})
             continue
-        keys = _keys(settings, weights, digest)
+        keys = stage_keys(settings, weights, digest)
         images.append(PlannedImage(entry.name, str(entry.path), entry.split, digest, *keys))
     if not images:
         raise UserError(f"{settings.root}: no usable normal image; nothing to generate from")
@@ -207,17 +213,18 @@ def software() -> dict[str, str]:
 
 @lru_cache
 def device_class() -> tuple[str, str]:
-    """What `auto` depends on, without importing torch: an NVIDIA driver, and AMX on the CPU."""
+    """What `auto` depends on, without importing torch: an NVIDIA driver, and how the CPU
+    multiplies bfloat16 (`devices.multiplies_bf16`)."""
     driver = "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
     try:
-        amx = "amx" if " amx_bf16" in Path("/proc/cpuinfo").read_text() else "plain"
+        flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        amx = "unknown"
-    return driver, amx
+        return driver, "unknown"
+    return driver, next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), "plain")
 
 
-def _keys(settings: CategorySettings, weights: dict[str, str], image: str) -> tuple[str, str]:
-    """Cache keys of the two stages of one image."""
+def stage_keys(settings: CategorySettings, weights: dict[str, str], image: str) -> tuple[str, str]:
+    """Cache keys of the analysis and of the samples of one image, given its digest."""
     stage_weights = [w for name, w in weights.items() if not name.startswith("inpaint/")]
     analysis = digest_of(
         {

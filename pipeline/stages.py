@@ -97,7 +97,8 @@ def forge_image(plan: RunPlan, image: PlannedImage) -> Outcome:
 
 def forge_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
     """Several images, one after another; the unit of work of a Prefect task."""
-    return [forge_image(plan, image) for image in images]
+    with plan.cache.in_use():
+        return [forge_image(plan, image) for image in images]
 
 
 def forge_samples(
@@ -158,9 +159,15 @@ def sample_seed(root: int, category: str, image_digest: str, number: int, attemp
 
 
 def pack(
-    plan: RunPlan, failures: Sequence[dict[str, str]], progress: Callable[[int], None] | None = None
+    plan: RunPlan,
+    failures: Sequence[dict[str, str]],
+    progress: Callable[[int], None] | None = None,
+    waiting: Callable[[], None] | None = None,
 ) -> Version:
-    """Publish what the cache holds of the plan as one version."""
+    """Publish what the cache holds of the plan as one version.
+
+    The plan is saved beside the cache: it says which entries the version was made from.
+    """
     from pipeline import devices
 
     failed = [*plan.failures, *failures]
@@ -180,18 +187,21 @@ def pack(
             ).describe()
         },
     )
-    return publish(
-        plan.settings.store,
-        plan.settings.name,
-        _results(plan, failed),
-        _test_images(plan, failed),
-        header,
-        profile=output.profile,
-        shard_images=output.shard_images,
-        keep_rejects=64 if output.keep_rejects else 0,
-        gallery=output.gallery,
-        progress=progress,
-    )
+    with plan.cache.in_use():
+        plan.save()
+        return publish(
+            plan.settings.store,
+            plan.settings.name,
+            _results(plan, failed),
+            _test_images(plan, failed),
+            header,
+            profile=output.profile,
+            shard_images=output.shard_images,
+            keep_rejects=64 if output.keep_rejects else 0,
+            gallery=output.gallery,
+            progress=progress,
+            waiting=waiting,
+        )
 
 
 def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResult]:

@@ -25,8 +25,8 @@ from pipeline.building import (
     sums,
 )
 from pipeline.digests import digest_of, sha256_file
-from pipeline.errors import AnomalysmithError, IntegrityError, UserError
-from pipeline.reading import Version, open_version
+from pipeline.errors import AnomalysmithError, IntegrityError
+from pipeline.reading import Version, no_version, open_version
 from pipeline.records import KINDS, bounding_box
 from pipeline.shardfiles import ShardReader, TestShardReader
 from pipeline.shards import content_digest
@@ -72,7 +72,7 @@ def verify(folder: Path) -> VerifyReport:
     """Check a version completely. Raises only when the folder is no version at all."""
     folder, found = Path(folder), _Findings()
     if not (folder / INDEX).is_file():
-        raise UserError(f"{folder} is no dataset version: it holds no {INDEX}")
+        raise no_version(folder)
     damaged = _check_bytes(folder, found)
     if INDEX in damaged:
         return found.report()

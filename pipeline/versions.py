@@ -15,10 +15,8 @@ from pipeline.building import (
     VersionBuild,
     VersionHeader,
     building_folder,
-    category_lock,
-    naming_the_disk,
-    write_whole,
 )
+from pipeline.disk import locked, naming_the_disk, require_writable, sync, write_whole
 from pipeline.errors import UserError
 from pipeline.gallery import write_gallery_of
 from pipeline.reading import (
@@ -30,7 +28,7 @@ from pipeline.reading import (
     versions,
 )
 from pipeline.records import ImageResult, TestImage
-from pipeline.shards import Profile, sync
+from pipeline.shards import Profile
 
 __all__ = [
     "Version",
@@ -55,20 +53,27 @@ def publish(
     keep_rejects: int = 64,
     gallery: bool = True,
     progress: Callable[[int], None] | None = None,
+    waiting: Callable[[], None] | None = None,
 ) -> Version:
     """Write a version and return it, or the one that already holds the same content.
 
     Both iterables are consumed once and in order, and at most one shard is held in memory.
-    `progress` is called with the number of images that are done.
+    `progress` is called with the number of images that are done, `waiting` when another process
+    is publishing this category. If that one published the same plan, its version is returned and
+    nothing is consumed.
     """
     if not category or category.startswith(".") or "/" in category:
         raise UserError(f"a category is the name of a folder, got {category!r}")
     if shard_images < 1:
         raise UserError(f"shard_images must be at least 1, got {shard_images}")
     home = Path(store) / category
-    with naming_the_disk(home):
-        home.mkdir(parents=True, exist_ok=True)
-    with category_lock(home), building_folder(home, header.plan_digest) as folder:
+    require_writable(home)
+    with (
+        locked(home, waiting=waiting) as waited,
+        building_folder(home, header.plan_digest) as folder,
+    ):
+        if waited and (same := find_by_plan(home.parent, category, header.plan_digest)):
+            return same
         build = VersionBuild(folder, category, profile, shard_images, keep_rejects)
         for done, result in enumerate(results, 1):
             build.add(result)
@@ -80,7 +85,8 @@ def publish(
         published = versions(home.parent, category)
         for version in published:
             if version.digest == index["digest"]:
-                write_whole(home / PLANS / header.plan_digest, version.name.encode())
+                with naming_the_disk(home):
+                    write_whole(home / PLANS / header.plan_digest, version.name.encode())
                 return open_version(version.dir)
         numbers = [int(taken.name.split("-")[0]) for taken in version_folders(home)]
         index["version"] = f"{max(numbers, default=0) + 1:04d}-{index['digest'][:12]}"

@@ -1,5 +1,9 @@
 """The stage cache: what goes in comes out, and a damaged or half-written entry is merely absent."""
 
+import multiprocessing
+import os
+import resource
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline import cache
 from pipeline.cache import StageCache
+from pipeline.disk import locked_if_free
+from pipeline.errors import UserError
 from pipeline.records import Attempt, Edit, ForegroundMask, ObjectProposals, Sample, Verdict
 
 KEY = "ab" * 32
@@ -69,6 +75,37 @@ def test_a_damaged_entry_is_absent_and_taken_away(tmp_path, keep):
     path.write_bytes(flipped if keep < 0 else content[:keep])
     assert store.read("samples", KEY) is None
     assert not store.has("samples", KEY)
+
+
+def write_with_little_room(root) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        StageCache(root).write("samples", KEY, {"x": np.zeros(90_000, np.uint8)}, {})
+    except UserError as error:
+        os._exit(7 if str(root) in str(error) and "make room" in str(error) else 1)
+
+
+def test_no_room_for_an_entry_is_the_users_to_mend_and_leaves_nothing(tmp_path):
+    child = multiprocessing.get_context("fork").Process(
+        target=write_with_little_room, args=(tmp_path,)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_many_runs_use_a_cache_at_once_and_no_sweep_comes_between(tmp_path):
+    store, said = StageCache(tmp_path / "cache"), []
+    with store.in_use(), store.in_use(lambda: said.append("waited")):
+        assert not said
+        with locked_if_free(store.root) as free:
+            assert not free
+    with locked_if_free(store.root) as free:
+        assert free
+    (tmp_path / "file").write_text("a file where the store should be")
+    with pytest.raises(UserError, match="Not a directory"), StageCache(tmp_path / "file").in_use():
+        pass
 
 
 def test_an_entry_that_fails_to_be_written_leaves_nothing(tmp_path):

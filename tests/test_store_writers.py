@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_results import PLAN, header, image_result, small_version
@@ -33,6 +34,34 @@ def test_two_writers_of_one_category_wait_for_each_other(tmp_path):
     made = versions(tmp_path, "tray")
     assert sorted(version.index["counts"]["images"] for version in made) == [4, 5]
     assert all(verify(version.dir).ok for version in made)
+
+
+def publish_when_told(store: Path, begun: Any, go_on: Any) -> None:
+    def results():
+        begun.set()
+        assert go_on.wait(60)
+        yield from map(image_result, range(6))
+
+    small_version(store, results=results())
+
+
+def test_a_second_writer_of_the_same_plan_waits_says_so_and_takes_the_others_version(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    begun, go_on = fork.Event(), fork.Event()
+    first = fork.Process(target=publish_when_told, args=(tmp_path, begun, go_on))
+    first.start()
+    assert begun.wait(60)
+    consumed = []
+    mine = small_version(
+        tmp_path,
+        results=(consumed.append(n) or image_result(n) for n in range(6)),
+        waiting=go_on.set,  # the other goes on only once this one has said that it waits
+    )
+    first.join()
+    assert first.exitcode == 0
+    assert consumed == []
+    assert [version.name for version in versions(tmp_path, "tray")] == [mine.name]
+    assert mine.digest == small_version(tmp_path / "alone").digest
 
 
 def publish_and_die(store: Path, after: int) -> None:

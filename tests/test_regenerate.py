@@ -1,0 +1,68 @@
+"""`verify --regenerate`: samples made again on the terms of then, and what cannot be, said."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_cli import draw_parts
+
+from flows.local import generate
+from flows.regenerate import regenerate
+from pipeline import devices, models
+from pipeline.errors import UserError
+from pipeline.manifest import manifest_for_source, resolve
+
+
+@pytest.fixture(scope="module")
+def made_in_bf16(tmp_path_factory) -> Path:
+    """A version made where `auto` means bfloat16, as on a CPU with AMX."""
+    photos = draw_parts(tmp_path_factory.mktemp("photos") / "parts", 2)
+    manifest = manifest_for_source(
+        "folder", photos, store=str(tmp_path_factory.mktemp("store")), image_size=128,
+        models={"inpaint": {"backend": "telea"}, "device": "cpu"}, edits={"per_image": 3},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "multiplies_bf16", lambda: True)
+        version_dir = generate(resolve(manifest, "parts"), workers=1).version_dir
+    models._load.cache_clear()  # its models believe in AMX
+    return version_dir
+
+
+def changed(version: Path, tmp_path: Path, **software: str) -> Path:
+    """A copy whose index tells another story about its making."""
+    copy = shutil.copytree(version, tmp_path / version.name)
+    index = json.loads((copy / "index.json").read_text())
+    index["software"] |= software
+    (copy / "index.json").write_text(json.dumps(index))
+    return copy
+
+
+def test_the_number_format_of_then_is_used_whatever_is_fast_here(made_in_bf16, monkeypatch):
+    index = json.loads((made_in_bf16 / "index.json").read_text())
+    assert index["settings"]["models"]["precision"] == "auto"
+    assert index["software"]["compute"] == "CPU, bfloat16"
+    monkeypatch.setattr(devices, "multiplies_bf16", lambda: False)
+    count, differ = regenerate(made_in_bf16, 4)
+    assert (count, differ) == (4, [])
+
+
+def test_another_number_format_gives_other_masks_and_the_difference_is_explained(
+    made_in_bf16, tmp_path
+):
+    copy = changed(made_in_bf16, tmp_path, compute="CPU, float32", numpy="1.0")
+    _, differ = regenerate(copy, 2)
+    assert differ, "fp32 and bf16 gave the same masks: this test needs other pictures"
+    assert "the proposals differ" in differ[0]
+    assert "numpy was 1.0, is" in differ[0]
+
+
+def test_what_cannot_be_made_again_here_is_said(made_in_bf16, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    elsewhere = changed(made_in_bf16, tmp_path, compute="NVIDIA H200, bfloat16")
+    with pytest.raises(UserError, match="made on NVIDIA H200, and this machine has no CUDA"):
+        regenerate(elsewhere, 1)
+    shutil.rmtree(elsewhere)
+    silent = changed(made_in_bf16, tmp_path, compute="")
+    with pytest.raises(UserError, match="does not say on which device"):
+        regenerate(silent, 1)
