@@ -9,6 +9,11 @@ BIN = $(VENV)/bin
 LOCKED := $(VENV)/locked-$(shell cksum < requirements.lock | cut -d' ' -f1)
 READY := $(VENV)/ready-$(shell (pwd; cat requirements.lock pyproject.toml) | cksum | cut -d' ' -f1)
 
+# The tools that open our exports, laid over $(VENV) (docs/decisions/0011-peers-beside-the-project.md).
+PEERS ?= .venv-peers
+PEERS_READY := $(PEERS)/ready-$(shell (echo $(abspath $(VENV)); cat requirements.lock requirements-peers.lock) | cksum | cut -d' ' -f1)
+PACKAGES = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
 # Nothing calls home; rembg imports without compiling (docs/decisions/0005-rembg-without-jit.md).
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
@@ -16,15 +21,18 @@ export HF_HUB_OFFLINE = 1
 export NUMBA_DISABLE_JIT = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint bench lock install locked clean
+.PHONY: help demo test test-peers lint bench lock lock-peers install locked clean
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: install ## render example scenes, generate a dataset version, show its gallery
 	$(BIN)/python -m flows.demo
 
 test: install ## the whole test suite (PYTEST='-x -k name' for a part, '-m slow' for the slow tests)
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-peers: install $(PEERS_READY) ## open every export with the tool that it is for
+	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/test_export_peers.py
 
 lint: install ## ruff, import contracts, types
 	$(BIN)/ruff check .
@@ -37,6 +45,9 @@ bench: install ## every performance claim of the README, measured
 
 lock: ## resolve requirements.in into requirements.lock (UPGRADE=1: newest allowed versions)
 	UPGRADE=$(UPGRADE) $(PYTHON) .ci/lock.py
+
+lock-peers: ## resolve requirements-peers.in on top of requirements.lock
+	$(PYTHON) .ci/lock_peers.py
 
 clean: ## remove what runs left behind; .venv stays
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -54,4 +65,11 @@ $(LOCKED):
 
 $(READY): | $(LOCKED)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(PEERS_READY): | $(READY)
+	@echo "installing the tools that open exports into $(PEERS): minutes, once"
+	$(PYTHON) -m venv --clear $(PEERS)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" > "$$($(PEERS)/bin/python $(PACKAGES))/project.pth"
+	$(PEERS)/bin/python -m pip install --quiet --no-deps -r requirements-peers.lock
 	touch $@

@@ -5,7 +5,10 @@ because whatever is made from images inherits the terms of those images.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
+
+from pipeline.licences import terms_of
 
 RECORDS = "records.parquet"
 
@@ -64,6 +67,13 @@ _FIELDS = {
 }
 
 
+LIMITS = """\
+The anomalies are synthetic: they show what can be taken away, added, moved or exchanged in these
+images, not what will go wrong in a plant. Change masks cover the edited region including its
+seam, not a person's outline of a defect. A detector may learn traces of the editing instead of
+the meaning; the controls (label normal, edited all the same) are there to measure that."""
+
+
 def title(index: Mapping[str, Any]) -> str:
     return f"{index['category']} {index['version']}"
 
@@ -81,14 +91,14 @@ def description(index: Mapping[str, Any]) -> str:
 
 def render_card(index: Mapping[str, Any]) -> str:
     """The README.md of a version."""
-    counts, licence = index["counts"], index["licence"] or "not stated by the source"
+    counts = index["counts"]
     kinds = "\n".join(
-        f"| {_cell(kind)} | {row['attempted']} | {row['accepted']} "
+        f"| {cell(kind)} | {row['attempted']} | {row['accepted']} "
         f"| {row['accepted'] / max(row['attempted'], 1):.0%} |"
         for kind, row in sorted(counts["by_kind"].items())
     )
     reasons = "\n".join(
-        f"| {_cell(reason)} | {number} |" for reason, number in sorted(counts["rejected"].items())
+        f"| {cell(reason)} | {number} |" for reason, number in sorted(counts["rejected"].items())
     )
     splits = "\n".join(
         f"| {split} | {row['images']} | {row['samples']} |"
@@ -101,14 +111,13 @@ def render_card(index: Mapping[str, Any]) -> str:
         if test["images"]
         else "The source has no real test split."
     )
-    return f"""# {_cell(title(index))}
+    return f"""# {cell(title(index))}
 
-{_cell(description(index))} {real}
+{cell(description(index))} {real}
 
 ## Licence
 
-**{_cell(licence)}** – the terms of the source images hold for everything made from them, so for
-these samples too.
+{terms_of(index).sentences()}
 
 ## Content
 
@@ -138,17 +147,13 @@ for original, edited, mask, record in open_version(Path(".")).samples(split="tra
     ...  # uint8 RGB, uint8 RGB, bool, lineage
 ```
 
-Without this project: `shard-*.h5` are flat HDF5 arrays. An edited image is
-`originals/pixels[source] + samples/delta` modulo 256; masks are bits along the row
-(`numpy.unpackbits`). {_plugin(index)} `{RECORDS}` has one row per attempt, the rejected ones too.
+Without this project: `shard-*.h5` are flat HDF5 arrays. {_arrays(index["profile"])}
+`{RECORDS}` has one row per attempt, the rejected ones too.
 `sha256sum -c SHA256SUMS` checks the copy, `anomalysmith verify` also the content.
 
 ## Limits
 
-The anomalies are synthetic: they show what can be taken away, added, moved or exchanged in these
-images, not what will go wrong in a plant. Change masks cover the edited region including its
-seam, not a person's outline of a defect. A detector may learn traces of the editing instead of
-the meaning; the controls (label normal, edited all the same) are there to measure that.
+{LIMITS}
 
 Digest of the content: `{index["digest"]}`
 """
@@ -173,16 +178,17 @@ def croissant(index: Mapping[str, Any]) -> dict[str, Any]:
         }
         for name, (kind, meaning) in _FIELDS.items()
     ]
-    name = f"{index['category']}-{index['version']}"
+    name, terms = f"{index['category']}-{index['version']}", terms_of(index)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": name,
         "description": description(index),
-        "license": index["licence"] or "not stated by the source",
+        "license": terms.url or terms.text,
         "version": f"{int(index['version'].split('-')[0])}.0.0",
         "citeAs": f"anomalysmith dataset {name}, content {index['digest']}",
+        "datePublished": datetime.now(UTC).date().isoformat(),
         "url": f"urn:sha256:{index['digest']}",
         "distribution": files,
         "recordSet": [
@@ -209,13 +215,23 @@ def _file(name: str, size: int, sha256: str, media: str) -> dict[str, Any]:
     }
 
 
-def _plugin(index: Mapping[str, Any]) -> str:
-    if index["profile"] == "portable":
-        return "Every HDF5 build can read them."
-    return "They need the lz4 filter: `import hdf5plugin` before reading."
+def _arrays(profile: str) -> str:
+    """Where the pixels of an edited image are, and what it takes to read them."""
+    if profile == "fast":
+        return (
+            "An edited image is `samples/edited`, its mask\n`samples/mask_bytes`; every HDF5 build "
+            "can read them."
+        )
+    needs = "Every HDF5 build can read them."
+    if profile == "default":
+        needs = "They need the lz4 filter: `import hdf5plugin` before reading."
+    return (
+        "An edited image is\n`originals/pixels[source] + samples/delta` modulo 256; masks are bits "
+        f"along the row\n(`numpy.unpackbits`). {needs}"
+    )
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text of others on one line of Markdown, without breaking its tables or opening HTML."""
     flat = " ".join(text.split())
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
