@@ -33,8 +33,8 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
     """Resolve `auto|cpu|cuda` and `auto|fp32|bf16`.
 
     `auto` takes CUDA when it is there, and bfloat16 where the processor multiplies it in hardware
-    (CUDA with bf16, CPUs with AMX, where it is 3-5 times faster). DeviceError when the device that
-    was asked for is absent.
+    (CUDA with bf16; CPUs with AMX, where it is 3-5 times faster, or with AVX-512 BF16, where it is
+    1.7 times faster). DeviceError when the device that was asked for is absent.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -43,14 +43,14 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         )
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else has_amx()
+        fast = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else multiplies_bf16()
         precision = "bf16" if fast else "fp32"
     return Compute(chosen, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
-def has_amx() -> bool:
-    """True when this CPU multiplies bfloat16 tiles in hardware."""
-    return bool(torch.cpu._is_amx_tile_supported())
+def multiplies_bf16() -> bool:
+    """True when this CPU multiplies bfloat16 in hardware, by tiles (AMX) or by vectors."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def one_thread() -> None:

@@ -25,7 +25,7 @@ STABILITY_OFFSET = 1.0
 # What is loosened, in this order, when no candidate survives (methods dossier, §7.2).
 RELAXATIONS = (
     ("area", {"min_area": 0.0005, "max_area": 0.5, "max_foreground_share": 0.9}),
-    ("quality", {"min_predicted_iou": 0.3, "min_stability": 0.6, "min_component": 0.6}),
+    ("quality", {"min_predicted_iou": 0.3, "min_stability": 0.6, "min_component": 0.4}),
     ("foreground", {"min_foreground_overlap": 0.5}),
 )
 
@@ -120,7 +120,7 @@ class SamProposals:
             logits_hw = logits_Nhw[index].cpu().numpy()
             big_HW = cv2.resize(logits_hw, (width, height), interpolation=cv2.INTER_LINEAR) > 0
             mask_HW, share = largest_component(big_HW)
-            if share >= settings.min_component:
+            if share >= (settings.min_component or 0.0):
                 masks.append(mask_HW)
                 scores.append(float(iou_N[index]))
         if not masks:

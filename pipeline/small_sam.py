@@ -13,14 +13,14 @@ Shapes: B images; C channels; H, W = 256 input pixels; h, w = 16 embedding cells
 
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from segment_anything.modeling import PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
 
 from pipeline.errors import WeightsError
+from pipeline.small_sam_decoder import DetailDecoder
+from pipeline.small_sam_encoder import ConvEncoder
 
 IMAGE_SIZE = 256
 STRIDE = 16
@@ -42,7 +42,7 @@ def small_sam(weights: Path | None = None) -> Sam:
             input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
             mask_in_chans=16,
         ),
-        mask_decoder=MaskDecoder(
+        mask_decoder=DetailDecoder(
             transformer_dim=EMBEDDING_DIM,
             transformer=TwoWayTransformer(
                 depth=2, embedding_dim=EMBEDDING_DIM, num_heads=4, mlp_dim=512
@@ -51,6 +51,8 @@ def small_sam(weights: Path | None = None) -> Sam:
             iou_head_hidden_dim=128,
         ),
     )
+    # Logits have twice the side that the prompt encoder reads a mask at; halved, they fit again.
+    sam.prompt_encoder.mask_downscaling.insert(0, nn.AvgPool2d(2))
     if weights is not None:
         load_weights(sam, weights)
     return sam.eval()
@@ -85,66 +87,3 @@ def save_weights(sam: Sam, path: Path, metadata: dict[str, str] | None = None) -
     save_file(state, aside, metadata=metadata or {})
     aside.chmod(0o644)
     aside.replace(path)
-
-
-class ConvEncoder(nn.Module):
-    """Residual convolutions to stride 16, then dilated ones so that each cell sees the whole frame.
-
-    Detail of stride 8 is folded into the embedding by a strided projection: a cell must describe
-    4 x 4 mask positions, which the deep path alone blurs.
-    """
-
-    def __init__(self, img_size: int, out_channels: int) -> None:
-        super().__init__()
-        self.img_size = img_size
-        self.stem = nn.Sequential(
-            _conv(3, 32, stride=2), nn.ReLU(True), _conv(32, 64, stride=2), nn.ReLU(True)
-        )
-        self.stride8 = nn.Sequential(
-            ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128), ResidualBlock(128, 128)
-        )
-        self.stride16 = nn.Sequential(
-            ResidualBlock(128, 192, stride=2),
-            ResidualBlock(192, 192),
-            ResidualBlock(192, 192, dilation=2),
-            ResidualBlock(192, 192, dilation=4),
-        )
-        self.detail = _conv(128, out_channels, stride=2)
-        self.deep = _conv(192, out_channels, kernel=1)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        # Channels last is worth several times the speed for convolutions on CPUs with AMX.
-        features = self.stem(images_BCHW.contiguous(memory_format=torch.channels_last))
-        middle = self.stride8(features)
-        return self.deep(self.stride16(middle)) + self.detail(middle)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch norm, added to a projection of the input."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__()
-        self.first = _conv(inputs, outputs, stride=stride, dilation=dilation)
-        self.second = _conv(outputs, outputs)
-        same = inputs == outputs and stride == 1
-        self.skip = nn.Identity() if same else _conv(inputs, outputs, kernel=1, stride=stride)
-
-    def forward(self, x_BChw: Tensor) -> Tensor:
-        inner = self.second(F.relu(self.first(x_BChw), inplace=True))
-        return F.relu(inner + self.skip(x_BChw), inplace=True)
-
-
-def _conv(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1
-) -> nn.Sequential:
-    """A convolution that keeps the size (but for its stride), with batch norm."""
-    convolution = nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        stride,
-        padding=dilation * (kernel // 2),
-        dilation=dilation,
-        bias=False,
-    )
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))

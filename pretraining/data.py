@@ -7,6 +7,7 @@ Shapes: N examples; H, W picture (S, S when square); 3 colour (RGB, uint8).
 """
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from pipeline.errors import UserError
 from pretraining import clutter
 from pretraining.textures import photographs
 
-__all__ = ["Example", "example", "open_ahead", "photographs", "render_ahead"]
+__all__ = ["Example", "example", "held_out", "open_ahead", "photographs", "render_ahead"]
 
 SCENES_SHARE = 0.5
 CENTRED_SHARE = 0.35
 ARRAYS = ("images", "instances", "foreground", "without", "removed")
+HELD_OUT_SEEDS = 70_000_000
+"""Examples of seeds from here on, up to a million, are for measuring only."""
 CHUNK = 50
 """Examples between two notes of progress: what an interruption can cost at most."""
 
@@ -48,6 +51,12 @@ def example(
     """
     rng = np.random.default_rng([seed, size])
     return _product(seed, size, rng) if rng.random() < scenes else _clutter(rng, size, centred)
+
+
+def held_out(count: int, scenes: float = 1.0, size: int = 256) -> Iterator[Example]:
+    """`count` examples that nothing was trained on; products only, unless `scenes` says less."""
+    for seed in range(HELD_OUT_SEEDS, HELD_OUT_SEEDS + count):
+        yield example(seed, size, scenes)
 
 
 def _clutter(rng: np.random.Generator, size: int, centred: float) -> Example:
@@ -100,6 +109,11 @@ def render_ahead(
 
     `done.json` says how many are whole; rows beyond are not to be read.
     """
+    if first_seed < HELD_OUT_SEEDS + 1_000_000 and first_seed + count > HELD_OUT_SEEDS:
+        raise UserError(
+            f"seeds {first_seed} to {first_seed + count} reach into {HELD_OUT_SEEDS}, which is for "
+            "measuring only; name another first seed"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {
         "images": (count, size, size, 3),

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import MaskDecoder
 
 from pipeline import weights
 from pipeline.errors import WeightsError
 from pipeline.small_sam import save_weights, small_sam
-from pretraining.batched_decoder import decode_batch
+from pipeline.small_sam_decoder import decode_batch
+from pipeline.small_sam_encoder import Features, unpack
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +68,80 @@ def test_a_cut_file_is_one_clear_error(tmp_path):
         small_sam(path)
 
 
-def test_training_decodes_many_pictures_as_the_original_decodes_one():
-    torch.manual_seed(0)
+def drawn_features(pictures: int, seed: int = 0) -> Features:
+    torch.manual_seed(seed)
+    return Features(
+        torch.randn(pictures, 128, 16, 16),
+        torch.randn(pictures, 32, 32, 32),
+        torch.randn(pictures, 16, 64, 64),
+        torch.randn(pictures, 16, 128, 128),
+    )
+
+
+def asked(model, count: int):
+    """Embedded points, the "no mask" map and the positions, for `count` prompts."""
+    labels = torch.ones(count, 1, dtype=torch.int)
+    points = torch.rand(count, 1, 2) * 256
+    return *model.prompt_encoder((points, labels), None, None), model.prompt_encoder.get_dense_pe()
+
+
+def test_packed_features_come_back_as_they_were():
+    features = drawn_features(2)
+    for before, after in zip(features, unpack(features.pack()), strict=True):
+        assert torch.equal(before, after)
+
+
+@torch.inference_mode()
+def test_without_finer_maps_the_decoder_is_segment_anythings_own():
     model = small_sam()
-    embedding, points = torch.randn(2, 128, 16, 16), torch.rand(6, 1, 2) * 256
-    position = model.prompt_encoder.get_dense_pe()
-    labels = torch.ones(6, 1, dtype=torch.int)
-    with torch.inference_mode():
-        sparse, dense = model.prompt_encoder((points, labels), None, None)
-        masks, quality = decode_batch(model.mask_decoder, embedding + dense[:1], position, sparse)
-        for picture in range(2):
-            own = slice(3 * picture, 3 * picture + 3)
-            reference = model.mask_decoder.predict_masks(
-                embedding[picture : picture + 1], position, sparse[own], dense[own]
-            )
-            torch.testing.assert_close(masks[own], reference[0], rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(quality[own], reference[1], rtol=1e-4, atol=1e-5)
+    features = drawn_features(1)
+    plain = Features(features.embedding_BChw, *[torch.zeros_like(m) for m in features[1:]])
+    sparse, dense, position = asked(model, 3)
+    masks, quality = model.mask_decoder.predict_masks(plain.pack(), position, sparse, dense)
+    original = MaskDecoder.predict_masks(
+        model.mask_decoder, plain.embedding_BChw, position, sparse, dense
+    )
+    doubled = torch.nn.functional.interpolate(original[0], scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(masks, doubled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quality, original[1], rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_many_pictures_at_once_give_what_each_gives_alone():
+    model, features = small_sam(), drawn_features(2)
+    sparse, dense, position = asked(model, 6)
+    masks, quality = decode_batch(model.mask_decoder, features, dense[:1], position, sparse)
+    for picture in range(2):
+        own = slice(3 * picture, 3 * picture + 3)
+        alone = Features(*[one[picture : picture + 1] for one in features])
+        reference = model.mask_decoder.predict_masks(
+            alone.pack(), position, sparse[own], dense[own]
+        )
+        torch.testing.assert_close(masks[own], reference[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(quality[own], reference[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("level", "stride"), [(1, 4), (2, 2), (3, 1)])
+@torch.inference_mode()
+def test_a_finer_map_changes_the_masks_where_it_changed_and_nowhere_else(level, stride):
+    model, maps = small_sam(), list(drawn_features(1))
+    sparse, dense, position = asked(model, 1)
+    before, _ = decode_batch(model.mask_decoder, Features(*maps), dense, position, sparse)
+    row, column = maps[level].shape[2] // 3, maps[level].shape[3] // 2 + 1
+    maps[level] = maps[level].clone()
+    maps[level][0, :, row, column] += torch.randn(maps[level].shape[1])
+    after, _ = decode_batch(model.mask_decoder, Features(*maps), dense, position, sparse)
+    ys, xs = torch.nonzero((after - before).abs().amax((0, 1)) > 1e-4, as_tuple=True)
+    around = stride // 2 + (stride > 1)  # doubling by interpolation reaches one pixel further
+    assert (ys - stride * row - (stride - 1) / 2).abs().max() <= around + 0.5
+    assert (xs - stride * column - (stride - 1) / 2).abs().max() <= around + 0.5
+
+
+def test_a_mask_may_be_given_back_as_a_prompt(sam):
+    image, mask = disc()
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    point = np.array([[128, 120]]), np.array([1])
+    _, scores, logits = predictor.predict(*point)
+    again, _, _ = predictor.predict(*point, mask_input=logits[[scores.argmax()]])
+    assert again.shape == (3, *mask.shape)

@@ -1,0 +1,69 @@
+"""Pictures of what the small SAM proposes, real and rendered, to be looked at.
+
+python -m pretraining.proposals --evaluate --pictures build/pictures
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.devices import choose
+from pipeline.foreground import U2NetForeground
+from pipeline.models import QUALITY, with_quality
+from pipeline.proposals import SamProposals
+from pipeline.records import ForegroundMask
+from pipeline.settings import ProposalSettings
+from pipeline.small_sam import small_sam
+from pretraining.data import held_out
+from pretraining.textures import read_image
+
+SIDE = 320
+
+
+def sheets(path: Path, shared: Path, folder: Path) -> None:
+    """One sheet for rendered products, one per real category, one for everyday photographs."""
+    settings = with_quality(
+        ProposalSettings(max_area=0.4, max_foreground_share=1.0), QUALITY["small"]
+    )
+    propose = SamProposals(small_sam(path), settings, choose("cpu"))
+    foreground = U2NetForeground(path.parent / "u2netp.onnx")
+    folder.mkdir(parents=True, exist_ok=True)
+    rendered = [(one.image_HW3, one.foreground_HW) for one in held_out(6)]
+    _write(folder / "proposals_products.png", propose, rendered)
+    mvtec = shared / "data" / "mvtec_ad"
+    for name in ("bottle", "hazelnut_reduced", "transistor_reduced"):
+        images = [read_image(file) for file in sorted((mvtec / name / "train/good").glob("*"))[:6]]
+        pairs = [(image, foreground(image).mask_HW) for image in images]
+        if pairs:
+            _write(folder / f"proposals_{name}.png", propose, pairs)
+    photographs = [read_image(file) for file in sorted((shared / "data/scenes").glob("*.jpg"))]
+    if photographs:
+        everywhere = [(image, np.ones(image.shape[:2], np.bool_)) for image in photographs]
+        _write(folder / "proposals_photographs.png", propose, everywhere)
+
+
+def outlined(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
+    """The picture with every mask tinted and outlined in a colour of its own."""
+    drawn_HW3 = image_HW3.astype(np.float32)
+    for index, mask_HW in enumerate(masks_NHW):
+        hue = np.uint8([[[int(index * 180 * 0.618) % 180, 255, 255]]])
+        colour_3 = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+        drawn_HW3[mask_HW] = 0.6 * drawn_HW3[mask_HW] + 0.4 * colour_3
+        found, _ = cv2.findContours(
+            mask_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(drawn_HW3, found, -1, colour_3.tolist(), max(1, len(image_HW3) // 256))
+    return drawn_HW3.astype(np.uint8)
+
+
+def _write(path: Path, propose: SamProposals, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    columns = []
+    for image_HW3, mask_HW in pairs:
+        scale = SIDE / image_HW3.shape[0]
+        size = round(image_HW3.shape[1] * scale), SIDE
+        small_HW3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+        inside_HW = cv2.resize(mask_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        found = propose(small_HW3, ForegroundMask(inside_HW))
+        columns.append(np.vstack([small_HW3, outlined(small_HW3, found.masks_NHW)]))
+    cv2.imwrite(str(path), np.hstack(columns)[..., ::-1])

@@ -1,0 +1,38 @@
+"""One measured property of a bundled model, and the table that the cards and `make bench` show."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A value with what was hoped for; `at_most` turns the comparison round.
+
+    Without an aim it is for information only.
+    """
+
+    model: str
+    what: str
+    value: float
+    aim: float | None = None
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the aim was reached, None without one."""
+        if self.aim is None:
+            return None
+        return self.value <= self.aim if self.at_most else self.value >= self.aim
+
+    def __str__(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        aim = "-" if self.aim is None else f"{sign} {self.aim:g}"
+        met = {True: "yes", False: "NO", None: "-"}[self.met]
+        return f"| {self.model} | {self.what} | {self.value:.3f} | {aim} | {met} |"
+
+
+def print_measures(measures: Iterable[Measure]) -> None:
+    """A Markdown table, one row each."""
+    print("| model | measure | value | aim | met |\n|---|---|---|---|---|")
+    for measure in measures:
+        print(measure, flush=True)
