@@ -2,8 +2,9 @@
 
 import sys
 
-from benchmarks import generation
+from benchmarks import generation, quality, storage
 
 if __name__ == "__main__":
-    rows = [*generation.main()]
+    rows = [*generation.main(), *storage.main()]
+    quality.main()
     sys.exit(not all(row.holds for row in rows))

@@ -46,5 +46,5 @@ def print_table(title: str, rows: list[Row]) -> None:
     for row in rows:
         print(
             f"| {row.what} | {row.seconds:.3f} | {row.yardstick} | {row.yardstick_seconds:.3f} "
-            f"| {row.ratio:.1f} | {row.claimed:g} | {'yes' if row.holds else 'NO'} |"
+            f"| {row.ratio:.3g} | {row.claimed:g} | {'yes' if row.holds else 'NO'} |"
         )

@@ -11,7 +11,10 @@ import typer
 
 from flows import settings as _environment  # noqa: F401  sets what libraries read when imported
 from flows.console import INTERRUPTED, MISTAKE, complain, is_refusal
+from flows.diff_command import diff_command
 from flows.doctor_command import doctor_command
+from flows.export_command import export_command
+from flows.gc_command import gc_command
 from flows.generate_command import generate_command
 from flows.version_commands import gallery_command, show_command, stats_command, verify_command
 from flows.weights_commands import weights_app
@@ -58,7 +61,10 @@ app.command("generate")(generate_command)
 app.command("verify")(verify_command)
 app.command("stats")(stats_command)
 app.command("show")(show_command)
+app.command("diff")(diff_command)
 app.command("gallery")(gallery_command)
+app.command("export")(export_command)
+app.command("gc")(gc_command)
 app.add_typer(weights_app, name="weights")
 
 

@@ -1,7 +1,7 @@
 """`verify`, `stats`, `gallery` and `show`: looking at a published version."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,6 +27,7 @@ def verify_command(
 
     Exit code 4 and one line per problem when it is not.
     """
+    from pipeline.reading import MEND
     from pipeline.verify import verify
 
     with quiet_output(as_json):
@@ -42,6 +43,8 @@ def verify_command(
         remark(f"note: {note}")
     for problem in problems:
         complain(problem)
+    if not report.ok:
+        remark(f"to mend it: {MEND}")
     ok = not problems
     content = {
         "ok": ok,
@@ -89,27 +92,20 @@ def show_command(
         ),
     ] = None,
 ) -> None:
-    """Print the lineage of one sample as JSON; write original | mask | edited as one PNG."""
+    """Print the lineage of one sample as JSON; write original | edited | mask as one PNG."""
     import json
 
     from PIL import Image
 
-    from flows.show import find_sample, triptych
+    from flows.show import find_sample, lineage, triptych
     from pipeline.versions import open_version
 
     version = open_version(version_dir)
     found = find_sample(version, sample)
     out = out or Path(f"{version.category}-{_plain(found.record['id'])}.png")
     Image.fromarray(triptych(found)).save(out, format="PNG")
-    lineage: dict[str, Any] = found.record | {
-        "category": version.category,
-        "version": version.name,
-        "dataset_digest": version.digest,
-        "weights": version.index["weights"],
-        "code_version": version.index["code_version"],
-    }
-    typer.echo(json.dumps(lineage, indent=2, ensure_ascii=False))
-    remark(f"original | mask | edited: {out}")
+    typer.echo(json.dumps(lineage(version, found), indent=2, ensure_ascii=False))
+    remark(f"original | edited | change mask: {out}")
 
 
 def _plain(sample_id: str) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.building import GALLERY, write_whole
+from pipeline.building import GALLERY
+from pipeline.disk import write_whole
 from pipeline.reading import Version, open_version
 from pipeline.shardfiles import ShardReader
 

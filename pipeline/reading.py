@@ -20,6 +20,8 @@ from pipeline.errors import IntegrityError, UserError
 from pipeline.records import SPLITS
 from pipeline.shardfiles import FORMAT, ShardReader, TestShardReader
 
+MEND = "restore the version from a copy, or delete its folder and run `generate` again"
+"""What to do about a damaged version. Nothing is mended silently: somebody should know of it."""
 _NAME = re.compile(r"(\d{4,})-[0-9a-f]{12}")
 
 
@@ -102,24 +104,35 @@ def open_version(folder: Path) -> Version:
     try:
         index = json.loads((folder / INDEX).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is no dataset version: it holds no {INDEX}") from None
+        raise no_version(folder) from None
     except ValueError as error:
-        raise IntegrityError(f"{folder / INDEX} is damaged: {error}") from error
+        raise IntegrityError(f"{folder / INDEX} is damaged: {error}; {MEND}") from error
     number = index.get("format") if isinstance(index, dict) else None
     if number != FORMAT:
         raise UserError(f"{folder} has format {number}, this release reads {FORMAT}")
     missing = {"category", "image_size", "digest", "shards", "counts", "plan_digest"} - set(index)
     if missing:
-        raise IntegrityError(f"{folder / INDEX} is damaged: it lacks {sorted(missing)}")
+        raise IntegrityError(f"{folder / INDEX} is damaged: it lacks {sorted(missing)}; {MEND}")
     for shard in index["shards"]:
         path = folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise IntegrityError(
-                f"shard {path} {found}, expected {shard['bytes']} bytes; copy the whole version"
-            )
+            raise IntegrityError(f"shard {path} {found}, expected {shard['bytes']} bytes; {MEND}")
     return Version(folder, index)
+
+
+def no_version(folder: Path) -> UserError:
+    """The mistake of naming a place that is no version, with what is there instead."""
+    if not folder.exists():
+        found = "there is no such folder"
+    elif folder.is_file():
+        found = "it is a file; name the folder of a version"
+    elif inside := version_folders(folder):
+        found = f"it holds {len(inside)}; name one, such as {inside[-1]}"
+    else:
+        found = f"it holds no {INDEX}"
+    return UserError(f"{folder} is no dataset version: {found}")
 
 
 def versions(store: Path, category: str) -> list[Version]:

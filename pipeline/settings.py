@@ -135,8 +135,10 @@ class ProposalSettings(Settings):
     max_border: Fraction = Field(
         default=0.10, description="share of the image's border pixels that an object may touch"
     )
-    min_component: Fraction = Field(
-        default=0.90, description="share of the object's area in its largest connected piece"
+    min_component: Fraction | None = Field(
+        default=None,
+        description="share of the object's area that its largest connected piece must hold, the "
+        "only one that is kept; null = the backend's default",
     )
     max_iou: Fraction = Field(
         default=0.85, description="above this overlap two objects are the same one"
@@ -252,8 +254,10 @@ class SplitSettings(Settings):
 class OutputSettings(Settings):
     """How a version is stored; changes bytes, never content."""
 
-    profile: Literal["default", "portable"] = Field(
-        default="default", description="default = lz4; portable = gzip only, reads without plugins"
+    profile: Literal["default", "portable", "fast"] = Field(
+        default="default",
+        description="default = small (lz4); portable = gzip only, reads without plugins; fast = "
+        "nothing packed: some ten times larger, reads at the speed of memory",
     )
     shard_images: int = Field(
         default=64, ge=1, le=100_000, description="source images per HDF5 shard"

@@ -1,24 +1,32 @@
-"""Reading shards: one lazy handle per process, fast rows, and no silence about damage.
+"""Reading shards: rows one by one, or samples in batches into memory that is used again.
 
-HDF5 handles do not survive a fork or a pickle, so a reader keeps a path and opens on first use in
-each process. Uncompressed arrays are read through a memory map at the offset that HDF5 states;
-everything else row by row, because h5py is hundreds of times slower with a list of rows. A shard
-that is missing or damaged raises IntegrityError with its name and never yields zeros.
+Pixels come out exactly as they went in, whatever the profile: `default` and `portable` keep an edit
+as its difference from the original, `fast` keeps it whole. A shard that is missing or damaged
+raises IntegrityError with its name and never yields zeros.
 """
 
-import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from pipeline.digests import digest_of, sha256_array
-from pipeline.errors import IntegrityError, UserError
+from pipeline.errors import UserError
+from pipeline.handles import CRC, FORMAT, Handle
 
-FORMAT = 1
-"""The format number of shards and index; a reader refuses a number that it does not know."""
+__all__ = [
+    "CRC",
+    "FORMAT",
+    "SampleBatch",
+    "ShardReader",
+    "TestShardReader",
+    "pack",
+    "row_digest",
+    "unpack",
+]
+
+_MAPPED_WHOLE = ("originals/pixels", "samples/edited", "samples/mask_bytes")
 
 
 def pack(mask: np.ndarray) -> np.ndarray:
@@ -36,122 +44,33 @@ def row_digest(record: dict[str, Any], **arrays: np.ndarray) -> str:
     return digest_of({"record": record} | {name: sha256_array(a) for name, a in arrays.items()})
 
 
-class _Reader:
-    """What both kinds of shard share: opening, rows, records."""
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleBatch:
+    """Memory for B samples: (B, H, W, 3) uint8 originals and edits, (B, H, W) bool masks."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self._forget()
+    originals_BHW3: np.ndarray
+    edited_BHW3: np.ndarray
+    masks_BHW: np.ndarray
 
-    def _forget(self) -> None:
-        self._pid = 0
-        self._file: Any = None
-        self._arrays: dict[str, Any] = {}
-        self.attrs: dict[str, Any] = {}
+    @classmethod
+    def empty(cls, count: int, size_HW: tuple[int, int]) -> Self:
+        """Room for `count` samples, not yet filled."""
+        pixels, masks = (count, *size_HW, 3), (count, *size_HW)
+        return cls(np.empty(pixels, np.uint8), np.empty(pixels, np.uint8), np.empty(masks, bool))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+    def __len__(self) -> int:
+        return len(self.masks_BHW)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the handle; the next read opens it again."""
-        if self._file is not None and self._pid == os.getpid():
-            self._file.close()
-        self._forget()
-
-    @property
-    def size_HW(self) -> tuple[int, int]:
-        self._open()
-        height, width = self.attrs["image_size"]
-        return int(height), int(width)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The names behind the numbers of `kind`."""
-        self._open()
-        return tuple(kind.decode() for kind in self.attrs["kinds"])
-
-    def array(self, name: str) -> np.ndarray:
-        """A small array whole, kept in memory after the first read."""
-        self._open()
-        key = f"array:{name}"
-        if key not in self._arrays:
-            self._arrays[key] = self._read(name, slice(None))
-        return self._arrays[key]
-
-    def mapped(self, name: str) -> np.ndarray | None:
-        """A contiguous array as a read-only memory map, or None where HDF5 must decode it."""
-        self._open()
-        key = f"map:{name}"
-        if key not in self._arrays:
-            try:
-                self._arrays[key] = _memory_map(self.path, self._file[name])
-            except (OSError, KeyError, RuntimeError) as error:
-                raise IntegrityError(f"shard {self.path} is damaged at {name}: {error}") from error
-        return self._arrays[key]
-
-    def _open(self) -> None:
-        if self._pid == os.getpid():
-            return
-        import h5py
-
-        self._forget()
-        try:
-            self._file = h5py.File(self.path, "r", locking=False)
-            self.attrs = dict(self._file.attrs)
-            number = int(self.attrs["format"])
-        except FileNotFoundError:
-            raise IntegrityError(f"shard {self.path} is missing; copy the whole version") from None
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise IntegrityError(f"shard {self.path} is damaged: {error}") from error
-        if number != FORMAT:
-            raise UserError(
-                f"shard {self.path} has format {number}, this release reads {FORMAT}; "
-                "use the release that wrote it"
-            )
-        if self.attrs["profile"] == b"default":
-            _require_plugin(self.path)
-        self._pid = os.getpid()
-
-    def _read(self, name: str, rows: Any) -> np.ndarray:
-        self._open()
-        key = f"data:{name}"
-        try:
-            if key not in self._arrays:
-                self._arrays[key] = self._file[name]
-            return self._arrays[key][rows]
-        except (OSError, KeyError, RuntimeError) as error:
-            raise IntegrityError(f"shard {self.path} is damaged at {name}: {error}") from error
-
-    def _row(self, name: str, row: int) -> np.ndarray:
-        mapped = self.mapped(name)
-        return self._read(name, row) if mapped is None else np.array(mapped[row])
-
-    def _span(self, name: str, offsets: str, row: int) -> np.ndarray:
-        """The rows of a ragged array that belong to one image."""
-        start, stop = (int(value) for value in self.array(offsets)[row : row + 2])
-        mapped = self.mapped(name)
-        if mapped is not None:
-            return np.array(mapped[start:stop])
-        return self._read(name, slice(start, stop))
-
-    def _record(self, group: str, row: int) -> dict[str, Any]:
-        start, stop = self.array(f"{group}/record_offsets")[row : row + 2]
-        try:
-            return json.loads(self.array(f"{group}/record_blob")[start:stop].tobytes())
-        except ValueError as error:
-            raise IntegrityError(f"shard {self.path}: record {row} is damaged: {error}") from error
+    def head(self, count: int) -> "SampleBatch":
+        """The first `count` samples, in the same memory."""
+        if count > len(self):
+            raise UserError(f"{count} samples do not fit into a batch of {len(self)}")
+        return SampleBatch(
+            self.originals_BHW3[:count], self.edited_BHW3[:count], self.masks_BHW[:count]
+        )
 
 
-class ShardReader(_Reader):
+class ShardReader(Handle):
     """Images with their edits. `i` counts the images of the shard, `j` its samples."""
 
     @property
@@ -182,18 +101,23 @@ class ShardReader(_Reader):
 
     def edited(self, j: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB, the edited image, exact."""
-        delta = self.delta(j)
-        originals, source = self.mapped("originals/pixels"), self.source(j)
-        original = self.original(source) if originals is None else originals[source]
-        return np.add(delta, original, out=delta)
+        if self.profile == "fast":
+            return self._row("samples/edited", j)
+        original = self.stored("originals/pixels", self.source(j))
+        return np.add(original, self.packed("samples/delta", j))
 
     def delta(self, j: int) -> np.ndarray:
         """(H, W, 3) uint8, (edited - original) mod 256."""
-        return self._row("samples/delta", j)
+        if self.profile != "fast":
+            return self._row("samples/delta", j)
+        edited = self.edited(j)
+        return np.subtract(edited, self.original(self.source(j)), out=edited)
 
     def mask(self, j: int) -> np.ndarray:
         """(H, W) bool, where the sample may differ from its source."""
-        return unpack(self._row("samples/mask", j), self.size_HW[1])
+        if self.profile == "fast":
+            return self._row("samples/mask_bytes", j).view(np.bool_)
+        return unpack(self.packed("samples/mask", j), self.size_HW[1])
 
     def object_mask(self, j: int) -> np.ndarray:
         """(H, W) bool, the touched object, undilated."""
@@ -220,6 +144,70 @@ class ShardReader(_Reader):
         x0, y0, x1, y1 = self.array("samples/bbox")[j].tolist()
         return x0, y0, x1, y1
 
+    def batch(
+        self, rows: Sequence[int] | np.ndarray, out: SampleBatch | None = None
+    ) -> SampleBatch:
+        """Samples in any order, repeats allowed, into the first places of `out` when it is given.
+
+        What comes back lies in the memory of `out`, so the next batch into it overwrites this one.
+        """
+        rows = np.asarray(rows, np.intp)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.samples:
+            raise IndexError(f"{self.path} holds {self.samples} samples, asked for {rows.tolist()}")
+        out = SampleBatch.empty(len(rows), self.size_HW) if out is None else out.head(len(rows))
+        self.fill(out, range(len(rows)), rows.tolist())
+        return out
+
+    def fill(self, out: SampleBatch, places: Sequence[int], rows: list[int]) -> None:
+        """Put sample `rows[k]` into place `places[k]`. The rows exist: `batch` has looked."""
+        if not rows:
+            return
+        maps, sources = self._vouched(rows)  # opens the file
+        originals_BHW3, edited_BHW3 = out.originals_BHW3, out.edited_BHW3
+        if self._profile != "fast":
+            originals, width = maps[0], self.size_HW[1]
+            for place, row in zip(places, rows, strict=True):
+                # One sample after the other: its pixels are still near when the edit is added.
+                original_HW3 = originals[sources[row]]
+                originals_BHW3[place] = original_HW3
+                delta_HW3 = self.packed("samples/delta", row)
+                np.add(original_HW3, delta_HW3, out=edited_BHW3[place])
+                out.masks_BHW[place] = unpack(self.packed("samples/mask", row), width)
+            return
+        masks_BHW = out.masks_BHW.view(np.uint8)
+        if isinstance(places, range):  # neighbours: one call instead of one per row
+            some = slice(places.start, places.stop)
+            chosen = ([sources[row] for row in rows], rows, rows)
+            for mapped, wanted, target in zip(
+                maps, chosen, (originals_BHW3, edited_BHW3, masks_BHW), strict=True
+            ):
+                # The rows are known to exist; "clip" only keeps NumPy from copying twice.
+                np.take(mapped, wanted, 0, target[some], "clip")
+            return
+        originals, edited, masks = maps
+        for place, row in zip(places, rows, strict=True):
+            originals_BHW3[place] = originals[sources[row]]
+            edited_BHW3[place] = edited[row]
+            masks_BHW[place] = masks[row]
+
+    def _vouched(self, rows: list[int]) -> tuple[list[np.ndarray], list[int]]:
+        """The mapped arrays of samples, those rows compared with their checksums; the sources."""
+        self._open()
+        names = _MAPPED_WHOLE if self._profile == "fast" else _MAPPED_WHOLE[:1]
+        if "vouched" not in self._arrays:
+            maps = [self.mapped(name) for name in names]
+            if any(mapped is None for mapped in maps):
+                raise self._damaged(names[0], ValueError("it is not contiguous"))
+            sources = self.array("samples/source").tolist()
+            self._arrays["vouched"] = maps, sources, bytearray(len(sources))
+        maps, sources, done = self._arrays["vouched"]
+        for row in rows:
+            if not done[row]:
+                for name in names:
+                    self.mapped(name, sources[row] if name == names[0] else row)
+                done[row] = True
+        return maps, sources
+
     def image_digests(self) -> Iterator[str]:
         """The digest of every image row, recomputed from the decoded arrays."""
         scores, offsets = "originals/proposal_scores", "originals/proposal_offsets"
@@ -238,12 +226,12 @@ class ShardReader(_Reader):
             yield row_digest(
                 self.record(j),
                 pixels=self.edited(j),
-                mask=self._row("samples/mask", j),
+                mask=pack(self.mask(j)),
                 object_mask=self._row("samples/object_mask", j),
             )
 
 
-class TestShardReader(_Reader):
+class TestShardReader(Handle):
     """Images of the real test split with their ground truth."""
 
     __test__ = False
@@ -283,22 +271,3 @@ class TestShardReader(_Reader):
     def sample_digests(self) -> Iterator[str]:
         """A test shard holds no samples."""
         return iter(())
-
-
-def _memory_map(path: Path, data: Any) -> np.ndarray | None:
-    offset = data.id.get_offset()
-    if offset is None or data.chunks is not None or data.external or not data.size:
-        return None
-    if offset + data.size * data.dtype.itemsize > path.stat().st_size:
-        raise IntegrityError(f"shard {path} is cut short: {data.name} ends beyond the file")
-    return np.memmap(path, data.dtype, "r", offset, data.shape)
-
-
-def _require_plugin(path: Path) -> None:
-    try:
-        import hdf5plugin  # noqa: F401  importing it registers the lz4 filter
-    except ImportError:
-        raise UserError(
-            f"shard {path} is packed with lz4, which h5py reads with the hdf5plugin package; "
-            "install hdf5plugin, or publish with the portable profile"
-        ) from None

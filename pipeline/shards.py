@@ -1,14 +1,16 @@
 """Shards: some images and their edits as flat HDF5 arrays, one row per image and per sample.
 
 Originals are contiguous and uncompressed, so a reader can map them; an edit is stored as
-(edited - original) mod 256, which is zero almost everywhere and costs a few kilobytes; masks are
-bit-packed along the row. No groups per sample, no variable-length types, no timestamps. A shard
-is written under a temporary name, closed, read back row by row against the digests of what went
-in, synced and renamed. `docs/format.md` lists every array; `shardfiles.py` reads them.
+(edited - original) mod 256, which is zero almost everywhere and costs a few kilobytes, or whole in
+the `fast` profile; masks are bit-packed along the row. No groups per sample, no variable-length
+types, no timestamps. A shard is written under a temporary name, closed, read back row by row
+against what went in, synced and renamed. `docs/format.md` lists every array; `packing.py` says how
+they lie on disk, `shardfiles.py` reads them.
 """
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +18,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.digests import canonical_json, digest_of, sha256_file
-from pipeline.errors import IntegrityError, RecordError, UserError
+from pipeline.digests import canonical_json, digest_of
+from pipeline.disk import sync
+from pipeline.errors import RecordError
 from pipeline.lineage import image_record, sample_id, sample_record
+from pipeline.packing import (
+    PROFILES,
+    Bytes,
+    Column,
+    Edits,
+    Pixels,
+    Profile,
+    Small,
+    compare,
+    file_image,
+    ragged,
+    records,
+)
 from pipeline.records import KINDS, SPLITS, Attempt, ImageResult, TestImage, bounding_box
 from pipeline.shardfiles import FORMAT, ShardReader, TestShardReader, pack, row_digest
 
 Role = Literal["samples", "rejects", "test"]
-Profile = Literal["default", "portable"]
 __all__ = [
     "PROFILES",
     "Profile",
@@ -34,12 +49,12 @@ __all__ = [
     "TestRows",
     "TestShardReader",
     "content_digest",
-    "sync",
     "write_shard",
     "write_test_shard",
 ]
 
-PROFILES: tuple[Profile, ...] = ("default", "portable")
+
+_NO_SCORES, _NO_VALUES = np.zeros(0, np.float32), np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +144,20 @@ class SampleRows:
     def _add_sample(self, result: ImageResult, attempt: Attempt) -> None:
         sample = attempt.sample
         assert sample is not None
-        delta = sample.pixels_HW3 - result.pixels_HW3
         box = x0, y0, x1, y1 = bounding_box(sample.change_HW)
-        if delta[~sample.change_HW].any():
+        inside = np.s_[y0:y1, x0:x1]
+        delta = sample.pixels_HW3[inside] - result.pixels_HW3[inside]
+        rebuilt_HW3 = result.pixels_HW3.copy()
+        rebuilt_HW3[inside] += delta
+        whole = np.array_equal(rebuilt_HW3, sample.pixels_HW3)
+        if not whole or delta[~sample.change_HW[inside]].any():
             raise RecordError(
                 f"{sample_id(result, attempt)}: pixels differ from the source outside the change "
                 "mask; an edit must be pasted back into its source"
             )
         mask, object_mask = pack(sample.change_HW), pack(sample.object_HW)
         record = sample_record(result, attempt)
-        self._put("samples/delta", (box, delta[y0:y1, x0:x1].copy()))
+        self._put("samples/delta", (box, delta))
         self._put("samples/mask", mask)
         self._put("samples/object_mask", object_mask)
         self._put("samples/source", len(self.image_digests) - 1)
@@ -170,32 +189,46 @@ class SampleRows:
         """Write the shard whole, or leave nothing under its name."""
         return _write(path, self, self.role, profile, category)
 
-    def fill(self, file: Any, packing: dict[str, Any]) -> None:
-        """Put the columns into an open HDF5 file."""
+    def to_columns(self, profile: Profile) -> list[Column]:
+        """The arrays of the file."""
         height, width = self.size_HW or (0, 0)
-        bits = (height, (width + 7) // 8)
+        pixels, bits = (height, width, 3), (height, (width + 7) // 8)
         get = self.columns.get
-        originals = file.create_group("originals")
-        _rows(originals, "pixels", (height, width, 3), get("originals/pixels", []))
-        _rows(originals, "foreground", bits, get("originals/foreground", []))
         proposals = get("originals/proposals", [])
-        _array(originals, "proposal_offsets", _offsets(proposals), np.int64)
-        _rows(originals, "proposals", bits, [mask for masks in proposals for mask in masks])
-        scores = [np.zeros(0, np.float32), *get("originals/proposal_scores", [])]
-        _array(originals, "proposal_scores", np.concatenate(scores), np.float32)
-        _array(originals, "split", get("originals/split", []), np.uint8)
-        _blob(originals, get("originals/record", []))
-
-        samples = file.create_group("samples")
-        deltas = _Uncropped(get("samples/delta", []), (height, width, 3))
-        _rows(samples, "delta", (height, width, 3), deltas, packing)
-        _rows(samples, "mask", bits, get("samples/mask", []), packing)
-        _rows(samples, "object_mask", bits, get("samples/object_mask", []), packing)
-        _array(samples, "source", get("samples/source", []), np.int32)
-        _array(samples, "label", get("samples/label", []), np.uint8)
-        _array(samples, "kind", get("samples/kind", []), np.uint8)
-        _array(samples, "bbox", np.reshape(get("samples/bbox", []), (-1, 4)), np.int16)
-        _blob(samples, get("samples/record", []))
+        each = [mask for masks in proposals for mask in masks]
+        scores = np.concatenate([_NO_SCORES, *get("originals/proposal_scores", [])])
+        originals: list[Column] = [
+            Pixels("originals/pixels", pixels, get("originals/pixels", [])),
+            Pixels("originals/foreground", bits, get("originals/foreground", []), packs=True),
+            Pixels("originals/proposals", bits, each, packs=True),
+            ragged("originals/proposal_offsets", proposals),
+            Small("originals/proposal_scores", scores),
+            Small("originals/split", np.array(get("originals/split", []), np.uint8)),
+            *records("originals", get("originals/record", [])),
+        ]
+        masks, object_masks = get("samples/mask", []), get("samples/object_mask", [])
+        sources, crops = get("samples/source", []), get("samples/delta", [])
+        if profile == "fast":
+            edits = Edits(crops, pixels, get("originals/pixels", []), sources)
+            whole: list[Column] = [
+                Pixels("samples/edited", pixels, edits),
+                Pixels("samples/mask_bytes", (height, width), Bytes(masks, width)),
+            ]
+        else:
+            whole = [
+                Pixels("samples/delta", pixels, Edits(crops, pixels), packs=True),
+                Pixels("samples/mask", bits, masks, packs=True),
+            ]
+        return [
+            *originals,
+            *whole,
+            Pixels("samples/object_mask", bits, object_masks, packs=True),
+            Small("samples/source", np.array(sources, np.int32)),
+            Small("samples/label", np.array(get("samples/label", []), np.uint8)),
+            Small("samples/kind", np.array(get("samples/kind", []), np.uint8)),
+            Small("samples/bbox", np.array(get("samples/bbox", []), np.int16).reshape(-1, 4)),
+            *records("samples", get("samples/record", [])),
+        ]
 
 
 @dataclass(eq=False)
@@ -231,144 +264,63 @@ class TestRows:
         """Write the shard whole, or leave nothing under its name."""
         return _write(path, self, "test", profile, category)
 
-    def fill(self, file: Any, packing: dict[str, Any]) -> None:
-        """Put the columns into an open HDF5 file."""
+    def to_columns(self, profile: Profile) -> list[Column]:
+        """The arrays of the file; the same ones in every profile."""
         height, width = self.size_HW or (0, 0)
+        images = [image for image, _, _ in self.columns]
         masks = [masks for _, masks, _ in self.columns]
-        values = [np.zeros(0, np.uint8), *(image.values_K for image, _, _ in self.columns)]
-        group = file.create_group("images")
-        _rows(
-            group, "pixels", (height, width, 3), [image.pixels_HW3 for image, _, _ in self.columns]
-        )
-        _array(group, "mask_offsets", _offsets(masks), np.int64)
-        bits = (height, (width + 7) // 8)
-        _rows(group, "masks", bits, [mask for some in masks for mask in some], packing)
-        _array(group, "mask_values", np.concatenate(values), np.uint8)
-        _array(
-            group, "label", [int(image.defect != "good") for image, _, _ in self.columns], np.uint8
-        )
-        _blob(group, [record for _, _, record in self.columns])
+        each = [mask for some in masks for mask in some]
+        values = np.concatenate([_NO_VALUES, *(image.values_K for image in images)])
+        labels = [int(image.defect != "good") for image in images]
+        return [
+            Pixels("images/pixels", (height, width, 3), [image.pixels_HW3 for image in images]),
+            Pixels("images/masks", (height, (width + 7) // 8), each, packs=True),
+            ragged("images/mask_offsets", masks),
+            Small("images/mask_values", values),
+            Small("images/label", np.array(labels, np.uint8)),
+            *records("images", [record for _, _, record in self.columns]),
+        ]
 
 
 def _write(
     path: Path, rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
 ) -> ShardInfo:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    columns = rows.to_columns(profile)
+    content = file_image(columns, _attributes(rows, role, profile, category), profile)
     try:
         with temporary.open("wb") as file:
-            file.write(_image(rows, role, profile, category))
-        reader = TestShardReader(temporary) if role == "test" else ShardReader(temporary)
-        with reader:
-            images = list(_compared(path, "image", reader.image_digests(), rows.image_digests))
-            samples = list(_compared(path, "sample", reader.sample_digests(), rows.sample_digests))
-        info = ShardInfo(
-            file=path.name,
-            role=role,
-            bytes=temporary.stat().st_size,
-            sha256=sha256_file(temporary),
-            content=content_digest(images, samples),
-            images=len(images),
-            samples=len(samples),
-            image_digests=tuple(images),
-            sample_digests=tuple(samples),
-        )
+            file.write(content)
+        with (TestShardReader if role == "test" else ShardReader)(temporary) as reader:
+            compare(reader, columns)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
-    return info
+    return ShardInfo(
+        file=path.name,
+        role=role,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        content=content_digest(rows.image_digests, rows.sample_digests),
+        images=len(rows.image_digests),
+        samples=len(rows.sample_digests),
+        image_digests=tuple(rows.image_digests),
+        sample_digests=tuple(rows.sample_digests),
+    )
 
 
-def _image(rows: SampleRows | TestRows, role: Role, profile: Profile, category: str) -> bytes:
-    """The bytes of the HDF5 file, made in memory: on a full disk HDF5 crashes the process."""
-    import h5py
-
-    packing = _packing(profile)
-    name = f"shard-in-memory-{os.getpid()}-{id(rows)}"
-    options = {"driver": "core", "backing_store": False, "block_size": 16 << 20}
-    with h5py.File(name, "w", **options) as file:
-        file.attrs["format"] = np.int64(FORMAT)
-        file.attrs["role"] = np.bytes_(role)
-        file.attrs["category"] = np.bytes_(category.encode())
-        file.attrs["image_size"] = np.array(rows.size_HW or (0, 0), np.int64)
-        file.attrs["profile"] = np.bytes_(profile)
-        file.attrs["kinds"] = np.array(KINDS, np.bytes_)
-        file.attrs["splits"] = np.array(SPLITS, np.bytes_)
-        rows.fill(file, packing)
-        file.flush()
-        return file.id.get_file_image()
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _compared(path: Path, what: str, read: Iterable[str], written: Sequence[str]) -> Iterator[str]:
-    read = list(read)
-    if len(read) != len(written):
-        raise IntegrityError(f"{path}: wrote {len(written)} {what} rows, read back {len(read)}")
-    for row, (got, expected) in enumerate(zip(read, written, strict=True)):
-        if got != expected:
-            raise IntegrityError(f"{path}: {what} row {row} does not read back as it was written")
-        yield got
-
-
-def _packing(profile: Profile) -> dict[str, Any]:
-    if profile == "portable":
-        return {"compression": "gzip", "compression_opts": 1, "fletcher32": True}
-    if profile != "default":
-        raise UserError(f"the profile of a store is one of {PROFILES}, got {profile!r}")
-    import hdf5plugin
-
-    return {**hdf5plugin.LZ4(), "fletcher32": True}
-
-
-@dataclass(frozen=True, slots=True)
-class _Uncropped:
-    """Crops seen as full-size rows, one at a time."""
-
-    crops: list[tuple[tuple[int, int, int, int], np.ndarray]]
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for (x0, y0, x1, y1), crop in self.crops:
-            full = np.zeros(self.shape, np.uint8)
-            full[y0:y1, x0:x1] = crop
-            yield full
-
-
-def _rows(
-    group: Any,
-    name: str,
-    shape: tuple[int, ...],
-    rows: Any,
-    packing: dict[str, Any] | None = None,
-) -> None:
-    """One dataset of uint8 rows: contiguous, or one row per chunk when there is a packing."""
-    options = {"chunks": (1, *shape), **packing} if packing and len(rows) else {}
-    data = group.create_dataset(name, (len(rows), *shape), np.uint8, track_times=False, **options)
-    for index, row in enumerate(rows):
-        data[index] = row
-
-
-def _array(group: Any, name: str, values: Any, dtype: type) -> None:
-    group.create_dataset(name, data=np.asarray(values, dtype), track_times=False)
-
-
-def _offsets(rows: Sequence[Any]) -> np.ndarray:
-    return np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
-
-
-def _blob(group: Any, records: list[bytes]) -> None:
-    _array(group, "record_blob", np.frombuffer(b"".join(records), np.uint8), np.uint8)
-    _array(group, "record_offsets", _offsets(records), np.int64)
+def _attributes(
+    rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
+) -> dict[str, Any]:
+    return {
+        "format": np.int64(FORMAT),
+        "role": np.bytes_(role),
+        "category": np.bytes_(category.encode()),
+        "image_size": np.array(rows.size_HW or (0, 0), np.int64),
+        "profile": np.bytes_(profile),
+        "kinds": np.array(KINDS, np.bytes_),
+        "splits": np.array(SPLITS, np.bytes_),
+    }

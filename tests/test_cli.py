@@ -240,6 +240,7 @@ def test_a_dry_run_touches_nothing(anomalysmith, parts, tmp_path):
         (("stats", "nowhere"), "no dataset version"),
         (("show", "nowhere", "0"), "no dataset version"),
         (("gallery", "nowhere"), "no dataset version"),
+        (("diff", "nowhere", "nowhere"), "no dataset version"),
         (("doctor", "--manifest", "nowhere.yaml"), "nowhere.yaml"),
         (("weights", "pull", "resnet"), "no weights are called 'resnet'"),
     ],
@@ -292,7 +293,7 @@ def test_show_prints_the_lineage_and_draws_the_sample(anomalysmith, finished, tm
     assert lineage["dataset_digest"] == finished["digest"]
     assert lineage["source"]["name"].endswith(".png")
     with Image.open(tmp_path / "sample.png") as picture:
-        assert picture.size == (3 * 128 + 16, 128)
+        assert picture.size == (3 * 128 + 16, 128 + 16)  # three pictures, labels above
     same = anomalysmith(
         "show", finished["version_dir"], lineage["id"], "--out", tmp_path / "again.png"
     )
@@ -344,10 +345,14 @@ def test_the_options_are_these():
         "verify": {"--regenerate", "--json"},
         "stats": {"--json"},
         "show": {"--out"},
+        "diff": {"--html", "--examples", "--json"},
         "gallery": set(),
+        "export": {"--to", "--out", "--samples", "--test", "--controls", "--json"},
+        "gc": {"--store", "--manifest", "--older-than", "--dry-run", "--json"},
         "weights list": {"--json"},
         "weights verify": {"--json"},
         "weights pull": set(),
+        "weights bundle": {"--manifest", "--category", "--with", "--dry-run", "--json"},
     }  # fmt: skip
 
 
