@@ -102,7 +102,7 @@ ENTRIES = (
     ),
     WeightsEntry(
         name="bundled-lama", purpose="removal, small, built in", stage="inpaint",
-        file="small_lama.pt", megabytes=7.9, format="torchscript", licence="Apache-2.0",
+        file="small_lama.pt", megabytes=5.8, format="torchscript", licence="Apache-2.0",
         bundled=True,
     ),
     WeightsEntry(

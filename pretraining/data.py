@@ -20,13 +20,20 @@ from pipeline.errors import UserError
 from pretraining import clutter
 from pretraining.textures import photographs
 
-__all__ = ["Example", "example", "held_out", "open_ahead", "photographs", "render_ahead"]
+__all__ = [
+    "Example", "example", "held_out", "open_ahead", "photographs", "render_ahead", "render_sets",
+]  # fmt: skip
 
 SCENES_SHARE = 0.5
 CENTRED_SHARE = 0.35
 ARRAYS = ("images", "instances", "foreground", "without", "removed")
 HELD_OUT_SEEDS = 70_000_000
 """Examples of seeds from here on, up to a million, are for measuring only."""
+SETS: dict[str, tuple[int, int, float]] = {
+    "products": (12_000, 10_000_000, 1.0),
+    "clutter": (5_000, 200_000_000, 0.0),
+}
+"""What the networks learn from: so many examples, from which seed, share of products."""
 CHUNK = 50
 """Examples between two notes of progress: what an interruption can cost at most."""
 
@@ -149,6 +156,14 @@ def render_ahead(
     if pool:
         pool.shutdown()
     return folder
+
+
+def render_sets(folder: Path) -> list[Path]:
+    """Render every set of SETS below `folder` that is not whole yet: ten minutes on one core."""
+    return [
+        render_ahead(folder / name, count, seed, scenes=scenes)
+        for name, (count, seed, scenes) in SETS.items()
+    ]
 
 
 def open_ahead(folder: Path | str) -> dict[str, np.ndarray]:

@@ -6,49 +6,20 @@ of an object's shape, a blob, a stroke or a ring into any picture; the truth is 
 Everything is drawn from one NumPy generator, so a seed fixes the whole course of the training.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
-from skimage.io import imread
 
-PHOTOGRAPHS = [
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "coffee.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "rocket.jpg",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "retina.jpg",
-]
-"""Files that scikit-image installs with itself, so no download is needed."""
+from pretraining import textures
+from pretraining.data import Example
 
-HELD_OUT = 32
-"""So many examples at the end of the rendered set are for evaluation only."""
+Scenes = dict[str, np.ndarray]
+"""Rendered scenes by the names in `pretraining.data.ARRAYS`, indexed by example."""
 
-
-@dataclass(frozen=True, slots=True)
-class RenderedScenes:
-    """Memory-mapped rendered scenes, see `pretraining.data`; arrays are indexed by example."""
-
-    images: np.ndarray
-    instances: np.ndarray
-    without: np.ndarray
-    removed: np.ndarray
-
-    @classmethod
-    def open(cls, folder: Path) -> "RenderedScenes":
-        names = ("images", "instances", "without", "removed")
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
+REMOVALS, RENDERED, PHOTOGRAPHS = 0.4, 0.22, 0.28
+"""Shares of removal pairs, and of holes cut into scenes and photographs; surfaces get the rest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,16 +32,14 @@ class Hole:
 
 
 class HoleMaker:
-    """Draws examples of one size; works without rendered scenes, on photographs alone."""
+    """Draws examples of one size; works without rendered scenes, on photographs and surfaces."""
 
-    def __init__(self, scenes: RenderedScenes | None, photographs: list[np.ndarray]) -> None:
-        self.scenes = scenes
-        self.photographs = photographs
-        if scenes is None:
-            self.paired = self.usable = np.zeros(0, np.int64)
-        else:
-            self.usable = np.arange(len(scenes.images) - HELD_OUT)
-            self.paired = np.flatnonzero(np.asarray(scenes.removed)[: len(self.usable)])
+    def __init__(self, sets: Sequence[Scenes]) -> None:
+        self.sets = sets
+        self.paired = [np.flatnonzero(scenes["removed"]) for scenes in self.sets]
+        full = textures.photographs()
+        halved = [cv2.resize(p, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for p in full]
+        self.photographs = full + [picture for picture in halved if min(picture.shape[:2]) >= 192]
 
     def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, ...]:
         """`count` examples as float32 image, hole and truth in NCHW, values 0 to 1."""
@@ -85,28 +54,31 @@ class HoleMaker:
         )
 
     def draw(self, rng: np.random.Generator, size: int) -> Hole:
-        """One augmented example; half are removal pairs where there are scenes."""
-        sort = rng.random() if len(self.paired) else 1.0
-        if sort < 0.5:
-            example = removal_pair(self.scenes, int(rng.choice(self.paired)), rng)
-            example = crop_around(example, size, rng)
+        """One augmented example."""
+        sort = rng.random() if self.sets else rng.uniform(REMOVALS + RENDERED, 1)
+        if sort < REMOVALS:
+            chosen = int(rng.integers(len(self.sets)))
+            pair = removal_pair(self.sets[chosen], int(rng.choice(self.paired[chosen])), rng)
+            return augment(crop_around(pair, size, rng), rng)
+        if sort < REMOVALS + RENDERED:
+            scenes = self.sets[int(rng.integers(len(self.sets)))]
+            pictures = scenes["without" if rng.random() < 0.7 else "images"]
+            picture_HW3 = np.asarray(pictures[int(rng.integers(len(pictures)))])
+            picture_HW3 = crop(picture_HW3, size, int(rng.integers(size, 257)), rng)
+        elif sort < REMOVALS + RENDERED + PHOTOGRAPHS:
+            picture_HW3 = self.photographs[rng.integers(len(self.photographs))]
+            side = int(size * 2 ** rng.uniform(-0.4, 1.2))
+            picture_HW3 = crop(picture_HW3, size, min(side, *picture_HW3.shape[:2]), rng)
         else:
-            if sort < 0.72:
-                pictures = self.scenes.without if rng.random() < 0.7 else self.scenes.images
-                picture_HW3 = np.asarray(pictures[int(rng.choice(self.usable))])
-                picture_HW3 = crop(picture_HW3, size, rng.integers(size, 257), rng)
-            else:
-                picture_HW3 = self.photographs[rng.integers(len(self.photographs))]
-                longest = min(picture_HW3.shape[:2])
-                side = int(size * 2 ** rng.uniform(-0.4, 1.2))
-                picture_HW3 = crop(picture_HW3, size, min(side, longest), rng)
-            example = Hole(picture_HW3, self.shape(rng, size), picture_HW3)
-        return augment(example, rng)
+            surface_HW3 = textures.texture(rng, size, size, textures.GROUNDS)
+            surface_HW3 = surface_HW3 + rng.normal(0, rng.uniform(0, 3), surface_HW3.shape)
+            picture_HW3 = surface_HW3.clip(0, 255).astype(np.uint8)
+        return augment(Hole(picture_HW3, self.shape(rng, size), picture_HW3), rng)
 
     def shape(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """A random hole of `size`: other objects' outlines where there are any, or drawn ones."""
         for _ in range(20):
-            if len(self.usable) and rng.random() < 0.5:
+            if self.sets and rng.random() < 0.5:
                 hole_HW = self._borrowed_outline(rng, size)
             else:
                 hole_HW = drawn_shape(rng, size)
@@ -117,7 +89,8 @@ class HoleMaker:
         return hole_HW
 
     def _borrowed_outline(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        ids_HW = np.asarray(self.scenes.instances[int(rng.choice(self.usable))])
+        masks = self.sets[int(rng.integers(len(self.sets)))]["instances"]
+        ids_HW = np.asarray(masks[int(rng.integers(len(masks)))])
         known = np.unique(ids_HW)[1:]
         if not len(known):
             return drawn_shape(rng, size)
@@ -132,11 +105,22 @@ class HoleMaker:
         return dilate(outline_HW > 0, rng)
 
 
-def removal_pair(scenes: RenderedScenes, index: int, rng: np.random.Generator) -> Hole:
+def as_set(examples: Iterable[Example]) -> Scenes:
+    """Examples rendered in memory, in the form in which `open_ahead` gives stored ones."""
+    made = list(examples)
+    return {
+        "images": np.stack([one.image_HW3 for one in made]),
+        "instances": np.stack([one.instances_HW for one in made]),
+        "without": np.stack([one.without_HW3 for one in made]),
+        "removed": np.array([one.removed for one in made]),
+    }
+
+
+def removal_pair(scenes: Scenes, index: int, rng: np.random.Generator) -> Hole:
     """Example `index` with its removed object dilated; sometimes the hole takes the shadow too."""
-    image_HW3 = np.asarray(scenes.images[index])
-    truth_HW3 = np.asarray(scenes.without[index])
-    hole_HW = np.asarray(scenes.instances[index]) == int(scenes.removed[index])
+    image_HW3 = np.asarray(scenes["images"][index])
+    truth_HW3 = np.asarray(scenes["without"][index])
+    hole_HW = np.asarray(scenes["instances"][index]) == int(scenes["removed"][index])
     if rng.random() < 0.3:
         change_HW = np.abs(image_HW3.astype(np.int16) - truth_HW3).max(2) > 6
         hole_HW = hole_HW | change_HW
@@ -223,16 +207,3 @@ def augment(example: Hole, rng: np.random.Generator) -> Hole:
         table = table[::-1]
     table = np.clip(table * rng.uniform(0.7, 1.15) + rng.uniform(-12, 25), 0, 255).astype(np.uint8)
     return Hole(table[image_HW3[..., order]], hole_HW, table[truth_HW3[..., order]])
-
-
-def bundled_photographs() -> list[np.ndarray]:
-    """scikit-image's photographs as RGB uint8, twice: full size and halved."""
-    pictures = []
-    for name in PHOTOGRAPHS:
-        picture = imread(Path(skimage.data.__file__).parent / name)
-        picture = picture if picture.ndim == 3 else np.stack([picture] * 3, 2)
-        picture = np.ascontiguousarray(picture[..., :3])
-        pictures.append(picture)
-        if min(picture.shape[:2]) >= 512:
-            pictures.append(cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-    return pictures

@@ -5,18 +5,24 @@ After R. Suvorov et al., "Resolution-robust Large Mask Inpainting with Fourier C
 `model(image_B3HW in [0, 1], mask_B1HW in {0, 1}, 1 = hole) -> image_B3HW`, H and W multiples of 8.
 
 What differs from the paper, and why:
-- The hole arrives pre-filled by a pull-push pyramid and the network predicts what to add to that.
-  Low frequencies are then right from the first step, which a few CPU hours of training need.
+- The hole arrives filled in four ways that need no learning (`lama_prefill.py`): two smooth ones
+  and two copies of matching places. The network weighs them pixel by pixel and adds what none of
+  them has, so it starts level with classical methods and trains on what they cannot do.
 - No normalisation layers (a learned gain per block instead): batch statistics shift colours, and
   an inpainted hole must match its surroundings to a grey level.
 - Additive skips from encoder to decoder, so that the rim of the hole sees the pixels beside it.
+- Fine grain is not predicted but modelled on the ring around the hole (`lama_grain.py`).
 
-Shapes: B batch, C channels, H, W pixels; `f` in a name is the half plane of a real 2-D spectrum.
+Shapes: B batch, C channels, K candidates, H, W pixels; `f` in a name is the half plane of a real
+2-D spectrum.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pretraining.lama_grain import lacking_grain
+from pretraining.lama_prefill import bent_sheet, copies, soap_film
 
 STRIDE = 8
 """Height and width must be multiples of this."""
@@ -96,19 +102,24 @@ class FourierBlock(nn.Module):
         return x_BCHW + self.gain.to(x_BCHW.dtype) * y_BCHW
 
 
+COPIES = 2
+"""Matching places that are offered to the network beside the two smooth fills."""
+
+
 class SmallLama(nn.Module):
     """Three downsamplings, `blocks` Fourier blocks at stride 8, three upsamplings."""
 
     def __init__(
         self,
-        widths: tuple[int, int, int] = (32, 64, 144),
-        global_share: float = 2 / 3,
-        blocks: int = 7,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        global_share: float = 0.5,
+        blocks: int = 5,
     ) -> None:
         super().__init__()
         half, quarter, eighth = widths
         whole = int(eighth * global_share) // 8 * 8
-        self.down1 = nn.Conv2d(4, half, 5, stride=2, padding=2)
+        seen, full = 3 * (2 + COPIES) + 1, 16
+        self.down1 = nn.Conv2d(seen, half, 5, stride=2, padding=2)
         self.down2 = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
         self.down3 = nn.Conv2d(quarter, eighth, 3, stride=2, padding=1)
         self.body = nn.Sequential(*[FourierBlock(eighth - whole, whole) for _ in range(blocks)])
@@ -116,50 +127,58 @@ class SmallLama(nn.Module):
         self.up2 = nn.Conv2d(quarter, half, 3, padding=1)
         self.near2 = nn.Conv2d(half, half, 3, padding=1)
         # The step to full resolution is a pixel shuffle: wide layers there would cost half of all.
-        self.up1 = nn.Conv2d(half, 4 * 12, 3, padding=1)
-        self.near1 = nn.Conv2d(12 + 4, 16, 3, padding=1)
-        self.last = nn.Conv2d(16, 3, 3, padding=1)
+        self.up1 = nn.Conv2d(half, 4 * full, 3, padding=1)
+        self.near1 = nn.Conv2d(full + seen, full, 3, padding=1)
+        self.last = nn.Conv2d(full, 3 + 2 + COPIES, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.last.weight)  # the untrained network is the pull-push fill
+        # Untrained, it adds nothing and trusts the smooth fills: they are right on plain grounds.
+        nn.init.zeros_(self.last.weight)
+        with torch.no_grad():
+            self.last.bias[5:].fill_(-2.0)  # type: ignore[index]
 
-    def predict(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """The network's picture before clamping and compositing; what the losses look at."""
-        base_B3HW = pull_push(image_B3HW, mask_B1HW)
-        x_B4HW = torch.cat((base_B3HW - 0.5, mask_B1HW), 1)
-        x_B4HW = x_B4HW.contiguous(memory_format=torch.channels_last)
-        e1 = F.relu(self.down1(x_B4HW))
+    def predict(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        """The fill before clamping and compositing, and the grain to add to it (no gradient)."""
+        with torch.no_grad():
+            fills_BK3HW = candidates(image_B3HW, mask_B1HW)
+        blended_B3HW = self.blend(fills_BK3HW, mask_B1HW)
+        with torch.no_grad():
+            filled_B3HW = mask_B1HW * blended_B3HW + (1.0 - mask_B1HW) * image_B3HW
+            grain_B3HW = lacking_grain(filled_B3HW, mask_B1HW)
+        return blended_B3HW, grain_B3HW
+
+    def blend(self, fills_BK3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Weigh the candidates pixel by pixel and add what none of them has."""
+        film_B3HW = fills_BK3HW[:, 0]
+        differences = (fills_BK3HW[:, 1:] - fills_BK3HW[:, :1]).flatten(1, 2)
+        x_BCHW = torch.cat((film_B3HW - 0.5, differences, mask_B1HW), 1)
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        e1 = F.relu(self.down1(x_BCHW))
         e2 = F.relu(self.down2(e1))
         y = self.body(F.relu(self.down3(e2)))
         y = F.relu(self.up3(F.interpolate(y, scale_factor=2.0, mode="nearest")) + e2)
         y = F.relu(self.up2(F.interpolate(y, scale_factor=2.0, mode="nearest")) + e1)
         y = y + F.relu(self.near2(y))
         y = F.pixel_shuffle(F.relu(self.up1(y)), 2)
-        y = F.relu(self.near1(torch.cat((y, x_B4HW.to(y.dtype)), 1)))
-        return base_B3HW + self.last(y).to(base_B3HW.dtype)
+        y = F.relu(self.near1(torch.cat((y, x_BCHW.to(y.dtype)), 1)))
+        answer = self.last(y).to(film_B3HW.dtype)
+        shares_BK1HW = torch.softmax(answer[:, 3:], 1).unsqueeze(2)
+        return (shares_BK1HW * fills_BK3HW).sum(1) + answer[:, :3]
 
     def forward(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        filled_B3HW = self.predict(image_B3HW, mask_B1HW).clamp(0.0, 1.0)
+        mask_B1HW = mask_B1HW.to(image_B3HW.dtype)
+        blended_B3HW, grain_B3HW = self.predict(image_B3HW, mask_B1HW)
+        filled_B3HW = (blended_B3HW + grain_B3HW).clamp(0.0, 1.0)
         return mask_B1HW * filled_B3HW + (1.0 - mask_B1HW) * image_B3HW
 
 
-def pull_push(image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-    """Fill the hole smoothly: average what is known down a pyramid, then read it back up."""
-    known_B1HW = 1.0 - mask_B1HW
-    colours, weights = [image_B3HW * known_B1HW], [known_B1HW]
-    while min(weights[-1].shape[-2], weights[-1].shape[-1]) > 1:
-        colours.append(F.avg_pool2d(colours[-1], 2, ceil_mode=True))
-        weights.append(F.avg_pool2d(weights[-1], 2, ceil_mode=True))
-    share = weights[-1].mean((2, 3), keepdim=True).clamp(min=1e-6)
-    fill = colours[-1].mean((2, 3), keepdim=True) / share
-    for level in range(len(weights) - 1, -1, -1):
-        weight, colour = weights[level], colours[level]
-        size = [weight.shape[-2], weight.shape[-1]]
-        fill = F.interpolate(fill, size=size, mode="bilinear", align_corners=False)
-        # A cell that is at least half known speaks for itself; below that it fades to its parent.
-        trust = (2.0 * weight).clamp(max=1.0)
-        fill = trust * (colour / weight.clamp(min=1e-6)) + (1.0 - trust) * fill
-    return fill
+def candidates(image_B3HW: Tensor, mask_B1HW: Tensor, count: int = COPIES) -> Tensor:
+    """Film, sheet and copies: (B, K, 3, H, W) with K = 2 + count; the image itself elsewhere."""
+    film_B3HW = soap_film(image_B3HW, mask_B1HW)
+    sheet_B3HW = bent_sheet(image_B3HW, mask_B1HW)
+    copied = copies(film_B3HW, mask_B1HW, count)
+    together = torch.cat((film_B3HW, sheet_B3HW, copied), 1).clamp(0.0, 1.0)
+    return together.unflatten(1, [2 + count, 3])

@@ -1,6 +1,6 @@
 """How `weights/small_sam.safetensors` was made: the small SAM, trained from scratch.
 
-    python -m pretraining.proposals --ahead build/ahead --out weights --minutes 75
+    python -m pretraining.proposals --out weights --steps 7000
 
 Each picture is embedded once and asked about many objects, by a point or a noisy box, as in
 Segment Anything (Kirillov et al., ICCV 2023, §3 and appendix A): focal and dice loss on the best of
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pipeline.small_sam import EMBEDDING_DIM, IMAGE_SIZE, save_weights, small_sam
 from pipeline.small_sam_decoder import decode_batch
 from pipeline.small_sam_encoder import Features
-from pretraining.data import open_ahead
+from pretraining.data import open_ahead, render_sets
 from pretraining.loop import train
 from pretraining.quality import print_measures
 
@@ -298,9 +298,9 @@ def main() -> None:
     parser.add_argument("--ahead", type=Path, nargs="*", help="sets rendered ahead")
     parser.add_argument("--folder", type=Path, default=Path("build/small_sam"))
     parser.add_argument("--out", type=Path, default=Path("weights"))
-    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=7_000)
     parser.add_argument("--minutes", type=float, help="end the schedule by the clock")
-    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true", help="only print the table of the card")
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="real pictures")
@@ -309,8 +309,9 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     path = args.out / "small_sam.safetensors"
     if not args.evaluate:
+        folders = args.ahead or render_sets(args.folder)
         train(
-            Trainee(), batches_of(args.ahead, args.seed), loss, args.steps, args.folder,
+            Trainee(), batches_of(folders, args.seed), loss, args.steps, args.folder,
             rate=args.rate, minutes=args.minutes, seed=args.seed, warm_up=150, save_minutes=5,
             # A few thousand steps in all: a longer average would still hold the beginning.
             average=0.998,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from segment_anything import SamPredictor
 
 from pipeline.devices import choose
 from pipeline.foreground import U2NetForeground
@@ -19,6 +20,9 @@ from pretraining.data import held_out
 from pretraining.textures import read_image
 
 SIDE = 320
+BAGS = ((0.460, 0.32, 0.560, 0.65), (0.553, 0.32, 0.640, 0.64), (0.635, 0.33, 0.735, 0.64),
+        (0.725, 0.32, 0.790, 0.64))  # fmt: skip
+"""Boxes x0 y0 x1 y1 around the paper bags of `groceries.jpg`, as shares of its sides."""
 
 
 def sheets(path: Path, shared: Path, folder: Path) -> None:
@@ -38,9 +42,34 @@ def sheets(path: Path, shared: Path, folder: Path) -> None:
         if pairs:
             _write(folder / f"proposals_{name}.png", propose, pairs)
     photographs = [read_image(file) for file in sorted((shared / "data/scenes").glob("*.jpg"))]
+    groceries = shared / "data/scenes/groceries.jpg"
+    if groceries.is_file():
+        prompted(path, groceries, folder / "proposals_prompted.png")
     if photographs:
         everywhere = [(image, np.ones(image.shape[:2], np.bool_)) for image in photographs]
         _write(folder / "proposals_photographs.png", propose, everywhere)
+
+
+def prompted(path: Path, photograph: Path, target: Path) -> None:
+    """Objects of a photograph beside the answers to one box each and to one point each."""
+    image_HW3 = _scaled(read_image(photograph))
+    height, width = image_HW3.shape[:2]
+    predictor = SamPredictor(small_sam(path))
+    predictor.set_image(image_HW3)
+    boxed, pointed = [], []
+    for box in BAGS:
+        x0, y0, x1, y1 = np.array(box) * (width, height, width, height)
+        masks, _, _ = predictor.predict(box=np.array([x0, y0, x1, y1]), multimask_output=False)
+        boxed.append(masks[0])
+        middle = np.array([[(x0 + x1) / 2, (y0 + y1) / 2]])
+        masks, scores, _ = predictor.predict(middle, np.array([1]))
+        pointed.append(masks[scores.argmax()])
+    columns = [
+        image_HW3,
+        outlined(image_HW3, np.stack(boxed)),
+        outlined(image_HW3, np.stack(pointed)),
+    ]
+    cv2.imwrite(str(target), np.hstack(columns)[..., ::-1])
 
 
 def outlined(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
@@ -60,10 +89,14 @@ def outlined(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
 def _write(path: Path, propose: SamProposals, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
     columns = []
     for image_HW3, mask_HW in pairs:
-        scale = SIDE / image_HW3.shape[0]
-        size = round(image_HW3.shape[1] * scale), SIDE
-        small_HW3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+        small_HW3 = _scaled(image_HW3)
+        size = small_HW3.shape[1], small_HW3.shape[0]
         inside_HW = cv2.resize(mask_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
         found = propose(small_HW3, ForegroundMask(inside_HW))
         columns.append(np.vstack([small_HW3, outlined(small_HW3, found.masks_NHW)]))
     cv2.imwrite(str(path), np.hstack(columns)[..., ::-1])
+
+
+def _scaled(image_HW3: np.ndarray) -> np.ndarray:
+    size = round(image_HW3.shape[1] * SIDE / image_HW3.shape[0]), SIDE
+    return cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)

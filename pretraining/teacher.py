@@ -27,18 +27,13 @@ from torch import Tensor, nn
 
 from detectors.backbones import SMALL_CHANNELS, Levels, Trunk, normalise, resnet18_trunk, save_trunk
 from pipeline.devices import choose
-from pretraining.data import open_ahead, render_ahead
+from pretraining.data import open_ahead, render_sets
 from pretraining.inherit import inherit
 from pretraining.loop import to_device, train
 from pretraining.teacher_pictures import Pictures
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "small_teacher.safetensors"
 TEACHER = Path("../shared/weights/resnet18_layers1-3.safetensors")
-SETS: dict[str, tuple[int, int, float]] = {
-    "products": (12_000, 10_000_000, 1.0),
-    "clutter": (5_000, 200_000_000, 0.0),
-}
-"""Sets to render: how many, from which seed, share of products."""
 SIZES: tuple[tuple[float, int, int], ...] = ((0.6, 128, 16), (1.0, 192, 8))
 """Until this share of the run: crop size, pictures in a batch."""
 RELATION, CELLS = 5.0, 512
@@ -211,10 +206,7 @@ def main() -> None:
     teacher = resnet18_trunk(args.teacher).to(choose().device)
     teacher.to(memory_format=torch.channels_last)
     origin = origin_of(args.teacher)
-    folders = args.ahead or [
-        render_ahead(args.folder / name, count, seed, scenes=scenes)
-        for name, (count, seed, scenes) in SETS.items()
-    ]
+    folders = args.ahead or render_sets(args.folder)
     sets = {folder.name: open_ahead(folder)["images"] for folder in folders}
     kept = {name: len(images) - min(HELD_OUT, len(images) // 2) for name, images in sets.items()}
     pictures = Pictures([images[: kept[name]] for name, images in sets.items()])

@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from small_results import image_result, real_image, small_version
 
 from detectors.data import VersionDataset
+from flows.show import find_sample, triptych
 from pipeline import handles
+from pipeline.diff import diff
 from pipeline.digests import sha256_array
 from pipeline.errors import IntegrityError, UserError
+from pipeline.export import FORMATS, export
+from pipeline.gallery import write_gallery_of
 from pipeline.reading import Version, open_version
 from pipeline.shardfiles import SampleBatch, ShardReader, TestShardReader
 from pipeline.shards import PROFILES, write_shard, write_test_shard
+from pipeline.stats import stats
 from pipeline.tables import SampleTable
 from pipeline.verify import verify
 
@@ -137,7 +142,8 @@ def test_the_memory_map_equals_the_hdf5_path(version, monkeypatch):
     np.testing.assert_array_equal(slow.proposals(1)[0], reader.proposals(1)[0])
 
 
-def test_nothing_indexes_hdf5_with_a_list(version, monkeypatch):
+def test_nothing_indexes_hdf5_with_a_list(version, tmp_path, monkeypatch):
+    other = small_version(tmp_path, images=3, shard_images=2)
     used = set()
     plain = h5py.Dataset.__getitem__
 
@@ -156,6 +162,12 @@ def test_nothing_indexes_hdf5_with_a_list(version, monkeypatch):
     test = VersionDataset.test(fresh)
     test.__getitems__(range(len(test)))
     assert verify(fresh.dir).ok
+    assert stats(fresh)["accepted"] == len(table)
+    assert not diff(fresh, open_version(other.dir)).equal
+    triptych(find_sample(fresh, "0"))
+    write_gallery_of(fresh, tmp_path)
+    for to in FORMATS:
+        export(fresh, to, tmp_path / "exports" / to)
     assert used <= {int, slice}
 
 
