@@ -25,8 +25,8 @@ from pipeline.sources import read_source, split_entries
 
 # The modules whose text decides what a stage makes: when one changes, its cache entries are new.
 ANALYSIS_CODE = (
-    "images", "foreground", "proposals", "small_sam", "models", "devices", "records", "settings",
-    "cache",
+    "images", "foreground", "proposals", "small_sam", "small_sam_decoder", "small_sam_encoder",
+    "models", "devices", "records", "settings", "cache",
 )  # fmt: skip
 SAMPLES_CODE = (
     "edits", "compose", "grain", "gate", "inpaint", "lama", "lama_cleaner", "stages", "records",
