@@ -77,6 +77,5 @@ def teacher() -> list[Measure]:
     ]
 
 
-
 if __name__ == "__main__":
     main()

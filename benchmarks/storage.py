@@ -5,8 +5,9 @@ python -m benchmarks.storage [--wall]
 Photographs (random rescaled crops of those that scikit-image bundles, with sensor noise of sigma 1)
 with one edit each: `cv2.inpaint` inside an object-like polygon of about 4 % of the area. A sample
 is original, edited image and mask, 256 pixels, read in shuffled order with a hot page cache.
-Everything is measured in turn in one process; medians of processor time, or of wall time with
-`--wall`. Zarr is measured where it is installed; it is no dependency of ours.
+The PNG folder keeps three files per sample, originals of one image repeated, as a detector's
+loader wants it. Everything is measured in turn in one process; medians of processor time, or of
+wall time with `--wall`. Zarr is measured where it is installed; it is no dependency of ours.
 """
 
 import statistics

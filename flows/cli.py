@@ -5,12 +5,12 @@ skipped; 4 integrity failure; 1 a bug, with a traceback; 130 interrupted.
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from flows import settings as _environment  # noqa: F401  sets what libraries read when imported
-from flows.console import INTERRUPTED, MISTAKE, complain, is_refusal
+from flows.console import INTERRUPTED, MISTAKE, answer, complain, is_refusal
 from flows.diff_command import diff_command
 from flows.doctor_command import doctor_command
 from flows.export_command import export_command
@@ -68,6 +68,14 @@ app.command("gc")(gc_command)
 app.add_typer(weights_app, name="weights")
 
 
+def _end(error: BaseException | str, code: int) -> NoReturn:
+    """Say what went wrong, to a person and to the program that asked for JSON."""
+    complain(error)
+    if "--json" in sys.argv:
+        answer({"error": str(error), "exit_code": code}, True, "")
+    sys.exit(code)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line, never a traceback."""
     try:
@@ -75,13 +83,11 @@ def main() -> None:
     except AnomalysmithError as error:
         if error.exit_code == 1:  # a broken promise of ours: show where
             raise
-        complain(error)
-        sys.exit(error.exit_code)
+        _end(error, error.exit_code)
     except OSError as error:
         if not is_refusal(error):
             raise
-        complain(f"{error.filename or 'the disk'}: {error.strerror}")
-        sys.exit(MISTAKE)
+        _end(f"{error.filename or 'the disk'}: {error.strerror}", MISTAKE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

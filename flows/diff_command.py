@@ -95,7 +95,10 @@ def as_text(found: Diff, examples: int = EXAMPLES) -> str:
 def _verdict(found: Diff) -> str:
     if found.equal:
         made = "; they were made differently" if found.making else ""
-        return f"equal: both hold the same content, digest {found.before.digest[:12]}{made}"
+        return (
+            f"equal: both state the same content, digest {found.before.digest[:12]}{made} "
+            "(`verify` proves each)"
+        )
     if found.only_order:
         return "the same rows in another order"
     counts = found.counts()

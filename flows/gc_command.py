@@ -47,7 +47,7 @@ def gc_command(
     content: dict[str, Any] = {
         "store": str(folder.resolve()),
         "dry_run": dry_run,
-        "removed": {kind: swept.count(kind)[0] for kind in kinds},
+        "leftovers": {kind: swept.count(kind)[0] for kind in kinds},
         "bytes": total,
         "kept": swept.kept,
         "kept_bytes": swept.kept_bytes,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import compose, devices, edits, models
+from pipeline import compose, devices, edits, models, weights
 from pipeline.errors import UserError
 from pipeline.planning import software
 from pipeline.records import Edit
@@ -84,9 +84,10 @@ def _models(version: Version) -> models.Models:
     """The models that the index names, after a look at their digests."""
     stated: dict[str, str] = version.index["weights"]
     settings: dict[str, Any] = dict(version.index["settings"]["models"])
-    for name in stated:
+    for name, digest in stated.items():
         stage, _, backend = name.partition("/")
-        settings[stage] = {"backend": backend}
+        path = _file_with(digest, backend, settings[stage].get("weights"))
+        settings[stage] = {"backend": backend, "weights": str(path) if path else None}
     chosen = _computed_as(
         ModelSettings.model_validate(settings), version.index["software"].get("compute", "")
     )
@@ -101,6 +102,16 @@ def _models(version: Version) -> models.Models:
             )
     proposals = ProposalSettings.model_validate(version.index["settings"]["proposals"])
     return models.load(chosen, proposals, files)
+
+
+def _file_with(digest: str, backend: str, named: str | None) -> Path | None:
+    """The weights file with that SHA-256: the one that the manifest named, or any of that name."""
+    entry = (models.FOREGROUND | models.PROPOSALS | models.INPAINT).get(backend)
+    places = [Path(named)] if named else []
+    if entry:
+        file = weights.entry(entry).file
+        places += [folder / file for folder in (*weights.folders(), weights.BUNDLED)]
+    return next((p for p in places if p.is_file() and weights.sha256(p) == digest), None)
 
 
 def _computed_as(settings: ModelSettings, compute: str) -> ModelSettings:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.console import BROKEN, DONE, Json, answer, complain, leave, quiet_output, remark
+from pipeline.errors import UserError
 
 VersionDir = Annotated[
     Path,
@@ -30,15 +31,19 @@ def verify_command(
     from pipeline.reading import MEND
     from pipeline.verify import verify
 
+    refused: UserError | None = None
     with quiet_output(as_json):
         report = verify(version_dir)
         problems, checks = list(report.problems), dict(report.checks)
         if regenerate and report.ok:
             from flows.regenerate import regenerate as make_again
 
-            made, differ = make_again(version_dir, regenerate)
-            checks["regenerated samples"] = made
-            problems += differ
+            try:
+                made, differ = make_again(version_dir, regenerate)
+                checks["regenerated samples"] = made
+                problems += differ
+            except UserError as error:  # what was verified so far is worth saying all the same
+                refused = error
     for note in report.notes:
         remark(f"note: {note}")
     for problem in problems:
@@ -53,9 +58,12 @@ def verify_command(
         "problems": problems,
         "notes": list(report.notes),
     }
+    if refused:
+        complain(refused)
+        content["error"] = str(refused)
     what = ", ".join(f"{count} {check}" for check, count in sorted(checks.items()))
     answer(content, as_json, f"{'ok' if ok else 'BROKEN'}: {version_dir}\nchecked {what}")
-    leave(DONE if ok else BROKEN)
+    leave(BROKEN if not ok else refused.exit_code if refused else DONE)
 
 
 def stats_command(version_dir: VersionDir, as_json: Json = False) -> None:

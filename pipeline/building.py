@@ -128,7 +128,9 @@ class VersionBuild:
                 self.rejects.offer(result, attempt, len(self.attempts) - 1)
         self.counts.add(result)
         self._rows.add(result)
-        if len(self._rows.image_digests) >= self.shard_images or self._rows.bytes_held > HELD_BYTES:
+        whole = self._rows.bytes_whole if self.profile == "fast" else 0
+        held = self._rows.bytes_held + whole
+        if len(self._rows.image_digests) >= self.shard_images or held > HELD_BYTES:
             self._close_rows()
 
     def add_test(self, image: TestImage) -> None:

@@ -88,8 +88,21 @@ def locked(
 
 
 @contextmanager
-def locked_if_free(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock alone if nobody else holds it; False when somebody does."""
+def locked_if_free(folder: Path, touch: bool = True) -> Iterator[bool]:
+    """Hold a folder's lock alone if nobody else holds it; False when somebody does.
+
+    Without `touch` nothing is written: a folder that never had a lock counts as free.
+    """
+    if not touch:
+        if not (folder / LOCK).is_file():
+            yield True
+            return
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+        try:
+            yield _taken_at_once(handle, fcntl.LOCK_EX)
+        finally:
+            os.close(handle)
+        return
     with _lock_file(folder) as handle:
         yield _taken_at_once(handle, fcntl.LOCK_EX)
 

@@ -153,6 +153,12 @@ class Handle:
             self._arrays["file"] = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
         return self._arrays["file"]
 
+    def _still_whole(self, name: str) -> None:
+        """Reading a map beyond the end of its file would end the process, so look first."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != len(self._whole()):
+            raise self._damaged(name, ValueError(f"it has {size} bytes, had {len(self._whole())}"))
+
     def _check(self, name: str, mapped: np.ndarray, rows: Any) -> None:
         key = f"good:{name}"
         good = self._arrays.get(key)
@@ -160,6 +166,7 @@ class Handle:
             good = self._arrays[key] = np.zeros(len(mapped), np.bool_)
         if good[rows].all():
             return
+        self._still_whole(name)
         expected = self.array(name + CRC)
         for row in np.arange(len(mapped))[rows].reshape(-1).tolist():
             if not good[row] and crc32(mapped[row].data) != expected[row]:

@@ -74,12 +74,12 @@ def sweep(store: Path, *, dry_run: bool = False, older_than: float = 0.0) -> Swe
     kept: list[int] = []
     with ExitStack() as locks:
         for home in homes:
-            if locks.enter_context(locked_if_free(home)):
+            if locks.enter_context(locked_if_free(home, touch=not dry_run)):
                 found += _of_category(home)
             else:
                 remarks.append(f"{home.name}: a run is publishing it; left alone")
         if cache.root.is_dir():
-            if locks.enter_context(locked_if_free(cache.root)):
+            if locks.enter_context(locked_if_free(cache.root, touch=not dry_run)):
                 unneeded, kept = _of_cache(store, cache, remarks)
                 found += unneeded
             else:

@@ -84,7 +84,8 @@ def publish(
         index = build.finish(header)
         published = versions(home.parent, category)
         for version in published:
-            if version.digest == index["digest"]:
+            # The same content in another profile is another folder with the same digest.
+            if (version.digest, version.index["profile"]) == (index["digest"], index["profile"]):
                 with naming_the_disk(home):
                     write_whole(home / PLANS / header.plan_digest, version.name.encode())
                 return open_version(version.dir)

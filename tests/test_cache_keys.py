@@ -1,4 +1,4 @@
-"""Cache keys cover the code: whatever forging imports is hashed into a key, or named as harmless."""
+"""Cache keys cover the code: what forging imports is hashed into a key, or named as harmless."""
 
 import re
 from pathlib import Path

@@ -368,3 +368,11 @@ def test_the_reference_page_is_fresh():
 
 def test_version_is_said(anomalysmith):
     assert anomalysmith("--version").out.startswith("anomalysmith ")
+
+
+def test_a_failure_is_a_json_object_too(anomalysmith, tmp_path):
+    run = anomalysmith("verify", tmp_path / "nowhere", "--json")
+    assert run.code == 2
+    assert run.json["exit_code"] == 2
+    assert "no dataset version" in run.json["error"]
+    assert "no dataset version" in run.err

@@ -321,7 +321,7 @@ def test_the_page_keeps_to_its_limit_and_may_hold_nothing(two):
     cards = Outline(render(diff(*two), examples=1)).cards()
     ways = [card["data-way"] for card in cards]
     assert sorted(ways) == sorted(set(ways))
-    assert "Both versions hold the same content." in render(diff(two[0], two[0]))
+    assert "Both versions state the same content" in render(diff(two[0], two[0]))
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium in the PATH")
@@ -349,4 +349,4 @@ def test_the_command_answers_in_text_and_json(two, tmp_path):
     assert len(content["split"]) == content["counts"]["split"] == 3
     assert (tmp_path / "page.html").is_file()
     same = CliRunner().invoke(app, ["diff", folders[0], folders[0]])
-    assert "equal: both hold the same content" in same.stdout
+    assert "equal: both state the same content" in same.stdout

@@ -172,10 +172,18 @@ def test_the_command_lists_counts_and_frees(photos, store, capsys):
         return capsys.readouterr().out
 
     would = json.loads(answer(dry_run=True, as_json=True))
-    assert would["removed"] == {"cache entry": PHOTOS, "plan": 1}
+    assert would["leftovers"] == {"cache entry": PHOTOS, "plan": 1}
     assert len(would["paths"]) == PHOTOS + 1
     assert all(Path(path).is_file() for path in would["paths"])
     did = json.loads(answer(dry_run=False, as_json=True))
     assert {**did, "dry_run": True, "paths": would["paths"]} == would
     assert not any(Path(path).exists() for path in would["paths"])
     assert "freed 0.0 MB" in answer(dry_run=False, as_json=False)
+
+
+def test_a_dry_run_writes_nothing(photos, store):
+    for lock in store.rglob(".lock"):
+        lock.unlink()
+    before = sorted(path for path in store.rglob("*"))
+    sweep(store, dry_run=True)
+    assert sorted(path for path in store.rglob("*")) == before

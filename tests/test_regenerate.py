@@ -66,3 +66,22 @@ def test_what_cannot_be_made_again_here_is_said(made_in_bf16, tmp_path, monkeypa
     silent = changed(made_in_bf16, tmp_path, compute="")
     with pytest.raises(UserError, match="does not say on which device"):
         regenerate(silent, 1)
+
+
+def test_a_weights_file_is_found_by_its_digest_wherever_it_lies(
+    made_in_bf16, tmp_path, monkeypatch
+):
+    from pipeline import weights
+
+    bundled = tmp_path / "bundled"
+    shutil.copytree(weights.BUNDLED, bundled)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    shutil.copy(bundled / "small_sam.safetensors", kept)
+    (bundled / "small_sam.safetensors").write_bytes(b"a later release's")
+    monkeypatch.setattr(weights, "BUNDLED", bundled)
+    monkeypatch.delenv("ANOMALYSMITH_WEIGHTS", raising=False)
+    with pytest.raises(UserError, match="proposals/small was"):
+        regenerate(made_in_bf16, 1)
+    monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(kept))
+    assert regenerate(made_in_bf16, 2) == (2, [])

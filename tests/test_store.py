@@ -141,6 +141,16 @@ def test_a_version_is_found_by_its_plan_and_made_once(tmp_path):
     assert [v.name for v in versions(tmp_path, "tray")] == [first.name, second.name]
 
 
+def test_the_same_content_in_another_profile_is_another_version(tmp_path):
+    first = small_version(tmp_path, head=header(plan_digest="a" * 64))
+    again = small_version(tmp_path, head=header(plan_digest="b" * 64))
+    fast = small_version(tmp_path, head=header(plan_digest="c" * 64), profile="fast")
+    assert again.dir == first.dir
+    assert fast.dir != first.dir
+    assert fast.digest == first.digest
+    assert fast.index["profile"] == "fast"
+
+
 def test_a_cached_run_starts_without_hdf5_and_parquet(version):
     store = version.dir.parent.parent
     code = (

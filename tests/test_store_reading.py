@@ -210,3 +210,13 @@ def test_unpacking_without_hdf5_gives_the_same_rows(tmp_path, height, width):
                 assert first.base is None
                 assert again.base is not None  # it looks into PyArrow's or the map's memory
                 np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_shard_cut_short_under_an_open_reader_is_named(tmp_path, profile):
+    version = small_version(tmp_path, images=4, shard_images=4, profile=profile)
+    shard = version.shards[0]
+    shard.original(0), shard.edited(0)
+    os.truncate(shard.path, 100)
+    with pytest.raises(IntegrityError, match=shard.path.name):
+        list(version.samples())
