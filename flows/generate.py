@@ -17,6 +17,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
 from flows.choices import Choices, settings_of
 from flows.local import WAITING, GenerateReport, report_of, settle
 from flows.progress import Watcher

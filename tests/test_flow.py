@@ -1,5 +1,6 @@
 """One whole flow in Prefect's own test server, and what must hold without one."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def test_only_what_may_pass_by_itself_is_tried_again():
         (ValueError("bug"), False),
     ):
         assert flow_module.is_transient(None, None, Failed(data=error)) is again
+
+
+def test_a_child_forked_after_a_flow_has_run_ends_well(server, tmp_path):
+    with pytest.raises(UserError):  # any run starts Prefect's services in this process
+        flow_module.generate_anomalies(source=f"folder:{tmp_path}/nowhere", store=str(tmp_path))
+    child = multiprocessing.get_context("fork").Process(target=len, args=("nothing",))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_no_telemetry():
