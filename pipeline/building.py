@@ -128,8 +128,7 @@ class VersionBuild:
                 self.rejects.offer(result, attempt, len(self.attempts) - 1)
         self.counts.add(result)
         self._rows.add(result)
-        whole = self._rows.bytes_whole if self.profile == "fast" else 0
-        held = self._rows.bytes_held + whole
+        held = self._rows.bytes_as(self.profile)
         if len(self._rows.image_digests) >= self.shard_images or held > HELD_BYTES:
             self._close_rows()
 

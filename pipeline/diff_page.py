@@ -4,8 +4,6 @@ Like the gallery it is one file that needs a browser and nothing else: pictures 
 script, every name escaped by the template.
 """
 
-import base64
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +13,12 @@ import numpy as np
 
 from pipeline.differences import ACCEPTED, WAYS, Diff, GateChange, Pair, Place, SampleChange
 from pipeline.disk import write_whole
+from pipeline.gallery import photo
 from pipeline.reading import Version
 
 EXAMPLES = 6
-LONGEST = 384
-"""Pictures are shrunk to this many pixels on their longer side."""
+QUALITY = 86
+"""Of WebP: a little above the gallery's, for small changes are what one looks at here."""
 TITLES = {
     "added": "Added",
     "removed": "Removed",
@@ -161,7 +160,7 @@ def _pictures(before: _Picture, after: _Picture, captions: list[str]) -> _Card:
     images = zip(("b", "a", "d"), (before, after, changed), captions, strict=True)
     return {
         "pictures": [
-            {"key": key, "uri": "" if image is None else _uri(image), "caption": caption}
+            {"key": key, "uri": "" if image is None else photo(image, QUALITY), "caption": caption}
             for key, image, caption in images
         ]
     }
@@ -173,16 +172,6 @@ def _changed(before_HW3: np.ndarray, after_HW3: np.ndarray) -> np.ndarray:
     grey_HW1 = after_HW3.mean(2, keepdims=True, dtype=np.float32) * 0.45 + 90
     share_HW1 = np.where(step_HW > 0, 0.4 + 0.6 * np.minimum(step_HW / _STRONG, 1), 0)[..., None]
     return (grey_HW1 * (1 - share_HW1) + _ACCENT * share_HW1).round().astype(np.uint8)
-
-
-def _uri(image_HW3: np.ndarray) -> str:
-    from PIL import Image, features
-
-    picture, buffer = Image.fromarray(image_HW3), io.BytesIO()
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    kind = "webp" if features.check("webp") else "png"
-    picture.save(buffer, kind, **({"quality": 86, "method": 2} if kind == "webp" else {}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _edited(place: Place | None) -> _Picture:

@@ -93,25 +93,20 @@ def locked_if_free(folder: Path, touch: bool = True) -> Iterator[bool]:
 
     Without `touch` nothing is written: a folder that never had a lock counts as free.
     """
-    if not touch:
-        if not (folder / LOCK).is_file():
-            yield True
-            return
-        handle = os.open(folder / LOCK, os.O_RDONLY)
-        try:
-            yield _taken_at_once(handle, fcntl.LOCK_EX)
-        finally:
-            os.close(handle)
+    if not touch and not (folder / LOCK).is_file():
+        yield True
         return
-    with _lock_file(folder) as handle:
+    with _lock_file(folder, touch) as handle:
         yield _taken_at_once(handle, fcntl.LOCK_EX)
 
 
 @contextmanager
-def _lock_file(folder: Path) -> Iterator[int]:
+def _lock_file(folder: Path, touch: bool = True) -> Iterator[int]:
     with naming_the_disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        if touch:
+            folder.mkdir(parents=True, exist_ok=True)
+        how = os.O_RDWR | os.O_CREAT if touch else os.O_RDONLY
+        handle = os.open(folder / LOCK, how, 0o644)
     try:
         yield handle
     finally:

@@ -163,23 +163,24 @@ def _pictures(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str
             done.add(row.image)
             proposals, _ = shard.proposals(source)
             variables = {
-                "o": _photo(shard.original(source)),
+                "o": photo(shard.original(source)),
                 "f": _foreground(shard.foreground(source)),
                 "p": _proposals(proposals, shard.size_HW),
             }
             found.append((f"i{images[row.image]}", variables))
         edited, mask = shard.edited(row.sample), shard.mask(row.sample)
-        found.append((f"s{number}", {"e": _photo(edited), "m": _change(mask)}))
+        found.append((f"s{number}", {"e": photo(edited), "m": _change(mask)}))
     return found
 
 
-def _photo(image_HW3: np.ndarray) -> str:
+def photo(image_HW3: np.ndarray, quality: int = 84) -> str:
+    """A picture as a data URI, no longer than LONGEST; WebP where Pillow has it, else PNG."""
     from PIL import Image, features
 
     picture = Image.fromarray(image_HW3)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     if features.check("webp"):
-        return _uri(picture, "webp", quality=84, method=2)
+        return _uri(picture, "webp", quality=quality, method=2)
     return _uri(picture, "png")
 
 

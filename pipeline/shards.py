@@ -115,7 +115,6 @@ class SampleRows:
     sample_digests: list[str] = field(default_factory=list)
     size_HW: tuple[int, int] | None = None
     bytes_held: int = 0
-    bytes_whole: int = 0  # what the edits come to where the `fast` profile writes them whole
 
     def add(self, result: ImageResult) -> None:
         """Append one image and those of its attempts that belong into a shard of this role."""
@@ -142,6 +141,13 @@ class SampleRows:
             if attempt.sample is not None and attempt.verdict.accepted == (self.role == "samples"):
                 self._add_sample(result, attempt)
 
+    def bytes_as(self, profile: Profile) -> int:
+        """The memory that writing takes: `fast` writes edits and byte masks whole."""
+        if profile != "fast" or self.size_HW is None:
+            return self.bytes_held
+        height, width = self.size_HW
+        return self.bytes_held + 4 * height * width * len(self.sample_digests)
+
     def _add_sample(self, result: ImageResult, attempt: Attempt) -> None:
         sample = attempt.sample
         assert sample is not None
@@ -167,7 +173,6 @@ class SampleRows:
         self._put("samples/bbox", box)
         self._put("samples/record", canonical_json(record))
         self.bytes_held += 3 * (x1 - x0) * (y1 - y0) + 2 * mask.nbytes
-        self.bytes_whole += sample.pixels_HW3.nbytes + sample.change_HW.nbytes
         self.sample_digests.append(
             row_digest(record, pixels=sample.pixels_HW3, mask=mask, object_mask=object_mask)
         )

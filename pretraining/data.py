@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.disk import write_whole
 from pipeline.errors import UserError
 from pretraining import clutter
 from pretraining.textures import photographs
@@ -143,7 +144,7 @@ def render_ahead(
         )
         for name, shape in shapes.items()
     }
-    _write_whole(note, json.dumps(plan | {"done": done}))
+    write_whole(note, json.dumps(plan | {"done": done}).encode())
     starts = range(done, count, CHUNK)
     jobs = [(first_seed + at, min(CHUNK, count - at), size, scenes, centred) for at in starts]
     pool = ProcessPoolExecutor(workers) if workers > 1 else None
@@ -152,7 +153,7 @@ def render_ahead(
         for name, array in arrays.items():
             array[at : at + len(chunk[name])] = chunk[name]
             array.flush()
-        _write_whole(note, json.dumps(plan | {"done": min(at + CHUNK, count)}))
+        write_whole(note, json.dumps(plan | {"done": min(at + CHUNK, count)}).encode())
     if pool:
         pool.shutdown()
     return folder
@@ -186,9 +187,3 @@ def _render_chunk(job: tuple[int, int, int, float, float]) -> dict[str, np.ndarr
         "without": np.stack([one.without_HW3 for one in made]),
         "removed": np.array([one.removed for one in made], np.uint8),
     }
-
-
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_suffix(".tmp")
-    aside.write_text(text)
-    aside.replace(path)

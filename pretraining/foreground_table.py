@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from pretraining.data import held_out
-from pretraining.quality import Measure
+from pretraining.quality import Measure, overlap
 from pretraining.textures import read_image
 
 MODEL = "U²-Net-p"
@@ -33,12 +33,6 @@ def session(path: Path) -> Saliency:
         return np.asarray(made.predict(Image.fromarray(image_HW3))[0], np.float32) / 255
 
     return saliency
-
-
-def overlap(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
-    """Intersection over union of two bool masks; 1 when both are empty."""
-    either = np.count_nonzero(one_HW | other_HW)
-    return np.count_nonzero(one_HW & other_HW) / either if either else 1.0
 
 
 def otsu(value_HW: np.ndarray, hull: bool = False) -> np.ndarray:

@@ -275,9 +275,10 @@ def focal(logits_N4Q: Tensor, truth_N1Q: Tensor) -> Tensor:
 
 def dice(logits_N4Q: Tensor, truth_N1Q: Tensor, weights_N1Q: Tensor) -> Tensor:
     """1 - Dice overlap per mask, (N, 4), each pixel with the area it stands for."""
-    chance_N4Q, truth_N1Q = logits_N4Q.sigmoid() * weights_N1Q, truth_N1Q * weights_N1Q
-    shared_N4 = (logits_N4Q.sigmoid() * truth_N1Q).sum(2)
-    return 1 - (2 * shared_N4 + 1) / (chance_N4Q.sum(2) + truth_N1Q.sum(2) + 1)
+    chance_N4Q = logits_N4Q.sigmoid() * weights_N1Q
+    shared_N4 = (chance_N4Q * truth_N1Q).sum(2)
+    wanted_N1 = (truth_N1Q * weights_N1Q).sum(2)
+    return 1 - (2 * shared_N4 + 1) / (chance_N4Q.sum(2) + wanted_N1 + 1)
 
 
 def dense_loss(model: Any, embedding: Tensor, quarter: Tensor, half: Tensor, batch: Any) -> Tensor:

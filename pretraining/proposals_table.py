@@ -17,7 +17,7 @@ from pipeline.records import ForegroundMask, bounding_box
 from pipeline.settings import ProposalSettings
 from pipeline.small_sam import small_sam
 from pretraining.data import held_out
-from pretraining.quality import Measure
+from pretraining.quality import Measure, overlap
 
 MODEL = "small SAM"
 MIN_PIXELS = 100
@@ -73,7 +73,7 @@ def _proposed(sam: Any, name: str, examples: Any) -> list[Measure]:
         parts += len(masks_NHW)
         proposals += len(proposed)
         for mask_HW in masks_NHW:
-            found += any(_iou(one, mask_HW) >= MATCH for one in proposed.masks_NHW)
+            found += any(overlap(one, mask_HW) >= MATCH for one in proposed.masks_NHW)
     aims = (0.80, 1.5) if name == "products" else (None, None)
     return [
         Measure(MODEL, f"{name}: recall of parts at IoU {MATCH}", found / parts, aims[0]),
@@ -124,7 +124,3 @@ def _ask(
     found_N4HW = torch.nn.functional.interpolate(logits_N4hw, size, mode="bilinear") > 0
     shared_N4 = (found_N4HW & wanted_N1HW).flatten(2).sum(2)
     return scores_N4.numpy(), (shared_N4 / (found_N4HW | wanted_N1HW).flatten(2).sum(2)).numpy()
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> float:
-    return float((first & second).sum() / max(1, (first | second).sum()))

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -36,3 +38,9 @@ def print_measures(measures: Iterable[Measure]) -> None:
     print("| model | measure | value | aim | met |\n|---|---|---|---|---|")
     for measure in measures:
         print(measure, flush=True)
+
+
+def overlap(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
+    """Intersection over union of two bool masks; 1 when both are empty."""
+    either = np.count_nonzero(one_HW | other_HW)
+    return np.count_nonzero(one_HW & other_HW) / either if either else 1.0
