@@ -151,6 +151,15 @@ def test_the_same_content_in_another_profile_is_another_version(tmp_path):
     assert fast.index["profile"] == "fast"
 
 
+def test_shards_of_the_fast_profile_close_earlier_for_they_hold_edits_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "HELD_BYTES", 10_000)
+    shards = {
+        profile: len(small_version(tmp_path / profile, profile=profile, shard_images=99).shards)
+        for profile in ("default", "fast")
+    }
+    assert shards["fast"] > shards["default"]
+
+
 def test_a_cached_run_starts_without_hdf5_and_parquet(version):
     store = version.dir.parent.parent
     code = (
