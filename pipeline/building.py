@@ -42,7 +42,11 @@ HELD_BYTES = 128 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class VersionHeader:
-    """What a version says about its making. `failures` is read after the last result arrived."""
+    """What a version says about its making. `failures` is read after the last result arrived.
+
+    `original_size` is the (H, W) that the source's images had before they were stored, in whose
+    pixels `defects_config` gives absolute areas.
+    """
 
     settings: Mapping[str, Any]
     plan_digest: str
@@ -51,6 +55,7 @@ class VersionHeader:
     licence: str = ""
     failures: Sequence[Mapping[str, str]] = ()
     defects_config: Any = None
+    original_size: tuple[int, int] | None = None
     software: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,6 +164,7 @@ class VersionBuild:
             "profile": self.profile,
             "licence": header.licence,
             "defects_config": header.defects_config,
+            "original_size": list(header.original_size) if header.original_size else None,
             "settings": header.settings,
             "plan_digest": header.plan_digest,
             "weights": header.weights,

@@ -20,7 +20,7 @@ import numpy as np
 from pipeline import cache as store
 from pipeline import compose, edits, gate, models
 from pipeline.errors import ImageError
-from pipeline.images import file_digest, load_image
+from pipeline.images import file_digest, load_image, read_header
 from pipeline.manifest import CategorySettings
 from pipeline.planning import (
     ANALYSIS_CODE,
@@ -180,6 +180,7 @@ def pack(
         licence=plan.settings.licence,
         failures=failed,
         defects_config=plan.defects_config,
+        original_size=_original_size(plan),
         software=software()
         | {
             "compute": devices.choose(
@@ -202,6 +203,16 @@ def pack(
             progress=progress,
             waiting=waiting,
         )
+
+
+def _original_size(plan: RunPlan) -> tuple[int, int] | None:
+    """The (H, W) of the first readable image, as its file has it; a category is of one size."""
+    for image in plan.images:
+        try:
+            return read_header(Path(image.path)).size_HW
+        except ImageError:
+            continue
+    return None
 
 
 def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResult]:

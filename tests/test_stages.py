@@ -53,6 +53,12 @@ def test_a_category_becomes_a_version_and_the_cache_serves_it_again(folder, tmp_
     assert same.digest == version.digest
 
 
+def test_a_version_keeps_the_size_that_its_images_had(folder, tmp_path):
+    _, version = run(planning.plan(settings_of(folder, tmp_path, image_size=128)))
+    assert version.image_size == (128, 128)
+    assert version.index["original_size"] == [256, 256]
+
+
 def test_the_digest_knows_seed_and_settings_but_no_folder(folder, tmp_path):
     digests = {}
     for name, overrides in {
