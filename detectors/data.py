@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UserError
 from pipeline.reading import Version
-from pipeline.records import SPLITS
+from pipeline.records import KINDS, SPLITS
 from pipeline.shardfiles import SampleBatch
 from pipeline.tables import SampleTable
 
@@ -55,12 +55,13 @@ def as_made(items: Any) -> Batch:
 
 
 class VersionDataset(Dataset[Batch]):
-    """One view of a version. Made by `normals`, `pairs` or `test`.
+    """One view of a version. Made by `normals`, `pairs`, `sources` or `test`.
 
     | view | items |
     |---|---|
     | normals | `image` |
     | pairs | `original`, `edited`, `mask`, `label` (0 normal, 1 anomalous), `kind` (of `KINDS`) |
+    | sources | the same; first every normal as its own edit (`kind` -1), then all its samples |
     | test | `image`, `mask` (all ground-truth regions of the image), `label` |
 
     and in each `index`, the item's number in this dataset; numbers are int64. A missing or damaged
@@ -86,6 +87,11 @@ class VersionDataset(Dataset[Batch]):
     ) -> Self:
         """The accepted samples with their originals, of a split, of some kinds, of one label."""
         return cls(_Pairs(SampleTable(version, split, kinds, label)))
+
+    @classmethod
+    def sources(cls, version: Version, split: str | None = "train") -> Self:
+        """The normals of a split unedited, then their accepted samples; see `SourceSampler`."""
+        return cls(Sources(version, split))
 
     @classmethod
     def test(cls, version: Version) -> Self:
@@ -233,11 +239,14 @@ class _Normals(_View):
         return len(self.places)
 
     def read(self, indices: list[int], arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-        places = [self.places[index] for index in indices]
-        for place in sorted(range(len(places)), key=places.__getitem__):
-            number, row = places[place]
-            arrays[0][place] = self.version.shards[number].stored("originals/pixels", row)
+        self.fill(arrays[0], range(len(indices)), indices)
         return {}
+
+    def fill(self, images: np.ndarray, places: Sequence[int], indices: Sequence[int]) -> None:
+        """Put image `indices[k]` into `images[places[k]]`, in the order of the files."""
+        chosen = [(self.places[index], place) for index, place in zip(indices, places, strict=True)]
+        for (number, row), place in sorted(chosen):
+            images[place] = self.version.shards[number].stored("originals/pixels", row)
 
 
 class _Pairs(_View):
@@ -254,6 +263,46 @@ class _Pairs(_View):
         original, edited, mask = arrays
         self.table.batch(indices, SampleBatch(original, edited, mask.view(np.bool_)))
         return {"label": self.table.labels_N[indices], "kind": self.table.kinds_N[indices]}
+
+
+class Sources(_View):
+    """Items 0 to `normals` - 1 are the normals as they are, the rest their accepted samples."""
+
+    names, shapes = ("original", "edited", "mask"), (2, 1)
+
+    def __init__(self, version: Version, split: str | None) -> None:
+        super().__init__(version)
+        self.clean = _Normals(version, split)
+        self.table = SampleTable(version, split)
+        self.normals = len(self.clean)
+
+    def __len__(self) -> int:
+        return self.normals + len(self.table)
+
+    def samples_of(self, kinds: Iterable[str]) -> list[list[int]]:
+        """For each normal its items of those kinds, in order."""
+        wanted = [KINDS.index(kind) for kind in kinds]
+        number = {place: normal for normal, place in enumerate(self.clean.places)}
+        items: list[list[int]] = [[] for _ in range(self.normals)]
+        sources = [shard.array("samples/source").tolist() for shard in self.version.shards]
+        for sample in np.flatnonzero(np.isin(self.table.kinds_N, wanted)).tolist():
+            shard, row = int(self.table.shards_N[sample]), int(self.table.rows_N[sample])
+            items[number[shard, sources[shard][row]]].append(self.normals + sample)
+        return items
+
+    def read(self, indices: list[int], arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+        original, edited, mask = arrays
+        index_N = np.array(indices, np.int64)
+        clean, samples = (np.flatnonzero((index_N >= self.normals) == made) for made in (0, 1))
+        self.clean.fill(original, clean.tolist(), index_N[clean].tolist())
+        edited[clean], mask[clean] = original[clean], 0
+        of_table = index_N[samples] - self.normals
+        batch = SampleBatch(original, edited, mask.view(np.bool_))
+        self.table.fill(batch, samples.tolist(), of_table.tolist())
+        label_N, kind_N = np.zeros(len(indices), np.int64), np.full(len(indices), -1)
+        label_N[samples] = self.table.labels_N[of_table]
+        kind_N[samples] = self.table.kinds_N[of_table]
+        return {"label": label_N, "kind": kind_N}
 
 
 class _Test(_View):

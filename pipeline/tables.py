@@ -72,19 +72,22 @@ class SampleTable:
         if out is None:
             out = SampleBatch.empty(len(indices), self.version.image_size)
         out = out.head(len(indices))
+        self.fill(out, range(len(indices)), indices)
+        return out
+
+    def fill(self, out: SampleBatch, places: Sequence[int], indices: Sequence[int]) -> None:
+        """Put sample `indices[k]` into place `places[k]` of `out`; the other places stay."""
         runs: dict[int, list[tuple[int, int]]] = {}  # of shards; plain lists, for they are short
-        for place, index in enumerate(indices):
+        for place, index in zip(places, indices, strict=True):
             runs.setdefault(self._shards[index], []).append((self._rows[index], place))
         readers = self.version.shards
         for shard, run in sorted(runs.items()):
-            places: Sequence[int]
             if len(runs) == 1:
-                rows, places = [row for row, _ in run], range(len(run))
+                rows = [row for row, _ in run]
             else:
                 run.sort()
                 rows, places = [row for row, _ in run], [place for _, place in run]
             readers[shard].fill(out, places, rows)
-        return out
 
 
 def _renumbered(shard: ShardReader) -> np.ndarray:
