@@ -1,0 +1,131 @@
+"""Outlook attention at several scales (MSOA), as LA-EAD's extractor uses it.
+
+Every cell predicts, from its own features, how the K x K cells around it attend to one another; the
+attended windows are summed where they overlap (Yuan et al., "VOLO", TPAMI 2022). Two such branches,
+K = 3 and 5, are concatenated and mixed by a linear layer (Li et al., Sensors 2025, 25, 5016).
+
+Done literally, K = 5 copies every value 25 times and multiplies 25 x 25 matrices for each cell and
+head. Here the windows' weights are summed first. A value reaches a cell through every window that
+holds both, so the sum over those windows of the attention from the one to the other is a single
+weight, and cell p receives
+
+    y(p) = Σ_e w_p(e) · v(p + e),    e = -(K-1) … K-1 in both directions.
+
+That is (2K-1)² products per value instead of K⁴, and rows of it are banded matrices, which one
+batched product applies. The result is the same up to rounding.
+
+Maps must be at least three cells wide and high.
+
+Shapes: B batch; C channels; D channels of a head; H, W cells; h heads; i, j the rows or columns of
+a window (K); e, f vertical and horizontal offsets of two cells of a window (2K-1).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class OutlookAttention(nn.Module):
+    """One branch without its last projection, on maps (B, H, W, C)."""
+
+    def __init__(self, channels: int, kernel: int, heads: int) -> None:
+        super().__init__()
+        if channels % heads or kernel % 2 == 0:
+            raise ValueError(
+                f"channels must be a multiple of heads and the kernel odd, got {channels} channels,"
+                f" {heads} heads, kernel {kernel}"
+            )
+        self.kernel, self.heads = kernel, heads
+        self.scale = (channels // heads) ** -0.5
+        self.value = nn.Linear(channels, channels, bias=False)
+        self.attention = nn.Linear(channels, heads * kernel**4)
+
+    def forward(self, maps_BHWC: Tensor) -> Tensor:
+        batch, height, width, _ = maps_BHWC.shape
+        # Cells last: softmax and sums over windows then run along memory.
+        logits = torch.baddbmm(
+            (self.attention.bias * self.scale)[:, None],
+            (self.attention.weight * self.scale).expand(batch, -1, -1),
+            maps_BHWC.flatten(1, 2).transpose(1, 2),
+        )
+        window = self.kernel**2
+        attention = logits.view(batch, self.heads, window, window, height, width).softmax(3)
+        return banded(self.overlapped(attention), self.value(maps_BHWC))
+
+    def overlapped(self, attention: Tensor) -> Tensor:
+        """Sum attention (B, h, K², K², H, W) over windows: weights (B, h, 2K-1, 2K-1, H, W).
+
+        Entry (ii, jj, y, x): from place jj to place ii of the window around (y, x). It belongs to
+        the cell at place ii, and to the offset jj - ii; rows and columns are done one after the
+        other. Sums are in float32.
+        """
+        kernel, margin = self.kernel, self.kernel // 2
+        split = attention.unflatten(3, (kernel, kernel)).unflatten(2, (kernel, kernel))
+        single = attention.new_zeros((1,) * 7, dtype=torch.float32)
+        rows, both = single, single[0]
+        for i in range(kernel):
+            offsets, cells = (kernel - 1 - i, i), (i - margin, margin - i)
+            rows = rows + F.pad(split[:, :, i], (0, 0, *cells, 0, 0, *offsets))
+        for i in range(kernel):
+            offsets, cells = (kernel - 1 - i, i), (i - margin, margin - i)
+            both = both + F.pad(rows[:, :, i], (*cells, 0, 0, *offsets))
+        return both
+
+
+def banded(weights_BhefHW: Tensor, values_BHWC: Tensor) -> Tensor:
+    """Apply one weight per cell and offset: y(p) = Σ w_p(e, f) v(p + (e, f)), zeros outside.
+
+    For a row of cells and a vertical offset, that is a banded W x L matrix; L = W + 2K - 2, and one
+    for a column of zeros. Each of its rows is the one above moved on by one place: weights that are
+    written into rows of one length, and read as rows that are one place shorter, stand there.
+    """
+    batch, heads, reach, _, height, width = weights_BhefHW.shape
+    margin = reach // 2
+    length = width + 2 * margin + 1
+    weights_BhHWef = weights_BhefHW.permute(0, 1, 4, 5, 2, 3).to(values_BHWC.dtype)
+    bands = F.pad(weights_BhHWef, (0, length - reach)).flatten(3)
+    bands = bands[..., :-width].unflatten(3, (width, reach * length - 1))
+    around = F.pad(values_BHWC, (0, 0, margin, margin + 1, margin, margin))
+    around_BhHWD = around.unflatten(3, (heads, -1)).permute(0, 3, 1, 2, 4)
+    rows = torch.stack([around_BhHWD[:, :, e : e + height] for e in range(reach)], 3).flatten(3, 4)
+    found = torch.bmm(bands.flatten(0, 2), rows[:, :, :, :-1].flatten(0, 2))
+    return found.unflatten(0, (batch, heads, height)).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+class Msoa(nn.Module):
+    """Outlook attention with windows of 3 and of 5 cells, concatenated and mixed.
+
+    Each branch ends in a projection of its own. Projection and mixing are linear with nothing
+    between, so their matrices are multiplied first and every cell goes through one of them.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, residual: bool = False, prenorm: bool = False,
+        act: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.residual, self.act = residual, act
+        self.norm = nn.LayerNorm(channels) if prenorm else None
+        self.branches = nn.ModuleList(OutlookAttention(channels, k, heads) for k in (3, 5))
+        self.projections = nn.ModuleList(nn.Linear(channels, channels) for _ in (3, 5))
+        self.mixing = nn.Linear(2 * channels, channels)
+
+    def forward(self, maps_BCHW: Tensor) -> Tensor:
+        maps_BHWC = maps_BCHW.permute(0, 2, 3, 1)
+        seen_BHWC = maps_BHWC if self.norm is None else self.norm(maps_BHWC)
+        weights: list[Tensor] = []
+        bias: Tensor = self.mixing.bias
+        parts = self.mixing.weight.chunk(2, 1)
+        for (weight, own_bias), part in zip(self._projections(), parts, strict=True):
+            weights.append(part @ weight)
+            bias = bias + part @ own_bias
+        attended = torch.cat([branch(seen_BHWC) for branch in self.branches], 3)
+        mixed_BHWC = F.linear(attended, torch.cat(weights, 1), bias)
+        if self.act:
+            mixed_BHWC = F.relu(mixed_BHWC)
+        if self.residual:
+            mixed_BHWC = maps_BHWC + mixed_BHWC
+        return mixed_BHWC.permute(0, 3, 1, 2)
+
+    def _projections(self) -> list[tuple[Tensor, Tensor]]:
+        return [(linear.weight, linear.bias) for linear in self.projections]  # type: ignore[misc]
