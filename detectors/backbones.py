@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from pipeline.errors import WeightsError
+from pipeline.errors import UserError, WeightsError
 from pipeline.weights_loading import load_state
 
 STRIDES = (4, 8, 16)
@@ -48,9 +48,9 @@ class Trunk(nn.Module):
         self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(first, first, stride=1)
-        self.layer2 = _stage(first, second, stride=2)
-        self.layer3 = _stage(second, third, stride=2)
+        self.layer1 = residual_stage(first, first, stride=1)
+        self.layer2 = residual_stage(first, second, stride=2)
+        self.layer3 = residual_stage(second, third, stride=2)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -89,6 +89,17 @@ def small_teacher(weights: Path | None = None) -> Trunk:
     `pretraining/teacher.py` distils it from `resnet18_trunk`; its card is weights/small_teacher.md.
     """
     return _frozen(Trunk(SMALL_CHANNELS), weights, "small teacher")
+
+
+TRUNKS = {"resnet18": resnet18_trunk, "bundled-teacher": small_teacher}
+"""Entries of the weights registry and the trunks that read them."""
+
+
+def trunk_of(teacher: str, weights: Path | None = None) -> Trunk:
+    """The frozen trunk that an entry of the weights registry belongs to; `weights` is its file."""
+    if teacher not in TRUNKS:
+        raise UserError(f"no trunk belongs to teacher {teacher!r}; known: {', '.join(TRUNKS)}")
+    return TRUNKS[teacher](weights)
 
 
 def normalise(images_B3HW: Tensor) -> Tensor:
@@ -135,6 +146,17 @@ def save_trunk(trunk: Trunk, path: Path, metadata: dict[str, str] | None = None)
     aside.replace(path)
 
 
+def residual_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Two basic blocks; the first halves the picture and changes the width where asked to."""
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs)
+    )
+
+
 def _beyond(name: str) -> bool:
     """True for the tensors of a whole ResNet that lie behind the trunk."""
     return name.startswith(("layer4.", "fc."))
@@ -144,14 +166,3 @@ def _frozen(trunk: Trunk, weights: Path | None, name: str) -> Trunk:
     if weights is not None:
         load_trunk(trunk, weights, name)
     return trunk.freeze()
-
-
-def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Two basic blocks; the first halves the picture and changes the width where asked to."""
-    shortcut = None
-    if stride != 1 or inputs != outputs:
-        convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-        shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-    return nn.Sequential(
-        BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs)
-    )
