@@ -154,6 +154,12 @@ ENTRIES = (
         terms=_IMAGENET,
     ),
     WeightsEntry(
+        name="wide-resnet50-2", purpose="GLCF features, another backbone", stage="detectors",
+        file="wide_resnet50_2-95faca4d.pth", megabytes=138.2, format="state-dict",
+        licence="BSD-3-Clause", digest="sha256-prefix:95faca4d",
+        url=_TORCHVISION + "wide_resnet50_2-95faca4d.pth", terms=_IMAGENET,
+    ),
+    WeightsEntry(
         name="wide-resnet101-2", purpose="distilling an EfficientAD teacher", stage="detectors",
         file="wide_resnet101_2-32ee1156.pth", megabytes=254.7, format="state-dict",
         licence="BSD-3-Clause", digest="sha256-prefix:32ee1156",

@@ -106,10 +106,15 @@ def test_the_entries_are_sound():
 def test_torchvisions_names_and_prefixes_are_its_own():
     """The registry must not drift away from the installed torchvision and timm."""
     import timm
-    from torchvision.models import ResNet18_Weights, Wide_ResNet101_2_Weights
+    from torchvision.models import (
+        ResNet18_Weights,
+        Wide_ResNet50_2_Weights,
+        Wide_ResNet101_2_Weights,
+    )
 
     for name, published in [
         ("resnet18", ResNet18_Weights.IMAGENET1K_V1),
+        ("wide-resnet50-2", Wide_ResNet50_2_Weights.IMAGENET1K_V1),
         ("wide-resnet101-2", Wide_ResNet101_2_Weights.IMAGENET1K_V1),
     ]:
         entry = weights.entry(name)
