@@ -231,33 +231,6 @@ def test_the_command_trains_exports_and_goes_on_where_it_stopped(
 # --- the patch score ------------------------------------------------------------------------------
 
 
-def grounds(count: int, seed: int) -> list[np.ndarray]:
-    """Grey plates with soft grain, (128, 128, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    plates = 128 + 6 * rng.standard_normal((count, 128, 128, 1)) + np.zeros((1, 1, 1, 3))
-    return list(plates.clip(0, 255).astype(np.uint8))
-
-
-def test_a_picture_of_the_bank_scores_nothing_and_a_scratch_scores_most() -> None:
-    good = grounds(8, seed=0)
-    fitted = patch_score.fit(small_teacher(BUNDLED), good, bank=10_000, seed=0)
-    assert len(fitted.bank_NC) == 8 * 16 * 16  # fewer cells than asked for: all of them
-    assert fitted.score(good[3]) < 0.01
-    unseen = grounds(6, seed=1)
-    scratched = [plate.copy() for plate in unseen]
-    for plate in scratched:
-        plate[60:64, 30:90] = (60, 50, 45)
-    assert min(map(fitted.score, scratched)) > max(map(fitted.score, unseen))
-
-
-def test_the_bank_depends_on_its_seed_alone() -> None:
-    trunk, good = small_teacher(BUNDLED), grounds(10, seed=0)
-    one, again, other = (patch_score.fit(trunk, good, bank=200, seed=seed) for seed in (0, 0, 1))
-    assert one.bank_NC.shape == (200, sum(SMALL_CHANNELS[1:]))
-    assert torch.equal(one.bank_NC, again.bank_NC)
-    assert not torch.equal(one.bank_NC, other.bank_NC)
-
-
 @pytest.mark.slow
 def test_it_separates_real_defects_nearly_as_well_as_the_resnet18(
     shared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
