@@ -25,14 +25,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: install ## render example scenes, generate a dataset version, show its gallery
+demo: install ## render example scenes, forge dataset versions, train detectors on one, report
 	$(BIN)/python -m flows.demo
 
 test: install ## the whole test suite (PYTEST='-x -k name' for a part, '-m slow' for the slow tests)
 	$(BIN)/python -m pytest $(PYTEST)
 
 test-peers: install $(PEERS_READY) ## open every export with the tool that it is for
-	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/test_export_peers.py
+	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/test_export_peers.py tests/test_metrics_peers.py
 
 lint: install ## ruff, import contracts, types
 	$(BIN)/ruff check .
@@ -41,7 +41,7 @@ lint: install ## ruff, import contracts, types
 	$(BIN)/mypy
 
 bench: install ## every performance claim of the README, measured
-	$(BIN)/python -m benchmarks
+	PEERS=$(PEERS) $(BIN)/python -m benchmarks
 
 lock: ## resolve requirements.in into requirements.lock (UPGRADE=1: newest allowed versions)
 	UPGRADE=$(UPGRADE) $(PYTHON) .ci/lock.py

@@ -1,8 +1,9 @@
-"""`make demo`: every category of the example manifest, made, checked, and told in plain words.
+"""`make demo`: every category of the example manifest is made and checked, detectors learn one.
 
     python -m flows.demo [MANIFEST]
 
-Nothing here is special to the demo: it calls what `anomalysmith generate` and `verify` call.
+Nothing here is special to the demo: it calls what `anomalysmith generate`, `verify`, `train` and
+`evaluate` call. What it tells is in `demo_story.py`.
 """
 
 import sys
@@ -10,18 +11,11 @@ import time
 from pathlib import Path
 
 from flows.choices import MANIFEST, Choices, settings_of
-from flows.console import BROKEN, DONE, SKIPPED, complain, table, worst
+from flows.console import BROKEN, DONE, SKIPPED, complain, worst
+from flows.demo_story import greeting, learning, made, next_steps
 from flows.local import GenerateReport, generate
 from flows.progress import Bar
 from pipeline.errors import AnomalysmithError
-
-KINDS = {
-    "missing": "an object taken away",
-    "extra": "an object too many",
-    "misplaced": "an object in another place",
-    "swapped": "two objects exchanged",
-    "control_noop": "repainted without a change of meaning, labelled normal",
-}
 
 
 def main(manifest: Path = MANIFEST) -> int:
@@ -32,13 +26,7 @@ def main(manifest: Path = MANIFEST) -> int:
     except AnomalysmithError as error:
         complain(error)
         return error.exit_code
-    names = ", ".join(settings.name for settings in categories)
-    print(
-        f"Forging logical anomalies for {len(categories)} products: {names}.\n"
-        "U²-Net finds the parts, SAM proposes objects, each edit takes away, adds, moves or swaps\n"
-        "some, LaMa fills the gaps, and a gate refuses what looks wrong.\n",
-        flush=True,
-    )
+    print(greeting([settings.name for settings in categories]), flush=True)
     reports: list[GenerateReport] = []
     codes: list[int] = []
     for settings in categories:
@@ -50,7 +38,9 @@ def main(manifest: Path = MANIFEST) -> int:
             complain(f"{settings.name}: {error}")
             codes.append(error.exit_code)
     if reports:
-        print(_story(reports, time.perf_counter() - started, all(code != BROKEN for code in codes)))
+        print(made(reports, all(code != BROKEN for code in codes)), flush=True)
+        codes += _detectors(reports)
+        print(next_steps(reports[0], time.perf_counter() - started))
     return worst(codes)
 
 
@@ -69,52 +59,21 @@ def _checked(report: GenerateReport) -> int:
     return DONE
 
 
-def _story(reports: list[GenerateReport], seconds: float, sound: bool) -> str:
-    """What was made, where it is, what to do next."""
-    rows = [
-        (
-            report.category,
-            report.images,
-            report.accepted,
-            sum(report.rejected.values()),
-            "published before" if report.cached else f"{report.seconds:.0f} s",
-        )
-        for report in reports
-    ]
-    kinds: dict[str, int] = {}
-    for report in reports:
-        for kind, count in report.by_kind.items():
-            kinds[kind] = kinds.get(kind, 0) + count
-    first = reports[0]
-    lines = [
-        "",
-        table(("product", "images", "samples", "refused", "time"), rows),
-        "",
-        "What the samples show:",
-        *(f"  {count:4d}  {KINDS.get(kind, kind)} ({kind})" for kind, count in kinds.items()),
-        "",
-        "Every version was read back and verified." if sound else "A version is BROKEN, see above.",
-        f"All of it took {seconds:.0f} s.",
-        "",
-        "Look at the samples, accepted and refused, in a browser:",
-        *(f"  {report.gallery}" for report in reports if report.gallery),
-        "",
-        "Next:",
-        f"  .venv/bin/anomalysmith stats {_short(first.version_dir)}",
-        f"  .venv/bin/anomalysmith show {_short(first.version_dir)} 0",
-        "  .venv/bin/anomalysmith generate --source folder:PATH/TO/YOUR/GOOD/IMAGES",
-    ]
-    return "\n".join(lines)
+def _detectors(reports: list[GenerateReport]) -> list[int]:
+    """Train and measure on one product, and tell; exit codes."""
+    from flows.demo_detectors import learn, product_of
 
-
-def _short(path: Path) -> Path:
-    """Relative to the working folder where that is shorter."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    product = product_of(reports)
+    if product is None:
+        return []
+    learnt, codes = learn(product)
+    print(learning(product.category, learnt), flush=True)
+    return codes
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(*map(Path, sys.argv[1:2])))
     except KeyboardInterrupt:
-        print("\ninterrupted: finished images are kept, `make demo` goes on", file=sys.stderr)
+        print("\ninterrupted: what is finished is kept, `make demo` goes on", file=sys.stderr)
         sys.exit(130)

@@ -9,12 +9,10 @@ the digest equals that of `anomalysmith generate`.
 from flows.settings import available_cpus  # isort: skip  first: it switches telemetry off
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
@@ -22,28 +20,12 @@ from flows.choices import Choices, settings_of
 from flows.local import WAITING, GenerateReport, report_of, settle
 from flows.progress import Watcher
 from flows.summary import leave_artifact
+from flows.tasks import patient_task, plain_task
 from pipeline.cache import CACHE, StageCache
 from pipeline.errors import IntegrityError
 from pipeline.manifest import CategorySettings
 from pipeline.planning import load_plan
 from pipeline.versions import Version, find_by_plan, open_version
-
-
-def is_transient(task: Any, run: Any, state: Any) -> bool:
-    """Retry what may pass by itself, a disk or memory hiccup; never a user's mistake."""
-    return isinstance(state.data, OSError | MemoryError)
-
-
-# The stage cache is the cache: Prefect keeps neither results nor keys of its own.
-_plain: Any = partial(task, persist_result=False, cache_policy=NO_CACHE)
-_patient: Any = partial(
-    task,
-    persist_result=False,
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=is_transient,
-)
 
 
 class Remarks(Watcher):
@@ -56,13 +38,13 @@ class Remarks(Watcher):
         get_run_logger().warning("skipped %s: %s", failure["name"], failure["error"])
 
 
-@_patient(name="settle-plan", task_run_name="settle-{settings.name}")
+@patient_task(name="settle-plan", task_run_name="settle-{settings.name}")
 def settle_plan(settings: CategorySettings, limit: int | None) -> Path:
     """List, digest and plan one category; the path of the plan that the other tasks read."""
     return settle(settings, limit, Remarks()).save()
 
 
-@_patient(name="forge-batch", task_run_name="forge-{start}-{stop}")
+@patient_task(name="forge-batch", task_run_name="forge-{start}-{stop}")
 def forge_batch(plan: Path, start: int, stop: int) -> dict[str, Any]:
     """Forge the images `start` to `stop` of a plan into the cache; counts and failures."""
     from pipeline import stages
@@ -79,7 +61,7 @@ def forge_batch(plan: Path, start: int, stop: int) -> dict[str, Any]:
     }
 
 
-@_patient(name="pack-version")
+@patient_task(name="pack-version")
 def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
     """Publish what the cache holds of a plan: all of it or nothing."""
     from pipeline.stages import pack
@@ -89,7 +71,7 @@ def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
     return pack(settled, failures, waiting=lambda: log.info(said)).dir
 
 
-@_plain(name="verify-version")
+@plain_task(name="verify-version")
 def verify_version(folder: Path) -> str:
     """Check every byte of the published version; its digest."""
     from pipeline.verify import verify

@@ -5,11 +5,14 @@ programs that tests start. Nothing heavy is imported here, so a small test stays
 """
 
 import atexit
+import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,49 @@ def no_network() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded_connect)
         patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run of the program ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object that may stand on standard output."""
+        lines = self.out.splitlines()
+        assert len(lines) == 1
+        return json.loads(lines[0])
+
+
+@pytest.fixture
+def anomalysmith(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Run]:
+    """Call the program in this process: `anomalysmith("stats", version)`."""
+    from flows import cli
+
+    def run(*words: Any) -> Run:
+        monkeypatch.setattr(sys, "argv", ["anomalysmith", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return Run(int(end.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[None]:
+    """Prefect's own test server: slow to start, so there is one."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
         yield
 
 

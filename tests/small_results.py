@@ -100,10 +100,11 @@ def small_version(
     tests: int = 4,
     results: Iterable[ImageResult] | None = None,
     head: VersionHeader | None = None,
+    size: tuple[int, int] = (24, 19),
     **options: Any,
 ) -> Version:
     """Publish a small version; without a gallery unless asked for."""
     options = {"gallery": False, "shard_images": 4} | options
-    results = (image_result(n) for n in range(images)) if results is None else results
-    made = (real_image(n) for n in range(tests))
+    results = (image_result(n, size) for n in range(images)) if results is None else results
+    made = (real_image(n, size) for n in range(tests))
     return publish(store, "tray", results, made, head or header(), **options)

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,35 +24,6 @@ from flows.console import worst
 from pipeline.errors import RecordError
 
 FAST = ("--inpaint", "telea", "--image-size", "128", "--per-image", "2")
-
-
-@dataclass(frozen=True)
-class Run:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one JSON object that may stand on standard output."""
-        lines = self.out.splitlines()
-        assert len(lines) == 1
-        return json.loads(lines[0])
-
-
-@pytest.fixture
-def anomalysmith(capsys, monkeypatch):
-    """Call the program: `anomalysmith("stats", version)`."""
-
-    def run(*words: Any) -> Run:
-        monkeypatch.setattr(sys, "argv", ["anomalysmith", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return Run(int(end.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 def draw_parts(folder: Path, count: int = 3) -> Path:
@@ -345,10 +315,30 @@ def test_the_options_are_these():
         "verify": {"--regenerate", "--json"},
         "stats": {"--json"},
         "show": {"--out"},
+        "distill-teacher": {
+            "--images", "--out", "--pdn", "--backbone", "--weights", "--layers", "--steps",
+            "--batch-size", "--size", "--statistics", "--rate", "--schedule", "--seed", "--device",
+            "--precision", "--workers", "--tensorboard", "--dry-run", "--json",
+        },
         "diff": {"--html", "--examples", "--json"},
         "gallery": set(),
         "export": {"--to", "--out", "--samples", "--test", "--controls", "--json"},
         "gc": {"--store", "--manifest", "--older-than", "--dry-run", "--json"},
+        "detectors": {"--json"},
+        "train": {
+            "--detector", "--version", "--out", "--profile", "--steps", "--size", "--set",
+            "--seed", "--device", "--precision", "--compile", "--workers", "--teacher", "--start",
+            "--dry-run", "--json",
+        },
+        "evaluate": {
+            "--checkpoint", "--version", "--out", "--device", "--precision", "--batch-size",
+            "--original-size", "--json",
+        },
+        "predict": {
+            "--checkpoint", "--maps", "--csv", "--threshold", "--device", "--precision",
+            "--batch-size", "--json",
+        },
+        "export-onnx": {"--checkpoint", "--out", "--version", "--tolerance", "--json"},
         "weights list": {"--json"},
         "weights verify": {"--json"},
         "weights pull": set(),

@@ -1,5 +1,6 @@
 """One whole flow in Prefect's own test server, and what must hold without one."""
 
+import importlib
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -8,23 +9,16 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from prefect import Flow
 
 from flows import generate as flow_module
 from flows.choices import Choices, settings_of
 from flows.local import generate
 from flows.summary import artifact_key
+from flows.tasks import is_transient
 from pipeline.errors import UserError
 from pipeline.manifest import read_manifest
 from pipeline.verify import verify
-
-
-@pytest.fixture(scope="session")
-def server():
-    """Slow to start, so there is one."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +78,7 @@ def test_only_what_may_pass_by_itself_is_tried_again():
         (UserError("manifest"), False),
         (ValueError("bug"), False),
     ):
-        assert flow_module.is_transient(None, None, Failed(data=error)) is again
+        assert is_transient(None, None, Failed(data=error)) is again
 
 
 def test_a_child_forked_after_a_flow_has_run_ends_well(server, tmp_path):
@@ -102,17 +96,24 @@ def test_no_telemetry():
     assert not get_current_settings().server.analytics_enabled
 
 
-def test_every_category_of_the_manifest_has_a_deployment(root):
+def test_every_category_of_the_manifest_has_its_deployments(root):
     text = (root / "prefect.yaml").read_text()
     deployments = yaml.safe_load(text)["deployments"]
-    named = {d["name"]: d["parameters"].get("category") for d in deployments}
     categories = read_manifest(root / "data_manifest.yaml").categories
-    assert named == {**{name: name for name in categories}, "all": None}
-    for deployment in deployments:
-        file, _, function = deployment["entrypoint"].partition(":")
-        assert (root / file).is_file()
-        assert hasattr(flow_module, function)
-        assert deployment["work_pool"]["name"] == "local"
+    entrypoints = {
+        "flows/generate.py:generate_anomalies",
+        "flows/train.py:train_detectors",
+        "flows/evaluate.py:evaluate_detectors",
+    }
+    assert {deployment["entrypoint"] for deployment in deployments} == entrypoints
+    for entrypoint in entrypoints:
+        own = [d for d in deployments if d["entrypoint"] == entrypoint]
+        named = {d["name"]: d["parameters"].get("category") for d in own}
+        assert named == {**{name: name for name in categories}, "all": None}
+        file, _, function = entrypoint.partition(":")
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        assert isinstance(getattr(module, function), Flow)
+    assert all(d["work_pool"]["name"] == "local" for d in deployments)
     assert str(root) not in text
 
 

@@ -1,0 +1,75 @@
+"""docs/detectors.md: its commands and programs run, made shorter, in the order of the page."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from small_results import small_version
+
+from detectors.registry import DETECTORS
+from flows import reference
+
+QUICK = ["--profile", "tiny", "--size", "64", "--steps", "2", "--device", "cpu"]
+PLACES = {"out/store/tray/0001-*", "out/runs/tray", "out/scenes/tray/test"}
+
+
+@pytest.fixture(scope="module")
+def page(root) -> str:
+    return (root / "docs" / "detectors.md").read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """A folder with the version and the pictures that the page speaks of."""
+    small_version(tmp_path / "out" / "store", images=10, tests=6, size=(64, 64))
+    pictures = tmp_path / "out" / "scenes" / "tray" / "test" / "good"
+    pictures.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(pictures / "000.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_runs(anomalysmith, page, workplace, capsys):
+    assert all(place in page for place in PLACES)
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    assert len(lines) >= 6
+    for line in lines:
+        program, command, *words = shlex.split(line)
+        assert program == "anomalysmith"
+        words = [str(next(workplace.glob(word))) if "*" in word else word for word in words]
+        run = anomalysmith(command, *words, *(QUICK if command == "train" else []))
+        assert run.code == 0, f"{line}\n{run.err}"
+    for block in blocks(page, "python"):
+        exec(compile(block, "docs/detectors.md", "exec"), {"__name__": "docs"})
+    assert "000.png" in capsys.readouterr().out
+
+
+def test_every_detector_and_command_is_on_the_page(page):
+    rows = re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE)
+    assert set(DETECTORS) <= set(rows)
+    known = {name for name, _ in reference.commands()}
+    named = set(re.findall(r"anomalysmith ([a-z-]+(?: (?:pull|list))?)", page))
+    assert named <= known
+    assert {"train", "evaluate", "predict", "export-onnx", "detectors", "distill-teacher"} <= named
+
+
+def test_every_deployment_that_is_named_exists(root):
+    deployments = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
+    flows = {"generate_anomalies", "train_detectors", "evaluate_detectors"}
+    known = {
+        f"{d['entrypoint'].partition(':')[2].replace('_', '-')}/{d['name']}" for d in deployments
+    }
+    text = (root / "docs" / "prefect.md").read_text()
+    pattern = "|".join(flow.replace("_", "-") for flow in flows)
+    named = set(re.findall(rf"(?:{pattern})/[a-z]+", text))
+    assert named
+    assert named <= known
