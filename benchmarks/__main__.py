@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import generation, quality, storage
+from benchmarks import detectors, generation, quality, storage
 
 if __name__ == "__main__":
-    rows = [*generation.main(), *storage.main()]
+    rows = [*generation.main(), *storage.main(), *detectors.main()]
     quality.main()
     sys.exit(not all(row.holds for row in rows))

@@ -1,0 +1,146 @@
+"""What GLCF's parts are worth: the rows of the paper's ablation, and ours, as settings.
+
+    python -m benchmarks.glcf_ablation --versions STORE/tray/0001-* STORE/bag/0001-* --seeds 0 1 2 \
+        --out out/glcf-ablation
+
+A row either trains, or scores the weights of `full` anew with other weights of scales and branches
+(a start from its checkpoint with no step). Runs that are finished are read again, interrupted ones
+go on, so the command may be repeated and widened. The tables go to standard output and to
+`OUT/glcf.md`, the numbers to `OUT/glcf.json`. Test images are scored at the end and choose nothing.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation import pair
+from benchmarks.ablation_table import Runs, report
+from benchmarks.runs import Result, run
+from detectors.registry import PROFILES, Profile, configure
+from pipeline.disk import write_whole
+from pipeline.errors import UserError
+from pipeline.reading import Version, open_version
+
+FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variant: what it changes, and whether that needs a training of its own."""
+
+    name: str
+    words: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    trains: bool = True
+
+
+ROWS = (
+    Row(FULL, "as the settings say: PSS, three scales, both branches"),
+    Row("no-bottleneck", "decoders see the deepest level", {"bottleneck": False}),
+    Row("no-ms-pem", "tokens of stride 32 only", {"embedded": (3,)}),
+    Row("no-aggregation", "no semantic tokens", {"aggregation": "none"}),
+    Row("ps", "semantic tokens: PS", {"aggregation": "ps"}),
+    Row("pgs", "semantic tokens: PGS", {"aggregation": "pgs"}),
+    Row("pss", "semantic tokens: PSS", {"aggregation": "pss"}),
+    Row("expand", "up-sampling of the released code", {"up": "expand"}),
+    Row("clean-target", "GLCF-D: forged samples, clean target", {"clean_target": True}),
+    Row("correspondence", "global map: F against G", {"global_map": "correspondence"}, False),
+    Row("stride-4", "finest scale alone", {"scale_weights": (1, 0, 0)}, False),
+    Row("stride-8", "middle scale alone", {"scale_weights": (0, 1, 0)}, False),
+    Row("stride-16", "coarsest scale alone", {"scale_weights": (0, 0, 1)}, False),
+    Row("local", "local branch alone", {"branch_weights": (1, 0)}, False),
+    Row("global", "global branch alone", {"branch_weights": (0, 1)}, False),
+    Row("calibrated", "weights chosen on synthetics", {"weights": "calibrated"}, False),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Train and score what is missing, print the tables; gives the folder."""
+    args = _parser().parse_args(arguments)
+    rows = [row for row in ROWS if row.name in args.rows]
+    changes: dict[str, Any] = dict(pair(text) for text in args.set)
+    if args.steps is not None:
+        changes |= {"steps": args.steps}
+    found: Runs = {}
+    for version in opened(args.versions):
+        for seed in args.seeds:
+            results = measured(rows, version, seed, args.out, args.profile, changes, args.device)
+            for name, result in results.items():
+                found.setdefault(name, {}).setdefault(version.category, {})[seed] = result
+    words = {row.name: row.words for row in rows}
+    text = report(found, words, [], args.profile, what="GLCF", against=FULL)
+    print(text)
+    write_whole(args.out / "glcf.md", text.encode())
+    write_whole(args.out / "glcf.json", json.dumps(found, indent=1).encode())
+    return Path(args.out)
+
+
+def opened(folders: Sequence[Path]) -> list[Version]:
+    """The versions, each of another category: the tables have one cell per category."""
+    found = [open_version(folder) for folder in folders]
+    categories = [version.category for version in found]
+    for category in categories:
+        if categories.count(category) > 1:
+            raise UserError(f"two versions are of {category}; name one version per category")
+    return found
+
+
+def measured(
+    rows: Sequence[Row],
+    version: Version,
+    seed: int,
+    out: Path,
+    profile: Profile,
+    changes: Mapping[str, Any],
+    device: str = "auto",
+) -> dict[str, Result]:
+    """The result of every row; `full` is trained even when only rows that start from it ask."""
+    results: dict[str, Result] = {}
+
+    def once(row: Row, start: Path | None = None) -> Result:
+        steps = {"steps": 0} if start else {}
+        recipe = configure("glcf", profile, {**changes, **row.changes, **steps})
+        made = run(
+            version, recipe, seed, out / "runs", start=start, device=device, details=True,
+            label="glcf-scored" if start else "",
+        )  # fmt: skip
+        auroc = made["metrics"]["image_auroc"]
+        told = "no AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
+        print(f"{version.category}, seed {seed}, {row.name}: {told}", file=sys.stderr, flush=True)
+        return made
+
+    for row in rows:
+        if row.trains:
+            results[row.name] = once(row)
+            continue
+        full = results.get(FULL) or once(ROWS[0])
+        results[row.name] = once(row, Path(full["checkpoint"]))
+    return results
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--versions", type=Path, nargs="+", required=True, metavar="DIR",
+                        help="dataset versions, one per category")  # fmt: skip
+    parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS], metavar="NAME",
+                        choices=[row.name for row in ROWS])  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--profile", choices=PROFILES, default="tiny")
+    parser.add_argument("--steps", type=int, help="instead of the profile's")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE",
+                        help="settings that all rows share")  # fmt: skip
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("out/glcf-ablation"))
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"glcf_ablation: {error}", file=sys.stderr)
+        sys.exit(2)
