@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from small_results import PLAN, header, image_result, small_version
-from test_cli import FAST, anomalysmith, draw_parts
+from test_cli import FAST, draw_parts
 
 from pipeline.disk import require_writable
 from pipeline.errors import UserError
 from pipeline.verify import verify
 from pipeline.versions import find_by_plan, versions
-
-__all__ = ["anomalysmith"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from test_cli import draw_parts
 
 from flows.gc_command import gc_command
 from flows.local import generate
+from pipeline.cache import CACHE
 from pipeline.disk import locked
 from pipeline.errors import UserError
 from pipeline.manifest import CategorySettings, manifest_for_source, resolve
@@ -96,7 +97,9 @@ def test_a_version_that_is_gone_frees_what_only_it_needed(photos, store):
 
 def test_entries_without_a_version_go_unless_they_are_young(photos, store):
     cache = plan(wish(photos, store)).cache
-    other = cache.write("samples", "ab" * 32, {"x": np.arange(9)}, {"made by": "other code"})
+    taken = {path.name for path in (store / CACHE / "samples").iterdir()}
+    free = next(name for name in ("ab", "cd", "ef", "01") if name not in taken)
+    other = cache.write("samples", free * 32, {"x": np.arange(9)}, {"made by": "other code"})
     aside = other.with_name("tmpdeadbeef.tmp")
     aside.write_bytes(b"half an entry")
     swept = sweep(store, older_than=1)
