@@ -336,7 +336,7 @@ def feeding(version: Version, quick: bool) -> list[Timing]:
         for profile in ("tiny",) if quick else ("tiny", "paper"):
             recipe = configure(name, profile)  # type: ignore[arg-type]
             size, batch_size = recipe.settings.size, recipe.schedule.batch_size
-            if profile == "paper":  # the papers' 16 and 32 take minutes a step on a CPU
+            if profile == "paper":  # the papers' 16 and 32 take ten seconds a step on a CPU
                 batch_size = 2
             read = reading(version, batch_size, size)
             for precision in ("fp32", "bf16") if profile == "tiny" else ("bf16",):
