@@ -31,16 +31,11 @@ from pipeline.errors import UserError
 LEVELS = ("student_fine", "student_middle", "student_coarse")
 
 
-class DestSegSettings(DetectorSettings):
-    """What DeSTSeg may be told."""
+class DamageSettings(DetectorSettings):
+    """What DeSTSeg and SemRec's local branch share: teacher, damage, how a map becomes a score."""
 
     teacher: Literal["resnet18", "bundled-teacher"] = Field(
         default="resnet18", description="entry of the weights registry that the frozen part reads"
-    )
-    encoder: Literal["own", "teacher"] = Field(
-        default="own",
-        description="own = the student learns its encoder, as published; teacher = it decodes the "
-        "frozen teacher's deepest level, which takes far fewer steps",
     )
     noise: Noise = Field(
         default="perlin_self",
@@ -49,6 +44,24 @@ class DestSegSettings(DetectorSettings):
     )
     textures: Path | None = Field(
         default=None, description="folder of textures for perlin_dtd, such as the DTD data set"
+    )
+    level_fusion: Fusion = Field(
+        default="prod", description="how the three levels' distances become one map"
+    )
+    top_pixels: int = Field(
+        default=100,
+        ge=1,
+        description="the image score is the mean of so many highest pixels, at 256 px",
+    )
+
+
+class DestSegSettings(DamageSettings):
+    """What DeSTSeg may be told."""
+
+    encoder: Literal["own", "teacher"] = Field(
+        default="own",
+        description="own = the student learns its encoder, as published; teacher = it decodes the "
+        "frozen teacher's deepest level, which takes far fewer steps",
     )
     segmentation: bool = Field(
         default=True,
@@ -70,14 +83,6 @@ class DestSegSettings(DetectorSettings):
     )
     head_rate: float = Field(
         default=0.01, gt=0, description="learning rate of the rest of the segmentation"
-    )
-    level_fusion: Fusion = Field(
-        default="prod", description="how the three levels' distances become the map of DeST"
-    )
-    top_pixels: int = Field(
-        default=100,
-        ge=1,
-        description="the image score is the mean of so many highest pixels, at 256 px",
     )
 
 

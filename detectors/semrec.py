@@ -23,10 +23,10 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.backbones import Levels, Trunk, normalise, trunk_of
-from detectors.base import Batch, Batches, Detector, DetectorSettings, Schedule, Scores, View
-from detectors.cosine import Fusion, distance, fused, top_mean
-from detectors.destseg import noise_textures
-from detectors.perlin import Noise, corrupt
+from detectors.base import Batch, Batches, Detector, Schedule, Scores, View
+from detectors.cosine import distance, fused, top_mean
+from detectors.destseg import DamageSettings, noise_textures
+from detectors.perlin import corrupt
 from detectors.sampling import SourceSettings
 from detectors.student import Decoder, Student
 from detectors.unet import Skips, UNet
@@ -36,12 +36,9 @@ QUANTILES = (0.9, 0.995)
 """With `branch_norm: val_quantile` a branch's map is 0 and 0.1 at these, as EfficientAD's are."""
 
 
-class SemRecSettings(DetectorSettings, SourceSettings):
+class SemRecSettings(DamageSettings, SourceSettings):
     """What SemRec may be told."""
 
-    teacher: Literal["resnet18", "bundled-teacher"] = Field(
-        default="resnet18", description="entry of the weights registry that the frozen part reads"
-    )
     branches: Literal["both", "local", "object"] = Field(
         default="both", description="which branches there are; one alone is an ablation"
     )
@@ -49,14 +46,6 @@ class SemRecSettings(DetectorSettings, SourceSettings):
         default="separate",
         description="separate = the local branch sees noise, the object branch the edit; shared = "
         "both see the edit with noise on top",
-    )
-    noise: Noise = Field(
-        default="perlin_self",
-        description="what fills the damage: perlin_self = another picture of the batch, scrambled; "
-        "perlin_dtd = a picture of `textures`; perlin_gauss = Gauss noise",
-    )
-    textures: Path | None = Field(
-        default=None, description="folder of textures for perlin_dtd, such as the DTD data set"
     )
     encoders: Literal["own", "teacher"] = Field(
         default="own",
@@ -83,18 +72,10 @@ class SemRecSettings(DetectorSettings, SourceSettings):
         description="turn each original, edit and mask together by right angles at random; "
         "only where position has no meaning",
     )
-    level_fusion: Fusion = Field(
-        default="prod", description="how the three levels' distances become a branch's map"
-    )
     branch_norm: Literal["none", "val_quantile"] = Field(
         default="none",
         description="val_quantile = bring the branches to one scale by quantiles of the maps of "
         "validation normals before they are added",
-    )
-    top_pixels: int = Field(
-        default=100,
-        ge=1,
-        description="the image score is the mean of so many highest pixels, at 256 px",
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="of Adam")
     rate: Literal["constant", "cosine"] = Field(
