@@ -25,9 +25,12 @@ class Bar(Watcher):
         tqdm.write(text, file=sys.stderr)
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
+        self.end()
+        self._open(title, total, done)
+
+    def _open(self, title: str, total: int, done: int) -> None:
         from tqdm import tqdm
 
-        self.end()
         # A log file gets a line now and then, a terminal one that moves.
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -90,9 +93,11 @@ class StoppableBar(Bar):
         self.end()
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
-        super().begin(title, total, done)
+        self.end()
+        # Before the bar is seen: whoever sees it may count on the step in work being kept.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in STOPS}
+        self._open(title, total, done)
 
     def wants_to_stop(self) -> bool:
         return self._asked
