@@ -7,6 +7,7 @@ Shapes: B batch; H, W picture as stored; 3 colour (RGB).
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import count as counted
 
 import numpy as np
 import torch
@@ -117,13 +118,34 @@ class Stream:
             yield placed(batch, self.size, self.device)
 
 
-class StepSampler(Sampler[list[int]]):
-    """Endless lists of `batch_size` indices: pass after pass over all items, each in a new order.
+class Steps(Sampler[list[int]]):
+    """Endless lists of indices from `start_step` on; a subclass says which belong to a step.
 
     The list of a step depends on the seed, its number and the rank alone. The steps of all ranks
     together walk through one endless order, so ranks take different places of it, and `ranks`
     processes see in a step what one process with a batch `ranks` times as large would see.
     """
+
+    def __init__(self, batch_size: int, seed: int, start_step: int, rank: int, ranks: int) -> None:
+        if not 0 <= rank < ranks:
+            raise UserError(f"the rank must be 0 to {ranks - 1}, got {rank}")
+        self.batch_size, self.seed, self.start_step = batch_size, seed, start_step
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.batch, counted(self.start_step))
+
+    def batch(self, step: int) -> list[int]:
+        """The items of one step."""
+        raise NotImplementedError
+
+    def first(self, step: int) -> int:
+        """Where this rank's part of a step begins in the endless order."""
+        return (step * self.ranks + self.rank) * self.batch_size
+
+
+class StepSampler(Steps):
+    """Pass after pass over all items, each in a new order."""
 
     def __init__(
         self,
@@ -136,21 +158,12 @@ class StepSampler(Sampler[list[int]]):
     ) -> None:
         if length < 1:
             raise UserError("there is no image to train on in this split; choose another version")
-        if not 0 <= rank < ranks:
-            raise UserError(f"the rank must be 0 to {ranks - 1}, got {rank}")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.start_step, self.rank, self.ranks = start_step, rank, ranks
+        super().__init__(batch_size, seed, start_step, rank, ranks)
+        self.length = length
         self._pass, self._order = -1, np.zeros(0, np.int64)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start_step
-        while True:
-            yield self.batch(step)
-            step += 1
-
     def batch(self, step: int) -> list[int]:
-        """The items of one step."""
-        first = (step * self.ranks + self.rank) * self.batch_size
+        first = self.first(step)
         return [self._item(first + place) for place in range(self.batch_size)]
 
     def _item(self, position: int) -> int:

@@ -8,13 +8,11 @@ gate let pass. A step depends on the seed, its number and the rank alone: a run 
 step k reads what the uninterrupted run reads from there on.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from pydantic import Field
-from torch.utils.data import Sampler
 
 from detectors.data import Sources, VersionDataset
+from detectors.feed import Steps
 from pipeline.errors import UserError
 from pipeline.records import KINDS
 from pipeline.settings import EDIT_KINDS, EditKind, Settings
@@ -44,7 +42,7 @@ class SourceSettings(Settings):
         return (*edits, *controls) if self.controls else tuple(edits)
 
 
-class SourceSampler(Sampler[list[int]]):
+class SourceSampler(Steps):
     """Endless batches of items of the view `sources`, from `start_step` on.
 
     Every pass over the normals takes each of them once, in a new order; the ranks share it. A
@@ -65,22 +63,12 @@ class SourceSampler(Sampler[list[int]]):
             raise UserError("the dataset must be made by VersionDataset.sources")
         if not dataset.view.normals:
             raise UserError("the version has no normal image in this split; choose another split")
-        if not 0 <= rank < ranks:
-            raise UserError(f"the rank must be 0 to {ranks - 1}, got {rank}")
+        super().__init__(batch_size, seed, start_step, rank, ranks)
         self.samples = dataset.view.samples_of(settings.wanted())
         self.clean_share = settings.clean_share
-        self.batch_size, self.seed, self.start_step = batch_size, seed, start_step
-        self.rank, self.ranks = rank, ranks
-
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start_step
-        while True:
-            yield self.batch(step)
-            step += 1
 
     def batch(self, step: int) -> list[int]:
-        """The items of one step."""
-        first = (step * self.ranks + self.rank) * self.batch_size
+        first = self.first(step)
         rng = np.random.default_rng([self.seed, CHOICE, step, self.rank])
         clean_B, chance_B = rng.random((2, self.batch_size))
         items = []
