@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.backbones import Levels, Trunk, normalise, trunk_of
 from detectors.base import Batch, Detector, DetectorSettings, Schedule, Scores
 from detectors.cosine import Fusion, distance, fused, top_mean
 from detectors.perlin import Noise, corrupt
@@ -27,6 +26,7 @@ from detectors.segmentation import Segmentation, focal, products
 from detectors.student import Decoder, Student
 from detectors.textures import read_textures
 from pipeline.errors import UserError
+from pipeline.trunk import Levels, Trunk, normalise, trunk_of
 
 LEVELS = ("student_fine", "student_middle", "student_coarse")
 

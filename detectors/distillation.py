@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from detectors.backbones import normalise
 from detectors.distillation_files import (
     UNSTATED,
     check_plan,
@@ -48,6 +47,7 @@ from pipeline.devices import Compute
 from pipeline.digests import canonical_json
 from pipeline.errors import UserError
 from pipeline.settings import Settings
+from pipeline.trunk import normalise
 
 LATEST = 100
 """Steps over which the loss that is reported is a mean."""

@@ -20,7 +20,6 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.autoencoder import Autoencoder
-from detectors.backbones import normalise
 from detectors.base import Batch, Batches, Detector, DetectorSettings, Schedule, Scores
 from detectors.feature_cache import FeatureCache
 from detectors.folder_pictures import FolderPictures
@@ -29,6 +28,7 @@ from detectors.pdn import BORDER, STRIDE, Kind, Pdn
 from detectors.sampling import SourceSettings
 from detectors.teachers import Moments, Teacher, teacher_for
 from pipeline.errors import UserError
+from pipeline.trunk import normalise
 
 
 class EfficientAdSettings(DetectorSettings):

@@ -8,12 +8,12 @@
 |---|---|---|
 | torchvision:NAME | any of torchvision's classifiers | layer2, layer3 |
 | timm:NAME | any of timm's that gives out intermediate features | those of stride 8 and 16 |
-| resnet18 | the trunk of `backbones` | layer2, layer3 |
+| resnet18 | the trunk of `pipeline.trunk` | layer2, layer3 |
 | bundled-teacher | the small teacher that comes along | layer2, layer3 |
 
 Files are read by the restricted reader (`pipeline.weights_loading`); nothing is downloaded. Without
 a file the network is random, which is for tests. All are frozen, and take what ImageNet networks
-take: see `backbones.normalise`.
+take: see `trunk.normalise`.
 
 Shapes: B batch; C channels of a layer; h, w its cells; H, W picture; 3 colour (RGB).
 """
@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors.backbones import STRIDES, Trunk, resnet18_trunk, small_teacher
 from pipeline.errors import UserError, WeightsError
+from pipeline.trunk import STRIDES, Trunk, resnet18_trunk, small_teacher
 from pipeline.weights_loading import load_state
 
 PAPER = "torchvision:wide_resnet101_2"

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.backbones import normalise
 from detectors.base import Batch, Batches, Detector, Schedule, Scores, View
 from detectors.glcf_fusion import candidates, chosen, covariances, smoothed, stated
 from detectors.glcf_networks import Decoder, PatchEmbedding, SemanticAggregation, as_cells
 from detectors.glcf_settings import GlcfSettings
 from detectors.pyramids import Pyramid, StandardisedPyramid, pyramid_of
+from pipeline.trunk import normalise
 
 Three = tuple[Tensor, Tensor, Tensor]
 LEVELS = ("fine", "middle", "coarse")

@@ -21,13 +21,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detectors import puad
-from detectors.backbones import normalise
 from detectors.base import Batch, Batches, Schedule
 from detectors.efficientad import EfficientAd, Evidence, Views
 from detectors.outlook import Msoa
 from detectors.pdn import Pdn, scaled
 from detectors.puad import Puad, PuadSettings
 from detectors.teachers import Teacher, teacher_for
+from pipeline.trunk import normalise
 
 Position = Literal["A", "B", "C"]
 

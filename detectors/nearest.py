@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detectors.backbones import Trunk, normalise, trunk_of
 from detectors.base import Batches, Detector, DetectorSettings, Scores
+from pipeline.trunk import Trunk, normalise, trunk_of
 
 CANDIDATES = 100_000
 """Cells that the greedy choice looks at, drawn at random; 154 MB of the ResNet-18's."""

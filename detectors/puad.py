@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor
 
 from detectors import efficientad
-from detectors.backbones import normalise
 from detectors.base import Batches
 from detectors.efficientad import EfficientAd, EfficientAdSettings, Evidence
 from detectors.mahalanobis import Covariance, Gaussian
 from detectors.metrics_image import image_metrics
 from detectors.teachers import Teacher, teacher_for
+from pipeline.trunk import normalise
 
 WEIGHTS = np.linspace(0, 1, 21)
 """Weights of the map's score that `tune` compares."""

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors.backbones import Trunk, normalise, trunk_of
 from detectors.base import Batches
 from detectors.teachers import Moments
 from pipeline.errors import WeightsError
+from pipeline.trunk import Trunk, normalise, trunk_of
 from pipeline.weights_loading import load_state
 
 STRIDES = (4, 8, 16, 32)

@@ -26,6 +26,7 @@ from detectors.report_text import LINES, NAMES, POOLED, markdown, percent, table
 from detectors.results import THRESHOLDS, EvaluationReport
 from pipeline.disk import naming_the_disk, write_whole
 from pipeline.licences import terms_of
+from pipeline.pages import fill
 from pipeline.reading import Version
 
 JSON, CSV, MARKDOWN, PAGE = "report.json", "images.csv", "report.md", "report.html"
@@ -55,15 +56,11 @@ def write_report(found: EvaluationReport, version: Version, restored: Restored, 
 
 def render(found: EvaluationReport, version: Version, restored: Restored) -> str:
     """The page as text."""
-    import jinja2
-
     drawers = examples(found.rows, version, restored)
     scale = heat_scale(restored, [one for drawer in drawers.values() for one in drawer])
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"value": value, "percent": percent, "interval": words.interval}
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+    return fill(
+        _TEMPLATE,
+        {"value": value, "percent": percent, "interval": words.interval},
         found=found,
         card=found.card,
         calibration=found.card.calibration,

@@ -1,11 +1,13 @@
 """The words of a report: what a number is called and means, and the Markdown page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectors.metrics import Measured
 from detectors.results import EvaluationReport
 from pipeline.licences import Terms
+from pipeline.pages import cell
 
 NAMES = {
     "image_auroc": "Image AUROC",
@@ -67,7 +69,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     marks = ["---", *["---:"] * (len(head) - 1)]
     lines = [head, marks, *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(_cell(str(content)) for content in line) + " |" for line in lines
+    )
+
+
+def _cell(text: str) -> str:
+    """A cell; the stars around the best number of a comparison are ours and stay."""
+    return text if re.fullmatch(r"\*\*[\d.]+\*\*", text) else cell(text)
 
 
 def table_rows(found: EvaluationReport) -> list[tuple[str, Measured]]:
@@ -85,7 +94,7 @@ def markdown(found: EvaluationReport, terms: Terms) -> str:
     groups = table_rows(found)
     counts = f"{len(found.rows)} test images, {result.pooled.anomalous} of them anomalous"
     parts = [
-        f"# {card.detector} on {version['category']}",
+        f"# {card.detector} on {cell(version['category'])}",
         f"Version `{version['name']}`, content `{version['digest'][:12]}`; checkpoint "
         f"`{card.sha256[:12]}`, {card.steps:,} steps, seed {card.seed}. {counts}. Scored on "
         f"{found.device}.",
@@ -147,7 +156,3 @@ def _validation(found: EvaluationReport) -> str:
     kinds: Mapping[str, float] = calibration.auroc_by_kind
     rows = [[kind, value(kinds[kind])] for kind in sorted(kinds)]
     return counted + "\n\n" + table(["kind of edit", "Image AUROC"], rows)
-
-
-def _cell(content: Any) -> str:
-    return str(content).replace("|", "\\|").replace("\n", " ")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.backbones import residual_stage
 from detectors.cosine import unit
+from pipeline.trunk import residual_stage
 
 DILATIONS = (6, 12, 18)
 GAMMA = 4

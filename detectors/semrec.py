@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.backbones import Levels, Trunk, normalise, trunk_of
 from detectors.base import Batch, Batches, Detector, Schedule, Scores, View
 from detectors.cosine import distance, fused, top_mean
 from detectors.destseg import DamageSettings, noise_textures
@@ -30,6 +29,7 @@ from detectors.perlin import corrupt
 from detectors.sampling import SourceSettings
 from detectors.student import Decoder, Student
 from detectors.unet import Skips, UNet
+from pipeline.trunk import Levels, Trunk, normalise, trunk_of
 
 LEVELS = ("fine", "middle", "coarse")
 QUANTILES = (0.9, 0.995)

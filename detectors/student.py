@@ -10,7 +10,7 @@ Shapes: B batch; H, W picture, multiples of 32; 3 colour (RGB); C channels; h, w
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.backbones import Levels, Trunk, residual_stage
+from pipeline.trunk import Levels, Trunk, residual_stage
 
 
 class Decoder(nn.Module):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.backbones import Trunk, resnet18_trunk, small_teacher
 from detectors.pdn import BORDER, Kind, Pdn, load_pdn
 from pipeline.errors import UserError
+from pipeline.trunk import Trunk, resnet18_trunk, small_teacher
 
 CHANNELS = 384
 """Outputs of the official patch description networks."""

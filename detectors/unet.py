@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.backbones import Levels
 from detectors.student import doubled
+from pipeline.trunk import Levels
 
 Skips = Literal["all", "deep", "none"]
 """Which encoder maps the decoder sees: strides 4, 8, 16; 8 and 16; none."""

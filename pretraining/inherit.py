@@ -15,7 +15,7 @@ from scipy.linalg import qr
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from detectors.backbones import Trunk
+from pipeline.trunk import Trunk
 
 CELLS = 4000
 """Cells that take part in a choice."""

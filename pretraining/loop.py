@@ -165,12 +165,17 @@ def _save(
 def _load(
     path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, float]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as wrong:  # whatever a damaged or hostile file provokes in the reader
+        raise UserError(f"{path} is no checkpoint or damaged; delete it to start again") from wrong
     try:
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as wrong:
+    except (RuntimeError, ValueError, KeyError, TypeError) as wrong:
         raise UserError(
             f"{path} is a checkpoint of another model ({wrong}); name another folder"
         ) from wrong

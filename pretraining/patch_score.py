@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from detectors.backbones import Trunk, resnet18_trunk, small_teacher
 from detectors.base import Batch
 from detectors.nearest import Nearest, NearestSettings
 from pipeline.devices import choose
 from pipeline.images import load_image
 from pipeline.records import GOOD
 from pipeline.sources import load_test, read_source
+from pipeline.trunk import Trunk, resnet18_trunk, small_teacher
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "small_teacher.safetensors"
 CATEGORIES = ("bottle", "hazelnut_reduced")

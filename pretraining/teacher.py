@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from detectors.backbones import SMALL_CHANNELS, Levels, Trunk, normalise, resnet18_trunk, save_trunk
 from pipeline.devices import choose
+from pipeline.trunk import SMALL_CHANNELS, Levels, Trunk, normalise, resnet18_trunk, save_trunk
 from pretraining.data import open_ahead, render_sets
 from pretraining.inherit import inherit
 from pretraining.loop import to_device, train

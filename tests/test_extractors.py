@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from detectors.backbones import normalise, small_teacher
 from detectors.extractors import channels_of, extractor, joined
 from detectors.teachers import CHANNELS
 from pipeline.errors import UserError, WeightsError
+from pipeline.trunk import normalise, small_teacher
 
 # --- several layers on one grid -------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.backbones import SMALL_CHANNELS, Trunk, small_teacher
 from detectors.base import Batch
 from detectors.nearest import CHUNK, Nearest, NearestSettings, build, farthest
 from detectors.registry import assemble, configure
+from pipeline.trunk import SMALL_CHANNELS, Trunk, small_teacher
 from pretraining.patch_score import WEIGHTS
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms.functional import normalize
 
-from detectors.backbones import (
+from pipeline.errors import WeightsError
+from pipeline.trunk import (
     RESNET18_CHANNELS,
     SMALL_CHANNELS,
     STRIDES,
@@ -23,7 +24,6 @@ from detectors.backbones import (
     save_trunk,
     small_teacher,
 )
-from pipeline.errors import WeightsError
 from pretraining import patch_score, teacher
 from pretraining.data import render_ahead
 from pretraining.inherit import inherit

@@ -19,11 +19,11 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors import registry
-from detectors.backbones import normalise
 from detectors.base import Batch, Batches, Detector, DetectorSettings, Schedule, Scores
 from detectors.training import train
 from detectors.watching import Watcher
 from pipeline.reading import open_version
+from pipeline.trunk import normalise
 
 NAME = "tiny"
 

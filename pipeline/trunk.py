@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from pipeline.errors import UserError, WeightsError
 from pipeline.weights_loading import load_state
@@ -144,6 +143,29 @@ def save_trunk(trunk: Trunk, path: Path, metadata: dict[str, str] | None = None)
     save_file(state, aside, metadata=metadata or {})
     aside.chmod(0o644)
     aside.replace(path)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, under torchvision's names.
+
+    Written out, because importing torchvision takes a process a second and a half.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, downsample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = downsample
+
+    def forward(self, input_BChw: Tensor) -> Tensor:
+        shortcut_BChw = input_BChw if self.downsample is None else self.downsample(input_BChw)
+        inner_BChw = self.relu(self.bn1(self.conv1(input_BChw)))
+        return self.relu(self.bn2(self.conv2(inner_BChw)).add_(shortcut_BChw))
 
 
 def residual_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
