@@ -4,170 +4,179 @@ Outside the change mask a sample is byte-identical to its source; this is assert
 whatever the inpainter did (diffusion models alter every pixel, see the stack dossier, §5).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
-import cv2
 import numpy as np
 
-from pipeline.edits import shifted
+from pipeline.compose_canvas import Canvas
+from pipeline.compose_part import Piece, lifted, reshaped
+from pipeline.donors import NO_DONORS, DonorRef, Donors
+from pipeline.edits_look import map_of
+from pipeline.edits_shapes import dilated, shifted
+from pipeline.edits_stock import Stock, stock_of
 from pipeline.errors import RecordError
-from pipeline.grain import add_grain
-from pipeline.inpaint import Inpainter
+from pipeline.inpaint import Filler, FillMode, Inpainter
 from pipeline.records import Edit, ObjectProposals, Sample
-
-SHADOW_RANGE = (0.55, 1.05)
-"""How much darker or lighter an object may make the ground around it, to count as its shadow."""
 
 
 def apply(
-    edit: Edit, image_HW3: np.ndarray, proposals: ObjectProposals, inpaint: Inpainter
+    edit: Edit,
+    image_HW3: np.ndarray,
+    proposals: ObjectProposals,
+    inpaint: Inpainter,
+    *,
+    donors: Donors = NO_DONORS,
+    fill: Filler | None = None,
 ) -> Sample:
-    """The sample that the edit makes of the image; same edit, same image, same pixels."""
-    masks = [proposals.masks_NHW[target] for target in edit.targets]
-    layer = _Canvas(image_HW3, edit)
-    if edit.kind == "missing":
-        layer.take_away(masks[0], inpaint)
-    elif edit.kind == "extra":
-        clean_HW3 = _without(image_HW3, dilated(masks[0], layer.dilation), inpaint)
-        layer.put_down(masks[0], edit.parameters["offset"], clean_HW3)
-    elif edit.kind == "misplaced":
-        clean_HW3 = layer.take_away(masks[0], inpaint)
-        layer.put_down(masks[0], edit.parameters["offset"], clean_HW3)
-    elif edit.kind == "swapped":
-        dx, dy = edit.parameters["offset"]
-        clean_HW3 = layer.take_away(masks[0] | masks[1], inpaint)
-        layer.put_down(masks[0], (dx, dy), clean_HW3, beside_HW=masks[1])
-        layer.put_down(masks[1], (-dx, -dy), clean_HW3, beside_HW=masks[0])
-    elif edit.kind == "control_noop":
-        layer.take_away(masks[0], inpaint)
-        layer.put_back(masks[0])
-    object_HW = np.logical_or.reduce(masks)
-    sample = Sample(edit, layer.pixels(), layer.change_HW, object_HW)
+    """The sample that the edit makes of the image; same edit, same image, same pixels.
+
+    RecordError when the edit names a donor or a prompt and no such donor or no filler is given.
+    """
+    pixels_HW3 = image_HW3.copy()
+    change_HW = np.zeros(image_HW3.shape[:2], np.bool_)
+    object_HW = change_HW.copy()
+    for part in edit.parts:  # one, or for `combined` two whose regions share no pixel
+        canvas = Canvas(image_HW3, part, proposals.masks_NHW)
+        object_HW |= _paint(canvas, part, image_HW3, proposals, inpaint, donors, fill)
+        change_HW |= canvas.finish(pixels_HW3)
+    sample = Sample(edit, pixels_HW3, change_HW, object_HW)
     assert_paste_back(sample, image_HW3)
     return sample
 
 
 def assert_paste_back(sample: Sample, image_HW3: np.ndarray) -> None:
     """Raise RecordError unless the sample equals its source outside the change mask."""
-    differs_HW = (sample.pixels_HW3 != image_HW3).any(2) & ~sample.change_HW
+    differs_HW3 = sample.pixels_HW3 != image_HW3
+    differs_HW = differs_HW3[..., 0] | differs_HW3[..., 1] | differs_HW3[..., 2]
+    differs_HW &= ~sample.change_HW
     if differs_HW.any():
         raise RecordError(
             f"{sample.edit.kind}: {int(differs_HW.sum())} pixels changed outside the change mask"
         )
 
 
-def dilated(mask_HW: np.ndarray, radius: int) -> np.ndarray:
-    """The mask grown by `radius` pixels, round; a radius of 0 leaves it as it is."""
-    if radius <= 0:
-        return mask_HW
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.dilate(mask_HW.astype(np.uint8), disc).astype(np.bool_)
-
-
-@dataclass(slots=True, eq=False)
-class _Canvas:
-    """The picture while it is being edited: float pixels and the region touched so far."""
-
-    source_HW3: np.ndarray
-    edit: Edit
-    work_HW3: np.ndarray
-    change_HW: np.ndarray
-
-    def __init__(self, source_HW3: np.ndarray, edit: Edit) -> None:
-        self.source_HW3, self.edit = source_HW3, edit
-        self.work_HW3 = source_HW3.astype(np.float32)
-        self.change_HW = np.zeros(source_HW3.shape[:2], np.bool_)
-
-    @property
-    def dilation(self) -> int:
-        return int(self.edit.parameters["dilation"])
-
-    @property
-    def feather(self) -> int:
-        return int(self.edit.parameters["feather"])
-
-    def take_away(self, mask_HW: np.ndarray, inpaint: Inpainter) -> np.ndarray:
-        """Fill the dilated mask; returns the picture without the object, float32."""
-        hole_HW = dilated(mask_HW, self.dilation)
-        clean_HW3 = _without(self.source_HW3, hole_HW, inpaint)
-        if self.edit.parameters["match_noise"]:
-            rng = np.random.default_rng(self.edit.seed)
-            clean_HW3 = add_grain(clean_HW3, self.source_HW3, hole_HW, rng)
-        self.work_HW3[hole_HW] = clean_HW3[hole_HW]
-        self.change_HW |= hole_HW
-        return clean_HW3
-
-    def put_down(
-        self,
-        mask_HW: np.ndarray,
-        offset: tuple[int, int],
-        clean_HW3: np.ndarray,
-        beside_HW: np.ndarray | None = None,
-    ) -> None:
-        """Paste the source's object, and the shade it throws around it, moved by the offset.
-
-        `beside_HW` is another object that `clean_HW3` lacks too; it is nobody's shade.
-        """
-        dx, dy = int(offset[0]), int(offset[1])
-        reach_HW = dilated(mask_HW, max(self.dilation, self.feather))
-        source_HW3 = self.source_HW3.astype(np.float32)
-        ring_HW = reach_HW & ~mask_HW
-        if beside_HW is not None:
-            ring_HW &= ~dilated(beside_HW, self.dilation)
-        shade_HW3 = _shade(source_HW3, clean_HW3, ring_HW, reach_HW, self.dilation)
-        alpha_HW1 = _soft(mask_HW, self.feather)[..., None]
-        moved = [shifted(layer, dx, dy) for layer in (source_HW3, shade_HW3 - 1, alpha_HW1)]
-        object_HW3, shade_HW3, alpha_HW1 = moved[0], moved[1] + 1, moved[2]
-        ground_HW3 = self.work_HW3 * shade_HW3
-        self.work_HW3 = alpha_HW1 * object_HW3 + (1 - alpha_HW1) * ground_HW3
-        self.change_HW |= shifted(reach_HW, dx, dy)
-
-    def put_back(self, mask_HW: np.ndarray) -> None:
-        """Lay the source's object where it was, with half of the margin that the hole has.
-
-        Proposals miss a pixel or two of an outline; without a margin a control would lose them.
-        """
-        margin_HW = dilated(mask_HW, (self.dilation + 1) // 2)
-        alpha_HW1 = _soft(margin_HW, self.feather)[..., None]
-        self.work_HW3 = alpha_HW1 * self.source_HW3 + (1 - alpha_HW1) * self.work_HW3
-
-    def pixels(self) -> np.ndarray:
-        edited_HW3 = np.clip(np.rint(self.work_HW3), 0, 255).astype(np.uint8)
-        return np.where(self.change_HW[..., None], edited_HW3, self.source_HW3)
-
-
-def _without(image_HW3: np.ndarray, hole_HW: np.ndarray, inpaint: Inpainter) -> np.ndarray:
-    filled_HW3 = inpaint(image_HW3, hole_HW)
-    return np.where(hole_HW[..., None], filled_HW3, image_HW3).astype(np.float32)
-
-
-def _soft(mask_HW: np.ndarray, feather: int) -> np.ndarray:
-    """Opacity of the pasted object, float32: 1 inside, falling to 0 across the mask's own edge."""
-    inside_HW = cv2.distanceTransform(mask_HW.astype(np.uint8), cv2.DIST_L2, 3)
-    outside_HW = cv2.distanceTransform((~mask_HW).astype(np.uint8), cv2.DIST_L2, 3)
-    signed_HW = np.where(mask_HW, inside_HW - 0.5, 0.5 - outside_HW)
-    return np.clip(0.5 + signed_HW / max(feather, 1), 0, 1).astype(np.float32)
-
-
-def _shade(
+def _paint(
+    canvas: Canvas,
+    edit: Edit,
     image_HW3: np.ndarray,
-    clean_HW3: np.ndarray,
-    ring_HW: np.ndarray,
-    reach_HW: np.ndarray,
-    dilation: int,
+    proposals: ObjectProposals,
+    inpaint: Inpainter,
+    donors: Donors,
+    fill: Filler | None,
 ) -> np.ndarray:
-    """How much the object darkens its surroundings, as a factor per pixel; 1 beyond its reach.
+    """Do one edit on its canvas; gives the whole mask of the objects it touches."""
+    kind, parameters = edit.kind, edit.parameters
+    if kind == "control_background" and "prompt" in parameters:
+        return _surround(canvas, edit, image_HW3, proposals, fill)
+    if kind == "control_background":
+        dx, dy = parameters["offset"]
+        shape_HW = shifted(proposals.masks_NHW[parameters["shape"]], dx, dy)
+        canvas.take_away(canvas.cut(shape_HW), inpaint)
+        return shape_HW
+    masks = [proposals.masks_NHW[target] for target in edit.targets]
+    inner = [canvas.cut(mask_HW) for mask_HW in masks]
+    stock = stock_of(proposals, image_HW3)
+    lift = partial(_lifted, canvas, image_HW3, stock, donors)
+    if kind == "missing":
+        canvas.take_away(inner[0], inpaint)
+    elif kind == "extra":
+        clean_hw3 = canvas.without(inner[0], inpaint)
+        canvas.put_down(lift(edit.targets[0]), parameters["offset"], inner[0], clean_hw3)
+    elif kind == "misplaced":
+        clean_hw3 = canvas.take_away(inner[0], inpaint)
+        canvas.put_down(lift(edit.targets[0]), parameters["offset"], inner[0], clean_hw3)
+    elif kind in ("swapped", "wrong_order"):
+        _exchange(canvas, list(map(lift, edit.targets)), inner, parameters, inpaint)
+    elif kind == "wrong_type":
+        _replace(canvas, edit, inner[0], image_HW3, lift, inpaint, fill)
+    elif kind in ("wrong_orientation", "wrong_size"):
+        clean_hw3 = canvas.take_away(inner[0], inpaint)
+        grain = canvas.rng if canvas.grainy else None
+        piece = reshaped(lift(edit.targets[0]), map_of(parameters), canvas.camera_grain(), grain)
+        canvas.lay(piece, inner[0], clean_hw3)
+    elif kind == "wrong_colour":
+        canvas.recolour(inner[0], parameters.get("lab"), parameters.get("hue"))
+    elif kind == "control_noop":
+        # Laid down like every other part, so that no treatment of an edge tells a control.
+        clean_hw3 = canvas.take_away(inner[0], inpaint)
+        canvas.put_down(lift(edit.targets[0]), (0, 0), inner[0], clean_hw3)
+    return np.logical_or.reduce(masks)
 
-    The ratio of the picture to the picture without the object is the shadow; smoothed, because a
-    shadow is, and faded out towards the edge of the change mask so that no seam is left there.
-    """
-    ratio_HW1 = (image_HW3.mean(2) + 4) / (clean_HW3.mean(2) + 4)
-    weight_HW = ring_HW.astype(np.float32)
-    sigma = max(1.0, dilation / 4)
-    total_HW = cv2.GaussianBlur(weight_HW, (0, 0), sigma) + 1e-6
-    smooth_HW = cv2.GaussianBlur(ratio_HW1.astype(np.float32) * weight_HW, (0, 0), sigma) / total_HW
-    smooth_HW = np.clip(smooth_HW, *SHADOW_RANGE)
-    edge_HW = cv2.distanceTransform(reach_HW.astype(np.uint8), cv2.DIST_L2, 3)
-    fade_HW = np.clip((edge_HW - 0.5) / max(dilation, 1), 0, 1)
-    shade_HW = 1 + (smooth_HW - 1) * fade_HW
-    return np.where(reach_HW, shade_HW, 1).astype(np.float32)[..., None].repeat(3, 2)
+
+def _exchange(
+    canvas: Canvas,
+    pieces: list[Piece],
+    inner: list[np.ndarray],
+    parameters: Mapping[str, Any],
+    inpaint: Inpainter,
+) -> None:
+    """Every part to the place of the next one, the last to that of the first."""
+    clean_hw3 = canvas.take_away(np.logical_or.reduce(inner), inpaint)
+    dx, dy = parameters.get("offset", (0, 0))
+    for k, offset in enumerate(parameters.get("offsets") or [(dx, dy), (-dx, -dy)]):
+        beside_hw = np.logical_or.reduce(inner[:k] + inner[k + 1 :])
+        canvas.put_down(pieces[k], offset, inner[k], clean_hw3, beside_hw)
+
+
+def _lifted(
+    canvas: Canvas, image_HW3: np.ndarray, stock: Stock, donors: Donors, part: int | DonorRef
+) -> Piece:
+    """A part of this image or of a donor, lifted once for all edits of the image."""
+    if isinstance(part, int):
+        lender_HW3, cut = image_HW3, stock.cuts[part]
+    else:  # asked for every time: a donor that is gone is an error
+        lender_HW3, cut = donors.part(part)[0], stock.lent_cut(part, donors)
+    band, feather = canvas.band, canvas.feather
+    return stock.once(lambda: lifted(lender_HW3, cut, band, feather), "lifted", part, band, feather)
+
+
+def _replace(
+    canvas: Canvas,
+    edit: Edit,
+    inner_hw: np.ndarray,
+    image_HW3: np.ndarray,
+    lift: Callable[[int | DonorRef], Piece],
+    inpaint: Inpainter,
+    fill: Filler | None,
+) -> None:
+    """Something else in a part's place: a filler's answer to a prompt, or a borrowed part."""
+    parameters = edit.parameters
+    if "prompt" in parameters:
+        hole_hw = dilated(inner_hw, canvas.dilation)
+        painted_HW3 = _asked(fill, edit, image_HW3, canvas.spread(hole_hw), "fill")
+        canvas.fill(hole_hw, painted_HW3)
+        return
+    borrowed = "donor" in parameters
+    lender = DonorRef.from_json(parameters["donor"]) if borrowed else parameters["part"]
+    clean_hw3 = canvas.take_away(inner_hw, inpaint)
+    piece = lift(lender).moved(*parameters["offset"])
+    canvas.lay(piece, inner_hw, clean_hw3)
+
+
+def _surround(
+    canvas: Canvas,
+    edit: Edit,
+    image_HW3: np.ndarray,
+    proposals: ObjectProposals,
+    fill: Filler | None,
+) -> np.ndarray:
+    """Keep the product with all its parts, and a margin, and have everything else painted."""
+    product_HW = proposals.foreground_HW | proposals.masks_NHW.any(0)
+    keep_HW = dilated(product_HW, canvas.dilation)
+    canvas.fill(canvas.cut(~keep_HW), _asked(fill, edit, image_HW3, keep_HW, "replace"))
+    return ~keep_HW
+
+
+def _asked(
+    fill: Filler | None, edit: Edit, image_HW3: np.ndarray, mask_HW: np.ndarray, mode: FillMode
+) -> np.ndarray:
+    """The filler's picture for the edit's prompt."""
+    prompt = edit.parameters["prompt"]
+    if fill is None:
+        raise RecordError(
+            f"the edit paints by the prompt {prompt!r} and there is no filler; set models.fill to "
+            "the one it was made with"
+        )
+    return fill(image_HW3, mask_HW, prompt, edit.seed, mode)

@@ -1,37 +1,53 @@
-"""Logical edits as plans: take away, add, move or exchange one object, or leave all as it is.
+"""Logical edits as plans: which part becomes wrong in which way, or is only painted anew.
 
-A plan names proposals and offsets, no pixels, so it can be stored as JSON, replayed and counted.
-Pixels change only in `compose.py`. Offsets are whole pixels, so a pasted object keeps its grain.
+A plan names proposals, offsets and numbers, no pixels, so it can be stored as JSON, replayed and
+counted. Pixels change only in `compose.py`. What each kind does, and when not: docs/edits.md.
 """
 
 from collections.abc import Callable
-from itertools import combinations
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from pipeline import edits_look, edits_place, edits_type
+from pipeline.donors import NO_DONORS, Donors
+from pipeline.edits_place import Found
+from pipeline.edits_shapes import apart, hull
+from pipeline.edits_stock import Stock, stock_of
 from pipeline.records import Edit, ObjectProposals
 from pipeline.settings import EditSettings, pixels_at
 
 PRESETS = {
-    "full": ("missing", "extra", "misplaced", "swapped"),
+    "full": (
+        "missing", "extra", "misplaced", "swapped", "wrong_type", "wrong_orientation",
+        "wrong_size", "wrong_colour", "wrong_order",
+    ),
     "paper": ("missing",),  # one random object, Inpaint Anything's *remove*, as the source method
-}
-
-PLACES = 96
-"""Random destinations that are tried before an edit is given up."""
-MAX_OVERLAP = 0.15
-"""Share of a pasted object that may come to lie on parts of its own size or smaller."""
-MIN_GROUND = 0.95
-"""Share of a pasted object that must lie on ground of the kind that it came from."""
-RING = 5
-"""Width in pixels of the ring that tells on which kind of ground an object lies."""
-SIMILAR_AREA = 2.0
-"""Two objects can be exchanged when neither is larger than this multiple of the other."""
+}  # fmt: skip
+PROMPTED_PAPER = ("missing", "missing", "wrong_type") * 3 + ("missing",)
+"""The paper's turns where a filler is there: *remove* seven times in ten, *fill* three times."""
+CONTROLS = ("control_noop", "control_background")
+"""The kinds that leave the meaning unchanged, in the order in which they take turns."""
+PAIRS = 8
+"""Second edits that are tried beside a first one, for `combined`."""
 
 
-def kinds_of(settings: EditSettings) -> tuple[str, ...]:
-    """The kinds that change the meaning, in the order in which they take turns."""
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What a planner may use beyond the image's own parts."""
+
+    settings: EditSettings
+    donors: Donors
+    fills: bool
+
+
+def kinds_of(settings: EditSettings, fills: bool = False) -> tuple[str, ...]:
+    """The kinds that change the meaning, in the order in which they take turns.
+
+    `fills` says that a filler is configured; then the paper's list names its kinds repeatedly.
+    """
+    if settings.kinds is None and settings.preset == "paper" and fills:
+        return PROMPTED_PAPER
     return settings.kinds or PRESETS[settings.preset]
 
 
@@ -40,147 +56,106 @@ def plan(
     rng: np.random.Generator,
     settings: EditSettings,
     kind: str | None = None,
+    *,
+    donors: Donors = NO_DONORS,
+    image_HW3: np.ndarray | None = None,
+    fills: bool = False,
 ) -> Edit | None:
-    """A random edit of the given kind (by default any of the settings'), or None when none fits."""
+    """A random edit of the given kind (by default any of the settings'), or None when none fits.
+
+    Without a kind they are tried in random order.
+
+    With the image, parts that look alike are not exchanged, parts that look the same after a turn
+    are not turned, and colours are taken from other parts; without it outlines alone decide.
+    `donors` lend parts for `wrong_type`; `fills` says that a filler can make some of those.
+    """
     if not len(proposals):
         return None
-    kind = kind or str(rng.choice(kinds_of(settings)))
-    found = _PLANNERS[kind](proposals, rng)
+    stock = stock_of(proposals, image_HW3)
+    means = _Means(settings, donors, fills)
+    # A kind that is named seven times comes first seven times as often.
+    kinds = [kind] if kind else dict.fromkeys(rng.permutation(kinds_of(settings, fills)).tolist())
+    for chosen in kinds:
+        edit = _planned(stock, rng, means, str(chosen))
+        if edit is not None:
+            return edit
+    return None
+
+
+def _planned(stock: Stock, rng: np.random.Generator, means: _Means, kind: str) -> Edit | None:
+    return _combined(stock, rng, means) if kind == "combined" else _single(stock, rng, means, kind)
+
+
+def _single(stock: Stock, rng: np.random.Generator, means: _Means, kind: str) -> Edit | None:
+    if kind == "wrong_type":
+        found = _wrong_type(stock, rng, means)
+    elif kind == "wrong_orientation":
+        found = edits_look.orientation(stock, rng, means.donors)
+    elif kind == "control_background" and means.fills and means.settings.ground_prompts:
+        found = edits_place.surroundings(stock, rng, means.settings.ground_prompts)
+    else:
+        found = _PLANNERS[kind](stock, rng)
     if found is None:
         return None
-    targets, parameters = found
-    size_HW = proposals.foreground_HW.shape
+    targets, parameters, boxes = found
+    settings, size_HW = means.settings, stock.size_HW
+    dilation = round(pixels_at(settings.dilation, size_HW))
+    feather = round(pixels_at(settings.feather, size_HW))
     parameters |= {
-        "dilation": round(pixels_at(settings.dilation, size_HW)),
-        "feather": round(pixels_at(settings.feather, size_HW)),
+        "dilation": dilation,
+        "feather": feather,
         "match_noise": settings.match_noise,
-        "foreground_share": _share_of_foreground(proposals, targets),
+        "foreground_share": _share_of_foreground(stock.proposals, targets),
+        "region": list(hull(boxes, max(dilation, feather, 1) + dilation // 2 + 1, size_HW)),
     }
     return Edit(kind, targets, parameters, seed=int(rng.integers(2**62)))
 
 
-_Found = tuple[tuple[int, ...], dict] | None
-
-
-def _missing(proposals: ObjectProposals, rng: np.random.Generator) -> _Found:
-    return (int(rng.integers(len(proposals))),), {}
-
-
-def _extra(proposals: ObjectProposals, rng: np.random.Generator) -> _Found:
-    return _moved(proposals, rng, stays=True)
-
-
-def _misplaced(proposals: ObjectProposals, rng: np.random.Generator) -> _Found:
-    return _moved(proposals, rng, stays=False)
-
-
-def _moved(proposals: ObjectProposals, rng: np.random.Generator, *, stays: bool) -> _Found:
-    movable = _movable(proposals)
-    if not movable:
+def _combined(stock: Stock, rng: np.random.Generator, means: _Means) -> Edit | None:
+    """Two edits of different kinds whose regions, as boxes, share no pixel."""
+    kinds = [kind for kind in kinds_of(means.settings) if kind != "combined"]
+    if len(set(kinds)) < 2:
+        kinds = list(PRESETS["full"])
+    first = _single(stock, rng, means, str(rng.choice(kinds)))
+    if first is None:
         return None
-    target = movable[int(rng.integers(len(movable)))]
-    offset = _free_offset(proposals, target, rng, stays=stays)
-    return None if offset is None else ((target,), {"offset": list(offset)})
-
-
-def _swapped(proposals: ObjectProposals, rng: np.random.Generator) -> _Found:
-    """Two separate objects of like area, each brought to the other's centre."""
-    areas_N = proposals.masks_NHW.sum((1, 2))
-    pairs = [
-        (first, second)
-        for first, second in combinations(_movable(proposals), 2)
-        if max(areas_N[first], areas_N[second])
-        <= SIMILAR_AREA * min(areas_N[first], areas_N[second])
-        and not (proposals.masks_NHW[first] & proposals.masks_NHW[second]).any()
-    ]
-    boxes_N4 = proposals.boxes_N4
-    centres_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) // 2
-    for index in rng.permutation(len(pairs)):
-        first, second = pairs[index]
-        dx, dy = (centres_N2[second] - centres_N2[first]).tolist()
-        there = shifted(proposals.masks_NHW[first], dx, dy)
-        back = shifted(proposals.masks_NHW[second], -dx, -dy)
-        whole = there.sum() == areas_N[first] and back.sum() == areas_N[second]
-        if whole and not (there & back).any():
-            return (first, second), {"offset": [dx, dy]}
-    return None
-
-
-_PLANNERS: dict[str, Callable[[ObjectProposals, np.random.Generator], _Found]] = {
-    "missing": _missing,
-    "extra": _extra,
-    "misplaced": _misplaced,
-    "swapped": _swapped,
-    "control_noop": _missing,  # same target, same machinery; the object is put back in its place
-}
-
-
-def shifted(mask_HW: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """The array moved right by dx and down by dy, zeros moving in; any trailing axes."""
-    moved = np.zeros_like(mask_HW)
-    height, width = mask_HW.shape[:2]
-    ys, yd = (
-        slice(max(0, -dy), min(height, height - dy)),
-        slice(max(0, dy), min(height, height + dy)),
-    )
-    xs, xd = slice(max(0, -dx), min(width, width - dx)), slice(max(0, dx), min(width, width + dx))
-    if ys.start < ys.stop and xs.start < xs.stop:
-        moved[yd, xd] = mask_HW[ys, xs]
-    return moved
-
-
-def _movable(proposals: ObjectProposals) -> list[int]:
-    """Objects that the frame does not cut: a cut edge in the middle of a picture is no logic."""
-    boxes_N4 = proposals.boxes_N4
-    height, width = proposals.foreground_HW.shape
-    inside_N = (boxes_N4[:, :2] > 0).all(1) & (boxes_N4[:, 2:] < (width, height)).all(1)
-    return np.flatnonzero(inside_N).tolist()
-
-
-def _free_offset(
-    proposals: ObjectProposals, target: int, rng: np.random.Generator, *, stays: bool
-) -> tuple[int, int] | None:
-    """Where the target may go: whole, on ground like its own, hardly on other parts; else None.
-
-    A part that lies on the product stays on it, a part that lies beside others stays beside them.
-    Parts much larger than the target (a compartment, a label) are ground to stand on, not
-    obstacles. With `stays` the target's own place is taken as well.
-    """
-    mask_HW = proposals.masks_NHW[target]
-    area = int(mask_HW.sum())
-    ground_HW = _ground(proposals.foreground_HW, mask_HW)
-    areas_N = proposals.masks_NHW.sum((1, 2))
-    others_N = areas_N <= SIMILAR_AREA * area
-    others_N[target] = stays
-    taken_HW = proposals.masks_NHW[others_N].any(0)
-    x0, y0, x1, y1 = proposals.boxes_N4[target].tolist()
-    height, width = mask_HW.shape
-    crop = mask_HW[y0:y1, x0:x1]
-    reach = max(2, min(x1 - x0, y1 - y0) // 2)  # nearer than this it has not really moved
-    for left, top in zip(
-        rng.integers(0, width - (x1 - x0) + 1, PLACES),
-        rng.integers(0, height - (y1 - y0) + 1, PLACES),
-        strict=True,
-    ):
-        dx, dy = int(left) - x0, int(top) - y0
-        if dx * dx + dy * dy < reach * reach:
+    rest = [kind for kind in kinds if kind != first.kind]
+    for _ in range(PAIRS):
+        second = _single(stock, rng, means, str(rng.choice(rest)))
+        if second is None or not apart(first.parameters["region"], second.parameters["region"]):
             continue
-        place = (slice(top, top + y1 - y0), slice(left, left + x1 - x0))
-        grounded = (ground_HW[place] & crop).sum()
-        overlap = (taken_HW[place] & crop).sum()
-        if grounded >= MIN_GROUND * area and overlap <= MAX_OVERLAP * area:
-            return dx, dy
+        pair = (first, second)
+        regions = [edit.parameters["region"] for edit in pair]
+        targets = first.targets + second.targets
+        parameters = {
+            "edits": [edit.to_json() for edit in pair],
+            "foreground_share": _share_of_foreground(stock.proposals, targets),
+            "region": list(hull(regions, 0, stock.size_HW)),
+        }
+        return Edit("combined", targets, parameters, seed=int(rng.integers(2**62)))
     return None
 
 
-def _ground(foreground_HW: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-    """The foreground when the object is surrounded by it, else everything but the foreground."""
-    kernel = np.ones((2 * RING + 1, 2 * RING + 1), np.uint8)
-    ring_HW = cv2.dilate(mask_HW.astype(np.uint8), kernel).astype(np.bool_) & ~mask_HW
-    on_product = foreground_HW[ring_HW].mean() >= 0.5 if ring_HW.any() else True
-    return (foreground_HW if on_product else ~foreground_HW) | mask_HW
+def _wrong_type(stock: Stock, rng: np.random.Generator, means: _Means) -> Found | None:
+    share = 1.0 if means.settings.preset == "paper" else edits_type.PROMPTED
+    prompts = means.settings.prompts
+    return edits_type.wrong_type(stock, rng, means.donors, prompts, share if means.fills else 0.0)
+
+
+_PLANNERS: dict[str, Callable[[Stock, np.random.Generator], Found | None]] = {
+    "missing": edits_place.missing,
+    "extra": edits_place.extra,
+    "misplaced": edits_place.misplaced,
+    "swapped": edits_place.swapped,
+    "wrong_size": edits_look.size,
+    "wrong_colour": edits_look.colour,
+    "wrong_order": edits_place.wrong_order,
+    "control_noop": edits_place.missing,  # same target, same machinery; the part is put back
+    "control_background": edits_place.background,
+}
 
 
 def _share_of_foreground(proposals: ObjectProposals, targets: tuple[int, ...]) -> float:
     touched_HW = proposals.masks_NHW[list(targets)].any(0) & proposals.foreground_HW
-    return round(float(touched_HW.sum() / max(1, proposals.foreground_HW.sum())), 6)
+    whole = int(np.count_nonzero(proposals.foreground_HW))
+    return round(int(np.count_nonzero(touched_HW)) / max(1, whole), 6)

@@ -4,6 +4,8 @@ The grain of the ring around a hole is measured on a high-pass residual and the 
 added inside the hole, so that the noise level there tells nothing about the edit.
 """
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -12,6 +14,8 @@ RING = 9
 HIGH_PASS_SIGMA = 1.2
 MAX_GRAIN = 6.0
 """Grey levels above which a residual is texture, not grain, and is not imitated by noise."""
+ENOUGH = 16
+"""Pixels below which a region has no level."""
 TO_SIGMA = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution."""
 
@@ -34,10 +38,21 @@ def add_grain(
 
 def grain_level(image_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
     """Robust standard deviation of the high-pass residual over a region, per channel, float32."""
-    if where_HW.sum() < 16:
+    if np.count_nonzero(where_HW) < ENOUGH:
         return np.zeros(3, np.float32)
-    residual_HW3 = high_pass(image_HW3)[where_HW]
-    return (TO_SIGMA * np.median(np.abs(residual_HW3), axis=0)).astype(np.float32)
+    return level_of(high_pass(image_HW3), where_HW)
+
+
+def level_of(residual_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
+    """`grain_level` of a region, given the picture's `high_pass`."""
+    if np.count_nonzero(where_HW) < ENOUGH:
+        return np.zeros(3, np.float32)
+    size_3R = np.abs(np.ascontiguousarray(residual_HW3[where_HW].T))
+    middle = size_3R.shape[1] // 2  # `np.median`, which is much slower along the first axis
+    size_3R = np.partition(size_3R, (middle - 1, middle), axis=1)
+    low = middle if size_3R.shape[1] % 2 else middle - 1
+    median_3 = (size_3R[:, low] + size_3R[:, middle]) / 2
+    return (TO_SIGMA * median_3).astype(np.float32)
 
 
 def high_pass(image_HW3: np.ndarray) -> np.ndarray:
@@ -52,6 +67,7 @@ def ring_of(mask_HW: np.ndarray) -> np.ndarray:
     return cv2.dilate(mask_HW.astype(np.uint8), kernel).astype(np.bool_) & ~mask_HW
 
 
+@lru_cache
 def _white_level() -> float:
     """Share of white noise's standard deviation that `high_pass` lets through."""
     radius = 8

@@ -16,8 +16,30 @@ from pipeline.errors import RecordError
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-KINDS = ("missing", "extra", "misplaced", "swapped", "control_noop")
-"""Every kind of edit; a kind whose name starts with `control_` leaves the meaning unchanged."""
+KINDS = (
+    "missing",
+    "extra",
+    "misplaced",
+    "swapped",
+    "wrong_type",
+    "wrong_orientation",
+    "wrong_size",
+    "wrong_colour",
+    "wrong_order",
+    "combined",
+    "control_noop",
+    "control_background",
+)
+"""Every kind of edit; a kind whose name starts with `control_` leaves the meaning unchanged.
+
+A shard carries the list that it was written with, so a version older than a kind stays readable.
+"""
+
+MAX_PIXELS = 80_000_000
+"""Pixels that an image may have; here, so that readers of versions need no image library."""
+
+CONTROL = "control_"
+"""How the name of a kind begins that leaves the meaning unchanged."""
 
 GOOD = "good"
 """The defect name of a normal image, in every source layout."""
@@ -96,8 +118,8 @@ class ObjectProposals:
 class Edit:
     """A plan, no pixels: what to do to which proposals. JSON-able, so it can be replayed.
 
-    `targets` index the proposals; `parameters` hold plain numbers and strings only; `seed` feeds
-    every random choice made while composing.
+    `targets` index the proposals; `parameters` hold JSON values only (`docs/edits.md` names them
+    per kind); `seed` feeds every random choice made while composing.
     """
 
     kind: str
@@ -112,7 +134,12 @@ class Edit:
     @property
     def is_control(self) -> bool:
         """True when the edit leaves the meaning unchanged, so the sample counts as normal."""
-        return self.kind.startswith("control_")
+        return self.kind.startswith(CONTROL)
+
+    @property
+    def parts(self) -> "tuple[Edit, ...]":
+        """The edits that a `combined` one is made of, else the edit itself."""
+        return tuple(map(Edit.from_json, self.parameters.get("edits", ()))) or (self,)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -156,11 +183,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says. `reason` is empty when accepted; `scores` are the measured quantities."""
+    """What the gate says. `reason` is empty when accepted; `scores` are the measured quantities.
+
+    `rule` names the rule of a rule book that the edit was to break (several joined by `+`), and
+    `broken` those found broken when the parts were sought again; both are empty without a book.
+    """
 
     accepted: bool
     reason: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
+    rule: str = ""
+    broken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.accepted == bool(self.reason):
@@ -224,10 +257,12 @@ class TestImage:
 
 def bounding_box(mask_HW: np.ndarray) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) of the True pixels, exclusive end; zeros when there are none."""
-    rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
+    rows = np.flatnonzero(mask_HW.any(1))
     if not len(rows):
         return (0, 0, 0, 0)
-    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask_HW[top:bottom].any(0))
+    return (int(columns[0]), top, int(columns[-1]) + 1, bottom)
 
 
 def expect_image(name: str, image_HW3: np.ndarray) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from pipeline.records import KINDS
+from pipeline.records import CONTROL, KINDS
 
-EDIT_KINDS = tuple(kind for kind in KINDS if not kind.startswith("control_"))
+EDIT_KINDS = tuple(kind for kind in KINDS if not kind.startswith(CONTROL))
 """The kinds that change the meaning; controls are asked for by `controls_per_image`."""
 
 REFERENCE_PX = 256
@@ -19,7 +19,21 @@ REFERENCE_PX = 256
 
 SIZE_STEP, SIZE_MIN, SIZE_MAX = 8, 64, 2048
 
-EditKind = Literal["missing", "extra", "misplaced", "swapped"]
+MODEL_STAGES = ("foreground", "proposals", "inpaint", "fill")
+"""The stages that a model works at, in the order of the pipeline; `fill` may have none."""
+
+EditKind = Literal[
+    "missing",
+    "extra",
+    "misplaced",
+    "swapped",
+    "wrong_type",
+    "wrong_orientation",
+    "wrong_size",
+    "wrong_colour",
+    "wrong_order",
+    "combined",
+]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -69,7 +83,7 @@ ImageSize = Annotated[
 
 
 class BackendSettings(Settings):
-    """What the three model stages share."""
+    """What the model stages share."""
 
     weights: str | None = Field(
         default=None,
@@ -98,23 +112,76 @@ class ProposalsBackend(BackendSettings):
 class InpaintBackend(BackendSettings):
     """What fills a hole."""
 
-    backend: Literal["auto", "lama", "lama_cleaner", "small_lama", "telea", "ns"] = Field(
-        default="auto", description="auto = official LaMa when found, else bundled small LaMa"
+    backend: Literal["auto", "lama", "lama_cleaner", "small_lama", "telea", "ns", "remote"] = Field(
+        default="auto",
+        description="auto = official LaMa when found, else bundled small LaMa; remote = a server, "
+        "to which the images are sent",
+    )
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@?#]+$",
+        description="remote only: address of the server, such as http://127.0.0.1:8080",
+    )
+    api: Literal["lama_cleaner", "iopaint"] = Field(
+        default="lama_cleaner", description="remote only: which program the server is"
+    )
+    timeout: float = Field(
+        default=120.0, gt=0, le=3600, description="remote only: seconds to wait for one answer"
     )
 
 
+class FillBackend(BackendSettings):
+    """What paints something new from a prompt: *fill* and *replace* (docs/inpainting.md)."""
+
+    backend: Literal["none", "diffusers"] = Field(
+        default="none",
+        description="diffusers = an inpainting pipeline from a folder; `weights` names the folder",
+    )
+    steps: int = Field(default=50, ge=1, le=1000, description="denoising steps")
+    guidance: float = Field(default=7.5, ge=0, le=100, description="how closely to the prompt")
+    strength: float = Field(
+        default=1.0, gt=0, le=1, description="1 = from pure noise; below = keep some of what was"
+    )
+    negative_prompt: str = Field(
+        default="", max_length=1000, description="what must not appear; empty = nothing said"
+    )
+    size: int | None = Field(
+        default=None, ge=SIZE_MIN, le=SIZE_MAX, multiple_of=SIZE_STEP,
+        description="px: side of the square that the model paints at once; null = its native size",
+    )  # fmt: skip
+
+
 class ModelSettings(Settings):
-    """The three models and where they run."""
+    """The models and where they run."""
 
     foreground: ForegroundBackend = Field(default=ForegroundBackend(), description="U²-Net")
     proposals: ProposalsBackend = Field(default=ProposalsBackend(), description="SAM")
-    inpaint: InpaintBackend = Field(default=InpaintBackend(), description="LaMa or OpenCV")
+    inpaint: InpaintBackend = Field(
+        default=InpaintBackend(), description="LaMa, OpenCV or a server: removes objects"
+    )
+    fill: FillBackend = Field(
+        default=FillBackend(), description="diffusion: puts other objects in their place"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda when there is one; cuda without one is an error"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto = bf16 where the device runs it faster, else fp32"
     )
+
+    def content(self) -> dict[str, Any]:
+        """What decides pixels, as JSON: no device, and no places (paths, addresses).
+
+        What lies at those places enters a dataset's identity by its digest or its name.
+        """
+        content = self.model_dump(mode="json", exclude={"device"})
+        for stage in MODEL_STAGES:
+            del content[stage]["weights"]
+        for place in ("url", "api", "timeout"):
+            del content["inpaint"][place]
+        if self.fill.backend == "none":
+            del content["fill"]
+        return content
 
 
 class ProposalSettings(Settings):
@@ -161,10 +228,25 @@ class EditSettings(Settings):
 
     preset: Literal["full", "paper"] = Field(
         default="full",
-        description="full = all kinds; paper = remove one random object, as published",
+        description="full = the nine single kinds; paper = one random object is removed, as "
+        "published (or filled by a prompt, three times in ten, where `models.fill` is set)",
     )
     kinds: tuple[EditKind, ...] | None = Field(
-        default=None, min_length=1, description="only these kinds; null = those of the preset"
+        default=None,
+        min_length=1,
+        description="only these kinds; null = those of the preset; `combined` (two edits in one "
+        "sample) only when it is named here",
+    )
+    prompts: tuple[str, ...] = Field(
+        default=(),
+        description="what a filler may put in the place of a part, for `wrong_type`; needs "
+        "`models.fill`; empty = an empty prompt",
+    )
+    ground_prompts: tuple[str, ...] = Field(
+        default=(),
+        description="what a filler may put around the product: a background control then keeps the "
+        "foreground and paints everything else (*replace*); needs `models.fill`; empty = a piece "
+        "of bare ground is filled anew",
     )
     per_image: int = Field(
         default=6, ge=0, le=1000, description="anomalous samples wanted per image"
@@ -193,10 +275,15 @@ class EditSettings(Settings):
 
 
 class GateSettings(Settings):
-    """When a sample is good enough; every refusal is recorded with its reason."""
+    """When a sample is good enough; every refusal is recorded with its reason (docs/gate.md).
+
+    A limit of null is calibrated: it comes from untouched regions of the category's own normals.
+    """
 
     min_changed_fraction: Fraction = Field(
-        default=0.30, description="share of the change mask that must differ visibly"
+        default=0.30,
+        description="share of the change mask that must differ visibly; half of it where a part "
+        "is turned or scaled in its place",
     )
     change_threshold: int = Field(
         default=8,
@@ -211,7 +298,7 @@ class GateSettings(Settings):
         default=4.0,
         ge=0,
         le=100,
-        description="colour distance of exchanged objects, blurred; below "
+        description="colour distance of exchanged, replaced or turned objects, blurred; below "
         "it they look alike and nothing is wrong",
     )
     max_control_delta_e: float = Field(
@@ -226,50 +313,54 @@ class GateSettings(Settings):
         default=0.10, description="share of the image's border pixels in the change mask"
     )
     max_seam_ratio: float = Field(
-        default=3.0,
+        default=2.0,
         gt=0,
         le=100,
-        description="gradient on the mask's outline, against just outside",
+        description="gradient that the edit added on the mask's outline, against just outside",
     )
-    min_noise_ratio: float = Field(
-        default=0.4, ge=0, le=1, description="grain inside the change mask, against around it"
+    max_outline_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="gradient on the mask's outline against both sides of it, in the edited "
+        "picture alone; null = calibrated",
     )
-    max_noise_ratio: float = Field(
-        default=2.5, ge=1, le=100, description="grain inside the change mask, against around it"
+    min_noise_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="grain of painted ground, against around it; null = calibrated",
+    )
+    max_noise_ratio: float | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="grain of painted ground, against around it; null = calibrated",
+    )
+    max_clipped: Fraction | None = Field(
+        default=None,
+        description="share of the change mask that the edit made wholly black or white; null = "
+        "calibrated",
     )
     max_duplicate_iou: Fraction = Field(
         default=0.90, description="change masks of the same kind that overlap more are duplicates"
     )
-
-
-class SplitSettings(Settings):
-    """How normals are parted where the source has no validation split of its own."""
-
-    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.1, description="share of the normals held out for validation"
+    patches: bool | None = Field(
+        default=None,
+        description="also ask the bundled teacher whether painted ground looks like this "
+        "category's good products; false = no network in the gate; null = yes, except for the "
+        "preset paper, whose method has no such gate",
     )
-    seed: Seed | None = Field(default=None, description="which ones; null = the manifest's seed")
-
-
-class OutputSettings(Settings):
-    """How a version is stored; changes bytes, never content."""
-
-    profile: Literal["default", "portable", "fast"] = Field(
-        default="default",
-        description="default = small (lz4); portable = gzip only, reads without plugins; fast = "
-        "nothing packed: some ten times larger, reads at the speed of memory",
+    max_patch_distance: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="mean distance of painted ground to patches of normals; null = calibrated",
     )
-    shard_images: int = Field(
-        default=64, ge=1, le=100_000, description="source images per HDF5 shard"
-    )
-    keep_rejects: bool = Field(default=True, description="show refused samples in the gallery")
-    gallery: bool = Field(default=True, description="write gallery/index.html")
-
-
-class LicencePolicy(Settings):
-    """What may be used."""
-
-    allow_noncommercial: bool = Field(
-        default=True,
-        description="false = refuse data and weights whose licence forbids commercial use",
+    min_image_distance: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="distance of the whole picture to the nearest normal, in distances between "
+        "normals; 0 = off, because it tells edits from controls hardly at all",
     )

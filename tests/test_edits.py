@@ -1,13 +1,17 @@
 """Edits and compositing: what a plan promises, and that nothing else in the picture changes."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_parts import kit, lenders
 
 from pipeline import compose, edits, gate
+from pipeline.edits_place import MAX_OVERLAP, MIN_GROUND
+from pipeline.edits_shapes import shifted
 from pipeline.inpaint import OpenCvInpainter
 from pipeline.records import KINDS, Edit, ObjectProposals
 from pipeline.settings import EditSettings
@@ -88,33 +92,94 @@ def test_swapped_objects_change_places():
     dilation=st.integers(0, 9),
     feather=st.integers(0, 7),
     noise=st.booleans(),
+    seen=st.booleans(),
 )
-def test_outside_the_change_mask_every_byte_is_the_source(kind, seed, dilation, feather, noise):
-    image, proposals = tray(seed % 5)
+def test_outside_the_change_mask_every_byte_is_the_source(
+    kind, seed, dilation, feather, noise, seen
+):
+    image, proposals = kit(seed % 5)
+    donors = lenders()
     chosen = EditSettings(dilation=dilation, feather=feather, match_noise=noise)
-    edit = edits.plan(proposals, np.random.default_rng(seed), chosen, kind)
+    looks = {"donors": donors, "image_HW3": image if seen else None}
+    edit = edits.plan(proposals, np.random.default_rng(seed), chosen, kind, **looks)
     if edit is None:
         return
     vandal = lambda picture, hole: 255 - picture  # noqa: E731  (alters all it gets hold of)
+    x0, y0, x1, y1 = edit.parameters["region"]
     for inpaint in (TELEA, vandal):
-        sample = compose.apply(edit, image, proposals, inpaint)
+        sample = compose.apply(edit, image, proposals, inpaint, donors=donors)
         outside = ~sample.change_HW
         assert np.array_equal(sample.pixels_HW3[outside], image[outside])
         assert sample.change_HW.any()
+        outside[y0:y1, x0:x1] = True  # nothing changes beyond the region that the plan names
+        assert outside.all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32))
 def test_an_edit_survives_json_and_gives_the_same_pixels_again(kind, seed):
-    image, proposals = tray()
-    edit = edits.plan(proposals, np.random.default_rng(seed), SETTINGS, kind)
+    image, proposals = kit()
+    donors = lenders()
+    plan = partial(edits.plan, proposals, settings=SETTINGS, kind=kind, donors=donors)
+    edit = plan(rng=np.random.default_rng(seed), image_HW3=image)
+    assert plan(rng=np.random.default_rng(seed), image_HW3=image.copy()) == edit
     if edit is None:
         return
     again = Edit.from_json(json.loads(json.dumps(edit.to_json())))
-    assert again == edit
-    first = compose.apply(edit, image, proposals, TELEA)
-    second = compose.apply(again, image, proposals, TELEA)
+    assert again.to_json() == edit.to_json()
+    first = compose.apply(edit, image, proposals, TELEA, donors=donors)
+    second = compose.apply(again, image, proposals, TELEA, donors=lenders())
     assert np.array_equal(first.pixels_HW3, second.pixels_HW3)
+    assert np.array_equal(first.change_HW, second.change_HW)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_combined_edit_is_two_kinds_that_do_not_touch(seed):
+    image, proposals = kit()
+    rng = np.random.default_rng(seed)
+    edit = edits.plan(proposals, rng, SETTINGS, "combined", image_HW3=image)
+    if edit is None:
+        return
+    first, second = edit.parts
+    assert first.kind != second.kind
+    assert not set(first.targets) & set(second.targets)
+    assert edit.targets == first.targets + second.targets
+    both = compose.apply(edit, image, proposals, TELEA)
+    alone = [compose.apply(part, image, proposals, TELEA) for part in edit.parts]
+    assert not (alone[0].change_HW & alone[1].change_HW).any()
+    assert np.array_equal(both.change_HW, alone[0].change_HW | alone[1].change_HW)
+    for sample in alone:
+        changed = sample.change_HW
+        assert np.array_equal(both.pixels_HW3[changed], sample.pixels_HW3[changed])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), dilation=st.integers(0, 6))
+def test_repainted_background_holds_no_part_and_is_labelled_normal(seed, dilation):
+    image, proposals = kit()
+    settings_ = EditSettings(dilation=dilation)
+    rng = np.random.default_rng(seed)
+    edit = edits.plan(proposals, rng, settings_, "control_background")
+    sample = compose.apply(edit, image, proposals, TELEA)
+    assert sample.label == 0
+    assert edit.targets == ()
+    assert sample.object_HW.sum() in proposals.masks_NHW.sum((1, 2))
+    assert not (sample.object_HW & proposals.masks_NHW.any(0)).any()
+
+
+def test_where_parts_leave_no_ground_there_is_no_background_control():
+    everywhere = np.ones((1, 64, 64), np.bool_)
+    full = ObjectProposals(everywhere, np.ones(1, np.float32), everywhere[0])
+    assert edits.plan(full, np.random.default_rng(0), SETTINGS, "control_background") is None
+
+
+def test_every_kind_finds_something_to_do_on_a_kit():
+    image, proposals = kit()
+    for kind in KINDS:
+        plan = partial(edits.plan, proposals, settings=SETTINGS, kind=kind, image_HW3=image)
+        assert any(plan(rng=np.random.default_rng(seed)) for seed in range(20)), kind
+    assert edits.kinds_of(SETTINGS) == tuple(KINDS[:9])
 
 
 @settings(max_examples=40, deadline=None)
@@ -126,12 +191,12 @@ def test_a_moved_object_stays_whole_on_its_ground_and_off_the_others(seed, stays
     if edit is None:
         return
     target = edit.targets[0]
-    there = edits.shifted(proposals.masks_NHW[target], *edit.parameters["offset"])
+    there = shifted(proposals.masks_NHW[target], *edit.parameters["offset"])
     area = proposals.masks_NHW[target].sum()
     assert there.sum() == area
-    assert (there & proposals.foreground_HW).sum() >= edits.MIN_GROUND * area
+    assert (there & proposals.foreground_HW).sum() >= MIN_GROUND * area
     others = np.delete(proposals.masks_NHW, target, 0).any(0)
-    assert (there & others).sum() <= edits.MAX_OVERLAP * area
+    assert (there & others).sum() <= MAX_OVERLAP * area
 
 
 def test_an_object_that_the_frame_cuts_is_never_moved():
@@ -162,8 +227,8 @@ def test_the_paper_preset_only_removes():
 @given(st.integers(-100, 100), st.integers(-100, 100))
 def test_shifting_there_and_back_loses_only_what_left_the_frame(dx, dy):
     picture = np.arange(40 * 30).reshape(40, 30) + 1
-    there = edits.shifted(picture, dx, dy)
-    back = edits.shifted(there, -dx, -dy)
+    there = shifted(picture, dx, dy)
+    back = shifted(there, -dx, -dy)
     kept = back > 0
     assert np.array_equal(back[kept], picture[kept])
     assert kept.sum() == max(0, 30 - abs(dx)) * max(0, 40 - abs(dy))

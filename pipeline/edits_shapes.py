@@ -1,0 +1,198 @@
+"""Outlines: a mask cut to its box, moved, turned, stretched and grown, without any pixel's colour.
+
+Planning and composing call the same functions, so what a plan found to fit is what is painted.
+Shapes: h w the cut's own box, H W the frame, 4 a box x0 y0 x1 y1 with exclusive end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.records import bounding_box
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """An outline: its bool mask inside its box, and where the box lies; it may leave the frame."""
+
+    mask_hw: np.ndarray
+    x: int
+    y: int
+
+    @classmethod
+    def of(cls, mask_HW: np.ndarray) -> "Cut":
+        """The True pixels of a whole mask, cut to their box (1 x 1, empty, when there are none)."""
+        x0, y0, x1, y1 = bounding_box(mask_HW)
+        return cls(np.ascontiguousarray(mask_HW[y0 : max(y1, 1), x0 : max(x1, 1)]), x0, y0)
+
+    @property
+    def box_4(self) -> Box:
+        return self.x, self.y, self.x + self.mask_hw.shape[1], self.y + self.mask_hw.shape[0]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The middle of the box, x and y."""
+        x0, y0, x1, y1 = self.box_4
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+    @property
+    def area(self) -> int:
+        return int(np.count_nonzero(self.mask_hw))
+
+    def moved(self, dx: int, dy: int) -> "Cut":
+        return Cut(self.mask_hw, self.x + dx, self.y + dy)
+
+    def whole_in(self, size_HW: tuple[int, int]) -> bool:
+        """True when the frame cuts nothing off, with a pixel to spare."""
+        x0, y0, x1, y1 = self.box_4
+        return x0 > 0 and y0 > 0 and x1 < size_HW[1] and y1 < size_HW[0]
+
+    def share_of(self, mask_HW: np.ndarray) -> float:
+        """Share of the cut that lies on a mask; what is outside the frame lies on nothing."""
+        x0, y0, x1, y1 = clipped(self.box_4, mask_HW.shape)
+        if x0 >= x1 or y0 >= y1:
+            return 0.0
+        inner = self.mask_hw[y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x]
+        return float(np.count_nonzero(inner & mask_HW[y0:y1, x0:x1])) / max(1, self.area)
+
+    def meets(self, other: "Cut") -> bool:
+        """True when two outlines share a pixel."""
+        if apart(self.box_4, other.box_4):
+            return False
+        (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = self.box_4, other.box_4
+        x0, y0, x1, y1 = max(ax0, bx0), max(ay0, by0), min(ax1, bx1), min(ay1, by1)
+        mine = self.mask_hw[y0 - ay0 : y1 - ay0, x0 - ax0 : x1 - ax0]
+        theirs = other.mask_hw[y0 - by0 : y1 - by0, x0 - bx0 : x1 - bx0]
+        return bool((mine & theirs).any())
+
+    def full(self, size_HW: tuple[int, int]) -> np.ndarray:
+        """The mask in the whole frame (or in any window with its origin at 0, 0), bool."""
+        mask_HW = np.zeros(size_HW, np.bool_)
+        x0, y0, x1, y1 = clipped(self.box_4, size_HW)
+        if x0 < x1 and y0 < y1:
+            inner = self.mask_hw[y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x]
+            mask_HW[y0:y1, x0:x1] = inner
+        return mask_HW
+
+    def warped(self, matrix_22: np.ndarray) -> "Cut":
+        """The outline under a linear map about the middle of its box."""
+        soft_hw = warped(self.mask_hw.astype(np.float32), matrix_22)
+        shape = Cut.of(soft_hw > 0.5)
+        x, y = corner_for(soft_hw.shape, self.centre)
+        return Cut(shape.mask_hw, x + shape.x, y + shape.y)
+
+
+def turning(degrees: float, mirror: bool = False) -> np.ndarray:
+    """The 2 x 2 matrix that (mirrors left to right, then) turns clockwise as seen on the screen."""
+    angle = np.deg2rad(degrees)
+    turn_22 = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return turn_22 @ np.diag([-1.0, 1.0]) if mirror else turn_22
+
+
+def stretching(factor: float, along: float | None = None) -> np.ndarray:
+    """Scaling by a factor: evenly, or only along a direction (degrees clockwise from x)."""
+    if along is None:
+        return np.eye(2) * factor
+    axes_22 = turning(along)
+    return axes_22 @ np.diag([factor, 1.0]) @ axes_22.T
+
+
+def warped(array_hwC: np.ndarray, matrix_22: np.ndarray, cubic: bool = False) -> np.ndarray:
+    """A float32 array under a linear map about its middle, in the box that then holds it.
+
+    Quarter turns and mirrors move whole pixels and change none of them. Elsewhere zeros move in.
+    """
+    if moves_whole_pixels(matrix_22):
+        return _quarter_turned(array_hwC, np.rint(matrix_22).astype(int))
+    height, width = array_hwC.shape[:2]
+    reach = np.abs(matrix_22) @ (width, height)
+    new_width, new_height = (int(np.ceil(side)) for side in reach)
+    shift = np.array([new_width - 1, new_height - 1]) / 2
+    shift = shift - matrix_22 @ (np.array([width - 1, height - 1]) / 2)
+    return cv2.warpAffine(
+        array_hwC,
+        np.concatenate([matrix_22, shift[:, None]], axis=1),
+        (new_width, new_height),
+        flags=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR,
+    )
+
+
+def moves_whole_pixels(matrix_22: np.ndarray) -> bool:
+    """True for quarter turns and mirrors, which need no resampling."""
+    # In plain numbers: asked thousands of times per image, and NumPy takes long over four.
+    entries = [abs(entry) for entry in matrix_22.ravel().tolist()]
+    whole = [round(entry) for entry in entries]
+    return sum(whole) == 2 and all(
+        abs(entry - near) <= 1e-9 + 1e-5 * near for entry, near in zip(entries, whole, strict=True)
+    )
+
+
+def _quarter_turned(array_hwC: np.ndarray, whole_22: np.ndarray) -> np.ndarray:
+    if whole_22[0, 0] == 0:  # x and y change places
+        array_hwC = array_hwC.swapaxes(0, 1)
+        whole_22 = whole_22 @ np.array([[0, 1], [1, 0]])
+    return np.ascontiguousarray(array_hwC[:: int(whole_22[1, 1]), :: int(whole_22[0, 0])])
+
+
+def corner_for(shape_hw: Sequence[int], centre: tuple[float, float]) -> tuple[int, int]:
+    """The whole-pixel corner x, y that brings the middle of a box nearest to a point."""
+    return int(np.floor(centre[0] - shape_hw[1] / 2)), int(np.floor(centre[1] - shape_hw[0] / 2))
+
+
+def main_axis(cover_hw: np.ndarray) -> tuple[float, float]:
+    """The direction of an outline's length (degrees clockwise from x), and length to width."""
+    moments = cv2.moments(cover_hw.astype(np.float32))
+    area = max(1e-6, moments["m00"])
+    xx, yy, xy = (moments[name] / area for name in ("mu20", "mu02", "mu11"))
+    spread_2, axes_22 = np.linalg.eigh(np.array([[xx, xy], [xy, yy]]) + np.eye(2) / 12)
+    degrees = np.rad2deg(np.arctan2(axes_22[1, 1], axes_22[0, 1])) % 180
+    return round(float(degrees), 1), float(np.sqrt(spread_2[1] / spread_2[0]))
+
+
+def shifted(mask_HW: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    """The array moved right by dx and down by dy, zeros moving in; any trailing axes."""
+    moved = np.zeros_like(mask_HW)
+    height, width = mask_HW.shape[:2]
+    ys, yd = (
+        slice(max(0, -dy), min(height, height - dy)),
+        slice(max(0, dy), min(height, height + dy)),
+    )
+    xs, xd = slice(max(0, -dx), min(width, width - dx)), slice(max(0, dx), min(width, width + dx))
+    if ys.start < ys.stop and xs.start < xs.stop:
+        moved[yd, xd] = mask_HW[ys, xs]
+    return moved
+
+
+def dilated(mask_HW: np.ndarray, radius: int) -> np.ndarray:
+    """The mask grown by `radius` pixels, round; a radius of 0 leaves it as it is."""
+    if radius <= 0:
+        return mask_HW
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return cv2.dilate(mask_HW.astype(np.uint8), disc).astype(np.bool_)
+
+
+def clipped(box_4: Sequence[int], size_HW: Sequence[int]) -> Box:
+    """The part of a box that the frame holds."""
+    x0, y0, x1, y1 = map(int, box_4)
+    return max(0, x0), max(0, y0), min(size_HW[1], x1), min(size_HW[0], y1)
+
+
+def hull(boxes: Sequence[Sequence[int]], margin: int, size_HW: Sequence[int]) -> Box:
+    """The smallest box around boxes, with a margin, inside the frame."""
+    edges_N4 = np.array(boxes)
+    low, high = edges_N4[:, :2].min(0) - margin, edges_N4[:, 2:].max(0) + margin
+    return clipped((*low.tolist(), *high.tolist()), size_HW)
+
+
+def apart(first: Sequence[int], second: Sequence[int]) -> bool:
+    """True when two boxes share no pixel."""
+    return (
+        first[2] <= second[0]
+        or second[2] <= first[0]
+        or first[3] <= second[1]
+        or second[3] <= first[1]
+    )
