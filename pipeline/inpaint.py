@@ -1,11 +1,13 @@
-"""Filling holes: what an inpainter is, the window it sees, and the two that OpenCV brings.
+"""Filling holes: what an inpainter and a filler are, the window they see, and OpenCV's two.
 
 Every inpainter is called with an RGB uint8 image and a bool hole and returns RGB uint8 of the
 same size. It sees a window around the hole, so cost follows the hole and not the image. Whatever
-it does outside the hole is thrown away by the compositor.
+it does outside the hole is thrown away by the compositor. An inpainter removes; a filler paints
+something new, from a prompt and a seed.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,6 +16,15 @@ from pipeline.records import bounding_box
 
 Inpainter = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(image_HW3 uint8, hole_HW bool) -> image_HW3 uint8."""
+
+FillMode = Literal["fill", "replace"]
+"""`fill` paints inside the mask; `replace` keeps what is inside and paints everything around it."""
+
+Filler = Callable[[np.ndarray, np.ndarray, str, int, FillMode], np.ndarray]
+"""(image_HW3 uint8, mask_HW bool, prompt, seed, mode) -> image_HW3 uint8.
+
+What the mode keeps is byte-identical to the image; an empty mask changes nothing in either mode.
+"""
 
 MIN_WINDOW = 128
 """Smallest side, in pixels, of the window that an inpainter sees around a hole."""

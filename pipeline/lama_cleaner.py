@@ -1,7 +1,8 @@
 """lama-cleaner's own `ModelManager` in process, reading the very file that our LaMa adapter reads.
 
-It is the oracle for `lama.py`: same file, same hole, same pixels up to its rounding (it cuts off
-where we round). Its pinned requirements are older than ours; docs/decisions says how it installs.
+It is the oracle for `lama.py`: the same file and hole give the same numbers, of which it cuts the
+decimals off where we round. Its pinned requirements are older than ours; docs/decisions says how it
+installs.
 
 A file that does not load it deletes, and then ends the process; so it is shown a link.
 """
@@ -17,6 +18,7 @@ import torch
 from pipeline.devices import Compute
 from pipeline.errors import WeightsError
 from pipeline.inpaint import in_window
+from pipeline.outofmemory import with_second_try
 
 
 class LamaCleanerInpainter:
@@ -57,5 +59,8 @@ class LamaCleanerInpainter:
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
         mask_HW = hole_HW.astype(np.uint8) * 255
         with torch.jit.optimized_execution(False):
-            filled_bgr = self._manager(image_HW3, mask_HW, self._config)
+            filled_bgr = with_second_try(
+                lambda: self._manager(image_HW3, mask_HW, self._config),
+                f"lama-cleaner filled a window of {hole_HW.shape[1]}x{hole_HW.shape[0]} px",
+            )
         return np.clip(np.rint(filled_bgr[..., ::-1]), 0, 255).astype(np.uint8)

@@ -1,4 +1,7 @@
-"""The one place that assembles the three models from settings and weights files."""
+"""The one place that assembles the models from settings and weights files.
+
+One model is resident per stage: the same settings and files give the same objects, in any thread.
+"""
 
 import threading
 from collections.abc import Mapping
@@ -8,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import weights
-from pipeline.errors import UserError
-from pipeline.inpaint import Inpainter
-from pipeline.settings import ModelSettings, ProposalSettings
+from pipeline.errors import UserError, WeightsError
+from pipeline.inpaint import Filler, Inpainter
+from pipeline.settings import MODEL_STAGES, ModelSettings, ProposalSettings
 
 # backend name in the manifest -> entry of the weights registry, best first
 FOREGROUND = {"u2net": "u2net", "u2netp": "u2netp", "bundled": "bundled-u2netp"}
@@ -18,6 +21,7 @@ PROPOSALS = {
     "vit_h": "sam-vit-h", "vit_l": "sam-vit-l", "vit_b": "sam-vit-b", "small": "bundled-sam",
 }  # fmt: skip
 INPAINT = {"lama": "big-lama", "small_lama": "bundled-lama"}
+FILL = {"diffusers": "sd-inpainting"}
 
 # Lowest predicted IoU, stability and share of the largest piece: segment-anything's own (and a
 # strict share) for its checkpoints; the small SAM's were chosen on rendered scenes that neither
@@ -29,43 +33,57 @@ FULL_SAM_BATCH, SMALL_SAM_BATCH = 8, 64
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Which file each stage reads: `(backend, path or None)`; OpenCV needs no file."""
+    """Which file each stage reads: `(backend, path or None)`; OpenCV needs no file.
+
+    `fill` reads a folder, or is `none`. A server's backend is `remote:API:MODEL`: its name is all
+    that can be known of it.
+    """
 
     foreground: tuple[str, Path]
     proposals: tuple[str, Path]
     inpaint: tuple[str, Path | None]
+    fill: tuple[str, Path | None] = ("none", None)
+
+    def used(self) -> dict[str, tuple[str, Path | None]]:
+        """Stage -> `(backend, path or None)`, without `fill` where there is none."""
+        found = {stage: getattr(self, stage) for stage in MODEL_STAGES}
+        return {stage: file for stage, file in found.items() if file[0] != "none"}
 
     def digests(self) -> dict[str, str]:
         """SHA-256 per stage, `stage/backend` as key; what the dataset's lineage names."""
-        found = {}
-        for stage in ("foreground", "proposals", "inpaint"):
-            backend, path = getattr(self, stage)
-            found[f"{stage}/{backend}"] = weights.sha256(path) if path else "none"
-        return found
+        return {
+            f"{stage}/{backend}": weights.sha256(path) if path else "none"
+            for stage, (backend, path) in self.used().items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Three callables and what they are made of."""
+    """The callables and what they are made of; `fill` is None where no model fills."""
 
     foreground: Any
     proposals: Any
     inpaint: Inpainter
     files: ModelFiles
     compute: str
+    fill: Filler | None = None
 
 
 def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:
-    """Find the files that the settings ask for; `auto` takes the best one present."""
+    """Find the files that the settings ask for; `auto` takes the best one present.
+
+    A server that the settings name is asked for its model.
+    """
     return ModelFiles(
         _pick(settings.foreground, FOREGROUND, allow_noncommercial),
         _pick(settings.proposals, PROPOSALS, allow_noncommercial),
         _pick_inpaint(settings, allow_noncommercial),
+        _pick_fill(settings, allow_noncommercial),
     )
 
 
 def load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFiles) -> Models:
-    """Build the three models; the same arguments give the same resident models, in any thread."""
+    """Build the models; the same arguments give the same resident models, in any thread."""
     with _LOADING:
         return _load(settings, proposals, files)
 
@@ -92,9 +110,10 @@ def _load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFile
             compute,
             SMALL_SAM_BATCH if small else FULL_SAM_BATCH,
         ),
-        inpaint=_inpainter(*files.inpaint, compute),
+        inpaint=_inpainter(*files.inpaint, settings, compute),
         files=files,
         compute=compute.describe(),
+        fill=_filler(*files.fill, settings, compute),
     )
 
 
@@ -136,10 +155,30 @@ def _pick_inpaint(settings: ModelSettings, allow_noncommercial: bool) -> tuple[s
     backend = settings.inpaint.backend
     if backend in ("telea", "ns"):
         return backend, None
+    if backend == "remote":
+        from pipeline.remote import server_model
+
+        return f"remote:{settings.inpaint.api}:{server_model(settings.inpaint)}", None
     if backend == "lama_cleaner":  # reads the same files as our own adapter
         same = settings.inpaint.model_copy(update={"backend": "auto"})
         return backend, _pick(same, INPAINT, allow_noncommercial)[1]
     return _pick(settings.inpaint, INPAINT, allow_noncommercial)
+
+
+def _pick_fill(settings: ModelSettings, allow_noncommercial: bool) -> tuple[str, Path | None]:
+    if settings.fill.backend == "none":
+        return "none", None
+    from pipeline.diffusion_folder import check_folder, forbids_commerce, stated_licence
+
+    backend, path = _pick(settings.fill, FILL, allow_noncommercial)
+    licence = stated_licence(path)
+    if forbids_commerce(licence) and not allow_noncommercial:
+        raise WeightsError(
+            f"{path} is under {licence!r} by its own README.md, and the manifest forbids "
+            "non-commercial licences; take another folder or set licence.allow_noncommercial: true"
+        )
+    check_folder(path)
+    return backend, path
 
 
 def _backend_of(path: Path, names: Mapping[str, str]) -> str:
@@ -171,11 +210,15 @@ def _sam(backend: str, path: Path) -> Any:
     return filled(sam_model_registry[backend], path)
 
 
-def _inpainter(backend: str, path: Path | None, compute: Any) -> Inpainter:
+def _inpainter(backend: str, path: Path | None, settings: ModelSettings, compute: Any) -> Inpainter:
     from pipeline import inpaint
 
     if backend in inpaint.OPENCV_METHODS:
         return inpaint.OpenCvInpainter(backend)
+    if backend.startswith("remote:"):
+        from pipeline.remote import RemoteInpainter
+
+        return RemoteInpainter(settings.inpaint, model=backend.split(":", 2)[2])
     assert path is not None
     if backend == "lama_cleaner":
         from pipeline.lama_cleaner import LamaCleanerInpainter
@@ -184,3 +227,14 @@ def _inpainter(backend: str, path: Path | None, compute: Any) -> Inpainter:
     from pipeline.lama import TorchScriptLama
 
     return TorchScriptLama(path, compute)
+
+
+def _filler(
+    backend: str, path: Path | None, settings: ModelSettings, compute: Any
+) -> Filler | None:
+    if backend == "none":
+        return None
+    from pipeline.diffusion import DiffusionFiller
+
+    assert path is not None
+    return DiffusionFiller(path, settings.fill, compute)
