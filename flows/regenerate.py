@@ -16,10 +16,13 @@ from pipeline.errors import UserError
 from pipeline.planning import software
 from pipeline.records import Edit
 from pipeline.settings import EditSettings, ModelSettings, ProposalSettings
+from pipeline.stored import StoredImages
 from pipeline.versions import Version, open_version
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 """How a version names the number format, and what the settings call it."""
+REMOTE = "remote:"
+"""How the name of a server's model begins, where a version lists what it was made with."""
 
 
 def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
@@ -32,11 +35,11 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
     if not rows:
         return 0, []
     devices.one_thread()
-    made_by = _models(version)
+    made_by, images = models_of(version), StoredImages(version)
     picks = np.unique(np.linspace(0, len(rows) - 1, wanted).astype(int))
     differ = []
     for shard, j in (rows[pick] for pick in picks):
-        difference = _difference(version, shard, j, made_by)
+        difference = _difference(images, shard, j, made_by)
         if difference:
             differ.append(
                 f"{shard.record(j)['id']}: made again, {difference}; "
@@ -45,7 +48,7 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
     return len(picks), differ
 
 
-def _difference(version: Version, shard: Any, j: int, made_by: models.Models) -> str:
+def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models) -> str:
     """What differs when sample `j` of a shard is made again, or nothing."""
     record, source = shard.record(j), shard.source(j)
     original_HW3 = shard.original(source)
@@ -55,12 +58,19 @@ def _difference(version: Version, shard: Any, j: int, made_by: models.Models) ->
     proposals = made_by.proposals(original_HW3, foreground)
     if not np.array_equal(proposals.masks_NHW, shard.proposals(source)[0]):
         return "the proposals differ"
-    settings = EditSettings.model_validate(version.index["settings"]["edits"])
+    settings = EditSettings.model_validate(images.version.index["settings"]["edits"])
     rng = np.random.default_rng(record["seed"])
-    edit = edits.plan(proposals, rng, settings, record["kind"])
+    donors = images.donors(record["source"]["name"])
+    edit = edits.plan(
+        proposals, rng, settings, record["kind"],
+        donors=donors, image_HW3=original_HW3, fills=made_by.fill is not None,
+    )  # fmt: skip
     if edit is None or edit.to_json() != Edit.from_json(record["edit"]).to_json():
-        return "the edit that its seed leads to differs"
-    sample = compose.apply(edit, original_HW3, proposals, made_by.inpaint)
+        failed = len(images.version.index["failures"])
+        lost = f" ({failed} images failed then; one may have lent parts)" if failed else ""
+        return f"the edit that its seed leads to differs{lost}"
+    fill: Any = made_by.fill
+    sample = compose.apply(edit, original_HW3, proposals, made_by.inpaint, donors=donors, fill=fill)
     if not np.array_equal(sample.change_HW, shard.mask(j)):
         return "the change mask differs"
     count = int((sample.pixels_HW3 != shard.edited(j)).any(2).sum())
@@ -80,14 +90,20 @@ def _otherwise(then: Mapping[str, str], compute: str) -> str:
     return "; ".join(changed) or "the libraries and the kind of device are those of then"
 
 
-def _models(version: Version) -> models.Models:
+def models_of(version: Version) -> models.Models:
     """The models that the index names, after a look at their digests."""
     stated: dict[str, str] = version.index["weights"]
     settings: dict[str, Any] = dict(version.index["settings"]["models"])
     for name, digest in stated.items():
         stage, _, backend = name.partition("/")
-        path = _file_with(digest, backend, settings[stage].get("weights"))
-        settings[stage] = {"backend": backend, "weights": str(path) if path else None}
+        if backend.startswith(REMOTE):
+            raise UserError(
+                f"cannot make samples again: {stage} was done by a server ({backend}), and what it "
+                "runs today is not known here; compare with a version made by it again"
+            )
+        path = _file_with(digest, backend, (settings.get(stage) or {}).get("weights"))
+        of_then = dict(settings.get(stage) or {})
+        settings[stage] = of_then | {"backend": backend, "weights": str(path) if path else None}
     chosen = _computed_as(
         ModelSettings.model_validate(settings), version.index["software"].get("compute", "")
     )
@@ -106,12 +122,12 @@ def _models(version: Version) -> models.Models:
 
 def _file_with(digest: str, backend: str, named: str | None) -> Path | None:
     """The weights file with that SHA-256: the one that the manifest named, or any of that name."""
-    entry = (models.FOREGROUND | models.PROPOSALS | models.INPAINT).get(backend)
+    entry = (models.FOREGROUND | models.PROPOSALS | models.INPAINT | models.FILL).get(backend)
     places = [Path(named)] if named else []
     if entry:
         file = weights.entry(entry).file
         places += [folder / file for folder in (*weights.folders(), weights.BUNDLED)]
-    return next((p for p in places if p.is_file() and weights.sha256(p) == digest), None)
+    return next((p for p in places if p.exists() and weights.sha256(p) == digest), None)
 
 
 def _computed_as(settings: ModelSettings, compute: str) -> ModelSettings:

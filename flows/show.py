@@ -1,6 +1,6 @@
 """One sample of a version: find it, tell its lineage, and draw it in three pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +81,17 @@ def triptych(shown: Shown) -> np.ndarray:
     """(H + bar, 3 W + 2 gaps, 3) uint8: original, edited, edited under its mask, with labels."""
     shard, j = shown.shard, shown.row
     original_HW3, edited_HW3 = shard.original(shard.source(j)), shard.edited(j)
-    pictures = (original_HW3, edited_HW3, _overlay(edited_HW3, shard.mask(j)))
-    gap_HW3 = np.full((len(edited_HW3), GAP, 3), 255, np.uint8)
+    pictures = (original_HW3, edited_HW3, overlay(edited_HW3, shard.mask(j)))
+    labels = [f"edited: {shown.record['kind']}" if n == "edited" else n for n in LABELS]
+    return side_by_side(pictures, labels)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """Pictures of one size in a row, (H + bar, n W + gaps, 3) uint8, each under its label."""
+    height, width = pictures[0].shape[:2]
+    gap_HW3 = np.full((height, GAP, 3), 255, np.uint8)
     between = [part for picture in pictures for part in (gap_HW3, picture)][1:]
-    row_HW3 = np.concatenate(between, 1)
-    bar_HW3 = _bar([f"edited: {shown.record['kind']}" if n == "edited" else n for n in LABELS],
-                   edited_HW3.shape[1])  # fmt: skip
-    return np.concatenate([bar_HW3, row_HW3], 0)
+    return np.concatenate([_bar(labels, width), np.concatenate(between, 1)], 0)
 
 
 def bar_height(width: int) -> int:
@@ -95,7 +99,7 @@ def bar_height(width: int) -> int:
     return max(16, width // 12)
 
 
-def _overlay(image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
+def overlay(image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     """The picture with the mask tinted and outlined."""
     import cv2
 
@@ -104,7 +108,7 @@ def _overlay(image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     return (image_HW3 * (1 - share_HW1) + _TINT * share_HW1).round().astype(np.uint8)
 
 
-def _bar(labels: list[str], width: int) -> np.ndarray:
+def _bar(labels: Sequence[str], width: int) -> np.ndarray:
     """A white strip with one label above each picture, cut where the picture ends."""
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,27 +1,23 @@
 """Is this sample good enough? Measured without any real defect, every refusal with its reason.
 
-A good edit changes something that one sees, leaves no seam and no foreign grain, and does not
-swallow the product (the failure that the source method reports for capsule and pill). A control
-must leave the object as it was. Thresholds are in `GateSettings`.
+A good edit changes something that one sees, leaves no seam, no foreign grain and no ground that no
+good product shows, and does not swallow the product (the failure that the source method reports for
+capsule and pill). A control must leave the object as it was. `gate_scores` measures, `gate_rules`
+knows limits and where they come from; what each rule catches is in docs/gate.md.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from pipeline.grain import grain_level, ring_of
-from pipeline.records import Sample, Verdict
+from pipeline.gate_rules import findings
+from pipeline.gate_scores import duplicate_iou, measure, patch_scores
+from pipeline.normality import Normality
+from pipeline.records import Edit, Sample, Verdict
 from pipeline.settings import GateSettings
 
-BAND = 2
-"""Width in pixels of the two bands, on the outline of the change mask and just outside it."""
-MIN_GRAIN = 0.35
-"""Grain in grey levels below which a surface counts as noiseless and the ratio says nothing."""
-
-SWAP = "swapped"
-MAX_CONTROL_CHANGED = 0.4
-"""Share of a control's change mask that may differ visibly: its rim, which was filled anew."""
+COMBINED = "combined"
 
 
 def judge(
@@ -29,127 +25,75 @@ def judge(
     image_HW3: np.ndarray,
     settings: GateSettings | None = None,
     accepted: Sequence[Sample] = (),
+    normality: Normality | None = None,
 ) -> Verdict:
-    """Accepted, or the first reason against it; `accepted` are earlier samples of the image."""
-    settings = settings or GateSettings()
-    scores = measure(sample, image_HW3, settings.change_threshold)
-    scores["duplicate_iou"] = max(
-        (_iou(sample, other) for other in accepted if other.edit.kind == sample.edit.kind),
-        default=0.0,
-    )
-    scores = {name: round(float(value), 5) for name, value in scores.items()}
-    rules = _control_rules if sample.edit.is_control else _anomaly_rules
-    for reason, broken in rules(scores, settings):
+    """Accepted, or the first reason against it; `accepted` are earlier samples of the image.
+
+    Each edit of a combined sample is judged by itself; the scores of its second one end in `_2`.
+    The network is asked only when nothing else speaks against a sample.
+    """
+    settings, normality = settings or GateSettings(), normality or Normality()
+    twin = duplicate_iou(sample, accepted)
+    scores: dict[str, float] = {}
+    for number, part in enumerate(apart(sample, image_HW3)):
+        suffix = "" if number == 0 else f"_{number + 1}"
+        found = scores_of(part, image_HW3, settings, normality, twin)
+        scores |= {f"{name}{suffix}": value for name, value in found.items()}
+        broken = next((f for f in findings(part.edit, found, settings, normality.limits)
+                       if not f.passed), None)  # fmt: skip
         if broken:
-            return Verdict(False, reason, scores)
+            return Verdict(False, broken.rule.reason, scores)
     return Verdict(True, "", scores)
 
 
-def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[str, float]:
-    """Every quantity the rules look at; shares in [0, 1], ratios where 1 means no difference."""
-    change_HW = sample.change_HW
-    difference_HW = np.abs(sample.pixels_HW3.astype(np.int16) - image_HW3).max(2)
-    moved_HW = (difference_HW > threshold) & change_HW
-    frame_HW = np.ones_like(change_HW)
-    frame_HW[1:-1, 1:-1] = False
-    return {
-        "change_area": change_HW.mean(),
-        "changed_fraction": moved_HW.sum() / max(1, change_HW.sum()),
-        "delta_e": _delta_e(sample.pixels_HW3, image_HW3, change_HW),
-        "border": (change_HW & frame_HW).sum() / frame_HW.sum(),
-        "foreground_share": sample.edit.parameters.get("foreground_share", 0.0),
-        "seam_ratio": _seam_ratio(sample, image_HW3),
-        "noise_ratio": _noise_ratio(sample),
-        **({"swap_delta_e": _swap_delta_e(sample, image_HW3)} if sample.edit.kind == SWAP else {}),
-    }
+def scores_of(
+    sample: Sample,
+    image_HW3: np.ndarray,
+    settings: GateSettings,
+    normality: Normality,
+    twin: float = 0.0,
+    *,
+    always: bool = False,
+) -> dict[str, float]:
+    """Every score of one edit, rounded as it is recorded; `twin` is its overlap with others.
 
-
-def _anomaly_rules(scores: dict[str, float], settings: GateSettings) -> list[tuple[str, bool]]:
-    return [
-        ("empty", scores["change_area"] == 0),
-        ("too_large", scores["change_area"] > settings.max_change_area),
-        ("whole_object", scores["foreground_share"] > settings.max_foreground_share),
-        ("touches_border", scores["border"] > settings.max_border),
-        ("unchanged", scores["changed_fraction"] < settings.min_changed_fraction),
-        ("faint", scores["delta_e"] < settings.min_delta_e),
-        ("look_alike", scores.get("swap_delta_e", 100) < settings.min_swap_delta_e),
-        ("seam", scores["seam_ratio"] > settings.max_seam_ratio),
-        ("too_smooth", scores["noise_ratio"] < settings.min_noise_ratio),
-        ("too_noisy", scores["noise_ratio"] > settings.max_noise_ratio),
-        ("duplicate", scores["duplicate_iou"] > settings.max_duplicate_iou),
-    ]
-
-
-def _control_rules(scores: dict[str, float], settings: GateSettings) -> list[tuple[str, bool]]:
-    return [
-        ("empty", scores["change_area"] == 0),
-        ("altered_control", scores["changed_fraction"] > MAX_CONTROL_CHANGED),
-        ("visible_control", scores["delta_e"] > settings.max_control_delta_e),
-        ("seam", scores["seam_ratio"] > settings.max_seam_ratio),
-        ("duplicate", scores["duplicate_iou"] > settings.max_duplicate_iou),
-    ]
-
-
-def _delta_e(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray) -> float:
-    """Mean CIE76 distance over a region; 2.3 is just noticeable."""
-    if not where_HW.any():
-        return 0.0
-    lab = [
-        cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[where_HW]
-        for picture in (edited_HW3, image_HW3)
-    ]
-    return float(np.linalg.norm(lab[0] - lab[1], axis=1).mean())
-
-
-def _swap_delta_e(sample: Sample, image_HW3: np.ndarray) -> float:
-    """Colour distance on the exchanged objects after a blur of half their size.
-
-    Two walnuts exchanged differ in every pixel and in nothing that anybody would call wrong.
+    Those of the network are left out where another rule is broken already, unless `always`.
     """
-    if not sample.object_HW.any():
-        return 0.0
-    sigma = max(1.0, 0.5 * (float(sample.object_HW.sum()) / 2 / np.pi) ** 0.5)
-    blurred = [
-        cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
-        for picture in (sample.pixels_HW3, image_HW3)
-    ]
-    return _delta_e(blurred[0], blurred[1], sample.object_HW)
+    scores = rounded(measure(sample, image_HW3, settings.change_threshold))
+    scores["duplicate_iou"] = round(float(twin), 5)
+    bank = normality.patches if settings.patches is not False else None
+    if bank is None:
+        return scores
+    sound = all(f.passed for f in findings(sample.edit, scores, settings, normality.limits))
+    if sound or always:
+        scores |= rounded(patch_scores(sample, image_HW3, bank))
+    return scores
 
 
-def _seam_ratio(sample: Sample, image_HW3: np.ndarray) -> float:
-    """Gradient that the edit put on the outline of its mask, against the ground just outside."""
-    change_HW = sample.change_HW.astype(np.uint8)
-    kernel = np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8)
-    outline_HW = (cv2.dilate(change_HW, np.ones((3, 3), np.uint8)) > 0) & (
-        cv2.erode(change_HW, np.ones((3, 3), np.uint8)) == 0
-    )
-    outside_HW = (cv2.dilate(change_HW, kernel, iterations=2) > 0) & ~sample.change_HW & ~outline_HW
-    if not outline_HW.any() or not outside_HW.any():
-        return 1.0
-    edited_HW = _gradient(sample.pixels_HW3)
-    before_HW = _gradient(image_HW3)
-    added = np.maximum(edited_HW - before_HW, 0)[outline_HW].mean()
-    return float(1 + added / (before_HW[outside_HW].mean() + 2.0))
+def apart(sample: Sample, image_HW3: np.ndarray) -> list[Sample]:
+    """The sample, or one for each edit that a combined one is made of, the others undone.
+
+    How much of picture and product is edited is asked of both edits together.
+    """
+    if sample.edit.kind != COMBINED:
+        return [sample]
+    return [_only(part, sample, image_HW3) for part in sample.edit.parts]
 
 
-def _noise_ratio(sample: Sample) -> float:
-    """Grain where ground was filled in, against grain of the ring around it; 1 for pastes."""
-    if sample.edit.kind != "missing":
-        return 1.0
-    around = float(grain_level(sample.pixels_HW3, ring_of(sample.change_HW)).mean())
-    inside = float(grain_level(sample.pixels_HW3, sample.change_HW).mean())
-    if around < MIN_GRAIN:
-        return 1.0
-    return inside / around
+def rounded(scores: dict[str, float]) -> dict[str, float]:
+    """As numbers are recorded: five decimals."""
+    return {name: round(float(value), 5) for name, value in scores.items()}
 
 
-def _gradient(image_HW3: np.ndarray) -> np.ndarray:
-    grey_HW = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    dx = cv2.Sobel(grey_HW, cv2.CV_32F, 1, 0) / 8
-    dy = cv2.Sobel(grey_HW, cv2.CV_32F, 0, 1) / 8
-    return np.hypot(dx, dy)
-
-
-def _iou(first: Sample, second: Sample) -> float:
-    union = (first.change_HW | second.change_HW).sum()
-    return float((first.change_HW & second.change_HW).sum() / max(1, union))
+def _only(part: Edit, sample: Sample, image_HW3: np.ndarray) -> Sample:
+    x0, y0, x1, y1 = part.parameters["region"]
+    here_HW = np.zeros(sample.change_HW.shape, np.bool_)
+    here_HW[y0:y1, x0:x1] = True
+    pixels_HW3 = image_HW3.copy()
+    pixels_HW3[y0:y1, x0:x1] = sample.pixels_HW3[y0:y1, x0:x1]
+    both = {
+        "foreground_share": sample.edit.parameters.get("foreground_share", 0.0),
+        "change_area": np.count_nonzero(sample.change_HW) / sample.change_HW.size,
+    }
+    part = replace(part, parameters={**part.parameters, **both})
+    return Sample(part, pixels_HW3, sample.change_HW & here_HW, sample.object_HW & here_HW)

@@ -7,13 +7,14 @@ loaded and no pixel decoded here, so a run that finds its version published is o
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline import models
+from pipeline import weights as weight_files
 from pipeline.cache import CACHE, StageCache
 from pipeline.digests import digest_of
 from pipeline.disk import naming_the_disk, write_whole
@@ -23,15 +24,33 @@ from pipeline.manifest import CategorySettings
 from pipeline.records import GOOD, SourceEntry, Split
 from pipeline.sources import read_source, split_entries
 
+
+def _family(*names: str) -> tuple[str, ...]:
+    """The modules of this package that are called so, or begin so before an underscore."""
+    found = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    return tuple(stem for stem in found if stem.split("_")[0] in names)
+
+
 # The modules whose text decides what a stage makes: when one changes, its cache entries are new.
 ANALYSIS_CODE = (
     "images", "foreground", "proposals", "small_sam", "small_sam_decoder", "small_sam_encoder",
     "models", "devices", "records", "settings", "cache",
 )  # fmt: skip
-SAMPLES_CODE = (
-    "edits", "compose", "grain", "gate", "inpaint", "lama", "lama_cleaner", "stages", "records",
-    "settings", "cache",
+NORMALITY_CODE = (
+    "normality", "patches", "trunk", "marks", "grain", "edits_shapes",
+    "records", "settings", "cache",
 )  # fmt: skip
+SAMPLES_CODE = (
+    *_family("edits", "compose", "gate", "rules", "lama", "diffusion"),
+    "donors", "grain", "marks", "normality", "patches", "trunk", "inpaint", "refill", "frames",
+    "remote", "parts", "looks", "forging", "stages", "records", "settings", "cache",
+)  # fmt: skip
+DONORS = 2
+"""Other images of its split from which an image may take parts."""
+STUDIED = 32
+"""Normals at most that the normality is learned from."""
+TEACHER = "bundled-teacher"
+"""Entry of the weights registry that the gate's patch rules read."""
 
 STORE_CODE = (
     "shards",
@@ -50,14 +69,18 @@ STORE_CODE = (
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One normal image: where it lies, the SHA-256 of its file, and its keys in the cache."""
+    """One normal image: where it lies, the SHA-256 of its file, and its keys in the cache.
+
+    `donors` are the names of the images of its split that may lend it parts.
+    """
 
     name: str
     path: str
     split: Split
     digest: str
-    analysis_key: str
-    samples_key: str
+    analysis_key: str = ""
+    samples_key: str = ""
+    donors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +96,7 @@ class RunPlan:
     files: models.ModelFiles
     weights: dict[str, str]
     digest: str
+    normality_key: str = ""
 
     @property
     def cache(self) -> StageCache:
@@ -115,6 +139,7 @@ class RunPlan:
             },
             "weights": self.weights,
             "digest": self.digest,
+            "normality_key": self.normality_key,
         }
 
 
@@ -132,7 +157,9 @@ def load_plan(path: Path) -> RunPlan:
     }
     return RunPlan(
         settings=CategorySettings.model_validate(data["settings"]),
-        images=tuple(PlannedImage(**image) for image in data["images"]),
+        images=tuple(
+            PlannedImage(**image | {"donors": tuple(image["donors"])}) for image in data["images"]
+        ),
         test=tuple(
             SourceEntry(
                 **entry
@@ -146,6 +173,7 @@ def load_plan(path: Path) -> RunPlan:
         files=models.ModelFiles(**files),
         weights=data["weights"],
         digest=data["digest"],
+        normality_key=data["normality_key"],
     )
 
 
@@ -170,10 +198,10 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         except (ImageError, OSError) as error:
             failures.append({"name": entry.name, "error": str(error)})
             continue
-        keys = stage_keys(settings, weights, digest)
-        images.append(PlannedImage(entry.name, str(entry.path), entry.split, digest, *keys))
+        images.append(PlannedImage(entry.name, str(entry.path), entry.split, digest))
     if not images:
         raise UserError(f"{settings.root}: no usable normal image; nothing to generate from")
+    images, normality_key = with_keys(settings, weights, images)
     test = tuple(entry for entry in entries if entry.split == "test")
     identity = {
         "settings": settings.digest_content(),
@@ -187,7 +215,7 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
     }
     return RunPlan(
         settings, tuple(images), test, tuple(failures), listing.notes, listing.defects_config,
-        files, weights, digest_of(identity),
+        files, weights, digest_of(identity), normality_key,
     )  # fmt: skip
 
 
@@ -206,7 +234,7 @@ def software() -> dict[str, str]:
     """Versions of the libraries that decide pixels; reads metadata, imports none of them."""
     names = (
         "numpy", "pillow", "opencv-python-headless", "torch", "onnxruntime", "rembg",
-        "segment-anything", "lama-cleaner",
+        "segment-anything", "lama-cleaner", "diffusers", "transformers",
     )  # fmt: skip
     return {name: version(name) for name in names}
 
@@ -223,10 +251,84 @@ def device_class() -> tuple[str, str]:
     return driver, next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), "plain")
 
 
-def stage_keys(settings: CategorySettings, weights: dict[str, str], image: str) -> tuple[str, str]:
-    """Cache keys of the analysis and of the samples of one image, given its digest."""
-    stage_weights = [w for name, w in weights.items() if not name.startswith("inpaint/")]
-    analysis = digest_of(
+def with_keys(
+    settings: CategorySettings, weights: dict[str, str], images: Sequence[PlannedImage]
+) -> tuple[list[PlannedImage], str]:
+    """The images with their donors and keys in the cache, and the key of what is normal here.
+
+    An image's samples depend on its own analysis, on those of its donors and on the normality.
+    """
+    analysis = {image.name: _analysis_key(settings, weights, image.digest) for image in images}
+    normality = _normality_key(settings, [analysis[image.name] for image in studied(images)])
+    shared = {
+        "normality": normality,
+        "category": settings.name,
+        "seed": settings.seed,
+        "edits": settings.edits.model_dump(mode="json"),
+        "gate": settings.gate.model_dump(mode="json"),
+        "rules": rules_digest(settings),
+        "looks": _looks_digest(settings),
+        "fill": settings.models.content().get("fill"),
+        "weights": weights,
+        "code": code_digest(SAMPLES_CODE),
+    }
+    keyed = []
+    for image in images:
+        donors = donors_of(image, images)
+        lent = [[name, analysis[name]] for name in donors]
+        samples = digest_of(shared | {"analysis": analysis[image.name], "donors": lent})
+        keyed.append(replace(
+            image, analysis_key=analysis[image.name], samples_key=samples, donors=donors
+        ))  # fmt: skip
+    return keyed, normality
+
+
+def studied(images: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
+    """The training normals that what is normal is learned from: those with the smallest digests.
+
+    Neither names nor order matter. A plan without training images studies what it has.
+    """
+    train = [image for image in images if image.split == "train"] or list(images)
+    one_each = {image.digest: image for image in sorted(train, key=lambda one: one.name)}
+    return tuple(one_each[digest] for digest in sorted(one_each)[:STUDIED])
+
+
+def donors_of(image: PlannedImage, images: Sequence[PlannedImage]) -> tuple[str, ...]:
+    """Names of the images that lend parts to this one, by rendezvous hashing over digests.
+
+    Each pair of images has a number of its own, so a new image changes the donors of few.
+    """
+    others = {
+        other.digest: other.name
+        for other in sorted(images, key=lambda one: one.name)
+        if other.split == image.split and other.digest != image.digest
+    }
+    ranked = sorted(others, key=lambda d: hashlib.sha256((image.digest + d).encode()).digest())
+    return tuple(others[digest] for digest in ranked[:DONORS])
+
+
+def rules_digest(settings: CategorySettings) -> str:
+    """The content of the category's rule book, or nothing where it has none."""
+    path = getattr(settings, "rules", None)
+    if path is None:
+        return ""
+    from pipeline import rules
+
+    return rules.digest_of_file(path)
+
+
+def _looks_digest(settings: CategorySettings) -> str:
+    """The network that describes parts for a rule book, whatever the gate asks; "" without one."""
+    if getattr(settings, "rules", None) is None:
+        return ""
+    return weight_files.sha256(teacher_file(settings))
+
+
+def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: str) -> str:
+    stage_weights = [
+        w for name, w in weights.items() if name.startswith(("foreground/", "proposals/"))
+    ]
+    return digest_of(
         {
             "image": image,
             "size": list(settings.image_size),
@@ -237,18 +339,23 @@ def stage_keys(settings: CategorySettings, weights: dict[str, str], image: str) 
             "code": code_digest(ANALYSIS_CODE),
         }
     )
-    samples = digest_of(
+
+
+def _normality_key(settings: CategorySettings, analyses: Sequence[str]) -> str:
+    teacher = weight_files.sha256(teacher_file(settings)) if settings.asks_patches else ""
+    return digest_of(
         {
-            "analysis": analysis,
-            "category": settings.name,
-            "seed": settings.seed,
-            "edits": settings.edits.model_dump(mode="json"),
-            "gate": settings.gate.model_dump(mode="json"),
-            "weights": weights,
-            "code": code_digest(SAMPLES_CODE),
+            "analyses": sorted(analyses),
+            "dilation": settings.edits.dilation,
+            "teacher": teacher,
+            "code": code_digest(NORMALITY_CODE),
         }
     )
-    return analysis, samples
+
+
+def teacher_file(settings: CategorySettings) -> Path:
+    """The weights file of the network behind the gate's patch rules."""
+    return weight_files.require(TEACHER, None, settings.policy.allow_noncommercial)
 
 
 def _limited(entries: Sequence[SourceEntry], limit: int | None) -> Sequence[SourceEntry]:

@@ -6,47 +6,51 @@ Everything here is a plain function over a plan and its cache; the command line 
 flow call the same ones. A bad image is recorded and costs nothing but itself.
 """
 
-import hashlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline import cache as store
-from pipeline import compose, edits, gate, models
+from pipeline import models
+from pipeline import normality as normal
+from pipeline.donors import Donors
 from pipeline.errors import ImageError
+from pipeline.forging import NO_CANDIDATE, NO_EDIT, Tools, forge_samples, sample_seed
 from pipeline.images import file_digest, load_image, read_header
-from pipeline.manifest import CategorySettings
+from pipeline.normality import Normality
+from pipeline.parts import finder
 from pipeline.planning import (
     ANALYSIS_CODE,
     SAMPLES_CODE,
     PlannedImage,
     RunPlan,
     code_digest,
+    rules_digest,
     software,
+    studied,
+    teacher_file,
 )
 from pipeline.records import (
-    Attempt,
-    Edit,
     ImageResult,
     ObjectProposals,
-    Sample,
     TestImage,
-    Verdict,
 )
+from pipeline.rules import Judge
+from pipeline.rules import load as load_book
 from pipeline.sources import load_test
 from pipeline.versions import Version, VersionHeader, publish
 
-TRIES_PER_KIND = 3
-"""Attempts with one kind before the next kind has its turn."""
-CONTROL = "control_noop"
-NO_CANDIDATE = "no_candidate"
-NO_EDIT = "no_edit"
+__all__ = [
+    "NO_CANDIDATE", "NO_EDIT", "Ledger", "Outcome", "Tools", "analyse_batch", "forge_batch",
+    "forge_image", "forge_samples", "pack", "sample_seed", "study", "to_study",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Outcome:
     accepted: int = 0
     rejected: int = 0
     error: str = ""
+    analysis_seconds: float = 0.0
+    samples_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -79,83 +85,53 @@ class Ledger:
             self.failures.append({"name": outcome.name, "error": outcome.error})
 
 
+def analyse_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
+    """The first two stages of several images, into the cache; what can be done in parallel."""
+    with plan.cache.in_use():
+        return [_analysed(plan, image) for image in images]
+
+
+def to_study(plan: RunPlan) -> tuple[PlannedImage, ...]:
+    """The images that `study` will look at; none when what is normal is known already."""
+    if plan.cache.has("normality", plan.normality_key):
+        return ()
+    return studied(plan.images)
+
+
+def study(plan: RunPlan) -> None:
+    """Learn what is normal in the category, unless the cache knows; analyses what it lacks.
+
+    Two processes that do so at once write the same entry.
+    """
+    with plan.cache.in_use():
+        normality_of(plan)
+
+
+def forge_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
+    """Several images, one after another, through all stages; the unit of work of a task."""
+    with plan.cache.in_use():
+        return [forge_image(plan, image) for image in images]
+
+
 def forge_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     """Bring one image through all stages into the cache, unless it is there already."""
     stored = plan.cache.read("samples", image.samples_key)
     if stored is not None and plan.cache.has("analysis", image.analysis_key):
         return _outcome(image, stored[1], cached=True)
-    try:
-        analysis = _analysis(plan, image)
-    except ImageError as error:
-        return Outcome(image.name, error=str(error))
-    loaded = _models(plan)
-    attempts = forge_samples(plan.settings, image.digest, analysis[0], analysis[2], loaded.inpaint)
+    analysed = _analysed(plan, image)
+    if analysed.error:
+        return analysed
+    started = time.perf_counter()
+    image_HW3, _, proposals = _analysis(plan, image)
+    attempts = forge_samples(plan.settings, image.digest, image_HW3, proposals, _tools(plan, image))
     arrays, facts = store.pack_attempts(attempts)
     plan.cache.write("samples", image.samples_key, arrays, facts)
-    return _outcome(image, facts, cached=False)
-
-
-def forge_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
-    """Several images, one after another; the unit of work of a Prefect task."""
-    with plan.cache.in_use():
-        return [forge_image(plan, image) for image in images]
-
-
-def forge_samples(
-    settings: CategorySettings,
-    image_digest: str,
-    image_HW3: np.ndarray,
-    proposals: ObjectProposals,
-    inpaint: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> list[Attempt]:
-    """All attempts at all samples of one image; kinds take turns, refusals try the next seed."""
-    wanted, controls = settings.edits.per_image, settings.edits.controls_per_image
-    kinds = edits.kinds_of(settings.edits)
-    seed_of = partial(sample_seed, settings.seed, settings.name, image_digest)
-    turn = int(image_digest[:8], 16)
-    attempts: list[Attempt] = []
-    accepted: list[Sample] = []
-    judged: dict[str, Verdict] = {}
-    for number in range(wanted + controls):
-        for attempt in range(settings.edits.attempts):
-            kind = kinds[(turn + number + attempt // TRIES_PER_KIND) % len(kinds)]
-            kind = CONTROL if number >= wanted else kind
-            seed = seed_of(number, attempt)
-            made = partial(Attempt, number, attempt, kind, seed)
-            if not len(proposals):
-                attempts.append(made(None, Verdict(False, NO_CANDIDATE)))
-                break
-            started = time.perf_counter()
-            edit = edits.plan(proposals, np.random.default_rng(seed), settings.edits, kind)
-            if edit is None:
-                attempts.append(made(None, Verdict(False, NO_EDIT)))
-                continue
-            same = _geometry(edit)
-            if same in judged:  # only the grain could differ: the verdict stands, unpainted
-                attempts.append(made(None, _again(judged[same])))
-                continue
-            sample = compose.apply(edit, image_HW3, proposals, inpaint)
-            verdict = judged[same] = gate.judge(sample, image_HW3, settings.gate, accepted)
-            attempts.append(made(sample, verdict, round(time.perf_counter() - started, 4)))
-            if verdict.accepted:
-                accepted.append(sample)
-                break
-    return attempts
-
-
-def _geometry(edit: Edit) -> str:
-    """What an edit does to which objects, without its seed."""
-    return str((edit.kind, edit.targets, edit.parameters.get("offset")))
-
-
-def _again(before: Verdict) -> Verdict:
-    return Verdict(False, before.reason or "duplicate", before.scores)
-
-
-def sample_seed(root: int, category: str, image_digest: str, number: int, attempt: int) -> int:
-    """The seed of one attempt, 62 bits; it depends on nothing else."""
-    text = f"{root}/{category}/{image_digest}/{number}/{attempt}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
+    seconds = time.perf_counter() - started
+    return replace(
+        _outcome(image, facts, cached=False),
+        analysis_seconds=analysed.analysis_seconds,
+        samples_seconds=round(seconds, 4),
+    )
 
 
 def pack(
@@ -181,6 +157,7 @@ def pack(
         failures=failed,
         defects_config=plan.defects_config,
         original_size=_original_size(plan),
+        **_limits(plan),
         software=software()
         | {
             "compute": devices.choose(
@@ -200,9 +177,17 @@ def pack(
             shard_images=output.shard_images,
             keep_rejects=64 if output.keep_rejects else 0,
             gallery=output.gallery,
+            audit=output.audit,
             progress=progress,
             waiting=waiting,
         )
+
+
+def _limits(plan: RunPlan) -> dict[str, Any]:
+    """What the gate learned from the normals, for the index."""
+    if "limits" not in {field.name for field in fields(VersionHeader)}:
+        return {}
+    return {"limits": normality_of(plan).limits.to_json()}
 
 
 def _original_size(plan: RunPlan) -> tuple[int, int] | None:
@@ -254,6 +239,75 @@ def _analysis(plan: RunPlan, image: PlannedImage) -> Any:
     arrays, facts = store.pack_analysis(pixels_HW3, foreground, proposals)
     plan.cache.write("analysis", image.analysis_key, arrays, facts)
     return pixels_HW3, foreground, proposals
+
+
+def _analysed(plan: RunPlan, image: PlannedImage) -> Outcome:
+    """See to it that an image's analysis is in the cache."""
+    if plan.cache.has("analysis", image.analysis_key):
+        return Outcome(image.name, cached=True)
+    started = time.perf_counter()
+    try:
+        _analysis(plan, image)
+    except ImageError as error:
+        return Outcome(image.name, error=str(error))
+    return Outcome(image.name, analysis_seconds=round(time.perf_counter() - started, 4))
+
+
+def normality_of(plan: RunPlan) -> Normality:
+    """What is normal in the category, from the cache or learned now; the last ones stay in memory.
+
+    An image that cannot be read teaches nothing.
+    """
+    at = (str(plan.cache.root), plan.normality_key)
+    with _STUDYING:
+        if at in _KNOWN and plan.cache.has("normality", plan.normality_key):
+            return _KNOWN[at]
+        stored = plan.cache.read("normality", plan.normality_key)
+        if stored is None:
+            arrays, facts = normal.pack(_learned(plan))
+            plan.cache.write("normality", plan.normality_key, arrays, facts)
+            stored = arrays, facts
+        while len(_KNOWN) >= 2:
+            del _KNOWN[next(iter(_KNOWN))]
+        _KNOWN[at] = normal.unpack(*stored, _teacher(plan))
+        return _KNOWN[at]
+
+
+_STUDYING = threading.Lock()
+_KNOWN: dict[tuple[str, str], Normality] = {}
+
+
+def _learned(plan: RunPlan) -> Normality:
+    images = [i for i in studied(plan.images) if not _analysed(plan, i).error]
+    sights = {image.digest: partial(_sight, plan, image) for image in images}
+    return normal.learn(sights, _teacher(plan), plan.settings.edits.dilation)
+
+
+def _teacher(plan: RunPlan) -> Path | None:
+    return teacher_file(plan.settings) if plan.settings.asks_patches else None
+
+
+def _sight(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
+    """An image as donors and normality want it: its pixels and its parts."""
+    pixels_HW3, _, proposals = _analysis(plan, image)
+    return pixels_HW3, proposals
+
+
+def _tools(plan: RunPlan, image: PlannedImage) -> Tools:
+    loaded = _models(plan)
+    lenders = [i for i in plan.images if i.name in image.donors and not _analysed(plan, i).error]
+    donors = Donors.of(
+        {lender.name: partial(_sight, plan, lender) for lender in lenders},
+        {lender.name: lender.digest for lender in lenders},
+    )
+    book = plan.settings.rules
+    rules = _rule_judge(book, rules_digest(plan.settings), loaded) if book else None
+    return Tools(loaded.inpaint, loaded.fill, donors, normality_of(plan), rules)
+
+
+@lru_cache(maxsize=2)
+def _rule_judge(book: Path, digest: str, loaded: models.Models) -> Judge:
+    return Judge(load_book(book), finder(loaded))
 
 
 def _models(plan: RunPlan) -> models.Models:

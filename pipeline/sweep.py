@@ -10,7 +10,7 @@ themselves are never touched.
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from typing import Literal
 from pipeline.building import BUILDING, PLANS
 from pipeline.cache import CACHE, StageCache
 from pipeline.disk import locked_if_free, naming_the_disk
-from pipeline.errors import UserError
-from pipeline.planning import load_plan, saved_plans, stage_keys
+from pipeline.errors import AnomalysmithError, UserError
+from pipeline.planning import PlannedImage, RunPlan, load_plan, saved_plans, with_keys
 from pipeline.reading import version_folders, versions
 
 Kind = Literal["cache entry", "plan", "unfinished version", "aside file"]
 _ENTRY = re.compile(r"[0-9a-f]{64}\.npz")
-_STAGES = ("analysis", "samples")
+_STAGES = ("analysis", "normality", "samples")
 _DAY = 86_400.0
 
 
@@ -143,12 +143,25 @@ def _plans(
             published[name] = _published(store / name, remarks)
         known = published[name]
         if known is None or plan.digest in known:
-            for image in plan.images:
-                keys = stage_keys(plan.settings, plan.weights, image.digest)
-                needed.update(zip(_STAGES, keys, strict=True))
+            keyed, normality = _keys(plan, path, remarks)
+            needed.add(("normality", normality))
+            for image in keyed:
+                needed.update([("analysis", image.analysis_key), ("samples", image.samples_key)])
         else:
             gone.append(_leftover("plan", path))
     return needed, gone
+
+
+def _keys(plan: RunPlan, path: Path, remarks: list[str]) -> tuple[Sequence[PlannedImage], str]:
+    """The plan's images with the keys of today, and the key of what is normal.
+
+    Where a file that enters them is gone (a rule book, a teacher), the keys of then.
+    """
+    try:
+        return with_keys(plan.settings, plan.weights, plan.images)
+    except AnomalysmithError as error:
+        remarks.append(f"{path.name}: entries kept as of its making, because {error}")
+        return plan.images, plan.normality_key
 
 
 def _published(home: Path, remarks: list[str]) -> set[str] | None:

@@ -15,6 +15,9 @@ HARMLESS = {
     "weights": "the digest of the file that was found is in the key",
     "weights_catalogue": "the same",
     "weights_pins": "the same",
+    "manifest_errors": "words only",
+    "backoff": "asks for less at once, for the same answers",
+    "outofmemory": "tries once more or raises, changes no number",
     "weights_loading": "refuses files or loads them, does not change numbers",
 }
 
@@ -44,11 +47,25 @@ def reached(roots: tuple[str, ...]) -> set[str]:
     [
         (("foreground", "proposals", "small_sam"), planning.ANALYSIS_CODE),
         (
-            ("edits", "compose", "gate", "inpaint", "lama", "lama_cleaner"),
+            (
+                "edits",
+                "compose",
+                "gate",
+                "inpaint",
+                "lama",
+                "lama_cleaner",
+                "diffusion",
+                "remote",
+                "rules",
+                "parts",
+                "normality",
+                "refill",
+            ),
             planning.SAMPLES_CODE + planning.ANALYSIS_CODE,
         ),
+        (("normality",), planning.NORMALITY_CODE),
     ],
-    ids=["analysis", "samples"],
+    ids=["analysis", "samples", "normality"],
 )
 def test_every_module_that_makes_results_is_part_of_their_key(roots, hashed):
     assert reached(roots) <= set(hashed)

@@ -72,7 +72,7 @@ def test_what_versions_need_stays_and_a_rerun_is_served_from_the_cache(photos, s
     before = files_of(store)
     swept = sweep(store)
     assert swept.leftovers == ()
-    assert swept.kept == PHOTOS + 2 * PHOTOS
+    assert swept.kept == PHOTOS + 1 + 2 * PHOTOS  # analyses, what is normal, samples
     assert files_of(store) == before
     for seed in (0, 1):
         assert plan(wish(photos, store, seed)).missing() == ()
@@ -89,7 +89,7 @@ def test_a_version_that_is_gone_frees_what_only_it_needed(photos, store):
     assert generate(wish(photos, store, 1)).cached
     remove_version(store, 1)
     swept = sweep(store)
-    assert swept.count("cache entry")[0] == 2 * PHOTOS
+    assert swept.count("cache entry")[0] == 2 * PHOTOS + 1  # and what is normal
     assert not any((store / ".cache").rglob("*.npz"))
     assert not any((store / ".cache" / "samples").iterdir())
     assert sweep(store).leftovers == ()
@@ -190,3 +190,37 @@ def test_a_dry_run_writes_nothing(photos, store):
     before = sorted(path for path in store.rglob("*"))
     sweep(store, dry_run=True)
     assert sorted(path for path in store.rglob("*")) == before
+
+
+def test_what_is_normal_is_kept_as_long_as_a_version_needs_it(photos, store):
+    assert entries(store, "normality") == 1
+    remove_version(store, 0)
+    sweep(store)
+    assert entries(store, "normality") == 1
+    remove_version(store, 1)
+    sweep(store)
+    assert entries(store, "normality") == 0
+
+
+def test_a_plan_of_an_older_release_is_absent_and_no_crash(photos, store):
+    """Before there were donors and a normality, plans lacked both."""
+    for path in (store / ".cache" / "plans").glob("*.json"):
+        saved = json.loads(path.read_text())
+        del saved["normality_key"]
+        for image in saved["images"]:
+            del image["donors"]
+        path.write_text(json.dumps(saved))
+    swept = sweep(store)
+    assert swept.count("plan")[0] == 2
+    assert swept.kept == 0
+    assert generate(wish(photos, store), workers=1).cached
+
+
+def test_a_rule_book_that_is_gone_makes_its_plan_keep_what_it_had(photos, store):
+    for path in (store / ".cache" / "plans").glob("*.json"):
+        saved = json.loads(path.read_text())
+        saved["settings"]["rules"] = str(store / "gone.yaml")
+        path.write_text(json.dumps(saved))
+    swept = sweep(store)
+    assert swept.leftovers == ()
+    assert any("gone.yaml" in remark for remark in swept.remarks)

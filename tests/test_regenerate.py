@@ -10,8 +10,10 @@ from test_cli import draw_parts
 from flows.local import generate
 from flows.regenerate import regenerate
 from pipeline import devices, models
+from pipeline.digests import sha256_file
 from pipeline.errors import UserError
 from pipeline.manifest import manifest_for_source, resolve
+from pipeline.versions import open_version
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +81,35 @@ def test_a_weights_file_is_found_by_its_digest_wherever_it_lies(
     kept.mkdir()
     shutil.copy(bundled / "small_sam.safetensors", kept)
     (bundled / "small_sam.safetensors").write_bytes(b"a later release's")
+    sums = (bundled / "SHA256SUMS").read_text()
+    before, now = (sha256_file(place / "small_sam.safetensors") for place in (kept, bundled))
+    (bundled / "SHA256SUMS").write_text(sums.replace(before, now))
     monkeypatch.setattr(weights, "BUNDLED", bundled)
     monkeypatch.delenv("ANOMALYSMITH_WEIGHTS", raising=False)
     with pytest.raises(UserError, match="proposals/small was"):
         regenerate(made_in_bf16, 1)
     monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(kept))
     assert regenerate(made_in_bf16, 2) == (2, [])
+
+
+def test_a_part_that_another_image_lent_is_lent_again(tmp_path):
+    photos = draw_parts(tmp_path / "photos" / "parts", 4)
+    manifest = manifest_for_source(
+        "folder", photos, store=str(tmp_path / "store"), image_size=128, splits={"seed": 0},
+        models={"inpaint": {"backend": "telea"}, "device": "cpu"},
+        edits={"per_image": 3, "kinds": ["wrong_type"], "controls_per_image": 0},
+        gate={"min_swap_delta_e": 0.0, "min_delta_e": 0.0, "min_changed_fraction": 0.0},
+    )  # fmt: skip
+    version = open_version(generate(resolve(manifest, "parts"), workers=1).version_dir)
+    records = [record for *_, record in version.samples()]
+    assert any("donor" in record["edit"]["parameters"] for record in records)
+    assert regenerate(version.dir, len(records)) == (len(records), [])
+
+
+def test_what_a_server_painted_cannot_be_made_again(made_in_bf16, tmp_path):
+    copy = shutil.copytree(made_in_bf16, tmp_path / made_in_bf16.name)
+    index = json.loads((copy / "index.json").read_text())
+    index["weights"]["inpaint/remote:lama_cleaner:lama"] = "none"
+    (copy / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="done by a server"):
+        regenerate(copy, 1)

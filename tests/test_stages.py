@@ -1,12 +1,13 @@
 """Generation over images and categories: attempts, refusals, bad files, workers, the cache."""
 
+import hashlib
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from pipeline import planning, stages
+from pipeline import edits, planning, stages
 from pipeline.inpaint import OpenCvInpainter
 from pipeline.manifest import manifest_for_source, resolve
 from pipeline.records import ObjectProposals
@@ -97,6 +98,22 @@ def test_settings_changed_for_the_gate_reuse_the_analysis(folder, tmp_path):
     assert all(cache.has("analysis", image.analysis_key) for image in changed.images)
 
 
+def test_a_rule_book_brings_the_network_of_its_looks_into_the_key(folder, tmp_path, monkeypatch):
+    """Without patches in the gate the teacher still describes the parts that rules are about."""
+    settings = settings_of(folder, tmp_path, gate={"patches": False})
+    (tmp_path / "book.yaml").write_text("any text: the key asks for its digest")
+    monkeypatch.setattr(planning, "rules_digest", lambda settings: "b" * 64)
+    ruled = settings.model_copy(update={"rules": tmp_path / "book.yaml"})
+    image = planning.PlannedImage("a", "a.png", "train", "a" * 64)
+    keys = {}
+    for teacher in ("1" * 64, "2" * 64):
+        monkeypatch.setattr(planning.weight_files, "sha256", lambda path, own=teacher: own)
+        for name, one in (("plain", settings), ("ruled", ruled)):
+            keys[name, teacher[0]] = planning.with_keys(one, {}, [image])[0][0].samples_key
+    assert keys["plain", "1"] == keys["plain", "2"]
+    assert keys["ruled", "1"] != keys["ruled", "2"]
+
+
 def test_the_limit_takes_the_first_names(folder, tmp_path):
     plan = planning.plan(settings_of(folder, tmp_path), limit=2)
     assert [image.name for image in plan.images] == ["0.png", "1.png"]
@@ -117,7 +134,7 @@ def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder,
     do_nothing = lambda picture, hole: picture  # noqa: E731
     attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, do_nothing)
     anomalies = [a for a in attempts if a.kind == "missing"]
-    assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint"}
+    assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint", "tried_before"}
     assert [a.attempt for a in anomalies] == list(range(5)) * 3
     assert len({a.seed for a in attempts}) == len(attempts)
 
@@ -127,8 +144,10 @@ def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
     settings = settings_of(folder, tmp_path, edits={"per_image": 4, "controls_per_image": 2})
     attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, OpenCvInpainter("telea"))
     first = [a.kind for a in attempts if a.attempt == 0]
-    assert set(first[:4]) == {"missing", "extra", "misplaced", "swapped"}
-    assert first[4:] == ["control_noop"] * 2
+    turns = edits.PRESETS["full"]
+    start = turns.index(first[0])
+    assert first[:4] == [turns[(start + n) % len(turns)] for n in range(4)]
+    assert set(first[4:]) == {"control_noop", "control_background"}
 
 
 def test_without_candidates_the_reason_is_counted_once_per_sample(folder, tmp_path):
@@ -146,3 +165,68 @@ def test_a_seed_depends_on_each_of_its_parts():
     seeds = {stages.sample_seed(*parts) for parts in (base, *others)}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**62 for seed in seeds)
+
+
+# --- phases: analyse, study, forge ----------------------------------------------------------------
+
+
+def normals(cache):
+    return sorted(path.name for path in (cache.root / "normality").rglob("*.npz"))
+
+
+def test_three_phases_make_what_one_makes(folder, tmp_path):
+    plans = [planning.plan(settings_of(folder, tmp_path / name)) for name in ("three", "one")]
+    phased, at_once = plans
+    outcomes = stages.analyse_batch(phased, phased.images)
+    assert all(o.analysis_seconds > 0 and not o.samples_seconds for o in outcomes)
+    assert {image.name for image in stages.to_study(phased)} <= {i.name for i in phased.images}
+    stages.study(phased)
+    assert stages.to_study(phased) == ()
+    forged = stages.forge_batch(phased, phased.images)
+    assert all(o.samples_seconds > 0 and not o.analysis_seconds for o in forged)
+    digests = {run(plan)[1].digest for plan in plans}
+    assert len(digests) == 1
+    assert normals(phased.cache) == normals(at_once.cache) == [f"{phased.normality_key}.npz"]
+
+
+def test_a_version_says_what_its_gate_learned(folder, tmp_path):
+    version = run(planning.plan(settings_of(folder, tmp_path)))[1]
+    assert version.index["limits"]["images"] == len(list(version.images("train")))
+    assert version.index["limits"]["max_outline_ratio"] > 1
+
+
+def test_what_is_normal_is_learned_from_the_smallest_digests_of_the_training_images():
+    images = [
+        planning.PlannedImage(f"{n}.png", "", "validation" if n % 5 == 0 else "train",
+                              f"{(n * 7919) % 101:064x}")
+        for n in range(100)
+    ]  # fmt: skip
+    chosen = planning.studied(images)
+    assert len(chosen) == planning.STUDIED
+    train = sorted(image.digest for image in images if image.split == "train")
+    assert [image.digest for image in chosen] == train[: planning.STUDIED]
+    assert planning.studied(images[::-1]) == chosen
+
+
+def test_a_new_image_changes_the_donors_of_few():
+    def images(count):
+        digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(count)]
+        return [planning.PlannedImage(str(n), "", "train", d) for n, d in enumerate(digests)]
+
+    before, after = images(40), images(41)
+    donors = [planning.donors_of(image, before) for image in before]
+    assert all(len(set(pair)) == 2 and str(n) not in pair for n, pair in enumerate(donors))
+    changed = sum(
+        planning.donors_of(i, after) != pair for i, pair in zip(before, donors, strict=True)
+    )
+    assert changed <= 8  # two in forty on average
+
+
+def test_no_part_is_lent_across_splits():
+    images = [
+        planning.PlannedImage(str(n), "", "validation" if n < 3 else "train", f"{n:064x}")
+        for n in range(8)
+    ]
+    for image in images:
+        lenders = [other for other in images if other.name in planning.donors_of(image, images)]
+        assert {other.split for other in lenders} == {image.split}
