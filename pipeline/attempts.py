@@ -11,6 +11,8 @@ from typing import Any
 from pipeline.errors import IntegrityError
 
 SCORE = "score_"
+JUDGED = ("rule", "broken")
+"""Columns of versions with a rule book; null, and no key of the row, where none was asked."""
 
 
 def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -32,6 +34,9 @@ def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         ("row", pa.int32()),
     ]
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fields}
+    if any("rule" in row for row in rows):  # a version without a rule book has no such columns
+        columns["rule"] = pa.array([row.get("rule") for row in rows], pa.string())
+        columns["broken"] = pa.array([row.get("broken") for row in rows], pa.list_(pa.string()))
     for name in sorted({name for row in rows for name in row["scores"]}):
         columns[SCORE + name] = pa.array([row["scores"].get(name) for row in rows], pa.float64())
     pq.write_table(pa.table(columns), path)
@@ -58,7 +63,11 @@ def canonical_attempts(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any
 
 
 def _nested(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if not key.startswith(SCORE)}
+    flat = {
+        key: value
+        for key, value in row.items()
+        if not key.startswith(SCORE) and not (key in JUDGED and value is None)
+    }
     scores = {
         key.removeprefix(SCORE): value
         for key, value in row.items()

@@ -6,7 +6,10 @@ how long it took, so equal runs have equal records.
 
 from typing import Any
 
-from pipeline.records import Attempt, ImageResult
+from pipeline.records import Attempt, ImageResult, Verdict
+
+JUDGED = "rules_broken"
+"""The score that a sample has when, and only when, a rule book judged it."""
 
 
 def sample_id(result: ImageResult, attempt: Attempt) -> str:
@@ -45,6 +48,7 @@ def sample_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
         "accepted": attempt.verdict.accepted,
         "reason": attempt.verdict.reason,
         "scores": {name: float(value) for name, value in attempt.verdict.scores.items()},
+        **rules_record(attempt.verdict),
     }
 
 
@@ -60,4 +64,12 @@ def attempt_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
         "accepted": attempt.verdict.accepted,
         "reason": attempt.verdict.reason,
         "scores": {name: float(value) for name, value in attempt.verdict.scores.items()},
+        **rules_record(attempt.verdict),
     }
+
+
+def rules_record(verdict: Verdict) -> dict[str, Any]:
+    """The rule that an edit was to break and those found broken; nothing without a rule book."""
+    if JUDGED not in verdict.scores:
+        return {}
+    return {"rule": verdict.rule, "broken": list(verdict.broken)}
