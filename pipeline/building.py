@@ -45,7 +45,8 @@ class VersionHeader:
     """What a version says about its making. `failures` is read after the last result arrived.
 
     `original_size` is the (H, W) that the source's images had before they were stored, in whose
-    pixels `defects_config` gives absolute areas.
+    pixels `defects_config` gives absolute areas. `limits` are what the gate learned from the
+    normals; empty when it learned nothing.
     """
 
     settings: Mapping[str, Any]
@@ -57,6 +58,7 @@ class VersionHeader:
     defects_config: Any = None
     original_size: tuple[int, int] | None = None
     software: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{12,64}", self.plan_digest):
@@ -173,6 +175,7 @@ class VersionBuild:
             "counts": self.counts.to_json(),
             "failures": [dict(failure) for failure in header.failures],
             "shards": [info.to_json() for info in self.shards],
+            **({"limits": dict(header.limits)} if header.limits else {}),
         }
         digests = {name: stream.hexdigest() for name, stream in self.streams.items()}
         index["digests"], index["digest"] = digests, dataset_digest(index, digests)
@@ -274,6 +277,7 @@ class _Counts:
     rejected: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     splits: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    rules: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     defects: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: ImageResult) -> None:
@@ -285,6 +289,8 @@ class _Counts:
             self.accepted += accepted
             self.kinds[attempt.kind].update(attempted=1, accepted=int(accepted))
             self.splits[result.split].update(samples=int(accepted))
+            if attempt.verdict.rule:
+                self.rules[attempt.verdict.rule].update(attempted=1, accepted=int(accepted))
             if not accepted:
                 self.rejected[attempt.verdict.reason] += 1
             elif attempt.sample is not None and attempt.sample.label == 0:
@@ -303,6 +309,7 @@ class _Counts:
             "controls": self.controls,
             "rejected": dict(self.rejected),
             "by_kind": {kind: dict(counts) for kind, counts in self.kinds.items()},
+            **({"by_rule": {r: dict(c) for r, c in self.rules.items()}} if self.rules else {}),
             "splits": {
                 split: {"images": counts["images"], "samples": counts["samples"]}
                 for split, counts in self.splits.items()

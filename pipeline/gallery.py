@@ -17,9 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import audit_text
 from pipeline.building import GALLERY
 from pipeline.disk import write_whole
+from pipeline.pages import fill
 from pipeline.reading import Version, open_version
+from pipeline.records import KINDS
+from pipeline.score_limits import Asked, score_limits
 from pipeline.shardfiles import ShardReader
 
 LIMIT = 240
@@ -27,7 +31,11 @@ LONGEST = 384
 """Pictures are shrunk to this many pixels on their longer side; overlays are drawn at twice it."""
 
 _TEMPLATE = Path(__file__).with_name("gallery.html.j2")
-_HUES = ("#2f9e8f", "#d9822b", "#7a68d8", "#c94f7c", "#4a90d9", "#8a9a2e", "#b0603a", "#5f7f95")
+_HUES = (
+    "#2f9e8f", "#d9822b", "#7a68d8", "#c94f7c", "#8a9a2e", "#4a90d9", "#b0603a", "#a347ba",
+    "#c2a01e", "#3f9a4c", "#5f7f95", "#8593a3",
+)  # fmt: skip
+"""One per kind, in the order of KINDS; controls come last and are grey."""
 _ACCENT = (255, 46, 136)
 
 
@@ -65,25 +73,22 @@ def write_gallery_of(version: Version, folder: Path, limit: int = LIMIT) -> Path
 
 def render(version: Version, limit: int = LIMIT) -> str:
     """The page as text."""
-    import jinja2
-
     rows = choose(version, limit)
     images = {name: number for number, name in enumerate(dict.fromkeys(row.image for row in rows))}
-    counts = version.index["counts"]
-    kinds = sorted({*counts["by_kind"], *(row.record["kind"] for row in rows)})
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
-    return template.render(
+    counts, asked = version.index["counts"], score_limits(version.index)
+    kinds = sorted({*KINDS, *counts["by_kind"]}, key=_place)
+    return fill(
+        _TEMPLATE,
         index=version.index,
         counts=counts,
         name=version.index.get("version", version.name),
         pictures=_pictures(rows, images),
-        cards=[_card(row, images[row.image], number) for number, row in enumerate(rows)],
+        cards=[_card(row, images[row.image], number, asked) for number, row in enumerate(rows)],
         hues={kind: _HUES[number % len(_HUES)] for number, kind in enumerate(kinds)},
         kinds=_bars(counts["by_kind"]),
+        rules=_bars(counts.get("by_rule", {})),
         reasons=_reasons(counts["rejected"]),
+        audit=_audit(version.index.get("audit", {})),
         shown=_tally(rows),
         settings=list(_flat(version.index["settings"])),
     )
@@ -126,12 +131,14 @@ def _spread(rows: Sequence[_Row], by: str, limit: int) -> list[_Row]:
     return chosen
 
 
-def _card(row: _Row, image: int, number: int) -> dict[str, Any]:
+def _card(row: _Row, image: int, number: int, asked: Asked) -> dict[str, Any]:
     record = row.record
     source = row.shard.image_record(row.shard.source(row.sample))
     edit = record["edit"]
+    broken, limits = record.get("broken", []), asked(record)
     facts = [
         ("id", record["id"]),
+        *([("found broken", ", ".join(broken) or "none")] if record.get("rule") or broken else []),
         ("split", record["source"]["split"]),
         ("seed", record["seed"]),
         ("targets", ", ".join(f"proposal {target}" for target in edit["targets"]) or "–"),
@@ -144,12 +151,36 @@ def _card(row: _Row, image: int, number: int) -> dict[str, Any]:
         "kind": record["kind"],
         "verdict": row.verdict,
         "reason": record["reason"],
+        "rule": record.get("rule", ""),
         "try": f"sample {record['number']} · try {record['attempt'] + 1}",
         "found": source["proposals"],
         "fallback": source["foreground"]["fallback"],
         "area": float(row.shard.mask(row.sample).mean()),
         "facts": facts,
-        "scores": [(name, _short(value)) for name, value in sorted(record["scores"].items())],
+        "scores": [
+            (name, _short(value), limits.get(name, ""))
+            for name, value in sorted(record["scores"].items())
+        ],
+    }
+
+
+def _audit(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Bars from 0.5 to 1, with the interval as a line over them; empty where no audit was made."""
+
+    def bar(row: dict[str, Any], says: str, tone: str) -> dict[str, Any]:
+        spans = [row["auroc"] or 0.5, *(row["interval"] or (0.5, 0.5))]
+        at, low, high = (100 * min(1.0, max(0.0, 2 * (value - 0.5))) for value in spans)
+        return row | {"says": says, "tone": tone, "at": at, "low": low, "width": high - low}
+
+    tones = {"warning": "bad", "trace": "bad", "fine": "good"}
+    return {
+        "traces": [
+            bar(row, row["says"], tones.get(row["verdict"], "soft"))
+            for row in audit_text.shortcut_rows(found)
+        ],
+        "kinds": [bar(row, row["word"], "calm") for row in audit_text.kind_rows(found)],
+        "remarks": audit_text.remarks(found),
+        "limit": 100 * 2 * (found.get("shortcut", {}).get("limit", 0.6) - 0.5),
     }
 
 
@@ -262,10 +293,15 @@ def _hue(number: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _bars(by_kind: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+def _place(kind: str) -> tuple[int, str]:
+    """Kinds in the order of the taxonomy, controls last; strange ones behind them."""
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
+
+
+def _bars(counted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     return [
-        {"name": kind, **row, "rate": row["accepted"] / max(row["attempted"], 1)}
-        for kind, row in sorted(by_kind.items())
+        {"name": name, **row, "rate": row["accepted"] / max(row["attempted"], 1)}
+        for name, row in sorted(counted.items(), key=lambda item: _place(item[0]))
     ]
 
 
@@ -280,7 +316,7 @@ def _tally(rows: Sequence[_Row]) -> dict[str, Any]:
     return {
         "all": len(rows),
         "verdicts": {name: verdicts.count(name) for name in ("accepted", "control", "rejected")},
-        "kinds": sorted({row.record["kind"] for row in rows}),
+        "kinds": sorted({row.record["kind"] for row in rows}, key=_place),
         "reasons": sorted({row.record["reason"] for row in rows} - {""}),
     }
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import audit_text
 from pipeline.reading import Version
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -36,9 +37,11 @@ def stats(version: Version) -> dict[str, Any]:
         "splits": counts["splits"],
         "test": counts["test"],
         "by_kind": by_kind,
+        **({"by_rule": counts["by_rule"]} if "by_rule" in counts else {}),
         "rejected": counts["rejected"],
         "failures": len(index["failures"]),
         "mask_area": _areas(version),
+        **({"audit": index["audit"]} if "audit" in index else {}),
         "bytes": {"total": sum(files.values()), "files": files},
     }
 
@@ -72,6 +75,10 @@ def as_text(figures: dict[str, Any]) -> str:
             ],
         ),
     ]
+    if "by_rule" in figures:
+        rules = sorted(figures["by_rule"].items())
+        rows = [(rule, row["attempted"], row["accepted"]) for rule, row in rules]
+        lines += ["", *_table(("rule", "attempted", "accepted"), rows)]
     if figures["rejected"]:
         reasons = sorted(figures["rejected"].items(), key=lambda item: (-item[1], item[0]))
         lines += ["", *_table(("rejected because", "attempts"), reasons)]
@@ -82,6 +89,8 @@ def as_text(figures: dict[str, Any]) -> str:
             for kind, areas in figures["mask_area"].items()
         ]
         lines += ["", *_table(head, rows)]
+    if "audit" in figures:
+        lines += ["", audit_text.as_text(figures["audit"])]
     sizes = [(name, _bytes(size)) for name, size in figures["bytes"]["files"].items()]
     sizes.append(("all", _bytes(figures["bytes"]["total"])))
     lines += ["", *_table(("file", "size"), sizes)]

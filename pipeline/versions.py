@@ -10,6 +10,7 @@ offered here too.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipeline.audit import audit as audit_of
 from pipeline.building import (
     PLANS,
     VersionBuild,
@@ -52,6 +53,7 @@ def publish(
     shard_images: int = 256,
     keep_rejects: int = 64,
     gallery: bool = True,
+    audit: bool = False,
     progress: Callable[[int], None] | None = None,
     waiting: Callable[[], None] | None = None,
 ) -> Version:
@@ -60,7 +62,7 @@ def publish(
     Both iterables are consumed once and in order, and at most one shard is held in memory.
     `progress` is called with the number of images that are done, `waiting` when another process
     is publishing this category. If that one published the same plan, its version is returned and
-    nothing is consumed.
+    nothing is consumed. With `audit` the index says what a trivial probe makes of the samples.
     """
     if not category or category.startswith(".") or "/" in category:
         raise UserError(f"a category is the name of a folder, got {category!r}")
@@ -92,6 +94,8 @@ def publish(
         numbers = [int(taken.name.split("-")[0]) for taken in version_folders(home)]
         index["version"] = f"{max(numbers, default=0) + 1:04d}-{index['digest'][:12]}"
         index["parent"] = published[-1].name if published else None
+        if audit:
+            index["audit"] = audit_of(Version(folder, index))
         if gallery:
             with naming_the_disk(folder):
                 write_gallery_of(Version(folder, index), folder)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 from small_results import TURNS, header, image_result, small_version
 
 from pipeline.gallery import choose, render, write_gallery
+from pipeline.lineage import JUDGED
+from pipeline.score_limits import score_limits
 from pipeline.verify import verify
 from pipeline.versions import Version
 
@@ -121,3 +124,40 @@ def test_a_version_without_samples_has_a_page(tmp_path):
     made = small_version(tmp_path, tests=0, results=results, gallery=True)
     assert "No sample was attempted." in page_of(made)
     assert len(TURNS) == 5
+
+
+def test_rules_and_limits_are_shown_where_there_are_any(tmp_path):
+    def ruled(result):
+        def judged(verdict):
+            scores = dict(verdict.scores) | {JUDGED: 1.0}
+            return replace(verdict, rule="four <nuts>", broken=("four <nuts>",), scores=scores)
+
+        attempts = (replace(a, verdict=judged(a.verdict)) for a in result.attempts)
+        return replace(result, attempts=tuple(attempts))
+
+    head = header(limits={"max_noise_ratio": 1.5, "images": 3}, settings={"gate": {}})
+    results = [ruled(image_result(n)) for n in range(3)]
+    version = small_version(tmp_path, tests=0, results=results, head=head, gallery=True)
+    assert version.index["limits"]["max_noise_ratio"] == 1.5
+    assert version.index["counts"]["by_rule"] == {"four <nuts>": {"attempted": 15, "accepted": 9}}
+    page, card = page_of(version), (version.dir / "README.md").read_text()
+    assert "breaks four &lt;nuts&gt;" in page
+    assert "Rules broken on purpose" in page
+    assert "<dt>found broken</dt>" in page
+    assert "(≥ 4)" in page
+    assert "<nuts>" not in page + card
+    assert "| four &lt;nuts> | 15 | 9 |" in card
+    assert verify(version.dir).ok
+
+
+def test_limits_of_a_gate_that_is_not_ours_are_not_shown(version):
+    record = next(row.record for row in choose(version))
+    assert score_limits(version.index)(record) == {"delta_e": "≥ 4"}
+    strange = version.index | {"settings": {"gate": {"of_another_release": 3}}}
+    assert score_limits(strange)(record) == {}
+
+
+def test_kinds_come_in_the_order_of_the_taxonomy(version):
+    page = page_of(version)
+    options = re.findall(r'<option value="([a-z_]+)">', page)
+    assert options[:3] == ["missing", "extra", "control_noop"]
