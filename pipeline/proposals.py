@@ -8,6 +8,7 @@ Shapes: P prompts, M masks per prompt (3), h w logits (a quarter of the model's 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,9 +16,11 @@ import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from pipeline.backoff import in_batches
 from pipeline.devices import Compute
 from pipeline.records import ForegroundMask, ObjectProposals
 from pipeline.settings import ProposalSettings
+from pipeline.small_sam_decoder import DetailDecoder, decode_good
 
 STABILITY_OFFSET = 1.0
 """Logit shift whose effect on the mask is the stability score, as segment-anything's generator."""
@@ -51,6 +54,16 @@ class SamProposals:
         self._compute = compute
         self._resize = ResizeLongestSide(sam.image_encoder.img_size)
 
+    @property
+    def settings(self) -> ProposalSettings:
+        """What is asked for, with the backend's own limits where the user named none."""
+        return self._settings
+
+    def with_settings(self, **changes: Any) -> "SamProposals":
+        """The same model, asked with other settings."""
+        settings = self._settings.model_copy(update=changes)
+        return SamProposals(self._sam, settings, self._compute, self._batch)
+
     @torch.inference_mode()
     def __call__(self, image_HW3: np.ndarray, foreground: ForegroundMask) -> ObjectProposals:
         """Objects inside the foreground, best first; possibly none, never a made-up rectangle."""
@@ -71,35 +84,54 @@ class SamProposals:
         return ObjectProposals(*kept, foreground.mask_HW, relaxed)
 
     def _decode(self, image_HW3: np.ndarray, points_P2: np.ndarray) -> _Candidates:
-        """Embed once, decode every point in batches."""
+        """Embed once, decode every point in batches, as large as the device has memory for."""
         sam, device = self._sam, self._compute.device
         resized = self._resize.apply_image(image_HW3)
         pixels_13hw = torch.from_numpy(resized).to(device).permute(2, 0, 1)[None].float()
         coords = self._resize.apply_coords(points_P2.astype(np.float64), image_HW3.shape[:2])
         coords_P12 = torch.as_tensor(coords, dtype=torch.float32, device=device)[:, None]
-        logits, ious = [], []
-        with self._compute.autocast():
-            inputs = sam.preprocess(pixels_13hw).contiguous(memory_format=torch.channels_last)
-            embedding = sam.image_encoder(inputs)
-        for chunk_B12 in coords_P12.split(self._batch):
+        # What no relaxation lets through need not be painted.
+        least = loosened(self._settings, RELAXATIONS[1][1]).min_predicted_iou or 0.0
+        embedding = self._embed(pixels_13hw)
+
+        def decoded(chunk_B12: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             labels_B1 = torch.ones(chunk_B12.shape[:2], dtype=torch.int, device=device)
             # Outside autocast: eight bits of mantissa cannot hold a pixel coordinate.
             sparse, dense = sam.prompt_encoder((chunk_B12, labels_B1), None, None)
             with self._compute.autocast():
-                masks, iou = sam.mask_decoder(
-                    image_embeddings=embedding,
-                    image_pe=sam.prompt_encoder.get_dense_pe(),
-                    sparse_prompt_embeddings=sparse,
-                    dense_prompt_embeddings=dense,
-                    multimask_output=True,
-                )
-            logits.append(masks.flatten(0, 1).float())
-            ious.append(iou.flatten().float())
+                masks_Nhw, iou_N = self._answer(embedding, sparse, dense, least)
+            return masks_Nhw.float(), iou_N.float()
+
+        answers, self._batch = in_batches(coords_P12, self._batch, decoded)
+        logits, ious = zip(*answers, strict=True)
         height, width = resized.shape[:2]
         logits_Nhw = torch.cat(logits)
         per_logit = sam.image_encoder.img_size / logits_Nhw.shape[-1]
         rows, columns = round(height / per_logit), round(width / per_logit)
         return _Candidates(logits_Nhw[:, :rows, :columns], torch.cat(ious), (height, width))
+
+    def _embed(self, pixels_13hw: torch.Tensor) -> torch.Tensor:
+        """The image encoder's answer for RGB 0-255."""
+        with self._compute.autocast():
+            inputs = self._sam.preprocess(pixels_13hw)
+            return self._sam.image_encoder(inputs.contiguous(memory_format=torch.channels_last))
+
+    def _answer(
+        self, embedding: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor, least: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mask logits and predicted IoUs of some prompts, those that promise `least` and more."""
+        decoder, position = self._sam.mask_decoder, self._sam.prompt_encoder.get_dense_pe()
+        if isinstance(decoder, DetailDecoder):
+            return decode_good(decoder, embedding, position, sparse, dense[:1], least)
+        masks, iou = decoder(
+            image_embeddings=embedding,
+            image_pe=position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        good_N = iou.flatten() >= least
+        return masks.flatten(0, 1)[good_N], iou.flatten()[good_N]
 
     def _survivors(
         self, candidates: _Candidates, foreground: ForegroundMask, settings: ProposalSettings
@@ -179,15 +211,16 @@ def _passes(
     settings: ProposalSettings,
 ) -> torch.Tensor:
     """Which masks satisfy quality, area, foreground and border rules; bool (N,)."""
-    masks_Nhw = logits_Nhw > 0
-    area_N = masks_Nhw.flatten(1).sum(1).float()
-    surely_N = (logits_Nhw > STABILITY_OFFSET).flatten(1).sum(1).float()
-    maybe_N = (logits_Nhw > -STABILITY_OFFSET).flatten(1).sum(1).float()
-    overlap_N = (masks_Nhw & inside_hw).flatten(1).sum(1).float()
-    share_N = area_N / inside_hw.numel()
     frame_hw = torch.ones_like(inside_hw)
     frame_hw[1:-1, 1:-1] = False
-    border_N = (masks_Nhw & frame_hw).flatten(1).sum(1) / frame_hw.sum()
+    # Counting by products: summing booleans is many times slower on a CPU.
+    whole_K = inside_hw.new_ones(inside_hw.numel(), dtype=torch.float32)
+    each_K3 = torch.stack([whole_K, inside_hw.flatten().float(), frame_hw.flatten().float()], 1)
+    flat_NK = logits_Nhw.flatten(1)
+    area_N, overlap_N, border_N = ((flat_NK > 0).float() @ each_K3).unbind(1)
+    surely_N = (flat_NK > STABILITY_OFFSET).float() @ whole_K
+    maybe_N = (flat_NK > -STABILITY_OFFSET).float() @ whole_K
+    share_N = area_N / inside_hw.numel()
     return (
         (iou_N >= (settings.min_predicted_iou or 0.0))
         & (surely_N >= (settings.min_stability or 0.0) * maybe_N)
@@ -195,19 +228,20 @@ def _passes(
         & (share_N <= settings.max_area)
         & (overlap_N >= settings.min_foreground_overlap * area_N)
         & (overlap_N <= settings.max_foreground_share * inside_hw.sum())
-        & (border_N <= settings.max_border)
+        & (border_N <= settings.max_border * frame_hw.sum())
     )
 
 
 def _without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:
     """Indices to keep, greedily from the first: none overlaps a kept one above `max_iou`."""
-    flat_NK = masks_Nhw.flatten(1).float()
-    shared_NN = flat_NK @ flat_NK.T
-    area_N = flat_NK.sum(1)
-    iou_NN = shared_NN / (area_N[:, None] + area_N[None] - shared_NN).clamp(min=1)
+    bits_NK = np.packbits(masks_Nhw.flatten(1).cpu().numpy(), axis=1)
+    bits_NK = np.pad(bits_NK, ((0, 0), (0, -bits_NK.shape[1] % 8))).view(np.uint64)
+    area_N = np.bitwise_count(bits_NK).sum(1, np.int64)
     kept: list[int] = []
-    for index in range(len(flat_NK)):
-        if not kept or float(iou_NN[index, kept].max()) <= max_iou:
+    for index, bits_K in enumerate(bits_NK):
+        shared_k = np.bitwise_count(bits_NK[kept] & bits_K).sum(1, np.int64)
+        union_k = np.maximum(area_N[kept] + area_N[index] - shared_k, 1)
+        if not (shared_k > max_iou * union_k).any():
             kept.append(index)
     return torch.tensor(kept, dtype=torch.long, device=masks_Nhw.device)
 

@@ -62,24 +62,66 @@ def decode_batch(
 
     `dense_BChw` is the prompt encoder's dense part, one for all pictures or one for each.
     """
-    embedding_BChw = features.embedding_BChw + dense_BChw.to(features.embedding_BChw.dtype)
-    size, dtype = embedding_BChw.shape[2:], embedding_BChw.dtype
-    queries = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens_NTC = torch.cat([queries[None].expand(len(sparse_NTC), -1, -1), sparse_NTC], 1)
-    keys_BLC = embedding_BChw.flatten(2).transpose(1, 2).contiguous()
-    position_1LC = position_1Chw.flatten(2).transpose(1, 2).to(dtype)
-    answers_NTC, keys_NLC = _two_way(
-        decoder.transformer, keys_BLC, position_1LC, tokens_NTC.to(dtype)
-    )
+    answers_NTC, keys_NLC = _answers(decoder, features, dense_BChw, position_1Chw, sparse_NTC)
     mask_tokens = answers_NTC[:, 1 : 1 + decoder.num_mask_tokens].unbind(1)
     hyper_NKC = _mixed(decoder.output_hypernetworks_mlps, mask_tokens)
+    size = features.embedding_BChw.shape[2:]
     coarse_NKhw = _masks(decoder.output_upscaling, keys_NLC, hyper_NKC, size, features)
     logits_NKhw = F.interpolate(coarse_NKhw, scale_factor=2.0, mode="bilinear")
-    pictures, kinds = len(embedding_BChw), decoder.num_mask_tokens
+    pictures, kinds = len(features.embedding_BChw), decoder.num_mask_tokens
     fine_BPKC = _mixed(decoder.detail_hypernetworks, mask_tokens).view(pictures, -1, HALF)
     fine_BPKhw = fine_BPKC @ features.half_BChw.flatten(2).to(fine_BPKC.dtype)
     logits_NKhw = logits_NKhw + fine_BPKhw.view(-1, kinds, *logits_NKhw.shape[2:])
     return logits_NKhw, decoder.iou_prediction_head(answers_NTC[:, 0])
+
+
+def decode_good(
+    decoder: Any,
+    packed_1Chw: Tensor,
+    position_1Chw: Tensor,
+    sparse_NTC: Tensor,
+    dense_1Chw: Tensor,
+    least: float,
+) -> tuple[Tensor, Tensor]:
+    """The masks of doubtful prompts that promise an IoU of `least`: logits (M, 8h, 8w), IoUs (M,).
+
+    `predict_masks` of one picture without the single mask (K = 3). The promise is known before
+    anything is painted, and two masks of three are not worth it.
+    """
+    features = unpack(packed_1Chw)
+    answers_NTC, keys_NLC = _answers(decoder, features, dense_1Chw, position_1Chw, sparse_NTC)
+    iou_NK = decoder.iou_prediction_head(answers_NTC[:, 0])[:, 1:].float()
+    asked_N = (iou_NK >= least).any(1)
+    good_NK = (iou_NK >= least)[asked_N]
+    if not len(good_NK):
+        side = features.half_BChw.shape[2:]
+        return iou_NK.new_zeros((0, *side)), iou_NK.new_zeros(0)
+    mask_tokens = answers_NTC[asked_N, 2 : 1 + decoder.num_mask_tokens].unbind(1)
+    hyper_NKC = _mixed(decoder.output_hypernetworks_mlps[1:], mask_tokens)
+    size = features.embedding_BChw.shape[2:]
+    coarse_NKhw = _masks(decoder.output_upscaling, keys_NLC[asked_N], hyper_NKC, size, features)
+    # In float32, which doubles faster than bfloat16 on a CPU.
+    coarse_Mhw = coarse_NKhw[good_NK].float()
+    logits_Mhw = F.interpolate(coarse_Mhw[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
+    fine_MC = _mixed(decoder.detail_hypernetworks[1:], mask_tokens)[good_NK]
+    fine_ML = fine_MC @ features.half_BChw[0].flatten(1).to(fine_MC.dtype)
+    return logits_Mhw + fine_ML.view_as(logits_Mhw), iou_NK[asked_N][good_NK]
+
+
+def _answers(
+    decoder: Any,
+    features: Features,
+    dense_BChw: Tensor,
+    position_1Chw: Tensor,
+    sparse_NTC: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the two-way transformer makes of the tokens (N, T, C) and of the cells (N, L, C)."""
+    embedding_BChw = features.embedding_BChw + dense_BChw.to(features.embedding_BChw.dtype)
+    queries = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens_NTC = torch.cat([queries[None].expand(len(sparse_NTC), -1, -1), sparse_NTC], 1)
+    keys_BLC = embedding_BChw.flatten(2).transpose(1, 2).contiguous()
+    position_1LC = position_1Chw.flatten(2).transpose(1, 2).to(keys_BLC.dtype)
+    return _two_way(decoder.transformer, keys_BLC, position_1LC, tokens_NTC.to(keys_BLC.dtype))
 
 
 def _mixed(networks: Any, tokens: tuple[Tensor, ...]) -> Tensor:

@@ -164,3 +164,22 @@ def test_loosening_never_tightens(min_area, max_area, share):
         assert after.min_area <= before.min_area
         assert after.max_area >= before.max_area
         assert after.max_foreground_share >= before.max_foreground_share
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("least", [0.0, 0.3, 0.7, 2.0])
+def test_only_promising_masks_are_painted_and_they_are_the_decoders_own(scene, least):
+    from pipeline.small_sam import small_sam
+    from pipeline.small_sam_decoder import decode_good
+
+    sam = small_sam(weights.require("bundled-sam"))
+    pixels = torch.from_numpy(scene.image_HW3).permute(2, 0, 1)[None].float()
+    embedding = sam.image_encoder(sam.preprocess(pixels))
+    points = torch.from_numpy(proposals.foreground_points(scene.product_HW, 12)).float()[:, None]
+    sparse, dense = sam.prompt_encoder((points, torch.ones(len(points), 1)), None, None)
+    position = sam.prompt_encoder.get_dense_pe()
+    logits, iou = decode_good(sam.mask_decoder, embedding, position, sparse, dense[:1], least)
+    every, promised = sam.mask_decoder(embedding, position, sparse, dense, multimask_output=True)
+    good = promised.flatten() >= least
+    torch.testing.assert_close(iou, promised.flatten()[good], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, every.flatten(0, 1)[good], atol=1e-2, rtol=1e-3)
