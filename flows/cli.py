@@ -10,7 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from flows import settings as _environment  # noqa: F401  sets what libraries read when imported
+from flows.audit_command import audit_command
 from flows.console import INTERRUPTED, MISTAKE, answer, complain, is_refusal
+from flows.deployments_command import deployments_command
 from flows.detectors_command import detectors_command
 from flows.diff_command import diff_command
 from flows.distill_command import distill_teacher_command
@@ -18,9 +20,12 @@ from flows.doctor_command import doctor_command
 from flows.evaluate_command import evaluate_command
 from flows.export_command import export_command
 from flows.export_onnx_command import export_onnx_command
+from flows.gate_command import gate_command
 from flows.gc_command import gc_command
 from flows.generate_command import generate_command
+from flows.plan_command import plan_command
 from flows.predict_command import predict_command
+from flows.rules_command import rules_app
 from flows.train_command import train_command
 from flows.version_commands import gallery_command, show_command, stats_command, verify_command
 from flows.weights_commands import weights_app
@@ -63,20 +68,25 @@ def _top(
 
 
 app.command("doctor")(doctor_command)
+app.command("plan")(plan_command)
 app.command("generate")(generate_command)
 app.command("verify")(verify_command)
 app.command("stats")(stats_command)
 app.command("show")(show_command)
 app.command("diff")(diff_command)
 app.command("gallery")(gallery_command)
+app.command("audit")(audit_command)
 app.command("export")(export_command)
+app.command("gate")(gate_command)
 app.command("gc")(gc_command)
+app.command("deployments")(deployments_command)
 app.command("detectors")(detectors_command)
 app.command("train")(train_command)
 app.command("distill-teacher")(distill_teacher_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
 app.command("export-onnx")(export_onnx_command)
+app.add_typer(rules_app, name="rules")
 app.add_typer(weights_app, name="weights")
 
 

@@ -16,7 +16,13 @@ KINDS = {
     "extra": "an object too many",
     "misplaced": "an object in another place",
     "swapped": "two objects exchanged",
-    "control_noop": "repainted without a change of meaning, labelled normal",
+    "wrong_type": "something else in an object's place",
+    "wrong_orientation": "an object turned",
+    "wrong_size": "an object too large or too small",
+    "wrong_colour": "an object in another colour",
+    "wrong_order": "several objects in another order",
+    "control_noop": "an object taken away and put back, labelled normal",
+    "control_background": "bare ground painted anew, labelled normal",
 }
 
 
@@ -24,8 +30,8 @@ def greeting(names: Sequence[str]) -> str:
     """What is about to happen."""
     return (
         f"Forging logical anomalies for {len(names)} products: {', '.join(names)}.\n"
-        "U²-Net finds the parts, SAM proposes objects, each edit takes away, adds, moves or swaps\n"
-        "some, LaMa fills the gaps, and a gate refuses what looks wrong.\n"
+        "U²-Net finds the parts, SAM proposes objects, each edit takes away, adds, moves,\n"
+        "turns or recolours some, LaMa fills the gaps, and a gate refuses what looks wrong.\n"
     )
 
 

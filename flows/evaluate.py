@@ -1,8 +1,8 @@
 """The Prefect flow `evaluate-detectors`: every trained detector on its category's real test split.
 
 An evaluation is one task around the function that `anomalysmith evaluate` calls. It takes what
-`train-detectors` left for the newest version of a category, and writes its report into the folder
-of the checkpoint; a report that is there already is not made again.
+`train-detectors` left for the version that the manifest leads to (else for the newest), and writes
+its report into the folder of the checkpoint; a report that is there already is not made again.
 """
 
 from flows import settings as _environment  # noqa: F401  isort: skip  first: telemetry off
@@ -17,7 +17,7 @@ from flows.choices import Choices, settings_of
 from flows.evaluation import REPORT, EvaluateJob, checkpoints_in, evaluate_once
 from flows.pairs import Row, finished, leave_evaluation, row_of
 from flows.tasks import RunLog, patient_task
-from flows.training import home_of, latest_version
+from flows.training import home_of, planned_version
 from pipeline.errors import AnomalysmithError
 from pipeline.manifest import CategorySettings
 
@@ -66,7 +66,8 @@ def _one_category(
     device, precision, batch_size = how
     rows: list[Row] = []
     try:
-        version = latest_version(settings.store, settings.name)
+        version, why = planned_version(settings)
+        get_run_logger().info("%s: %s", settings.name, why)
         found = checkpoints_in(home, version, detectors)
     except AnomalysmithError as error:
         found = []

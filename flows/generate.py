@@ -1,5 +1,7 @@
 """The Prefect flow `generate-anomalies`: batches of images as tasks, then pack, verify, report.
 
+    settle ─▶ analyse the normals to study ─▶ study them ─▶ forge ─▶ pack ─▶ verify
+
 Tasks are one line around plain functions and pass paths, counts and digests, never arrays. What
 Prefect knows is only the order of work: results live in the content-addressed stage cache beside
 the dataset versions, so a flow run that is started again goes on where the last one stopped, and
@@ -9,23 +11,39 @@ the digest equals that of `anomalysmith generate`.
 from flows.settings import available_cpus  # isort: skip  first: it switches telemetry off
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.exceptions import CancelledRun
 
 from flows import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
+from flows.alike import require_alike, software_here
 from flows.choices import Choices, settings_of
 from flows.local import WAITING, GenerateReport, report_of, settle
 from flows.progress import Watcher
+from flows.runners import Pool, RunnerName, chosen, task_runner
+from flows.stopwatch import Stopwatch
 from flows.summary import leave_artifact
-from flows.tasks import patient_task, plain_task
+from flows.tasks import patient_task
 from pipeline.cache import CACHE, StageCache
-from pipeline.errors import IntegrityError
+from pipeline.errors import AnomalysmithError, IntegrityError
 from pipeline.manifest import CategorySettings
-from pipeline.planning import load_plan
-from pipeline.versions import Version, find_by_plan, open_version
+from pipeline.planning import RunPlan, load_plan
+from pipeline.versions import find_by_plan, open_version
+
+
+class CategoriesFailed(AnomalysmithError):
+    """Some categories failed and the others are published; one line per failed one."""
+
+    def __init__(self, failed: Mapping[str, Exception], of: int) -> None:
+        lines = [f"{len(failed)} of {of} categories failed"]
+        for name, error in failed.items():
+            ours = isinstance(error, AnomalysmithError)
+            lines.append(f"{name}: {error if ours else f'{type(error).__name__}: {error}'}")
+        super().__init__("\n".join(lines))
 
 
 class Remarks(Watcher):
@@ -44,20 +62,49 @@ def settle_plan(settings: CategorySettings, limit: int | None) -> Path:
     return settle(settings, limit, Remarks()).save()
 
 
-@patient_task(name="forge-batch", task_run_name="forge-{start}-{stop}")
-def forge_batch(plan: Path, start: int, stop: int) -> dict[str, Any]:
-    """Forge the images `start` to `stop` of a plan into the cache; counts and failures."""
+@patient_task(name="analyse-batch", task_run_name="analyse-{numbers[0]}")
+def analyse_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
+    """Foreground and proposals of some images of a plan, by their places in it."""
     from pipeline import stages
 
-    settled, ledger = load_plan(plan), stages.Ledger()
-    for outcome in stages.forge_batch(settled, settled.images[start:stop]):
+    require_alike(made_on)
+    settled = load_plan(plan)
+    outcomes = stages.analyse_batch(settled, [settled.images[n] for n in numbers])
+    return {"seconds": [_seconds(outcome) for outcome in outcomes]}
+
+
+@patient_task(name="study-normals")
+def study_normals(plan: Path) -> None:
+    """Learn from the analysed normals what is normal, once for all batches."""
+    from pipeline.stages import study
+
+    study(load_plan(plan))
+
+
+@patient_task(name="forge-batch", task_run_name="forge-{numbers[0]}")
+def forge_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
+    """Forge some images of a plan, by their places in it, into the cache; counts and failures."""
+    from pipeline import stages
+
+    require_alike(made_on)
+    settled, ledger, seconds = load_plan(plan), stages.Ledger(), []
+    for outcome in stages.forge_batch(settled, [settled.images[n] for n in numbers]):
         ledger.add(outcome)
+        seconds.append(_seconds(outcome))
     return {
         "images": ledger.images,
         "cached": ledger.cached,
         "accepted": ledger.accepted,
         "rejected": ledger.rejected,
         "failures": ledger.failures,
+        "seconds": seconds,
+    }
+
+
+def _seconds(outcome: Any) -> dict[str, float]:
+    return {
+        "analysis_seconds": outcome.analysis_seconds,
+        "samples_seconds": outcome.samples_seconds,
     }
 
 
@@ -71,7 +118,7 @@ def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
     return pack(settled, failures, waiting=lambda: log.info(said)).dir
 
 
-@plain_task(name="verify-version")
+@patient_task(name="verify-version")
 def verify_version(folder: Path) -> str:
     """Check every byte of the published version; its digest."""
     from pipeline.verify import verify
@@ -92,12 +139,19 @@ def generate_anomalies(
     seed: int | None = None,
     workers: int | None = None,
     batch_size: int = 8,
+    runner: RunnerName | None = None,
+    runner_address: str | None = None,
 ) -> list[dict[str, Any]]:
     """Generate one category of the manifest, or all of them; one report per category.
 
+    Of several, one that fails does not keep the others; the run fails at its end.
+
     The parameters mean what the options of `anomalysmith generate` mean. `batch_size` images make
-    one task; neither it nor `workers` changes the result.
+    one task; `runner` says where tasks run (`threads` unless ANOMALYSMITH_RUNNER says otherwise),
+    `runner_address` names a Dask scheduler or a Ray cluster that is up already. None of them, nor
+    `workers`, changes the result.
     """
+    where = chosen(runner, runner_address)
     choices = Choices(
         manifest=Path(manifest) if manifest else None,
         categories=(category,) if category else (),
@@ -107,20 +161,48 @@ def generate_anomalies(
         per_image=per_image,
         seed=seed,
     )
-    reports = []
-    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=workers or available_cpus())
-    with pool as runner:
-        for settings in settings_of(choices):
-            reports.append(_one_category(settings, limit, batch_size, runner).to_json())
+    with Pool(lambda: task_runner(where[0], workers, where[1])) as pool:
+        hands = workers or available_cpus()
+        made = partial(_one_category, limit=limit, batch_size=batch_size, pool=pool, workers=hands)
+        return _each(settings_of(choices), made)
+
+
+def _each(
+    wanted: Sequence[CategorySettings], made: Callable[[CategorySettings], GenerateReport]
+) -> list[dict[str, Any]]:
+    """The reports of all; a single category's error as it is, those of several at the end."""
+    reports: list[dict[str, Any]] = []
+    failed: dict[str, Exception] = {}
+    for settings in wanted:
+        try:
+            reports.append(made(settings).to_json())
+        except CancelledRun:
+            raise
+        except Exception as error:
+            if len(wanted) == 1:
+                raise
+            failed[settings.name] = error
+            get_run_logger().error("%s failed, the others go on: %s", settings.name, error)
+    if failed:
+        raise CategoriesFailed(failed, len(wanted))
     return reports
 
 
 def _one_category(
-    settings: CategorySettings, limit: int | None, batch_size: int, runner: Any
+    settings: CategorySettings, *, limit: int | None, batch_size: int, pool: Pool, workers: int
 ) -> GenerateReport:
     started, log = time.perf_counter(), get_run_logger()
     with StageCache(settings.store / CACHE).in_use():  # from the saved plan on
-        version, cached = _made(settings, limit, batch_size, runner)
+        plan_path = settle_plan(settings, limit)
+        settled = load_plan(plan_path)
+        version = find_by_plan(settled.settings.store, settled.settings.name, settled.digest)
+        cached = version is not None
+        if version is None:
+            watch = Stopwatch(settled, workers)
+            failures = _forged(settled, plan_path, batch_size, pool, watch)
+            with watch.stage("version"):
+                version = open_version(pack_version(plan_path, failures))
+            watch.note()
     if verify_version(version.dir) != version.digest:
         raise IntegrityError(f"{version.dir} changed while it was being checked")
     report = report_of(version, time.perf_counter() - started, cached)
@@ -129,35 +211,35 @@ def _one_category(
     return report
 
 
-def _made(
-    settings: CategorySettings, limit: int | None, batch_size: int, runner: Any
-) -> tuple[Version, bool]:
-    """The version of one category, and whether it was there before."""
-    plan_path = settle_plan(settings, limit)
-    settled = load_plan(plan_path)
-    version = find_by_plan(settled.settings.store, settled.settings.name, settled.digest)
-    cached = version is not None
-    if version is None:
-        missing = {image.name for image in settled.missing()}
-        starts = [
-            start
-            for start in range(0, len(settled.images), batch_size)
-            if any(i.name in missing for i in settled.images[start : start + batch_size])
-        ]
-        counts = len(settled.images), len(missing)
-        get_run_logger().info("%s: %d images, %d to forge", settings.name, *counts)
-        batches = [
-            runner.submit(
-                forge_batch,
-                {
-                    "plan": plan_path,
-                    "start": start,
-                    "stop": min(start + batch_size, len(settled.images)),
-                },
-            )
-            for start in starts
-        ]
-        failures = [failure for batch in batches for failure in batch.result()["failures"]]
-        failures.sort(key=lambda failure: failure["name"])
-        version = open_version(pack_version(plan_path, failures))
-    return version, cached
+def _forged(
+    settled: RunPlan, plan: Path, batch_size: int, pool: Pool, watch: Stopwatch
+) -> list[dict[str, str]]:
+    """Bring every missing image into the cache; what failed, by name."""
+    from pipeline.stages import to_study
+
+    missing = settled.missing()
+    place = {image.name: number for number, image in enumerate(settled.images)}
+    counts = settled.settings.name, len(settled.images), len(missing)
+    get_run_logger().info("%s: %d images, %d to forge", *counts)
+    if not missing:
+        return []
+
+    def batches(images: Any) -> list[dict[str, Any]]:
+        numbers = sorted(place[image.name] for image in images)
+        parts = [numbers[n : n + batch_size] for n in range(0, len(numbers), batch_size)]
+        return [{"plan": plan, "numbers": part, "made_on": software_here()} for part in parts]
+
+    normals = to_study(settled)
+    for batch in pool.spread(analyse_batch, batches(normals)):
+        for seconds in batch["seconds"]:
+            watch.analysed(seconds)
+    with watch.stage("normality", bool(normals)):
+        study_normals(plan)
+    failures: list[dict[str, str]] = []
+    for batch in pool.spread(forge_batch, batches(missing)):
+        failures += batch["failures"]
+        for failure in batch["failures"]:
+            Remarks().skipped(failure)
+        for seconds in batch["seconds"]:
+            watch.forged(seconds)
+    return sorted(failures, key=lambda failure: failure["name"])

@@ -87,7 +87,8 @@ def generate_command(
         str | None,
         typer.Option(
             metavar="BACKEND",
-            help="What fills holes: auto, lama, lama_cleaner, small_lama, telea or ns.",
+            help="What fills holes: auto, lama, lama_cleaner, small_lama, telea, ns or remote "
+            "(a server that the manifest names).",
         ),
     ] = None,
     dry_run: Annotated[
@@ -126,8 +127,11 @@ def generate_command(
 
 def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> Part:
     report = generate(settings, limit=limit, workers=workers, watcher=Bar())
-    if not report.accepted:
-        remark(f"{report.category}: no sample was accepted; the reasons are counted")
+    if not report.anomalous and settings.edits.per_image:
+        remark(
+            f"{report.category}: NO ANOMALY was accepted; the reasons are counted below, "
+            "`anomalysmith gate --explain` goes through one refusal"
+        )
     return Part(report.to_json(), as_text(report), SKIPPED if report.failures else DONE)
 
 

@@ -1,4 +1,4 @@
-"""Generation of one category in this process: settle, forge what is missing, publish, report.
+"""Generation of one category in this process: settle, study, forge, publish, report.
 
 The Prefect flow calls the same functions of the pipeline, so both give the same dataset digest.
 Nothing heavy is imported before a pixel has to be made: a run whose version is published already
@@ -6,19 +6,25 @@ is over in a second.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.progress import Watcher
 from flows.rendering import ensure_rendered
 from flows.settings import available_cpus
+from flows.stopwatch import Stopwatch
 from pipeline.disk import require_writable
 from pipeline.manifest import CategorySettings
 from pipeline.planning import PlannedImage, RunPlan, plan
+from pipeline.records import CONTROL
 from pipeline.versions import Version, find_by_plan
+
+if TYPE_CHECKING:
+    from pipeline.stages import Outcome
 
 GALLERY = "gallery/index.html"
 WAITING = "{name}: another run is publishing this category; waiting until it is done"
@@ -39,6 +45,12 @@ class GenerateReport:
     seconds: float
     cached: bool
     failures: tuple[Mapping[str, str], ...] = field(default=())
+
+    @property
+    def anomalous(self) -> int:
+        """Accepted samples that are no controls."""
+        controls = sum(n for kind, n in self.by_kind.items() if kind.startswith(CONTROL))
+        return self.accepted - controls
 
     @property
     def gallery(self) -> Path | None:
@@ -77,9 +89,11 @@ def generate(
     cached = version is not None
     if version is None:
         require_writable(settings.store / settings.name)
+        watch = Stopwatch(settled, workers or available_cpus())
         with settled.cache.in_use(lambda: watcher.say(f"waiting: `gc` sweeps {settings.store}")):
-            failures = forge(settled, workers or available_cpus(), watcher)
-            version = publish(settled, failures, watcher)
+            failures = forge(settled, watch, watcher)
+            version = publish(settled, failures, watcher, watch)
+            watch.note()
     return report_of(version, time.perf_counter() - started, cached)
 
 
@@ -96,46 +110,78 @@ def settle(settings: CategorySettings, limit: int | None, watcher: Watcher) -> R
     return settled
 
 
-def forge(settled: RunPlan, workers: int, watcher: Watcher) -> list[dict[str, str]]:
-    """Bring every missing image into the cache, several at a time; what failed."""
-    from pipeline.stages import Ledger, Outcome, forge_batch
+def forge(settled: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[dict[str, str]]:
+    """Bring every missing image into the cache, several at a time; what failed.
+
+    First the normals that show what is normal here, then what they show, then everything else:
+    with that order no image waits for another one.
+    """
+    from pipeline.stages import Ledger, analyse_batch, forge_batch, study, to_study
 
     missing = settled.missing()
-    ledger = Ledger(images=len(settled.images) - len(missing))
-    ledger.cached = ledger.images
-    watcher.begin(settled.settings.name, len(settled.images), ledger)
-
-    def one(image: PlannedImage) -> Outcome:
-        return forge_batch(settled, [image])[0]
-
-    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="forge")
-    try:
-        for done in as_completed([pool.submit(one, image) for image in missing]):
-            before = len(ledger.failures)
-            ledger.add(done.result())
-            for failure in ledger.failures[before:]:
-                watcher.skipped(failure)
-            watcher.image(ledger)
-    except BaseException:  # Ctrl-C too: let the images in work finish, start no others
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    finally:
-        watcher.end()
-    pool.shutdown()
+    if not missing:
+        return []
+    name, normals = settled.settings.name, to_study(settled)
+    with _pool(watch.workers) as spread:
+        if normals:
+            watcher.studying(name, len(normals))
+            for done, outcome in enumerate(spread(settled, analyse_batch, normals), 1):
+                watch.analysed(outcome)  # one that failed fails below once more, and counts there
+                watcher.studied(done)
+            watcher.end()
+        with watch.stage("normality", bool(normals)):
+            study(settled)
+        ledger = Ledger(images=len(settled.images) - len(missing))
+        ledger.cached = ledger.images
+        watcher.begin(name, len(settled.images), ledger)
+        try:
+            for outcome in spread(settled, forge_batch, missing):
+                before = len(ledger.failures)
+                ledger.add(outcome)
+                watch.forged(outcome)
+                for failure in ledger.failures[before:]:
+                    watcher.skipped(failure)
+                watcher.image(ledger)
+        finally:
+            watcher.end()
     # Threads finish in any order; a version lists its failures in one.
     return sorted(ledger.failures, key=lambda failure: failure["name"])
 
 
-def publish(settled: RunPlan, failures: list[dict[str, str]], watcher: Watcher) -> Version:
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[..., Iterator["Outcome"]]]:
+    """Threads that take images one by one; outcomes come as they are done."""
+    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="forge")
+
+    def spread(
+        settled: RunPlan,
+        work: Callable[[RunPlan, Sequence[PlannedImage]], list["Outcome"]],
+        images: Sequence[PlannedImage],
+    ) -> Iterator["Outcome"]:
+        for done in as_completed([pool.submit(work, settled, [image]) for image in images]):
+            yield done.result()[0]
+
+    try:
+        yield spread
+    except BaseException:  # Ctrl-C too: let the images in work finish, start no others
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def publish(
+    settled: RunPlan, failures: list[dict[str, str]], watcher: Watcher, watch: Stopwatch
+) -> Version:
     """Pack what the cache holds of the plan."""
     from pipeline.stages import pack
 
     name = settled.settings.name
     watcher.packing(name, len(settled.images))
     try:
-        return pack(
-            settled, failures, watcher.packed, lambda: watcher.say(WAITING.format(name=name))
-        )
+        with watch.stage("version"):
+            return pack(
+                settled, failures, watcher.packed, lambda: watcher.say(WAITING.format(name=name))
+            )
     finally:
         watcher.end()
 

@@ -35,9 +35,7 @@ def preview(settings: CategorySettings, limit: int | None) -> dict[str, Any]:
         files = models.resolve(settings.models, settings.policy.allow_noncommercial)
     facts["samples_wanted"] = facts["images"] * settings.edits.per_image
     facts["controls_wanted"] = facts["images"] * settings.edits.controls_per_image
-    facts["models"] = {
-        stage: _model(*getattr(files, stage)) for stage in ("foreground", "proposals", "inpaint")
-    }
+    facts["models"] = {stage: _model(*file) for stage, file in files.used().items()}
     return facts
 
 
@@ -65,7 +63,8 @@ def preview_text(facts: dict[str, Any]) -> str:
 def _model(backend: str, path: Path | None) -> dict[str, Any]:
     if path is None:
         return {"backend": backend, "file": None, "megabytes": 0.0, "sha256": None}
-    size = path.stat().st_size / 1e6
+    files = weights.folder_files(path) if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files) / 1e6
     return {
         "backend": backend,
         "file": str(path),

@@ -17,6 +17,12 @@ class Watcher:
     def skipped(self, failure: Mapping[str, str]) -> None:
         """One input that could not be used."""
 
+    def studying(self, category: str, images: int) -> None:
+        """The normals that show what is normal are looked at."""
+
+    def studied(self, done: int) -> None:
+        """So many of them are done."""
+
     def begin(self, category: str, images: int, ledger: "Ledger") -> None:
         """Forging starts; `ledger` holds what the cache had already."""
 
@@ -47,6 +53,12 @@ class Bar(Watcher):
     def skipped(self, failure: Mapping[str, str]) -> None:
         name, error = failure["name"], failure["error"]
         self.say(f"skipped {error}" if name in error else f"skipped {name}: {error}")
+
+    def studying(self, category: str, images: int) -> None:
+        self._open(f"{category}: studying", images, 0)
+
+    def studied(self, done: int) -> None:
+        self._to(done)
 
     def begin(self, category: str, images: int, ledger: "Ledger") -> None:
         self._open(f"{category}: forging", images, ledger.images)

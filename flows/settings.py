@@ -10,6 +10,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",  # Prefect's client and others honour it
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 s is too near what it takes
+    "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
     "NUMBA_DISABLE_JIT": "1",  # rembg compiles what we never call (docs/decisions)
 }

@@ -5,6 +5,7 @@ import re
 from prefect.artifacts import create_markdown_artifact
 
 from flows.local import GenerateReport
+from pipeline.pages import cell
 
 
 def artifact_key(category: str) -> str:
@@ -24,7 +25,7 @@ def as_markdown(report: GenerateReport) -> str:
     how = "published before" if report.cached else f"{report.seconds:.0f} s"
     tried = report.attempted_by_kind
     lines = [
-        f"# {report.category}: {report.accepted} samples from {report.images} images",
+        f"# {cell(report.category)}: {report.accepted} samples from {report.images} images",
         "",
         f"`{report.digest}`, {how}",
         "",
@@ -40,5 +41,5 @@ def as_markdown(report: GenerateReport) -> str:
     if report.gallery:
         lines.append(f"[Gallery]({report.gallery.as_uri()}): `{report.gallery}`")
     lines.append(f"\nVersion: `{report.version_dir}`")
-    lines += [f"\nSkipped `{f['name']}`: {f['error']}" for f in report.failures]
+    lines += [f"\nSkipped {cell(f['name'])}: {cell(f['error'])}" for f in report.failures]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """How this project's Prefect tasks behave, and where what they have to say goes."""
 
+import errno
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -9,18 +10,37 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from detectors.watching import Watcher
+from pipeline.errors import AnomalysmithError
 
 PAUSE = 30.0
 """Seconds between two lines of progress in a log."""
 
 
+PASSING = frozenset(
+    (
+        errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOLCK,
+        errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED,
+        errno.ECONNABORTED, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE,
+    )
+)  # fmt: skip
+"""What a disk or a network share refuses now and may grant in some seconds. A full disk, a missing
+file or a forbidden one is not among them: waiting does not mend those."""
+
+
 def is_transient(task: Any, run: Any, state: Any) -> bool:
-    """Retry what may pass by itself, a disk or memory hiccup; never a user's mistake."""
-    return isinstance(state.data, OSError | MemoryError)
+    """Retry what may pass by itself: a hiccup of disk, share or memory; never a user's mistake."""
+    error = state.data
+    if isinstance(error, AnomalysmithError):
+        return error.passing
+    if isinstance(error, MemoryError | ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    # Another job may leave the GPU meanwhile. Torch's own error is known by its name.
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 # What is finished lies on the disk: Prefect keeps neither results nor keys of its own.
-plain_task: Any = partial(task, persist_result=False, cache_policy=NO_CACHE)
 patient_task: Any = partial(
     task,
     persist_result=False,

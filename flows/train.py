@@ -17,7 +17,7 @@ from flows import forks as _forks  # noqa: F401  forked children leave Prefect t
 from flows.choices import Choices, settings_of
 from flows.pairs import Row, finished, leave_training, row_of
 from flows.tasks import RunLog, patient_task
-from flows.training import TrainJob, home_of, latest_version, placed, report_json, train
+from flows.training import TrainJob, home_of, placed, planned_version, report_json, train
 from pipeline.errors import AnomalysmithError
 from pipeline.manifest import CategorySettings
 
@@ -47,7 +47,9 @@ def train_detectors(
     start: str | None = None,
     out: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Train detectors on the newest version of one category of the manifest, or of each.
+    """Train detectors on the version of one category of the manifest, or of each.
+
+    It is the version that the manifest's settings lead to, or the newest where that is not there.
 
     The parameters mean what the options of `anomalysmith train` mean: `settings` are its `--set`,
     `detectors` are all that there are when none is named. Checkpoints go to
@@ -92,9 +94,18 @@ def train_detectors(
 def _one_category(settings: CategorySettings, wanted: list[TrainJob], home: Path) -> list[Row]:
     """One after the other: a GPU, and the caches of a CPU, are for one training at a time."""
     rows: list[Row] = []
+    try:
+        version, why = planned_version(settings)
+    except AnomalysmithError as error:
+        rows = [
+            {"category": settings.name, "detector": job.detector, "error": str(error)}
+            for job in wanted
+        ]
+        leave_training(settings.name, rows)
+        return rows
+    get_run_logger().info("%s: %s", settings.name, why)
     for job in wanted:
         try:
-            version = latest_version(settings.store, settings.name)
             ready = placed(replace(job, version=version.dir), home)
         except AnomalysmithError as error:
             rows.append({"category": settings.name, "detector": job.detector, "error": str(error)})

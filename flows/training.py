@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import planning
 from pipeline.digests import digest_of
-from pipeline.errors import UserError, WeightsError
-from pipeline.versions import Version, latest, open_version
+from pipeline.errors import AnomalysmithError, UserError, WeightsError
+from pipeline.manifest import CategorySettings
+from pipeline.versions import Version, find_by_plan, latest, open_version
 
 if TYPE_CHECKING:
     from detectors.registry import Recipe
@@ -92,6 +94,26 @@ def latest_version(store: Path, category: str) -> Version:
     if version is None:
         raise UserError(f"{store} holds no version of {category!r}; run `generate` first")
     return version
+
+
+def planned_version(settings: CategorySettings) -> tuple[Version, str]:
+    """The version that the manifest leads to now, else the newest; and which it is, and why.
+
+    A setting that is changed back leads to the version that it made before, although a newer one
+    exists. UserError when there is no version at all.
+    """
+    newest = latest_version(settings.store, settings.name)
+    try:
+        digest = planning.plan(settings).digest
+    except (AnomalysmithError, OSError) as error:
+        return newest, f"version {newest.name}, the newest; no plan can be made here: {error}"
+    found = find_by_plan(settings.store, settings.name, digest)
+    if found is None:
+        why = "what the manifest says now is not published (`generate` would do it)"
+        return newest, f"version {newest.name}, the newest; {why}"
+    if found.name != newest.name:
+        return found, f"version {found.name}, which the manifest leads to; newest: {newest.name}"
+    return found, f"version {found.name}, which the manifest leads to and the newest"
 
 
 def placed(job: TrainJob, home: Path) -> TrainJob:

@@ -115,7 +115,7 @@ def server() -> Iterator[None]:
     """Prefect's own test server: slow to start, so there is one."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 

@@ -1,24 +1,26 @@
 """One whole flow in Prefect's own test server, and what must hold without one."""
 
-import importlib
+import errno
 import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+import torch
 from PIL import Image
-from prefect import Flow
 
 from flows import generate as flow_module
 from flows.choices import Choices, settings_of
 from flows.local import generate
 from flows.summary import artifact_key
 from flows.tasks import is_transient
-from pipeline.errors import UserError
-from pipeline.manifest import read_manifest
+from pipeline.backoff import in_batches
+from pipeline.errors import DeviceError, RemoteError, UserError
+from pipeline.outofmemory import with_second_try
 from pipeline.verify import verify
+from pipeline.versions import latest
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,33 @@ def test_the_flow_makes_what_the_command_line_makes(server, manifest, tmp_path):
     assert again["version_dir"] == made["version_dir"]
 
 
+def test_a_category_that_fails_does_not_stop_the_others(server, manifest, tmp_path, monkeypatch):
+    for name in ("first", "last"):
+        (tmp_path / name).mkdir()
+    for file in (manifest.parent / "parts").iterdir():
+        (tmp_path / "last" / file.name).write_bytes(file.read_bytes())
+    whole = (tmp_path / "last" / "0.png").read_bytes()
+    (tmp_path / "last" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "manifest.yaml").write_text(
+        "image_size: 96\nmodels: {inpaint: {backend: telea}}\nedits: {per_image: 1}\n"
+        "store: ./store\n"
+        "sources: {first: {kind: folder, path: first}, last: {kind: folder, path: last}}\n"
+        "categories: {first: {source: first}, last: {source: last}}\n"
+    )
+    skipped: list[str] = []
+    monkeypatch.setattr(
+        flow_module.Remarks, "skipped", lambda self, failure: skipped.append(failure["name"])
+    )
+    with pytest.raises(flow_module.CategoriesFailed, match="1 of 2 categories failed") as failed:
+        flow_module.generate_anomalies(manifest=str(tmp_path / "manifest.yaml"))
+    line = str(failed.value).splitlines()[1]
+    assert line.startswith("first: ")
+    made = latest(tmp_path / "store", "last")
+    assert made is not None
+    assert made.index["counts"]["images"] == 2
+    assert skipped == [failure["name"] for failure in made.index["failures"]] == ["cut.png"]
+
+
 def test_a_users_mistake_fails_the_flow_and_is_not_tried_again(server, tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         flow_module.generate_anomalies(source=f"folder:{tmp_path}/nowhere", store=str(tmp_path))
@@ -73,12 +102,35 @@ def test_only_what_may_pass_by_itself_is_tried_again():
     from prefect.states import Failed
 
     for error, again in (
-        (OSError("disk"), True),
+        (OSError(errno.EIO, "disk"), True),
+        (OSError(errno.ESTALE, "share"), True),
+        (ConnectionResetError(), True),
         (MemoryError(), True),
+        (torch.OutOfMemoryError(), True),
+        (DeviceError("no memory is left", passing=True), True),
+        (DeviceError("out of memory on paper"), False),
+        (RemoteError("nobody answers", passing=True), True),
+        (RemoteError("that is no picture"), False),
+        (OSError(errno.ENOSPC, "full"), False),
+        (FileNotFoundError(errno.ENOENT, "gone"), False),
         (UserError("manifest"), False),
         (ValueError("bug"), False),
     ):
         assert is_transient(None, None, Failed(data=error)) is again
+        back = pickle.loads(pickle.dumps(error))  # as it comes from a worker
+        assert is_transient(None, None, Failed(data=back)) is again
+
+
+def test_a_gpu_without_memory_is_one_of_them():
+    def full(rows: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(DeviceError) as alone:
+        in_batches(torch.zeros(2, 1), 2, full)
+    with pytest.raises(DeviceError) as twice:
+        with_second_try(lambda: full(torch.zeros(1)), "filling")
+    assert alone.value.passing
+    assert twice.value.passing
 
 
 def test_a_child_forked_after_a_flow_has_run_ends_well(server, tmp_path):
@@ -94,27 +146,6 @@ def test_no_telemetry():
     from prefect.settings import get_current_settings
 
     assert not get_current_settings().server.analytics_enabled
-
-
-def test_every_category_of_the_manifest_has_its_deployments(root):
-    text = (root / "prefect.yaml").read_text()
-    deployments = yaml.safe_load(text)["deployments"]
-    categories = read_manifest(root / "data_manifest.yaml").categories
-    entrypoints = {
-        "flows/generate.py:generate_anomalies",
-        "flows/train.py:train_detectors",
-        "flows/evaluate.py:evaluate_detectors",
-    }
-    assert {deployment["entrypoint"] for deployment in deployments} == entrypoints
-    for entrypoint in entrypoints:
-        own = [d for d in deployments if d["entrypoint"] == entrypoint]
-        named = {d["name"]: d["parameters"].get("category") for d in own}
-        assert named == {**{name: name for name in categories}, "all": None}
-        file, _, function = entrypoint.partition(":")
-        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-        assert isinstance(getattr(module, function), Flow)
-    assert all(d["work_pool"]["name"] == "local" for d in deployments)
-    assert str(root) not in text
 
 
 def test_artifact_keys_are_what_prefect_takes():
