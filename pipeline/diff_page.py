@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.differences import ACCEPTED, WAYS, Diff, GateChange, Pair, Place, SampleChange
 from pipeline.disk import write_whole
 from pipeline.gallery import photo
+from pipeline.pages import fill
 from pipeline.reading import Version
 
 EXAMPLES = 6
@@ -46,17 +47,13 @@ def write_page(found: Diff, path: Path, examples: int = EXAMPLES) -> Path:
 
 def render(found: Diff, examples: int = EXAMPLES) -> str:
     """The page as text."""
-    import jinja2
-
     counts, by_kind = found.counts(), found.by_kind()
     sections = [_section(found, way, counts[way], examples) for way in WAYS if counts[way]]
     cards = [card for section in sections for card in section["cards"]]
     for number, card in enumerate(cards):
         card["class"] = f"c{number}"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+    return fill(
+        _TEMPLATE,
         diff=found,
         before=found.before,
         after=found.after,

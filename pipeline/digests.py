@@ -46,7 +46,7 @@ def canonical_json(obj: Any) -> bytes:
     NumPy scalars count as the Python numbers that they equal; NaN and infinity are refused,
     because they have no JSON spelling and do not equal themselves.
     """
-    plain = _plain(obj, "")
+    plain = _plain(obj, ())
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -55,23 +55,32 @@ def digest_of(obj: Any) -> str:
     return hashlib.sha256(canonical_json(obj)).hexdigest()
 
 
-def _plain(obj: Any, where: str) -> Any:
+def _plain(obj: Any, where: tuple[Any, ...]) -> Any:
+    """The value in Python's own types. `where` is (the parent's where, key), spelt in errors."""
     if obj is None or isinstance(obj, bool | int | str):
         return obj
     if isinstance(obj, np.generic):
         return _plain(obj.item(), where)
     if isinstance(obj, float):
         if not math.isfinite(obj):
-            raise RecordError(f"a record holds finite numbers only, got {obj} at {where or 'top'}")
+            raise RecordError(f"a record holds finite numbers only, got {obj} at {_spelt(where)}")
         return obj
     if isinstance(obj, Mapping):
         for key in obj:
             if not isinstance(key, str):
-                raise RecordError(f"keys of a record are text, got {key!r} at {where or 'top'}")
-        return {key: _plain(value, f"{where}/{key}") for key, value in obj.items()}
+                raise RecordError(f"keys of a record are text, got {key!r} at {_spelt(where)}")
+        return {key: _plain(value, (where, key)) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
-        return [_plain(value, f"{where}/{index}") for index, value in enumerate(obj)]
+        return [_plain(value, (where, index)) for index, value in enumerate(obj)]
     raise RecordError(
         f"a record holds plain numbers, text, lists and mappings, got {type(obj).__name__} "
-        f"at {where or 'top'}"
+        f"at {_spelt(where)}"
     )
+
+
+def _spelt(where: tuple[Any, ...]) -> str:
+    path = ""
+    while where:
+        where, key = where
+        path = f"/{key}{path}"
+    return path or "top"

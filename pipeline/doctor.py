@@ -23,7 +23,6 @@ from pipeline.sources import load_regions, read_source, split_entries
 Progress = Callable[[int, int], None]
 """Called with (files checked, files in all) of a category."""
 
-STAGES = ("foreground", "proposals", "inpaint")
 DARK = 32
 """A 16-bit image whose brightest pixel stays below this (of 255) holds fewer bits than it says."""
 
@@ -238,11 +237,10 @@ def _models(settings: CategorySettings, missing: list[str]) -> dict[str, str]:
     except UserError as error:
         missing.append(str(error))
         return {}
-    chosen = {}
-    for stage in STAGES:
-        backend, path = getattr(files, stage)
-        chosen[stage] = f"{backend} ({path})" if path else backend
-    return chosen
+    return {
+        stage: f"{backend} ({path})" if path else backend
+        for stage, (backend, path) in files.used().items()
+    }
 
 
 def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:

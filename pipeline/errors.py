@@ -5,7 +5,8 @@ AnomalysmithError            exit 1  (never raised itself)
 │   ├── ManifestError                the manifest, with line and key
 │   ├── SourceError                  a dataset folder that is not in the stated layout
 │   ├── WeightsError                 a weights file that is missing or not what it should be
-│   └── DeviceError                  the device that was asked for is not there
+│   ├── DeviceError                  the device that was asked for is not there, or is too small
+│   └── RemoteError                  a server does not answer, or not as it should
 ├── ImageError               exit 3  one input image cannot be used; recorded, the run goes on
 ├── IntegrityError           exit 4  stored bytes are not what was written
 └── RecordError              exit 1  a record that breaks its own promise: a bug of ours
@@ -13,9 +14,16 @@ AnomalysmithError            exit 1  (never raised itself)
 
 
 class AnomalysmithError(Exception):
-    """Root of every error that this project raises on purpose."""
+    """Root of every error that this project raises on purpose.
+
+    `passing` is said where it is raised: True when waiting some seconds may mend it.
+    """
 
     exit_code = 1
+
+    def __init__(self, *words: object, passing: bool = False) -> None:
+        super().__init__(*words)
+        self.passing = passing
 
 
 class UserError(AnomalysmithError):
@@ -37,7 +45,11 @@ class WeightsError(UserError):
 
 
 class DeviceError(UserError):
-    """The device or execution provider that was asked for is not available."""
+    """The device or provider that was asked for is not available, or its memory is too small."""
+
+
+class RemoteError(UserError):
+    """A server does not answer (`passing`), or not as it should (not, unless it says 5xx)."""
 
 
 class ImageError(AnomalysmithError):

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.card import LIMITS, cell, description, title
+from pipeline.card import LIMITS, description, title
 from pipeline.export_settings import Content
 from pipeline.licences import terms_of
+from pipeline.pages import cell
 
 
 def render_export_card(index: Mapping[str, Any], what: str, content: Content) -> str:

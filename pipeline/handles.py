@@ -19,12 +19,21 @@ import numpy as np
 
 from pipeline.chunks import PackedRows
 from pipeline.errors import IntegrityError, UserError
+from pipeline.records import MAX_PIXELS
 
 FORMAT = 2
 """The format number of shards and index; a reader refuses a number that it does not know."""
 
 CRC = "_crc32"
 """What the name of an array of checksums adds to the name of the array whose rows it checks."""
+
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError,
+           OverflowError, MemoryError)  # fmt: skip
+"""What HDF5 and h5py raise on damaged bytes."""
+
+MOST_UNPACKED, MOST_ROW = 1100, 3 * MAX_PIXELS
+"""How many times larger than its file an array may say it is (deflate's limit is 1032), and the
+bytes of one row: a header of a few bytes must not ask for the memory of the machine."""
 
 MOST_OPEN = 200
 """Files that one process keeps open; a big version may have more shards than that."""
@@ -101,8 +110,8 @@ class Handle:
         key = f"map:{name}"
         if key not in self._arrays:
             try:
-                self._arrays[key] = self._map(self._file[name])
-            except (OSError, KeyError, RuntimeError, ValueError) as error:
+                self._arrays[key] = self._map(self._data(name))
+            except DAMAGED as error:
                 raise self._damaged(name, error) from error
         mapped = self._arrays[key]
         if mapped is not None and rows is not None:
@@ -120,22 +129,49 @@ class Handle:
             self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=0)
             self.attrs = dict(self._file.attrs)
             number = int(self.attrs["format"])
+            profile = self.attrs["profile"].decode()
+            height, width = map(int, self.attrs["image_size"])
+            if min(height, width) < 0 or height * width > MAX_PIXELS:
+                raise ValueError(f"images of {height} x {width} px")
         except FileNotFoundError:
             raise IntegrityError(f"shard {self.path} is missing; copy the whole version") from None
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
+        except DAMAGED as error:
             raise IntegrityError(f"shard {self.path} is damaged: {error}") from error
         if number != FORMAT:
             raise UserError(
                 f"shard {self.path} has format {number}, this release reads {FORMAT}; "
                 "use the release that wrote it, or generate the version again"
             )
-        self._profile = self.attrs["profile"].decode()
+        self._profile = profile
         if self._profile == "default":
             _require_plugin(self.path)
         self._pid = os.getpid()
         _OPEN[id(self)] = self
         while len(_OPEN) > MOST_OPEN:
             next(_OPEN.values()).close()  # the one that was opened first
+
+    def _data(self, name: str) -> Any:
+        """An array of the file, which HDF5 must find in this very file.
+
+        HDF5 can also take an array from another file of the machine: through a link, as raw bytes
+        from outside, or as a virtual array. None of our writers does.
+        """
+        key = f"data:{name}"
+        if key not in self._arrays:
+            import h5py
+
+            group, _, _ = name.partition("/")
+            for link in (group, name):
+                if not isinstance(self._file.get(link, getlink=True), h5py.HardLink):
+                    raise ValueError("a link to another place")
+            data = self._file[name]
+            if data.external or data.is_virtual:
+                raise ValueError("its bytes are said to lie in another file")
+            row = data.nbytes // max(1, data.shape[0])
+            if data.nbytes > MOST_UNPACKED * self.path.stat().st_size or row > MOST_ROW:
+                raise ValueError(f"{data.nbytes:,} bytes are more than the file can hold")
+            self._arrays[key] = data
+        return self._arrays[key]
 
     def _map(self, data: Any) -> np.ndarray | None:
         offset = data.id.get_offset()
@@ -175,12 +211,9 @@ class Handle:
 
     def _read(self, name: str, rows: Any) -> np.ndarray:
         self._open()
-        key = f"data:{name}"
         try:
-            if key not in self._arrays:
-                self._arrays[key] = self._file[name]
-            return self._arrays[key][rows]
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            return self._data(name)[rows]
+        except DAMAGED as error:
             raise self._damaged(name, error) from error
 
     def packed(self, name: str, row: int) -> np.ndarray:
@@ -189,8 +222,8 @@ class Handle:
         key = f"packed:{name}"
         if key not in self._arrays:
             try:
-                self._arrays[key] = PackedRows(self._file[name], self._whole())
-            except (OSError, KeyError, RuntimeError, ValueError) as error:
+                self._arrays[key] = PackedRows(self._data(name), self._whole())
+            except DAMAGED as error:
                 raise self._damaged(name, error) from error
         rows: PackedRows = self._arrays[key]
         found = rows.get(row)

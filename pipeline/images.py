@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError
+from pipeline.records import MAX_PIXELS
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings that count as images, compared in lower case."""
@@ -39,7 +40,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 """Decoders that may run, whatever the name says; no document format, no external program."""
 
-MIN_SIDE, MAX_PIXELS = 16, 80_000_000
+MIN_SIDE = 16
 ORIENTATION_TAG, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError,

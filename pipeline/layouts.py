@@ -28,6 +28,7 @@ _OCT_SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "test": 
 _OCT_NAME = re.compile(r"(?:train|val|test)/(NORMAL|CNV|DME|DRUSEN)/\1-(\w+)-\d+\.\w+", re.I)
 _DEFECT_FIELDS = {"defect_name", "pixel_value", "saturation_threshold", "relative_saturation"}
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
+_LEADS_OUT = "a link that leads out of the source folder; copy the file in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +77,39 @@ class Reader:
 
     def children(self, folder: Path) -> list[Path]:
         """What lies in a folder, in natural order, without junk, without ways out of the root."""
+        if not self.is_inside(folder):
+            self.problem(folder, _LEADS_OUT)
+            return []
         found = []
         for child in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
             if child.name.startswith(".") or child.name.lower() in _JUNK:
                 continue
-            if child.is_symlink() and not child.resolve().is_relative_to(self.root):
-                self.problem(child, "a link that leads out of the source folder; copy the file in")
+            if child.is_symlink() and not self.is_inside(child):
+                self.problem(child, _LEADS_OUT)
             elif child.is_symlink() and not child.exists():
                 self.problem(child, "a link that leads nowhere")
             else:
                 found.append(child)
         return found
 
+    def is_inside(self, path: Path) -> bool:
+        """False when the path, its links followed, leads out of the root (or round in circles)."""
+        try:
+            return path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):
+            return False
+
     def folders(self, folder: Path) -> list[Path]:
-        if not folder.is_dir():
-            return []
-        return [child for child in self.children(folder) if child.is_dir()]
+        """The folders in a folder; their names are those of defects, so they must be readable."""
+        found = []
+        for child in self.children(folder) if folder.is_dir() else []:
+            if not child.is_dir():
+                continue
+            if child.name.isprintable():
+                found.append(child)
+            else:
+                self.problem(child, "the name is not printable UTF-8; rename the folder")
+        return found
 
     def images(self, folder: Path) -> list[Path]:
         """The image files of one folder; other files are counted as strangers."""
@@ -131,7 +149,7 @@ def _read_mvtec_loco(reader: Reader) -> None:
         reader.add(path, "validation")
     _read_mvtec(reader, lambda test: reader.images(test.with_suffix("")), "{stem}/000.png")
     config = reader.root / "defects_config.json"
-    if config.is_file():
+    if config.is_file() and reader.is_inside(config):
         reader.defects_config = read_defects_config(config)
     elif any(entry.masks for entry in reader.entries):
         reader.problem(config, "missing: saturated overlap (sPRO) cannot be measured without it")
@@ -150,7 +168,7 @@ def _read_mvtec(reader: Reader, masks_of: Callable[[Path], list[Path]], expected
                 masks = [
                     mask
                     for mask in masks_of(truth / folder.name / path.name)
-                    if mask.is_file() and mask.resolve().is_relative_to(reader.root)
+                    if mask.is_file() and reader.is_inside(mask)
                 ]
                 if not masks:
                     wanted = f"ground_truth/{folder.name}/{expected.format(stem=path.stem)}"

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.pages import cell
+
 NOT_STATED = "not stated by the source"
 
 _CC = "https://creativecommons.org/"
@@ -54,7 +56,7 @@ class Terms:
 
     def sentences(self) -> str:
         """What it means for whoever holds the files, as Markdown."""
-        name = f"[{self.text}]({self.url})" if self.url else _flat(self.text)
+        name = f"[{cell(self.text)}]({self.url})" if self.url else cell(self.text)
         lines = [
             f"**{name}** – the terms of the source images hold for everything made from them, so "
             "for these files too."
@@ -82,7 +84,3 @@ def terms_of(index: Mapping[str, Any]) -> Terms:
     ours = key == _CREDITED_LICENCE.get(kind, "cc-by-4.0")
     credit = _CREDITS.get(kind, "") if ours else ""
     return Terms(text if stated else NOT_STATED, url, hub, credit, stated)
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split()).replace("<", "&lt;")

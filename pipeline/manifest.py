@@ -29,7 +29,7 @@ from pipeline.manifest_models import (
     SceneProduct,
     SourceSettings,
 )
-from pipeline.settings import EditSettings, ModelSettings, Settings
+from pipeline.settings import MODEL_STAGES, EditSettings, ModelSettings, Settings
 from pipeline.sources import LICENCES, RENDERED_LICENCE
 
 __all__ = [
@@ -108,6 +108,23 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
             (*here, "proposals"),
             f"min_area {proposals.min_area} must be below max_area {proposals.max_area}",
         )
+    edits, models = _overlaid(manifest.edits, entry.edits), _overlaid(manifest.models, entry.models)
+    if (edits.prompts or edits.ground_prompts) and models.fill.backend == "none":
+        raise _EntryError(
+            (*here, "edits"),
+            "prompts need something that paints by them; set models.fill.backend to diffusers, or "
+            "leave the prompts out",
+        )
+    if not edits.per_image + edits.controls_per_image:
+        raise _EntryError(
+            (*here, "edits"), "per_image and controls_per_image are both 0: nothing would be made"
+        )
+    rules = None if entry.rules is None else _absolute(manifest.folder, entry.rules)
+    if rules is not None and not rules.is_file():
+        raise _EntryError(
+            (*here, "rules"),
+            f"there is no rule book {entry.rules}; write one with `anomalysmith rules draft`",
+        )
     licence = entry.licence or source.licence
     licence = licence or (RENDERED_LICENCE if rendered else LICENCES[source.kind])
     if not manifest.licence.allow_noncommercial and _is_noncommercial(licence):
@@ -125,14 +142,15 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
         seed=manifest.seed if entry.seed is None else entry.seed,
         image_size=entry.image_size or manifest.image_size,
         splits=_overlaid(manifest.splits, entry.splits),
-        models=_with_absolute_weights(_overlaid(manifest.models, entry.models), manifest.folder),
+        models=_with_absolute_weights(models, manifest.folder),
         proposals=proposals,
-        edits=_overlaid(manifest.edits, entry.edits),
+        edits=edits,
         gate=_overlaid(manifest.gate, entry.gate),
         output=manifest.output,
         policy=manifest.licence,
         scenes=(source.scenes or SceneCounts()) if rendered else None,
         product=product,
+        rules=rules,
     )
 
 
@@ -198,6 +216,12 @@ def _located(
         raise _EntryError(
             (*keys, "path"), f"must stay below the source's folder {source.path}, got {below!r}"
         )
+    if not (top / below).resolve().is_relative_to(top.resolve()):
+        raise _EntryError(
+            (*keys, "path"),
+            f"{below} is a link that leads out of the source's folder {source.path}; name the "
+            "folder itself, with the kind as source",
+        )
     return source, top / below
 
 
@@ -214,7 +238,7 @@ def _overlaid(base: Model, changes: Model | None) -> Model:
 
 def _with_absolute_weights(models: ModelSettings, base: Path) -> ModelSettings:
     stages = {}
-    for stage in ("foreground", "proposals", "inpaint"):
+    for stage in MODEL_STAGES:
         backend = getattr(models, stage)
         if backend.weights is not None:
             stages[stage] = backend.model_copy(

@@ -6,8 +6,9 @@ errors, because each of them is far more often a slip than a wish.
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, count
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -22,6 +23,12 @@ from pipeline.errors import ManifestError
 
 MAX_DEPTH = 20
 """Nesting above this is an alias that contains itself."""
+
+MAX_BRACKETS = 100
+"""Opened brackets that YAML is given: its time grows with the square of their number."""
+
+MAX_VALUES = 200_000
+"""Values with every alias written out; a few lines of aliases of aliases can stand for billions."""
 
 Keys = tuple[str | int, ...]
 
@@ -50,7 +57,7 @@ class Document:
 
     def as_json(self) -> str:
         """The content as JSON text, the form that is validated strictly."""
-        return json.dumps(_plain(self, self.content, ()))
+        return json.dumps(_plain(self, self.content, (), count(1)))
 
     def line(self, keys: Keys) -> int:
         """Line (from 1) of the deepest part of the dotted key that the file has."""
@@ -81,6 +88,9 @@ def load_yaml(path: Path) -> Document:
         raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; a manifest is a YAML file") from None
+    depths = accumulate((letter in "[{") - (letter in "]}") for letter in text if letter in "[]{}")
+    if max(depths, default=0) > MAX_BRACKETS:
+        raise ManifestError(f"{path}: not YAML (over {MAX_BRACKETS} brackets are open at once)")
     try:
         content = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -159,19 +169,21 @@ def _model_of(annotation: Any) -> Any:
     return annotation
 
 
-def _plain(document: Document, node: Any, keys: Keys) -> Any:
+def _plain(document: Document, node: Any, keys: Keys, seen: Iterator[int]) -> Any:
     """Only what JSON knows; everything else (dates, tags, odd keys) is an error with its line."""
-    if len(keys) > MAX_DEPTH:
+    if len(keys) > MAX_DEPTH or next(seen) > MAX_VALUES:
         raise ManifestError(document.at(keys[:3], "nested too deeply; write aliases out"))
     if isinstance(node, CommentedMap):
         for key in node:
             if not isinstance(key, str):
                 raise ManifestError(document.at((*keys, key), "put quotes around this key"))
-        return {str(key): _plain(document, node[key], (*keys, key)) for key in node}
+        return {str(key): _plain(document, node[key], (*keys, key), seen) for key in node}
     if isinstance(node, CommentedSeq):
-        return [_plain(document, item, (*keys, number)) for number, item in enumerate(node)]
+        return [_plain(document, item, (*keys, number), seen) for number, item in enumerate(node)]
     if node is None or isinstance(node, bool):
         return node
+    if isinstance(node, int) and node.bit_length() > 1024:  # Python writes out 4300 digits at most
+        raise ManifestError(document.at(keys, "a number of more than 300 digits"))
     for plain in (int, float, str):
         if isinstance(node, plain):
             # YAML's own number and text classes remember their notation; that is not needed here.

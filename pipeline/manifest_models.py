@@ -13,14 +13,12 @@ from pipeline.settings import (
     EditSettings,
     GateSettings,
     ImageSize,
-    LicencePolicy,
     ModelSettings,
-    OutputSettings,
     ProposalSettings,
     Seed,
     Settings,
-    SplitSettings,
 )
+from pipeline.settings_output import LicencePolicy, OutputSettings, SplitSettings
 
 SCENES = "scenes"
 """The kind of a source that is rendered on first use and read as `mvtec_loco` from then on."""
@@ -85,6 +83,12 @@ class CategoryEntry(Settings):
     )
     edits: EditSettings | None = Field(default=None, description="keys of `edits` that differ")
     gate: GateSettings | None = Field(default=None, description="keys of `gate` that differ")
+    rules: str | None = Field(
+        default=None,
+        min_length=1,
+        description="rule book (`anomalysmith rules draft`) that every sample is held against; "
+        "relative to the manifest; null = none",
+    )
 
 
 class Manifest(Settings):
@@ -146,6 +150,13 @@ class CategorySettings(Settings):
     policy: LicencePolicy
     scenes: SceneCounts | None = None
     product: str | None = None
+    rules: Path | None = None
+
+    @property
+    def asks_patches(self) -> bool:
+        """Whether the gate's network looks at painted ground (`GateSettings.patches`)."""
+        asked = self.gate.patches
+        return self.edits.preset != "paper" if asked is None else asked
 
     @property
     def split_seed(self) -> int:
@@ -158,9 +169,6 @@ class CategorySettings(Settings):
         Moving folders, or naming the same weights by a path, leaves the dataset digest as it is;
         the weights themselves enter by their own digests.
         """
-        models = self.models.model_dump(mode="json", exclude={"device"})
-        for stage in ("foreground", "proposals", "inpaint"):
-            del models[stage]["weights"]
         return {
             "category": self.name,
             "kind": self.kind,
@@ -170,8 +178,17 @@ class CategorySettings(Settings):
                 "validation_fraction": self.splits.validation_fraction,
                 "seed": self.split_seed,
             },
-            "models": models,
+            "models": self.models.content(),
             "proposals": self.proposals.model_dump(mode="json"),
             "edits": self.edits.model_dump(mode="json"),
             "gate": self.gate.model_dump(mode="json"),
+            **self._rules_content(),
         }
+
+    def _rules_content(self) -> dict[str, str]:
+        """What the rule book says, as a digest; no key at all without one."""
+        if self.rules is None:
+            return {}
+        from pipeline.rules_book import digest_of_file
+
+        return {"rules": digest_of_file(self.rules)}

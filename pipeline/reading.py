@@ -5,7 +5,6 @@ pixels are touched, because a run that finds everything cached must start quickl
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +16,12 @@ import numpy as np
 from pipeline.attempts import read_attempts
 from pipeline.building import INDEX, PLANS, RECORDS
 from pipeline.errors import IntegrityError, UserError
-from pipeline.records import SPLITS
+from pipeline.index_form import VERSION_NAME, fault
+from pipeline.records import KINDS, SPLITS
 from pipeline.shardfiles import FORMAT, ShardReader, TestShardReader
 
 MEND = "restore the version from a copy, or delete its folder and run `generate` again"
 """What to do about a damaged version. Nothing is mended silently: somebody should know of it."""
-_NAME = re.compile(r"(\d{4,})-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,8 @@ class Version:
         """Every accepted sample: original, edited (H, W, 3) uint8, mask (H, W) bool, record."""
         for shard in self.shards:
             sources = shard.array("samples/source")
+            if kind in KINDS and kind not in shard.kinds:
+                continue  # the shard is older than the kind
             wanted = _chosen(shard.array("samples/kind"), shard.kinds, kind)
             wanted &= np.take(_chosen(shard.array("originals/split"), SPLITS, split), sources)
             for j in np.flatnonzero(wanted).tolist():
@@ -105,14 +106,13 @@ def open_version(folder: Path) -> Version:
         index = json.loads((folder / INDEX).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise no_version(folder) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{folder / INDEX} is damaged: {error}; {MEND}") from error
     number = index.get("format") if isinstance(index, dict) else None
     if number != FORMAT:
         raise UserError(f"{folder} has format {number}, this release reads {FORMAT}")
-    missing = {"category", "image_size", "digest", "shards", "counts", "plan_digest"} - set(index)
-    if missing:
-        raise IntegrityError(f"{folder / INDEX} is damaged: it lacks {sorted(missing)}; {MEND}")
+    if wrong := fault(index):
+        raise IntegrityError(f"{folder / INDEX} is damaged: {wrong}; {MEND}")
     for shard in index["shards"]:
         path = folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None
@@ -141,9 +141,9 @@ def versions(store: Path, category: str) -> list[Version]:
     for folder in version_folders(Path(store) / category):
         try:
             index = json.loads((folder / INDEX).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
-        if isinstance(index, dict) and index.get("format") == FORMAT:
+        if isinstance(index, dict) and index.get("format") == FORMAT and not fault(index):
             found.append(Version(folder, index))
     return found
 
@@ -159,17 +159,18 @@ def find_by_plan(store: Path, category: str, plan_digest: str) -> Version | None
         if version.index.get("plan_digest") == plan_digest:
             return open_version(version.dir)
     alias = Path(store) / category / PLANS / plan_digest
-    if alias.is_file():
-        folder = alias.parent.parent / alias.read_text()
-        return open_version(folder) if (folder / INDEX).is_file() else None
-    return None
+    name = alias.read_text("utf-8", "replace") if alias.is_file() else ""
+    if not VERSION_NAME.fullmatch(name):
+        return None
+    folder = alias.parent.parent / name
+    return open_version(folder) if (folder / INDEX).is_file() else None
 
 
 def version_folders(home: Path) -> list[Path]:
     """The version folders of a category in order of their numbers."""
     if not home.is_dir():
         return []
-    found = [path for path in home.iterdir() if _NAME.fullmatch(path.name)]
+    found = [path for path in home.iterdir() if VERSION_NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[0]))
 
 

@@ -65,8 +65,8 @@ def state(name: str) -> State:
 def require(name: str, explicit: Path | None = None, allow_noncommercial: bool = True) -> Path:
     """The path of that entry's file, `explicit` first; WeightsError when absent or forbidden.
 
-    A file from outside is checked and pinned first; the hashing is done once per process, and a
-    run needs the SHA-256 for its lineage anyway.
+    A file that is found is checked first, and pinned when it is from outside; the hashing is done
+    once per process, and a run needs the SHA-256 for its lineage anyway.
     """
     wanted = entry(name)
     if not (wanted.commercial or allow_noncommercial):
@@ -76,7 +76,8 @@ def require(name: str, explicit: Path | None = None, allow_noncommercial: bool =
         )
     if explicit is not None:
         if not (explicit.is_dir() if wanted.format == "folder" else explicit.is_file()):
-            raise WeightsError(f"weights for {name!r}: no file at {explicit}; mend the path")
+            what = "folder" if wanted.format == "folder" else "file"
+            raise WeightsError(f"weights for {name!r}: no {what} at {explicit}; mend the path")
         return explicit
     found = find(name)
     if found is None:
@@ -85,8 +86,7 @@ def require(name: str, explicit: Path | None = None, allow_noncommercial: bool =
             f"weights {name!r} ({wanted.megabytes:g} MB, {wanted.licence}) are missing; "
             f"looked at {where}; {wanted.get}, or name a path in the manifest"
         )
-    if not wanted.bundled:
-        settle(name, found)
+    settle(name, found)
     return found
 
 
