@@ -307,6 +307,8 @@ def test_the_options_are_these():
     }
     assert options == {
         "doctor": {"--manifest", "--json"},
+        "plan": {"--manifest", "--category", "--store", "--limit", "--workers", "--json"},
+        "deployments": {"--manifest", "--out", "--check", "--json"},
         "generate": {
             "--manifest", "--category", "--source", "--store", "--preset", "--per-image",
             "--limit", "--seed", "--workers", "--image-size", "--device", "--inpaint",
@@ -322,7 +324,9 @@ def test_the_options_are_these():
         },
         "diff": {"--html", "--examples", "--json"},
         "gallery": set(),
+        "audit": {"--json"},
         "export": {"--to", "--out", "--samples", "--test", "--controls", "--json"},
+        "gate": {"--explain", "--version", "--manifest", "--store", "--picture", "--json"},
         "gc": {"--store", "--manifest", "--older-than", "--dry-run", "--json"},
         "detectors": {"--json"},
         "train": {
@@ -339,6 +343,11 @@ def test_the_options_are_these():
             "--batch-size", "--json",
         },
         "export-onnx": {"--checkpoint", "--out", "--version", "--tolerance", "--json"},
+        "rules draft": {
+            "--out", "--manifest", "--category", "--source", "--limit", "--force", "--json",
+        },
+        "rules check": {"--manifest", "--category", "--source", "--limit", "--json"},
+        "rules show": {"--json"},
         "weights list": {"--json"},
         "weights verify": {"--json"},
         "weights pull": set(),

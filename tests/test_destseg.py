@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from detectors import destseg
-from detectors.backbones import Trunk, resnet18_trunk
 from detectors.destseg import DestSeg, DestSegSettings
 from detectors.segmentation import Segmentation, focal, products
 from detectors.student import Student
 from detectors.unet import UNet
 from pipeline.errors import UserError
+from pipeline.trunk import Trunk, resnet18_trunk
 
 
 def parameters(module: torch.nn.Module) -> int:

@@ -14,7 +14,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from detectors import distillation
-from detectors.backbones import normalise
 from detectors.distillation import Distilled, Recipe, distil
 from detectors.distillation_files import read_card, state_file
 from detectors.distillation_pictures import PictureFolder
@@ -25,6 +24,7 @@ from detectors.teachers import CHANNELS, PdnTeacher, teacher_for
 from detectors.watching import Watcher
 from flows.cli import app
 from pipeline.errors import UserError, WeightsError
+from pipeline.trunk import normalise
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "small_teacher.safetensors"
 TINY = Recipe(width=0.125, size=64, steps=4, batch_size=2, statistics=6)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from toy_normals import Toys, onnx_scores, pictures, trained
 
-from detectors.backbones import normalise
 from detectors.base import Batch
 from detectors.efficientad import (
     EfficientAd,
@@ -26,6 +25,7 @@ from detectors.pdn import cells
 from detectors.registry import DETECTORS, assemble, configure
 from detectors.teachers import TEACHERS
 from pipeline.errors import UserError
+from pipeline.trunk import normalise
 
 
 def small(**changes: object) -> EfficientAdSettings:

@@ -8,13 +8,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from toy_normals import Toys, onnx_scores, pictures, trained
 
-from detectors.backbones import Trunk, normalise
 from detectors.glcf import CleanTargetGlcf, Glcf, build
 from detectors.glcf_fusion import candidates, chosen, covariances, scores_of, smoothed, stated
 from detectors.glcf_networks import Decoder, PatchEmbedding, SemanticAggregation
 from detectors.glcf_settings import GlcfSettings
 from detectors.metrics_image import image_metrics
 from detectors.pyramids import TrunkPyramid
+from pipeline.trunk import Trunk, normalise
 
 SWIN = (96, 192, 384, 768)
 SMALL = {

@@ -6,7 +6,6 @@ import torch
 from pydantic import ValidationError
 from toy_normals import Toys, onnx_scores, pictures, trained
 
-from detectors.backbones import normalise
 from detectors.efficientad import EfficientAd
 from detectors.jitter import jittered
 from detectors.laead import (
@@ -19,6 +18,7 @@ from detectors.laead import (
 from detectors.pdn import Pdn
 from detectors.registry import DETECTORS, assemble, configure
 from pipeline.errors import UserError
+from pipeline.trunk import normalise
 
 TRAIN, VALIDATION = pictures(8), pictures(6, seed=1)
 

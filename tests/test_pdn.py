@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detectors.autoencoder import Autoencoder, sizes
-from detectors.backbones import normalise, small_teacher
 from detectors.pdn import BORDER, STRIDE, Kind, Pdn, cells, load_pdn
 from detectors.teachers import Moments, PdnTeacher, TrunkTeacher, teacher_for
 from pipeline.errors import UserError, WeightsError
+from pipeline.trunk import normalise, small_teacher
 
 
 def parameters(module: nn.Module) -> int:

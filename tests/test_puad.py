@@ -7,11 +7,11 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from toy_normals import Toys, onnx_scores, pictures, trained
 
-from detectors.backbones import normalise
 from detectors.base import Batch
 from detectors.efficientad import EfficientAdSettings
 from detectors.puad import Puad, PuadSettings
 from detectors.registry import assemble
+from pipeline.trunk import normalise
 
 TRAIN, VALIDATION = pictures(8), pictures(6, seed=1)
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toy_normals import Toys, pictures
 
-from detectors.backbones import normalise, resnet18_trunk
 from detectors.pyramids import StandardisedPyramid, pyramid_of
 from pipeline.errors import WeightsError
+from pipeline.trunk import normalise, resnet18_trunk
 
 SWIN_SHAPES = [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]
 

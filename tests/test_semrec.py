@@ -10,11 +10,11 @@ import torch
 from test_destseg import parameters, toys, trained
 
 from detectors import semrec
-from detectors.backbones import Trunk, normalise
 from detectors.base import Scores
 from detectors.cosine import distance
 from detectors.semrec import SemRec, SemRecSettings, turned
 from detectors.unet import UNet
+from pipeline.trunk import Trunk, normalise
 
 
 def small(**changes) -> SemRec:
