@@ -20,7 +20,7 @@ from flows.stopwatch import Stopwatch
 from pipeline.disk import require_writable
 from pipeline.manifest import CategorySettings
 from pipeline.planning import PlannedImage, RunPlan, plan
-from pipeline.records import CONTROL
+from pipeline.records import is_control
 from pipeline.versions import Version, find_by_plan
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class GenerateReport:
     @property
     def anomalous(self) -> int:
         """Accepted samples that are no controls."""
-        controls = sum(n for kind, n in self.by_kind.items() if kind.startswith(CONTROL))
+        controls = sum(n for kind, n in self.by_kind.items() if is_control(kind))
         return self.accepted - controls
 
     @property

@@ -31,6 +31,7 @@ import numpy as np
 from pipeline.audit_features import REACH, residuals, residuals_after, statistics
 from pipeline.audit_probe import Area, probe
 from pipeline.reading import Version
+from pipeline.records import CONTROL, is_control
 from pipeline.shardfiles import ShardReader
 
 ANOMALIES, CONTROLS = 120, 80
@@ -65,7 +66,7 @@ class Row:
 
     @property
     def label(self) -> int:
-        return int(not self.kind.startswith("control_"))
+        return int(not is_control(self.kind))
 
     @property
     def mask_HW(self) -> np.ndarray:
@@ -175,7 +176,7 @@ def _compare(
                 rest_F = statistics(before, free_HW) if rest_F is None else rest_F
                 tables["outside"].add(rest_F, row.label, row.image)
         if not row.label:
-            name = "repaint_" + row.kind.removeprefix("control_")
+            name = "repaint_" + row.kind.removeprefix(CONTROL)
             tables[name].add(inside[id(row)], 1, row.image)
             tables[name].add(untouched[id(row)], 0, row.image)
             tables["repaint_image"].add(whole_F, 1, row.image)

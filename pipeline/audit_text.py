@@ -6,6 +6,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.records import is_control
+
 EXPLAINED = {
     "image": "THE QUESTION: edited pictures against controls, whole pictures",
     "content": "the same without any edited pixel: content alone",
@@ -52,7 +54,7 @@ def kind_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     return sorted(
         rows,
-        key=lambda row: (row["name"].startswith("control_"), -(row["auroc"] or 0), row["name"]),
+        key=lambda row: (is_control(row["name"]), -(row["auroc"] or 0), row["name"]),
     )
 
 

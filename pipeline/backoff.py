@@ -39,11 +39,12 @@ def in_batches(
         else:
             done += len(part)
             continue
-        _release()  # after the error is gone, and with it the tensors that it kept alive
+        release()  # after the error is gone, and with it the tensors that it kept alive
     return results, batch
 
 
-def _release() -> None:
+def release() -> None:
+    """Give the device's cached memory back; call it when the error that held tensors is gone."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.audit_probe import Area, area
 from pipeline.audit_shortcut import FEWEST, Row, rows_of, spread
 from pipeline.reading import Version
+from pipeline.records import is_control
 
 HELD_OUT = 12
 """Validation images from which on they alone are scored."""
@@ -99,7 +100,7 @@ def word_for(kind: str, measured: Area) -> str:
     if measured.interval is None or min(measured.positives, measured.negatives) < FEWEST // 2:
         return "too few to tell"
     low, _ = measured.interval
-    if kind.startswith("control_"):
+    if is_control(kind):
         return "stands out" if low > 0.5 else "looks normal"
     if low >= TRIVIAL:
         return "trivial"

@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.differences import Diff, GateChange, ImageChange, Pair, Place, SampleChange
 from pipeline.errors import UserError
 from pipeline.reading import Version
+from pipeline.records import is_control
 from pipeline.shardfiles import ShardReader, TestShardReader
 
 MAKING = (
@@ -271,7 +272,7 @@ def _same_test(one: tuple[TestShardReader, int], other: tuple[TestShardReader, i
 
 def _label(kind: str) -> int:
     """0 for controls, 1 for anomalies."""
-    return int(not kind.startswith("control_"))
+    return int(not is_control(kind))
 
 
 def _failed(version: Version) -> list[str]:

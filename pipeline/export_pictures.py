@@ -14,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.reading import Version
-from pipeline.records import GOOD
+from pipeline.records import GOOD, is_control
 
 Role = Literal["normal", "edited", "real"]
 
 LONGEST_NAME = 80
 """Characters of a picture's name; a tar header holds 100 for the whole file name."""
-_CONTROL = "control_"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,15 +94,10 @@ def picture_count(version: Version, *, controls: bool = True, real: bool = True)
     return counts["images"] + samples + (counts["test"]["images"] if real else 0)
 
 
-def _is_control(kind: str) -> bool:
-    """True for the kinds of edit that leave the meaning unchanged."""
-    return kind.startswith(_CONTROL)
-
-
 def anomaly_kinds(version: Version) -> list[str]:
     """The synthetic kinds that a version holds at least one anomaly of, sorted."""
     kinds = version.index["counts"]["by_kind"].items()
-    return sorted(kind for kind, row in kinds if row["accepted"] and not _is_control(kind))
+    return sorted(kind for kind, row in kinds if row["accepted"] and not is_control(kind))
 
 
 def real_defects(version: Version) -> list[str]:

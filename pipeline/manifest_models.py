@@ -17,6 +17,7 @@ from pipeline.settings import (
     ProposalSettings,
     Seed,
     Settings,
+    asks_patches,
 )
 from pipeline.settings_output import LicencePolicy, OutputSettings, SplitSettings
 
@@ -155,8 +156,7 @@ class CategorySettings(Settings):
     @property
     def asks_patches(self) -> bool:
         """Whether the gate's network looks at painted ground (`GateSettings.patches`)."""
-        asked = self.gate.patches
-        return self.edits.preset != "paper" if asked is None else asked
+        return asks_patches(self.gate.patches, self.edits.preset)
 
     @property
     def split_seed(self) -> int:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.backoff import release
 from pipeline.errors import DeviceError
 
 Result = TypeVar("Result")
@@ -29,8 +30,7 @@ def with_second_try(call: Callable[[], Result], doing: str) -> Result:
             raise
     # Outside the handler: its traceback held the tensors of the failed call.
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release()
     try:
         return call()
     except RuntimeError as error:

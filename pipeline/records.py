@@ -134,7 +134,7 @@ class Edit:
     @property
     def is_control(self) -> bool:
         """True when the edit leaves the meaning unchanged, so the sample counts as normal."""
-        return self.kind.startswith(CONTROL)
+        return is_control(self.kind)
 
     @property
     def parts(self) -> "tuple[Edit, ...]":
@@ -253,6 +253,11 @@ class TestImage:
         expect_image("pixels_HW3", self.pixels_HW3)
         _expect("masks_KHW", self.masks_KHW, np.bool_, 3)
         _expect("values_K", self.values_K, np.uint8, 1)
+
+
+def is_control(kind: str) -> bool:
+    """True for the kinds of edit that leave the meaning unchanged: their label is 0, normal."""
+    return kind.startswith(CONTROL)
 
 
 def bounding_box(mask_HW: np.ndarray) -> tuple[int, int, int, int]:

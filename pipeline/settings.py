@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from pipeline.records import CONTROL, KINDS
+from pipeline.records import KINDS, is_control
 
-EDIT_KINDS = tuple(kind for kind in KINDS if not kind.startswith(CONTROL))
+EDIT_KINDS = tuple(kind for kind in KINDS if not is_control(kind))
 """The kinds that change the meaning; controls are asked for by `controls_per_image`."""
 
 REFERENCE_PX = 256
@@ -364,3 +364,8 @@ class GateSettings(Settings):
         description="distance of the whole picture to the nearest normal, in distances between "
         "normals; 0 = off, because it tells edits from controls hardly at all",
     )
+
+
+def asks_patches(asked: bool | None, preset: str) -> bool:
+    """Whether the gate's network looks at painted ground, by `GateSettings.patches` and preset."""
+    return preset != "paper" if asked is None else asked

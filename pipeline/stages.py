@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from pipeline.errors import ImageError
 from pipeline.forging import NO_CANDIDATE, NO_EDIT, Tools, forge_samples, sample_seed
 from pipeline.images import file_digest, load_image, read_header
 from pipeline.normality import Normality
-from pipeline.parts import finder
 from pipeline.planning import (
     ANALYSIS_CODE,
     SAMPLES_CODE,
@@ -42,8 +41,7 @@ from pipeline.records import (
     ObjectProposals,
     TestImage,
 )
-from pipeline.rules import Judge
-from pipeline.rules import load as load_book
+from pipeline.rules import Judge, judge_for
 from pipeline.sources import load_test
 from pipeline.versions import Version, VersionHeader, publish
 
@@ -157,7 +155,7 @@ def pack(
         failures=failed,
         defects_config=plan.defects_config,
         original_size=_original_size(plan),
-        **_limits(plan),
+        limits=normality_of(plan).limits.to_json(),
         software=software()
         | {
             "compute": devices.choose(
@@ -181,13 +179,6 @@ def pack(
             progress=progress,
             waiting=waiting,
         )
-
-
-def _limits(plan: RunPlan) -> dict[str, Any]:
-    """What the gate learned from the normals, for the index."""
-    if "limits" not in {field.name for field in fields(VersionHeader)}:
-        return {}
-    return {"limits": normality_of(plan).limits.to_json()}
 
 
 def _original_size(plan: RunPlan) -> tuple[int, int] | None:
@@ -307,7 +298,7 @@ def _tools(plan: RunPlan, image: PlannedImage) -> Tools:
 
 @lru_cache(maxsize=2)
 def _rule_judge(book: Path, digest: str, loaded: models.Models) -> Judge:
-    return Judge(load_book(book), finder(loaded))
+    return judge_for(book, loaded)
 
 
 def _models(plan: RunPlan) -> models.Models:

@@ -14,6 +14,7 @@ from pipeline.donors import Donors
 from pipeline.normality import Limits, Normality, Sight, learn
 from pipeline.planning import TEACHER, PlannedImage, donors_of, studied
 from pipeline.records import ObjectProposals
+from pipeline.settings import asks_patches
 from pipeline.shardfiles import ShardReader
 from pipeline.versions import Version
 
@@ -49,8 +50,7 @@ class StoredImages:
     def normality(self) -> Normality:
         """What is normal here, learned again; limits are those of the index where it has them."""
         settings: dict[str, Any] = dict(self.version.index["settings"])
-        asked, preset = settings["gate"].get("patches"), settings["edits"]["preset"]
-        patches = preset != "paper" if asked is None else asked
+        patches = asks_patches(settings["gate"].get("patches"), settings["edits"]["preset"])
         teacher: Path | None = weights.require(TEACHER, None, True) if patches else None
         sights = {image.digest: self.sight(image.name) for image in studied(self.images)}
         learned = learn(sights, teacher, settings["edits"]["dilation"])

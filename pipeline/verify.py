@@ -27,7 +27,7 @@ from pipeline.building import (
 from pipeline.digests import digest_of, sha256_file
 from pipeline.errors import AnomalysmithError, IntegrityError
 from pipeline.reading import Version, no_version, open_version
-from pipeline.records import KINDS, bounding_box
+from pipeline.records import KINDS, bounding_box, is_control
 from pipeline.shardfiles import ShardReader, TestShardReader
 from pipeline.shards import content_digest
 
@@ -210,7 +210,7 @@ def _check_samples(
             "labels",
             kind in KINDS
             and reader.kind(j) == kind == record["edit"]["kind"]
-            and reader.label(j) == record["label"] == int(not kind.startswith("control_")),
+            and reader.label(j) == record["label"] == int(not is_control(kind)),
             f"{where}: kind and label disagree with the record",
         )
         source = reader.image_record(reader.source(j))
