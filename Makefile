@@ -32,7 +32,7 @@ test: install ## the whole test suite (PYTEST='-x -k name' for a part, '-m slow'
 	$(BIN)/python -m pytest $(PYTEST)
 
 test-peers: install $(PEERS_READY) ## open every export with the tool that it is for
-	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/test_export_peers.py tests/test_metrics_peers.py
+	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/pipeline/export/test_export_peers.py tests/detectors/metrics/test_metrics_peers.py
 
 lint: install ## ruff, import contracts, types
 	$(BIN)/ruff check .

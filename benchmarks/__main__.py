@@ -2,7 +2,8 @@
 
 import sys
 
-from benchmarks import detectors, generation, quality, storage
+from benchmarks import detectors, quality, storage
+from benchmarks.generation import __main__ as generation
 
 if __name__ == "__main__":
     rows = [*generation.main(), *storage.main(), *detectors.main()]

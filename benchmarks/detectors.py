@@ -28,19 +28,19 @@ import torch
 
 from benchmarks.runs import hardware, table
 from detectors.base import Batch, Detector
-from detectors.data import VersionDataset
-from detectors.evaluation import evaluate
-from detectors.feed import Stream
-from detectors.precision import resolve
+from detectors.data.batches import Stream
+from detectors.data.dataset import VersionDataset
+from detectors.data.source_sampler import SourceSampler, SourceSettings
+from detectors.evaluation.evaluate import evaluate
 from detectors.registry import assemble, configure
-from detectors.sampling import SourceSampler, SourceSettings
-from detectors.training import train
-from flows.local import generate
-from pipeline import devices
-from pipeline.devices import Compute
-from pipeline.manifest import manifest_for_source
-from pipeline.manifest import resolve as settled
-from pipeline.reading import Version, open_version
+from detectors.training.precision import resolve
+from detectors.training.trainer import train
+from flows.jobs.generate import generate
+from pipeline.config.manifest import manifest_for_source
+from pipeline.config.manifest import resolve as settled
+from pipeline.dataset.version import Version, open_version
+from pipeline.models import device as devices
+from pipeline.models.device import Compute
 from scenes.loco import write_loco
 
 Call = Callable[[], float]

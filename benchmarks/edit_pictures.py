@@ -16,8 +16,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pictures import GAP, INK, PAPER
-from pipeline import compose, edits, gate, models
-from pipeline.donors import Donors
+from pipeline.edits import apply as compose
+from pipeline.edits import plan as edits
+from pipeline.edits.donors import Donors
+from pipeline.gate import judge as gate
+from pipeline.models import build as models
 from pipeline.records import KINDS, ObjectProposals, Sample
 from pipeline.settings import EditSettings, ModelSettings, ProposalSettings
 from scenes.render import render

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation import pair
-from benchmarks.ablation_table import Runs, report
+from benchmarks.ablation.__main__ import pair
+from benchmarks.ablation.tables import Runs, report
 from benchmarks.runs import Result, run
 from detectors.registry import PROFILES, Profile, configure
-from pipeline.disk import write_whole
+from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
-from pipeline.reading import Version, open_version
+from pipeline.utils.files import write_whole
 
 FULL = "full"
 

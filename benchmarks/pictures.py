@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.shardfiles import ShardReader
-from pipeline.versions import Version, latest
+from pipeline.dataset.shard_reader import ShardReader
+from pipeline.generation.publish import Version, latest
 
 TILE = 224
 GAP = 6

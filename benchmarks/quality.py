@@ -10,13 +10,12 @@ import io
 from argparse import Namespace
 from pathlib import Path
 
-from pipeline import devices, weights
-from pretraining import (
-    foreground_table,
-    inpainting_evaluation,
-    patch_score,
-    proposals_table,
-)
+from pipeline.models import device as devices
+from pipeline.models.weights import store as weights
+from pretraining import patch_score
+from pretraining.foreground import table as foreground_table
+from pretraining.inpainting import evaluation as inpainting_evaluation
+from pretraining.proposals import table as proposals_table
 from pretraining.quality import Measure, print_measures
 
 SHARED = Path("../shared")

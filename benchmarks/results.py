@@ -21,10 +21,10 @@ from scipy.stats import spearmanr
 
 from benchmarks.published import SHIFTED, published
 from benchmarks.runs import Result, found, hardware, run, spread, table
-from detectors.efficientad import EfficientAdSettings
+from detectors.models.efficientad.model import EfficientAdSettings
 from detectors.registry import DETECTORS, PROFILES, Profile, Recipe, configure
+from pipeline.dataset.version import Version, open_version
 from pipeline.errors import AnomalysmithError
-from pipeline.reading import Version, open_version
 
 TABLES = (
     ("image AUROC, all anomalies", "metrics.image_auroc"),

@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline import devices, models
-from pipeline.images import load_image
-from pipeline.parts import Parts, finder
-from pipeline.rules_draft import Draft, draft
+from pipeline.imaging.decode import load_image
+from pipeline.models import build as models
+from pipeline.models import device as devices
+from pipeline.rulebook.draft import Draft, draft
+from pipeline.rulebook.parts import Parts, finder
 from pipeline.settings import ModelSettings, ProposalSettings
 from scenes.render import PRODUCTS, render
 

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from detectors.evaluation import evaluate
+from detectors.evaluation.evaluate import evaluate
 from detectors.registry import Recipe
-from detectors.training import train
-from pipeline.digests import digest_of
-from pipeline.disk import write_whole
-from pipeline.reading import Version
+from detectors.training.trainer import train
+from pipeline.dataset.version import Version
+from pipeline.utils.files import write_whole
+from pipeline.utils.hashing import digest_of
 
 Result = dict[str, Any]
 """JSON: `label`, `detector`, `category`, `licence`, `version`, `seed`, `checkpoint`, `steps`,

@@ -2,17 +2,17 @@
 
     python -m benchmarks.scaling [--images N] [--runner NAME]...
 
-The yardstick is `flows.local` on one thread: the same images, the same models, an empty store. The
-flow runs under Prefect's own server on this machine. Starting that server is not counted, as it
-runs all day; everything else is, and nothing is subtracted: planning, task runs, starting the
-workers, loading the models in each of them, packing, and the check of every byte, which the flow
-adds (its time is given on its own). Each run has a process of its own, so none inherits warm
-models. The yardstick runs before and after the others, so it shows how quiet the machine was; where
-others compute meanwhile, seconds of CPU say more than seconds of wall clock. They count the flow's
-process and its workers, and the server is left out.
+The baseline is `flows.jobs.generate` on one thread: the same images, the same models, an empty
+store. The flow runs under Prefect's own server on this machine. Starting that server is not
+counted, as it runs all day; everything else is, and nothing is subtracted: planning, task runs,
+starting the workers, loading the models in each of them, packing, and the check of every byte,
+which the flow adds (its time is given on its own). Each run has a process of its own, so none
+inherits warm models. The yardstick runs before and after the others, so it shows how quiet the
+machine was; where others compute meanwhile, seconds of CPU say more than seconds of wall clock.
+They count the flow's process and its workers, and the server is left out.
 """
 
-from flows import settings as _quiet  # noqa: F401  isort: skip  first: telemetry off
+from flows import environment as _quiet  # noqa: F401  isort: skip  first: telemetry off
 
 import argparse
 import json
@@ -79,9 +79,9 @@ def _environment() -> dict[str, str]:
 
 def one(runner: str, workers: int, root: Path, store: Path) -> dict[str, Any]:
     """Run once and say how long it took, and how much of that was the flow's check of its bytes."""
-    from flows.choices import Choices, settings_of
-    from flows.local import generate
-    from pipeline.verify import verify
+    from flows.jobs.category_options import Choices, settings_of
+    from flows.jobs.generate import generate
+    from pipeline.dataset.verify import verify
 
     source = f"mvtec_loco:{root}"
     if runner == "local":
@@ -122,7 +122,7 @@ def _table(rows: list[dict[str, Any]], images: int) -> None:
     print("| runner | workers | s | images/s | times | CPU s | added: wall, CPU; check of bytes |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     own = f"{yardstick:.1f} | {images / yardstick:.2f} | 1.00 | {cpu:.1f}"
-    print(f"| none (`flows.local`) | 1 | {own} | |")
+    print(f"| none (`flows.jobs.generate`) | 1 | {own} | |")
     for row in rows[1:-1]:
         speed, cost = yardstick / row["seconds"], ""
         if row["workers"] == 1:

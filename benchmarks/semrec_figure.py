@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from benchmarks.pictures import captioned, framed
-from detectors.checkpoints import Restored, load
-from detectors.data import VersionDataset, as_made
-from detectors.feed import fitted
-from detectors.heat import Scale, over, scale_of
-from detectors.metrics_groups import group_of
+from detectors.data.batches import fitted
+from detectors.data.dataset import VersionDataset, as_made
+from detectors.heatmaps import Scale, over, scale_of
+from detectors.metrics.per_type import group_of
 from detectors.scoring import enlarged, stacked
+from detectors.training.checkpoint import Restored, load
+from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
-from pipeline.reading import Version, open_version
 from pipeline.records import GOOD
 
 COLUMNS = ("local", "object", "sum")

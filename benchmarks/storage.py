@@ -26,9 +26,12 @@ import numpy as np
 import skimage
 
 from benchmarks.timing import Row, print_table
-from pipeline.disk import sync
-from pipeline.packing import file_image
-from pipeline.reading import Version
+from pipeline.dataset.hdf5_columns import file_image
+from pipeline.dataset.sample_table import SampleTable
+from pipeline.dataset.shard_reader import SampleBatch
+from pipeline.dataset.shard_writer import SampleRows, write_shard
+from pipeline.dataset.version import Version
+from pipeline.generation.publish import VersionHeader, publish
 from pipeline.records import (
     Attempt,
     Edit,
@@ -39,10 +42,7 @@ from pipeline.records import (
     Verdict,
     bounding_box,
 )
-from pipeline.shardfiles import SampleBatch
-from pipeline.shards import SampleRows, write_shard
-from pipeline.tables import SampleTable
-from pipeline.versions import VersionHeader, publish
+from pipeline.utils.files import sync
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg",
           "motorcycle_right.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg")  # fmt: skip

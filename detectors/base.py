@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from pipeline.settings import Settings
 
 Batch = dict[str, Tensor]
-"""Tensors by name as `detectors.data` makes them, on the device; images uint8, `size` a side."""
+"""Tensors by name as `detectors.data.dataset` makes them, on the device; images uint8, `size`
+px."""
 Batches = Iterable[Batch]
 """Batches of one view in a fixed order; may be iterated as often as one likes."""
 View = Literal["normals", "sources"]

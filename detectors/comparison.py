@@ -14,8 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detectors.report_text import NAMES, table, value
-from detectors.results import FORMAT
+from detectors.evaluation.report_text import NAMES, table, value
+from detectors.evaluation.results import FORMAT
 from pipeline.errors import IntegrityError, UserError
 
 SHOWN = ("image_auroc", "image_ap", "pixel_auroc", "aupro", "spro", "iap", "iap90")

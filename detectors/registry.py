@@ -12,10 +12,16 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from detectors import destseg, efficientad, glcf, laead, nearest, puad, semrec
 from detectors.base import Detector, DetectorSettings, Schedule
-from pipeline import weights as registry_of_weights
+from detectors.models.destseg import model as destseg
+from detectors.models.efficientad import model as efficientad
+from detectors.models.glcf import model as glcf
+from detectors.models.laead import model as laead
+from detectors.models.nearest import model as nearest
+from detectors.models.puad import model as puad
+from detectors.models.semrec import model as semrec
 from pipeline.errors import UserError
+from pipeline.models.weights import store as registry_of_weights
 
 Profile = Literal["paper", "tiny"]
 PROFILES: tuple[Profile, ...] = ("paper", "tiny")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.base import Detector
-from detectors.feed import fitted
-from pipeline.devices import Compute
+from detectors.data.batches import fitted
 from pipeline.errors import UserError
+from pipeline.models.device import Compute
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,26 +9,26 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import settings as _environment  # noqa: F401  sets what libraries read when imported
-from flows.audit_command import audit_command
-from flows.console import INTERRUPTED, MISTAKE, answer, complain, is_refusal
-from flows.deployments_command import deployments_command
-from flows.detectors_command import detectors_command
-from flows.diff_command import diff_command
-from flows.distill_command import distill_teacher_command
-from flows.doctor_command import doctor_command
-from flows.evaluate_command import evaluate_command
-from flows.export_command import export_command
-from flows.export_onnx_command import export_onnx_command
-from flows.gate_command import gate_command
-from flows.gc_command import gc_command
-from flows.generate_command import generate_command
-from flows.plan_command import plan_command
-from flows.predict_command import predict_command
-from flows.rules_command import rules_app
-from flows.train_command import train_command
-from flows.version_commands import gallery_command, show_command, stats_command, verify_command
-from flows.weights_commands import weights_app
+from flows import environment as _environment  # noqa: F401  sets what libraries read when imported
+from flows.commands.audit import audit_command
+from flows.commands.console import INTERRUPTED, MISTAKE, answer, complain, is_refusal
+from flows.commands.deployments import deployments_command
+from flows.commands.detectors import detectors_command
+from flows.commands.diff import diff_command
+from flows.commands.distill_teacher import distill_teacher_command
+from flows.commands.doctor import doctor_command
+from flows.commands.evaluate import evaluate_command
+from flows.commands.export import export_command
+from flows.commands.export_onnx import export_onnx_command
+from flows.commands.gate import gate_command
+from flows.commands.gc import gc_command
+from flows.commands.generate import generate_command
+from flows.commands.plan import plan_command
+from flows.commands.predict import predict_command
+from flows.commands.rules import rules_app
+from flows.commands.train import train_command
+from flows.commands.versions import gallery_command, show_command, stats_command, verify_command
+from flows.commands.weights import weights_app
 from pipeline.errors import AnomalysmithError
 
 app = typer.Typer(

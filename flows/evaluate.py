@@ -5,21 +5,21 @@ An evaluation is one task around the function that `anomalysmith evaluate` calls
 its report into the folder of the checkpoint; a report that is there already is not made again.
 """
 
-from flows import settings as _environment  # noqa: F401  isort: skip  first: telemetry off
+from flows import environment as _environment  # noqa: F401  isort: skip  first: telemetry off
 
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
-from flows.choices import Choices, settings_of
-from flows.evaluation import REPORT, EvaluateJob, checkpoints_in, evaluate_once
-from flows.pairs import Row, finished, leave_evaluation, row_of
-from flows.tasks import RunLog, patient_task
-from flows.training import home_of, planned_version
+from flows.jobs.category_options import Choices, settings_of
+from flows.jobs.evaluate import REPORT, EvaluateJob, checkpoints_in, evaluate_once
+from flows.jobs.train import home_of, planned_version
+from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
+from flows.orchestration.pairs import Row, finished, leave_evaluation, row_of
+from flows.orchestration.tasks import RunLog, patient_task
+from pipeline.config.manifest import CategorySettings
 from pipeline.errors import AnomalysmithError
-from pipeline.manifest import CategorySettings
 
 
 @patient_task(name="evaluate-detector", task_run_name="evaluate-{job.checkpoint.name}")

@@ -8,7 +8,7 @@ the dataset versions, so a flow run that is started again goes on where the last
 the digest equals that of `anomalysmith generate`.
 """
 
-from flows.settings import available_cpus  # isort: skip  first: it switches telemetry off
+from flows.environment import available_cpus  # isort: skip  first: it switches telemetry off
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +19,20 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger
 from prefect.exceptions import CancelledRun
 
-from flows import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
-from flows.alike import require_alike, software_here
-from flows.choices import Choices, settings_of
-from flows.local import WAITING, GenerateReport, report_of, settle
-from flows.progress import Watcher
-from flows.runners import Pool, RunnerName, chosen, task_runner
-from flows.stopwatch import Stopwatch
-from flows.summary import leave_artifact
-from flows.tasks import patient_task
-from pipeline.cache import CACHE, StageCache
+from flows.jobs.category_options import Choices, settings_of
+from flows.jobs.generate import WAITING, GenerateReport, report_of, settle
+from flows.jobs.progress import Watcher
+from flows.jobs.stopwatch import Stopwatch
+from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
+from flows.orchestration.artifacts import leave_artifact
+from flows.orchestration.runners import Pool, RunnerName, chosen, task_runner
+from flows.orchestration.tasks import patient_task
+from flows.orchestration.worker_check import require_alike, software_here
+from pipeline.config.manifest import CategorySettings
 from pipeline.errors import AnomalysmithError, IntegrityError
-from pipeline.manifest import CategorySettings
-from pipeline.planning import RunPlan, load_plan
-from pipeline.versions import find_by_plan, open_version
+from pipeline.generation.cache import CACHE, StageCache
+from pipeline.generation.plan import RunPlan, load_plan
+from pipeline.generation.publish import find_by_plan, open_version
 
 
 class CategoriesFailed(AnomalysmithError):
@@ -65,7 +65,7 @@ def settle_plan(settings: CategorySettings, limit: int | None) -> Path:
 @patient_task(name="analyse-batch", task_run_name="analyse-{numbers[0]}")
 def analyse_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
     """Foreground and proposals of some images of a plan, by their places in it."""
-    from pipeline import stages
+    from pipeline.generation import analysis as stages
 
     require_alike(made_on)
     settled = load_plan(plan)
@@ -76,7 +76,7 @@ def analyse_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> di
 @patient_task(name="study-normals")
 def study_normals(plan: Path) -> None:
     """Learn from the analysed normals what is normal, once for all batches."""
-    from pipeline.stages import study
+    from pipeline.generation.analysis import study
 
     study(load_plan(plan))
 
@@ -84,7 +84,7 @@ def study_normals(plan: Path) -> None:
 @patient_task(name="forge-batch", task_run_name="forge-{numbers[0]}")
 def forge_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
     """Forge some images of a plan, by their places in it, into the cache; counts and failures."""
-    from pipeline import stages
+    from pipeline.generation import analysis as stages
 
     require_alike(made_on)
     settled, ledger, seconds = load_plan(plan), stages.Ledger(), []
@@ -111,7 +111,7 @@ def _seconds(outcome: Any) -> dict[str, float]:
 @patient_task(name="pack-version")
 def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
     """Publish what the cache holds of a plan: all of it or nothing."""
-    from pipeline.stages import pack
+    from pipeline.generation.analysis import pack
 
     settled, log = load_plan(plan), get_run_logger()
     said = WAITING.format(name=settled.settings.name)
@@ -121,7 +121,7 @@ def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
 @patient_task(name="verify-version")
 def verify_version(folder: Path) -> str:
     """Check every byte of the published version; its digest."""
-    from pipeline.verify import verify
+    from pipeline.dataset.verify import verify
 
     verify(folder).raise_if_bad()
     return open_version(folder).digest
@@ -215,7 +215,7 @@ def _forged(
     settled: RunPlan, plan: Path, batch_size: int, pool: Pool, watch: Stopwatch
 ) -> list[dict[str, str]]:
     """Bring every missing image into the cache; what failed, by name."""
-    from pipeline.stages import to_study
+    from pipeline.generation.analysis import to_study
 
     missing = settled.missing()
     place = {image.name: number for number, image in enumerate(settled.images)}

@@ -5,7 +5,7 @@ the dataset's digest and the recipe say, so a run that is started again goes on 
 stopped and is served what is finished.
 """
 
-from flows import settings as _environment  # noqa: F401  isort: skip  first: telemetry off
+from flows import environment as _environment  # noqa: F401  isort: skip  first: telemetry off
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 
-from flows import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
-from flows.choices import Choices, settings_of
-from flows.pairs import Row, finished, leave_training, row_of
-from flows.tasks import RunLog, patient_task
-from flows.training import TrainJob, home_of, placed, planned_version, report_json, train
+from flows.jobs.category_options import Choices, settings_of
+from flows.jobs.train import TrainJob, home_of, placed, planned_version, report_json, train
+from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
+from flows.orchestration.pairs import Row, finished, leave_training, row_of
+from flows.orchestration.tasks import RunLog, patient_task
+from pipeline.config.manifest import CategorySettings
 from pipeline.errors import AnomalysmithError
-from pipeline.manifest import CategorySettings
 
 
 @patient_task(name="train-detector", task_run_name="train-{job.detector}")

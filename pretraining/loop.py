@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.devices import choose
 from pipeline.errors import UserError
+from pipeline.models.device import choose
 
 Batches = Callable[[int, float], Any]
 Loss = Callable[[nn.Module, Any], Tensor | dict[str, Tensor]]

@@ -3,8 +3,8 @@
     python -m pretraining.patch_score                    # bottle and hazelnut_reduced, the table
     python -m pretraining.patch_score --category bottle --json
 
-`detectors/nearest.py` with its random bank, on each network, over one folder of MVTec AD. There is
-nothing to tune, and test pictures only get scored. An untrained slim trunk is the floor.
+`detectors/models/nearest` with its random bank, on each network, over one folder of MVTec AD.
+There is nothing to tune, and test pictures only get scored. An untrained slim trunk is the floor.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from detectors.base import Batch
-from detectors.nearest import Nearest, NearestSettings
-from pipeline.devices import choose
-from pipeline.images import load_image
+from detectors.models.nearest.model import Nearest, NearestSettings
+from pipeline.imaging.decode import load_image
+from pipeline.models.backbone import Trunk, resnet18_trunk, small_teacher
+from pipeline.models.device import choose
 from pipeline.records import GOOD
-from pipeline.sources import load_test, read_source
-from pipeline.trunk import Trunk, resnet18_trunk, small_teacher
+from pipeline.sources.listing import load_test, read_source
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "small_teacher.safetensors"
 CATEGORIES = ("bottle", "hazelnut_reduced")

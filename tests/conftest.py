@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from network_guard import NetworkBlocked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
@@ -44,10 +45,6 @@ os.environ.pop("PREFECT_API_URL", None)
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
-
-
-class NetworkBlocked(RuntimeError):
-    """Not an OSError on purpose: a library that retries on those would hide the attempt."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,72 @@
+"""How fast generation is: each row against a named peer, or against its own parts, in the same run.
+
+    python -m benchmarks.generation [--quick] [--images N] [--memory N] [--peers .venv-peers]
+
+segment-anything's generator, anomalib's Perlin generator (in its own environment, as `make
+test-peers` builds it), eager PyTorch, a loop that embeds at every click, and our own first run are
+the yardsticks. Processor time of one thread; ratios are what counts. `--memory 5000` adds the rows
+about memory, which take a quarter of an hour; `--quick` leaves out ViT-B and takes few images.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.generation import foreground, memory, pipeline, proposals
+from benchmarks.generation.rows import Claim, print_head
+from benchmarks.timing import median_seconds
+from flows.jobs.generate import generate
+from pipeline.config.manifest import manifest_for_source, resolve
+from pipeline.models import device as devices
+from scenes.loco import write_loco
+
+
+def main(arguments: Sequence[str] = ()) -> list[Claim]:
+    """Print the table row by row and return its rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few images, no ViT-B")
+    parser.add_argument("--images", type=int, help="pictures of each product")
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="watch memory over N")
+    peers = Path(os.environ.get("PEERS", ".venv-peers"))
+    parser.add_argument("--peers", type=Path, default=peers, help="environment with anomalib")
+    args = parser.parse_args(arguments)
+    devices.one_thread()
+    print_head()
+    rows = []
+    for row in measured(
+        args.images or (1 if args.quick else 4), args.quick, args.memory, args.peers
+    ):
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def measured(images: int, quick: bool, memory_images: int, peers: Path) -> Iterator[Claim]:
+    """Every row, as soon as it is known."""
+    if memory_images:  # first: the models of the other rows would blur it
+        yield from memory.rows(memory_images)
+    yield from proposals.rows(images, full_size=not quick)
+    yield from foreground.rows(images)
+    yield from pipeline.rows(4 * images, peers)
+    yield cached_run()
+
+
+def cached_run() -> Claim:
+    """The same command again, served from the published version; wall time: it has workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_loco(
+            Path(folder), "bag", train=6, validation=2, test_good=1, per_defect=1, size=256
+        )
+        manifest = manifest_for_source("mvtec_loco", root, store=str(Path(folder) / "store"))
+        settings = resolve(manifest, "bag")
+        first = generate(settings, workers=2).seconds
+        again = median_seconds(lambda: generate(settings, workers=2), repeats=3)
+    return Claim("second run, 8 images, wall", f"{again:.3f} s", "first run", f"{first:.3f} s",
+                 first / again, 10)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(not all(row.holds for row in main(sys.argv[1:])))

@@ -1,0 +1,159 @@
+"""The whole pipeline: what is not a model, many edits of one image, and the classical profile.
+
+Time inside the models is that of U²-Net's session, SAM's encoder and decoder, the inpainter's
+network and the gate's teacher with its bank of patches; reading, filtering, composing, judging
+and writing are the rest.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.generation.rows import Claim, left_out, seconds_of, watched
+from flows.jobs.generate import generate
+from pipeline.config.manifest import CategorySettings, manifest_for_source
+from pipeline.config.manifest import resolve as settled
+from pipeline.gate import patch_bank as patches
+from pipeline.generation import analysis as stages
+from pipeline.generation.plan import RunPlan, plan
+from pipeline.models import backbone as trunk
+from pipeline.models import build as models
+from pipeline.models import device as devices
+from pipeline.models import foreground, proposals
+from pipeline.models.inpaint import lama
+from pipeline.settings import InpaintBackend
+from scenes.loco import write_loco
+
+MANY = 20
+"""Edits of one image in the row about many edits, and samples per image of the classical one."""
+MODELS = (
+    (foreground._PeakTap, "run"),
+    (proposals.SamProposals, "_embed"),
+    (proposals.SamProposals, "_answer"),
+    (lama.TorchScriptLama, "_fill"),
+    (patches, "describe"),
+    (patches.PatchBank, "_nearest"),
+    (trunk.Trunk, "forward"),
+)
+
+
+def rows(images: int, peers: Path) -> Iterator[Claim]:
+    """All rows, on so many rendered images of bags and trays."""
+    with tempfile.TemporaryDirectory() as folder:
+        for product in ("bag", "tray"):
+            root = write_loco(Path(folder), product, train=images, validation=1, test_good=1,
+                              per_defect=0, size=256)  # fmt: skip
+            for extras in (False, True) if product == "bag" else (False,):
+                store = Path(folder) / f"overhead-{product}-{extras}"
+                yield overhead(settings_of(root, store, audit=extras, gallery=extras))
+        root = Path(folder) / "bag"
+        for gate in (False, True):
+            yield many_edits(settings_of(root, Path(folder) / f"many-{gate}", MANY, patches=gate))
+        yield from classical(root, Path(folder), peers)
+
+
+def settings_of(root: Path, store: Path, per_image: int = 6, **changes: bool) -> CategorySettings:
+    """A rendered category's default settings; `patches`, `audit`, `gallery`, `telea` as said."""
+    manifest = manifest_for_source("mvtec_loco", root, store=str(store))
+    found = settled(manifest, root.name)
+    settings = found.model_copy(
+        update={"edits": found.edits.model_copy(update={"per_image": per_image})}
+    )
+    if changes.pop("telea", False):
+        telea = {"inpaint": InpaintBackend(backend="telea")}
+        settings = settings.model_copy(update={"models": settings.models.model_copy(update=telea)})
+    if "patches" in changes:
+        gate = settings.gate.model_copy(update={"patches": changes.pop("patches")})
+        settings = settings.model_copy(update={"gate": gate})
+    return settings.model_copy(update={"output": settings.output.model_copy(update=changes)})
+
+
+def overhead(settings: CategorySettings) -> Claim:
+    """`generate` of a category in one thread: what is not a model, as a share of the models."""
+    warm = plan(settings)
+    models.load(settings.models, settings.proposals, warm.files)
+    with watched(*MODELS) as spent:
+        total = seconds_of(lambda: generate(settings, workers=1))
+    rest = total - spent[0]
+    extras = settings.output.audit
+    what = f"all but the models, `generate` of {len(warm.images)} {settings.name} images"
+    what += ", audit and gallery too" if extras else ", no audit, no gallery"
+    aim = None if extras else 0.25
+    return Claim(what, f"{rest:.2f} s", "U²-Net, SAM, LaMa, teacher with its bank",
+                 f"{spent[0]:.2f} s", rest / spent[0], at_most=aim)  # fmt: skip
+
+
+def many_edits(settings: CategorySettings) -> Claim:
+    """Twenty edits of one image against its parts, each measured by itself."""
+    run = plan(settings, 1)
+    image = run.images[0]
+    loaded = models.load(settings.models, settings.proposals, run.files)
+    stages.forge_batch(run, [image])  # learns what is normal, warms the models up
+    _, sight, found = stages._analysis(run, image)
+    pixels_HW3 = stages._analysis(run, image)[0]
+    holes = [found.masks_NHW[index % len(found)] for index in range(MANY)]
+    parts = [
+        seconds_of(lambda: loaded.foreground(pixels_HW3)),
+        seconds_of(lambda: loaded.proposals(pixels_HW3, sight)),
+        seconds_of(lambda: [loaded.inpaint(pixels_HW3, hole_HW) for hole_HW in holes]),
+    ]
+
+    def forge() -> None:
+        again = loaded.proposals(pixels_HW3, loaded.foreground(pixels_HW3))
+        tools = stages._tools(run, image)
+        stages.forge_samples(settings, image.digest, pixels_HW3, again, tools)
+
+    whole, gated = seconds_of(forge), settings.asks_patches
+    aim = None if gated else 1.10
+    what = f"{MANY} edits of one image, {'with' if gated else 'without'} the gate's network"
+    return Claim(what, f"{whole:.2f} s", f"one foreground, one proposal pass, {MANY} inpaints",
+                 f"{sum(parts):.2f} s", whole / sum(parts), at_most=aim)  # fmt: skip
+
+
+def classical(root: Path, folder: Path, peers: Path) -> Iterator[Claim]:
+    """Given proposals: Telea, no network in the gate, no audit, no gallery; all written."""
+    perlin = _perlin(peers)
+    for per_image, aims in ((MANY, (100.0, 3.0)), (6, (None, None))):
+        settings = settings_of(root, folder / f"telea-{per_image}", per_image, telea=True,
+                               patches=False, audit=False, gallery=False)  # fmt: skip
+        run = plan(settings)
+        stages.analyse_batch(run, run.images)
+        stages.study(run)
+        rate, accepted = _samples_per_second(run)
+        what = (
+            f"{accepted} samples of 256 px, given proposals, Telea, {per_image} an image, written"
+        )
+        yield Claim(what, f"{rate:.0f}/s", "one second of a core", "1 s", rate, aims[0])
+        if perlin is None:
+            left_out(f"anomalib's Perlin generator, because there is no {peers}/bin/python; "
+                     "`make test-peers` builds it")  # fmt: skip
+        else:
+            yield Claim(what, f"{rate:.0f}/s", "anomalib 2.7, PerlinAnomalyGenerator",
+                        f"{1 / perlin:.0f}/s", rate * perlin, aims[1])  # fmt: skip
+
+
+def _samples_per_second(run: RunPlan) -> tuple[float, int]:
+    accepted = [0]
+
+    def forge_and_write() -> None:
+        stages.forge_batch(run, run.images)
+        accepted[0] = stages.pack(run, []).index["counts"]["accepted"]
+
+    seconds = seconds_of(forge_and_write)
+    return accepted[0] / seconds, accepted[0]
+
+
+def _perlin(peers: Path) -> float | None:
+    """anomalib's seconds per image, or None where it is not installed."""
+    python = peers / "bin" / "python"
+    if not python.is_file():
+        return None
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    said = subprocess.run(
+        [python, "-m", "benchmarks.perlin_peer"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    devices.one_thread()
+    return float(said.stdout.split()[-1])

@@ -1,0 +1,265 @@
+"""The report of one detector on one version, for programs, for diffs and for people.
+
+    report.json    every number (what `anomalysmith evaluate --json` prints, with curves and scores)
+    images.csv     one line per test image
+    report.md      the tables as Markdown
+    report.html    the page: charts, pictures, everything in one file, nothing from elsewhere
+
+The page works offline, in light and dark and on a phone. It holds pictures of the test images and
+so carries their licence.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detectors.evaluation import report_text as words
+from detectors.evaluation.charts import Curve, Estimate, curves, estimates, histograms
+from detectors.evaluation.report_images import Example, examples, heat_scale
+from detectors.evaluation.report_text import (
+    LINES,
+    NAMES,
+    POOLED,
+    markdown,
+    percent,
+    table_rows,
+    value,
+)
+from detectors.evaluation.results import THRESHOLDS, EvaluationReport
+from detectors.metrics.evaluation import Measured
+from detectors.metrics.image import image_metrics
+from detectors.training.checkpoint import Restored
+from pipeline.dataset.version import Version
+from pipeline.sources.licences import terms_of
+from pipeline.utils.files import naming_the_disk, write_whole
+from pipeline.utils.html import fill
+
+JSON, CSV, MARKDOWN, PAGE = "report.json", "images.csv", "report.md", "report.html"
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_MOST_CURVES = 6
+_DRAWERS = {
+    "false_alarms": (
+        "Likely false alarms",
+        "The good images with the highest scores.",
+    ),
+    "misses": ("Likely misses", "The anomalous images with the lowest scores."),
+    "hits": ("Typical", "From the middle of the scores of each anomaly type."),
+}
+
+
+def write_report(found: EvaluationReport, version: Version, restored: Restored, out: Path) -> Path:
+    """Write all four files into `out` and return the path of the page."""
+    content = json.dumps(found.to_json(details=True), indent=1, allow_nan=False) + "\n"
+    page = render(found, version, restored)
+    with naming_the_disk(out):
+        write_whole(out / JSON, content.encode())
+        write_whole(out / CSV, found.to_csv().encode())
+        write_whole(out / MARKDOWN, markdown(found, terms_of(version.index)).encode())
+        write_whole(out / PAGE, page.encode())
+    return out / PAGE
+
+
+def render(found: EvaluationReport, version: Version, restored: Restored) -> str:
+    """The page as text."""
+    drawers = examples(found.rows, version, restored)
+    scale = heat_scale(restored, [one for drawer in drawers.values() for one in drawer])
+    return fill(
+        _TEMPLATE,
+        {"value": value, "percent": percent, "interval": words.interval},
+        found=found,
+        card=found.card,
+        calibration=found.card.calibration,
+        result=found.result,
+        size=version.image_size,
+        names=NAMES,
+        about=words.ABOUT,
+        lines=LINES,
+        tiles=tiles(found),
+        groups=table_rows(found),
+        shown_lines=[name for name in ("threshold_1", "threshold_5") if found.alarms[name]],
+        found_share=lambda line, group: _found_share(found, line, group),
+        charts=charts(found),
+        defects=_defects(found),
+        drawers=[
+            {"key": key, "title": title, "about": about, "cards": _cards(drawers[key], scale)}
+            for key, (title, about) in _DRAWERS.items()
+            if drawers[key]
+        ],
+        heat_from_training=found.card.calibration.heat is not None,
+        terms=terms_of(version.index),
+        facts=_facts(found),
+    )
+
+
+def tiles(found: EvaluationReport) -> dict[str, list[dict[str, Any]]]:
+    """The headline numbers of images and of pixels; the mean of MVTec LOCO's groups goes first."""
+    pooled, mean = found.result.pooled, found.result.mean
+    image: list[tuple[str, Measured, str]] = [(name, pooled, "") for name in words.IMAGE]
+    if mean is not None:
+        image[0] = ("image_auroc", pooled, "all anomalies pooled")
+        image.insert(0, ("image_auroc", mean, "mean of logical and structural"))
+    pixel = [(name, pooled, "") for name in words.PIXEL if name != "pixel_ap"]
+    return {
+        row: [
+            {
+                "label": NAMES[name],
+                "about": words.ABOUT[name],
+                "extra": extra,
+                "lead": row == "image" and place == 0,
+                "value": measured.metrics[name],
+                "interval": measured.intervals.get(name),
+                "reason": measured.notes.get(name, ""),
+            }
+            for place, (name, measured, extra) in enumerate(chosen)
+        ]
+        for row, chosen in (("image", image), ("pixel", pixel))
+    }
+
+
+def charts(found: EvaluationReport) -> dict[str, str]:
+    """The charts as SVG by name; one that has nothing to show is left out."""
+    result, made = found.result, {}
+    if found.rows:
+        by_group = _scores_by_group(found)
+        rows = {"validation good": list(found.validation_scores)} if found.validation_scores else {}
+        rows |= {"test good" if name == "good" else name: row for name, row in by_group.items()}
+        marks = {LINES[k]: row.threshold for k, row in found.alarms.items() if row is not None}
+        made["scores"] = histograms(
+            "Image scores",
+            f"Histograms of the image scores of {', '.join(rows)}, with the thresholds "
+            f"{', '.join(f'{name} at {at:.4g}' for name, at in marks.items()) or '(none)'}.",
+            rows,
+            marks,
+        )
+    if len(result.roc_P2):
+        made |= _curve_charts(found)
+    if result.per_type:
+        rows_ = [
+            Estimate(name, row.metrics["image_auroc"], row.intervals.get("image_auroc"))
+            for name, row in table_rows(found)
+        ]
+        made["types"] = estimates(
+            "Image AUROC by anomaly type",
+            "; ".join(f"{row.name} {value(row.value)}" for row in rows_) + ".",
+            rows_,
+            "image AUROC against all good images, with 95 % intervals",
+        )
+    by_kind = found.card.calibration.auroc_by_kind
+    if by_kind:
+        made["kinds"] = estimates(
+            "Validation AUROC by kind of edit",
+            "; ".join(f"{kind} {value(auroc)}" for kind, auroc in sorted(by_kind.items())) + ".",
+            [Estimate(kind, auroc) for kind, auroc in sorted(by_kind.items())],
+            "image AUROC of validation normals against forged anomalies",
+        )
+    return made
+
+
+def _curve_charts(found: EvaluationReport) -> dict[str, str]:
+    """ROC and precision-recall curves of the pool and, if they are few, of every type."""
+    result, by_group = found.result, _scores_by_group(found)
+    lines = [("all anomalies", result.roc_P2, result.pr_P2, result.pooled)]
+    if 1 < len(result.per_type) < _MOST_CURVES:
+        for name, measured in result.per_type.items():
+            good, bad = by_group["good"], by_group[name]
+            metrics = image_metrics([0] * len(good) + [1] * len(bad), [*good, *bad])
+            lines.append((name, metrics.roc_P2, metrics.pr_P2, measured))
+    share = result.pooled.anomalous / len(found.rows)
+    roc, pr = (
+        [f"{name} ({value(m.metrics[metric])})" for name, *_, m in lines]
+        for metric in ("image_auroc", "image_ap")
+    )
+    return {
+        "roc": curves(
+            "ROC curve",
+            f"Recall over false alarm rate; area: {', '.join(roc)}.",
+            [Curve(name, line[1]) for name, line in zip(roc, lines, strict=True)],
+            "good images that raise the alarm",
+            "anomalous images found",
+            [(0, 0), (1, 1)],
+        ),
+        "pr": curves(
+            "Precision and recall",
+            f"Precision over recall; average precision: {', '.join(pr)}.",
+            [
+                Curve(name, _from_zero(line[2]), step=True)
+                for name, line in zip(pr, lines, strict=True)
+            ],
+            "recall: anomalous images found",
+            "precision: alarms that are right",
+            [(0, share), (1, share)],
+        ),
+    }
+
+
+def _from_zero(pr_P2: np.ndarray) -> np.ndarray:
+    """The curve from recall 0 on: drawn in steps, the area below it is the average precision."""
+    return np.vstack([[0.0, pr_P2[0, 1]], pr_P2])
+
+
+def _scores_by_group(found: EvaluationReport) -> dict[str, list[float]]:
+    """Scores of good images first, then of every type in the order of the tables."""
+    names = ["good", *found.result.per_type]
+    scores = {name: [row.score for row in found.rows if row.group == name] for name in names}
+    return {name: row for name, row in scores.items() if row}
+
+
+def _defects(found: EvaluationReport) -> list[dict[str, Any]]:
+    rows = [{"name": name, **row} for name, row in found.per_defect.items()]
+    return sorted(rows, key=lambda row: (row["group"], row["image_auroc"] or 0, row["name"]))
+
+
+def _cards(drawer: Sequence[Example], scale: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": one.row,
+            "what": ", ".join(name.replace("_", " ") for name in one.row.defects)
+            or one.row.group.replace("_", " "),
+            **_verdict(one.row.over),
+            **one.pictures(scale),
+        }
+        for one in drawer
+    ]
+
+
+def _verdict(over: Mapping[str, bool]) -> dict[str, Any]:
+    """The strictest line that an image reaches, and in which tone to say so."""
+    reached = [name for name in THRESHOLDS if over.get(name)]
+    known = {"known": bool(over)}
+    if not reached:
+        return known | {"tone": "calm", "verdict": "no alarm"}
+    # The F1 line comes from forged anomalies: with poor ones it lies among the good images.
+    tone = "doubt" if reached[0] == "threshold_f1" else "alarm"
+    return known | {"tone": tone, "verdict": f"above the {LINES[reached[0]]}"}
+
+
+def _found_share(found: EvaluationReport, line: str, group: str) -> str:
+    """How many images of a group (or of all) raise the alarm at a line."""
+    row = found.alarms[line]
+    if row is None:
+        return percent(None)
+    if group in row.recall_by_type:
+        return percent(row.recall_by_type[group])
+    shares = list(row.recall_by_type.values())
+    return percent(row.recall if group == POOLED else sum(shares) / len(shares))
+
+
+def _facts(found: EvaluationReport) -> Mapping[str, str]:
+    """How the detector was trained and measured, as rows of a list."""
+    card = found.card
+    best = f", best at {card.best_step}" if card.best_step != card.steps else ""
+    return {
+        "trained on": f"{card.version.category} {card.version.name}",
+        "steps": f"{card.steps:,}{best}" + (" (stopped early)" if card.stopped_early else ""),
+        "training took": f"{card.seconds:,.0f} s on {card.device}, {card.precision}",
+        "input": f"{card.settings.get('size', '?')} px, {card.parameters:,} parameters",
+        "teacher": f"{card.teacher.name} · {card.teacher.sha256[:12]}" if card.teacher else "none",
+        "seed": str(card.seed),
+        "checkpoint": f"{card.sha256[:12]}…",
+        "measured on": f"{found.version['category']} {found.version['name']}",
+        "version content": f"{found.version['digest'][:12]}…",
+        "scored": f"{len(found.rows)} images in {found.seconds:.1f} s on {found.device}",
+    }

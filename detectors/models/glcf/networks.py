@@ -1,0 +1,218 @@
+"""The trained parts of GLCF: patch embedding, semantic aggregation, and its decoders.
+
+Yao et al., arXiv 2303.05768, as methods.md §8.2 settles it: the levels of a pyramid are embedded on
+one grid of tokens, a bottleneck splits them into what the picture means as a whole (z_global) and
+what each place looks like (z_local), and decoders grow both back into levels.
+
+Shapes: B batch; g the token grid's side (7 at 224 px), T = g * g tokens; D token width (240); C
+channels of a level; h, w its cells.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from detectors.networks.pyramids import Channels
+
+Aggregation = Literal["pss", "pgs", "ps", "none"]
+UpSampling = Literal["dual", "expand"]
+Decoded = tuple[Tensor, Tensor, Tensor]
+"""Levels of stride 4, 8 and 16."""
+
+
+class PatchEmbedding(nn.Module):
+    """MS-PEM: levels of stride 8, 16 and 32 onto one grid of stride 32, summed, with positions.
+
+    Kernels of 4, 2 and 1 cells; `scales` names the levels taken (1, 2, 3), which is an ablation.
+    """
+
+    def __init__(self, channels: Channels, width: int, grid: int, scales: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scales = scales
+        self.embed = nn.ModuleList(
+            nn.Conv2d(channels[level], width, 2 ** (3 - level), stride=2 ** (3 - level))
+            for level in scales
+        )
+        self.register_buffer("position_TD", _positions(grid, width), persistent=False)
+        self.position_TD: Tensor
+
+    def forward(self, levels: tuple[Tensor, ...]) -> Tensor:
+        tokens_BDgg = sum(
+            embed(levels[level]) for embed, level in zip(self.embed, self.scales, strict=True)
+        )
+        assert isinstance(tokens_BDgg, Tensor)
+        return tokens_BDgg.flatten(2).transpose(1, 2) + self.position_TD
+
+
+class SemanticAggregation(nn.Module):
+    """A transformer that lets learnable semantic tokens gather the whole picture's meaning.
+
+    | wiring | encoder sees | global decoder sees |
+    |---|---|---|
+    | `ps` | patches and T semantic tokens | the semantic tokens |
+    | `pgs` | patches and one semantic token | it and T fresh semantic tokens |
+    | `pss` | patches and T semantic tokens | them and T fresh ones (the paper's best) |
+    | `none` | patches | the patches; an ablation |
+
+    A set of semantic tokens is one learnable vector at every place, or one per place with
+    `per_position`; both start at zero. `forward(patches_BTD)` gives (z_global, z_local), each
+    (B, T, channels).
+    """
+
+    def __init__(
+        self,
+        grid: int,
+        channels: int,
+        *,
+        wiring: Aggregation = "pss",
+        width: int = 240,
+        depth: int = 6,
+        encoder_heads: int = 12,
+        decoder_heads: int = 16,
+        per_position: bool = False,
+    ) -> None:
+        super().__init__()
+        self.wiring = wiring
+        self.tokens = grid * grid
+        places = self.tokens if per_position else 1
+        self.register_buffer("position_TD", _positions(grid, width), persistent=False)
+        self.position_TD: Tensor
+        if wiring in ("ps", "pss"):
+            self.first_PD = nn.Parameter(torch.zeros(places, width))
+        if wiring == "pgs":
+            self.first_PD = nn.Parameter(torch.zeros(1, width))
+        if wiring in ("pgs", "pss"):
+            self.second_PD = nn.Parameter(torch.zeros(places, width))
+        self.encoder = _blocks(depth, width, encoder_heads)
+        self.encoder_norm = nn.LayerNorm(width)
+        self.bridge = nn.Linear(width, width)
+        self.global_decoder = _blocks(depth, width, decoder_heads)
+        self.global_norm = nn.LayerNorm(width)
+        self.local_decoder = _blocks(depth, width, decoder_heads)
+        self.local_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, channels)  # one for both: 14.03 M parameters say so
+
+    def forward(self, patches_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        seen = [patches_BTD]
+        if self.wiring in ("ps", "pss"):
+            seen.append(self._semantic(self.first_PD, patches_BTD))
+        elif self.wiring == "pgs":
+            seen.append(self.first_PD.expand(patches_BTD.shape[0], 1, -1))
+        encoded_BND = self.bridge(self.encoder_norm(self.encoder(torch.cat(seen, 1))))
+        local_BTD, gathered_BND = encoded_BND[:, : self.tokens], encoded_BND[:, self.tokens :]
+        if self.wiring == "none":
+            whole_BND = local_BTD
+        elif self.wiring == "ps":
+            whole_BND = gathered_BND
+        else:
+            whole_BND = torch.cat([gathered_BND, self._semantic(self.second_PD, patches_BTD)], 1)
+        whole_BTD = self.global_decoder(whole_BND)[:, -self.tokens :]
+        z_global = self.out(self.global_norm(whole_BTD))
+        return z_global, self.out(self.local_norm(self.local_decoder(local_BTD)))
+
+    def _semantic(self, tokens_PD: Tensor, like_BTD: Tensor) -> Tensor:
+        return (tokens_PD + self.position_TD).expand(like_BTD.shape[0], -1, -1)
+
+
+class Decoder(nn.Module):
+    """From (B, C, g, g) back to levels of stride 16, 8 and 4, each tapped after up-sampling.
+
+    The taps mirror a Swin encoder's, which lie right after merging. `channels` are the pyramid's,
+    `blocks` the Swin blocks at stride 16 and at stride 8, as many as Swin-T has there. DropPath
+    rates rise as over an encoder with two blocks more at either end.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        grid: int,
+        *,
+        up: UpSampling = "dual",
+        blocks: tuple[int, int] = (6, 2),
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__()
+        fine, middle, coarse, deep = channels
+        at_16, at_8 = blocks
+        rates = torch.linspace(0, drop_path, 2 + at_8 + at_16 + 2).tolist()
+        make = DualUpSample if up == "dual" else PatchExpand
+        self.up_coarse = make(deep, coarse)
+        self.coarse = _windows(coarse, 2 * grid, grid, rates[2 + at_8 : -2])
+        self.up_middle = make(coarse, middle)
+        self.middle = _windows(middle, 4 * grid, grid, rates[2 : 2 + at_8])
+        self.up_fine = make(middle, fine)
+
+    def forward(self, deep_BChw: Tensor) -> Decoded:
+        coarse_BChw = self.up_coarse(deep_BChw)
+        middle_BChw = self.up_middle(_in_windows(self.coarse, coarse_BChw))
+        fine_BChw = self.up_fine(_in_windows(self.middle, middle_BChw))
+        return fine_BChw, middle_BChw, coarse_BChw
+
+
+class DualUpSample(nn.Module):
+    """Twice the cells by two ways at once, pixel shuffle and bilinear, then merged (as SUNet)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shuffled = nn.Sequential(
+            nn.Conv2d(inputs, 4 * outputs, 1, bias=False), nn.PReLU(), nn.PixelShuffle(2),
+            nn.Conv2d(outputs, outputs, 1, bias=False),
+        )  # fmt: skip
+        self.smooth = nn.Sequential(
+            nn.Conv2d(inputs, inputs, 1), nn.PReLU(),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+        )  # fmt: skip
+        self.merge = nn.Conv2d(2 * outputs, outputs, 1, bias=False)
+
+    def forward(self, cells_BChw: Tensor) -> Tensor:
+        return self.merge(torch.cat([self.shuffled(cells_BChw), self.smooth(cells_BChw)], 1))
+
+
+class PatchExpand(nn.Module):
+    """Twice the cells by a linear layer and a rearrangement, then a layer norm (as Swin-Unet)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(inputs, 4 * outputs, 1, bias=False)
+        self.norm = nn.LayerNorm(outputs)
+
+    def forward(self, cells_BChw: Tensor) -> Tensor:
+        grown_BChw = F.pixel_shuffle(self.expand(cells_BChw), 2)
+        return self.norm(grown_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def as_cells(tokens_BTC: Tensor, grid: int) -> Tensor:
+    """(B, T, C) tokens as (B, C, g, g) cells."""
+    return tokens_BTC.transpose(1, 2).unflatten(2, (grid, grid))
+
+
+def _positions(grid: int, width: int) -> Tensor:
+    """Fixed sines and cosines of row and column, (g * g, D)."""
+    return build_sincos2d_pos_embed([grid, grid], dim=width)
+
+
+def _blocks(depth: int, width: int, heads: int) -> nn.Sequential:
+    return nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
+
+
+def _windows(channels: int, cells: int, window: int, rates: list[float]) -> nn.Sequential:
+    """Swin blocks, plain and shifted in turn; a window is the token grid's side, 7 at 224 px."""
+    return nn.Sequential(
+        *[
+            SwinTransformerBlock(
+                channels, (cells, cells), num_heads=max(1, channels // 32), window_size=window,
+                shift_size=0 if number % 2 == 0 else window // 2, drop_path=rate,
+            )
+            for number, rate in enumerate(rates)
+        ]
+    )  # fmt: skip
+
+
+def _in_windows(blocks: nn.Sequential, cells_BChw: Tensor) -> Tensor:
+    return blocks(cells_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,0 +1,204 @@
+"""Frozen feature pyramids of four levels, strides 4, 8, 16 and 32: what GLCF looks at.
+
+    pyramid = pyramid_of("swin-tiny", path, size=224)
+    f0, f1, f2, f3 = pyramid(normalise(images_B3HW))    # (B, C, H / stride, W / stride)
+
+Swin's levels are the inputs of its stages, right after patch embedding or merging, as GLCF takes
+them (Yao et al., arXiv 2303.05768; methods.md §8.2): stage 4 itself is never needed. A CNN's levels
+are the outputs of layer1 to layer4; a trunk that ends at layer3 brings its mean over 2 x 2 cells as
+the fourth, so that every pyramid has a level of stride 32.
+
+Shapes: B batch; H, W picture; C channels of a level; h, w its cells; L channels of all levels.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detectors.base import Batches
+from detectors.networks.teachers import Moments
+from pipeline.errors import WeightsError
+from pipeline.models.backbone import Trunk, normalise, trunk_of
+from pipeline.models.weights.safe_load import load_state
+
+STRIDES = (4, 8, 16, 32)
+"""Input pixels per cell of the four levels."""
+Channels = tuple[int, int, int, int]
+Levels = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Pyramid(nn.Module):
+    """Base: frozen, in evaluation mode for good (DropPath and batch norm would move otherwise)."""
+
+    channels: Channels
+
+    def freeze(self) -> "Pyramid":
+        """Evaluation mode and no gradients, for good."""
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> "Pyramid":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        """The levels of normalised images, fine to deep."""
+        raise NotImplementedError
+
+
+class SwinPyramid(Pyramid):
+    """Swin-T up to the merging before stage 4: 96, 192, 384, 768 channels, 13.3 M parameters.
+
+    Windows are 7 x 7 cells whatever the `size` of the picture, as the weights were trained; levels
+    that they do not divide are padded.
+    """
+
+    channels = (96, 192, 384, 768)
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        from timm.models.swin_transformer import SwinTransformer
+
+        whole = SwinTransformer(
+            img_size=size, window_size=7, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24),
+            drop_path_rate=0.0, num_classes=0, always_partition=True,
+        )  # fmt: skip
+        self.patch_embed = whole.patch_embed
+        self.layers = whole.layers
+        self.layers[3].blocks = nn.Identity()  # nothing reads behind the last merging
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        level_BhwC = self.patch_embed(images_B3HW)
+        levels = [level_BhwC]
+        stages: list[Any] = list(self.layers)
+        for stage, following in pairwise(stages):
+            level_BhwC = following.downsample(stage.blocks(level_BhwC))
+            levels.append(level_BhwC)
+        f0, f1, f2, f3 = (level.permute(0, 3, 1, 2) for level in levels)
+        return f0, f1, f2, f3
+
+
+class StandardisedPyramid(Pyramid):
+    """Another pyramid with zero mean and unit variance per channel over the training normals.
+
+    `mean_L` and `deviation_L` hold the channels of all four levels, one level after another. Levels
+    come in float32.
+    """
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.channels = pyramid.channels
+        self.mean_L: Tensor
+        self.deviation_L: Tensor
+        self.register_buffer("mean_L", torch.zeros(sum(self.channels)))
+        self.register_buffer("deviation_L", torch.ones(sum(self.channels)))
+
+    @torch.no_grad()
+    def measure(self, normals: Batches) -> None:
+        """Take both over the images of `normals`. A channel that never changes is not scaled."""
+        moments = [Moments(channels) for channels in self.channels]
+        for batch in normals:
+            levels = self.pyramid(normalise(batch["image"]))
+            for of_level, level_BChw in zip(moments, levels, strict=True):
+                of_level.add(level_BChw)
+        deviation_L = torch.cat([of_level.deviation_C for of_level in moments])
+        self.mean_L.copy_(torch.cat([of_level.mean_C for of_level in moments]))
+        self.deviation_L.copy_(torch.where(deviation_L > 1e-6, deviation_L, 1.0))
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        f0, f1, f2, f3 = (
+            (level_BChw.float() - mean_C[:, None, None]) / deviation_C[:, None, None]
+            for level_BChw, mean_C, deviation_C in zip(
+                self.pyramid(images_B3HW),
+                self.mean_L.split(self.channels),
+                self.deviation_L.split(self.channels),
+                strict=True,
+            )
+        )
+        return f0, f1, f2, f3
+
+
+class TrunkPyramid(Pyramid):
+    """A three-level trunk with the mean over 2 x 2 cells of its last level as the fourth."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        first, second, third = trunk.channels
+        self.channels = (first, second, third, third)
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        fine, middle, coarse = self.trunk(images_B3HW)
+        return fine, middle, coarse, F.avg_pool2d(coarse, 2)
+
+
+class WidePyramid(Pyramid):
+    """Wide ResNet-50-2, layer1 to layer4: 256, 512, 1024, 2048 channels."""
+
+    channels = (256, 512, 1024, 2048)
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import wide_resnet50_2
+
+        self.network = wide_resnet50_2(weights=None)
+        self.network.fc = nn.Identity()
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        net = self.network
+        stem = net.maxpool(net.relu(net.bn1(net.conv1(images_B3HW))))
+        f0 = net.layer1(stem)
+        f1 = net.layer2(f0)
+        f2 = net.layer3(f1)
+        return f0, f1, f2, net.layer4(f2)
+
+
+def pyramid_of(teacher: str, weights: Path | None, size: int) -> Pyramid:
+    """The frozen pyramid that an entry of the weights registry belongs to; random without a file.
+
+    Files may hold more than is used: a head, a last stage.
+    """
+    if teacher == "swin-tiny":
+        pyramid = SwinPyramid(size)
+        _fill(pyramid, weights, "Swin-T (swin_tiny_patch4_window7_224)")
+        return pyramid.freeze()
+    if teacher == "wide-resnet50-2":
+        wide = WidePyramid()
+        _fill(wide.network, weights, "Wide ResNet-50-2")
+        return wide.freeze()
+    return TrunkPyramid(trunk_of(teacher, weights)).freeze()
+
+
+def _fill(network: nn.Module, weights: Path | None, name: str) -> None:
+    """Copy every tensor that the network has; WeightsError when the file lacks a fitting one."""
+    if weights is None:
+        return
+    found = _merging_first(load_state(weights))
+    own = network.state_dict()
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):  # decides nothing here, and some files omit it
+            found[key] = value
+        elif key not in found or found[key].shape != value.shape:
+            raise WeightsError(
+                f"{weights} should hold the {name}, but holds another network: no fitting {key}; "
+                "name the file that belongs to it"
+            )
+    network.load_state_dict({key: found[key] for key in own})
+
+
+def _merging_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first Swin files counted a merging to the stage before it; timm counts it to the next."""
+    if "layers.0.downsample.reduction.weight" not in state:
+        return state
+    renamed = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] == "layers" and parts[2] == "downsample":
+            parts[1] = str(int(parts[1]) + 1)
+        renamed[".".join(parts)] = value
+    return renamed

@@ -1,0 +1,81 @@
+"""`anomalysmith detectors`: which detectors there are, and what each may be told."""
+
+import json
+from textwrap import wrap
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.console import Json, answer, quiet_output, table
+
+WIDTH = 100
+"""Columns that an explanation keeps to."""
+
+
+def detectors_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Show the settings of this one.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the detectors; with a name, its settings at both profiles, for `train --set`."""
+    with quiet_output(as_json):
+        content = {"detectors": _listing()} if name is None else _settings(name)
+    answer(content, as_json, _listing_text(content) if name is None else _settings_text(content))
+
+
+def _listing() -> list[dict[str, Any]]:
+    from detectors.registry import DETECTORS
+    from pipeline.models.weights import store as weights
+
+    return [
+        {
+            "name": name,
+            "summary": entry.summary,
+            "teacher": {
+                profile: {"weights": teacher, "state": weights.state(teacher)}
+                for profile, teacher in (
+                    ("paper", entry.paper[0].teacher),
+                    ("tiny", entry.tiny[0].teacher),
+                )
+            },
+        }
+        for name, entry in DETECTORS.items()
+    ]
+
+
+def _settings(name: str) -> dict[str, Any]:
+    from detectors.registry import PROFILES, Recipe, configure, entry
+    from flows.jobs.detector_options import settings_table
+
+    summary = entry(name).summary
+    recipes: dict[str, Recipe] = {profile: configure(name, profile) for profile in PROFILES}
+    return {"name": name, "summary": summary, "settings": settings_table(recipes)}
+
+
+def _listing_text(content: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for row in content["detectors"]:
+        teachers = ", ".join(
+            f"{profile} {teacher['weights']} ({teacher['state']})"
+            for profile, teacher in row["teacher"].items()
+        )
+        lines += [f"{row['name']}", f"    {row['summary']}", f"    teacher: {teachers}"]
+    return "\n".join(lines)
+
+
+def _settings_text(content: dict[str, Any]) -> str:
+    rows = [(row["key"], _word(row["paper"]), _word(row["tiny"])) for row in content["settings"]]
+    lines = [
+        f"{content['name']}: {content['summary']}",
+        "",
+        table(("setting", "paper", "tiny"), rows),
+    ]
+    for row in content["settings"]:
+        lines += ["", row["key"], *(f"    {line}" for line in wrap(row["meaning"], WIDTH - 4))]
+    return "\n".join(lines)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,93 @@
+"""`anomalysmith export`: a version in the layout of another tool."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.console import Json, answer, quiet_output, remark
+from flows.commands.versions import VersionDir
+
+
+def export_command(
+    version_dir: VersionDir,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="mvtec, anomalib, coco, hf, webdataset or fiftyone.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="A new or empty folder.", show_default=False)
+    ],
+    samples: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="mvtec and anomalib: held-out = test with samples of validation images only; "
+            "all = with those of training images too.",
+        ),
+    ] = "held-out",
+    test: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="mvtec and anomalib: test with what is synthetic, with the real test split, or "
+            "with both.",
+        ),
+    ] = "synthetic",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls",
+            help="Take the edited images that stayed normal along; --no-controls leaves them out.",
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Write a version in the layout of another tool: images, masks, licence and lineage.
+
+    The folder appears whole or not at all. A second run finds it there, checks it and leaves it.
+    What each format holds, and how its tool opens it: docs/export.md.
+    """
+    from tqdm import tqdm
+
+    from pipeline.export.base import ExportOptions
+    from pipeline.export.run import export
+    from pipeline.generation.publish import open_version
+
+    with quiet_output(as_json):
+        options = ExportOptions(controls=controls, samples=samples, test=test)
+        version = open_version(version_dir)
+        # A log file gets a line now and then, a terminal one that moves.
+        pause = 1.0 if sys.stderr.isatty() else 10.0
+        title = f"{version.category}: exporting"
+        with tqdm(desc=title, unit="img", file=sys.stderr, mininterval=pause, delay=pause) as bar:
+
+            def show(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = export(version, to, out, options, show)
+    for note in report.notes:
+        remark(f"note: {note}")
+    content: dict[str, Any] = {
+        "version_dir": str(version_dir.resolve()),
+        "to": report.to,
+        "out": str(report.out),
+        "pictures": report.pictures,
+        "left_out": dict(report.left_out),
+        "licence": report.licence,
+        "notes": list(report.notes),
+        "cached": report.cached,
+    }
+    lines = [
+        f"{'there already, whole' if report.cached else 'exported'}: {report.out}",
+        f"{report.pictures} pictures; licence of the source images: {report.licence}",
+        *(f"not here: {count} {reason}" for reason, count in sorted(report.left_out.items())),
+        f"how to open it: {report.out / 'README.md'}",
+    ]
+    answer(content, as_json, "\n".join(lines))

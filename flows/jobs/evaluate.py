@@ -1,0 +1,115 @@
+"""One evaluation as the command, the flow and the demo ask for it, and its numbers in words."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.jobs.train import CARD
+from pipeline.errors import UserError
+from pipeline.generation.publish import Version, open_version
+
+if TYPE_CHECKING:
+    from detectors.training.progress import Watcher
+
+REPORT = "report"
+"""Folder of the flows' and the demo's report, within the checkpoint's."""
+PAGE, NUMBERS = "report.html", "report.json"
+"""Files of a report."""
+METRICS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1": "image F1, best",
+    "precision_at_recall_90": "precision at recall 0.90",
+    "iap": "instance AP",
+    "iap90": "instance AP at 0.90",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "aupro": "AUPRO up to 0.3",
+    "spro": "sPRO up to 0.05",
+}
+"""The headline numbers, in the order in which people read them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateJob:
+    """Everything that one evaluation may be told; all three paths are folders."""
+
+    checkpoint: Path
+    version: Path
+    out: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 16
+    original_size: tuple[int, int] | None = None
+
+
+def evaluate(job: EvaluateJob, watcher: "Watcher") -> dict[str, Any]:
+    """Score the real test split of a version with a checkpoint, in this process; JSON.
+
+    `report` is the page that was written, None without `out`.
+    """
+    from detectors.evaluation.evaluate import evaluate as run
+
+    found = run(
+        job.checkpoint,
+        open_version(job.version),
+        job.out,
+        device=job.device,
+        precision=job.precision,
+        batch_size=job.batch_size,
+        original_size=job.original_size,
+        watcher=watcher,
+    )
+    return found.to_json() | {"report": str(job.out / PAGE) if job.out else None, "cached": False}
+
+
+def evaluate_once(job: EvaluateJob, watcher: "Watcher") -> dict[str, Any]:
+    """As `evaluate`, but a report in `out` on the same weights and the same data is served."""
+    return _reported(job) or evaluate(job, watcher)
+
+
+def _reported(job: EvaluateJob) -> dict[str, Any] | None:
+    """What the report in `out` says, if it is of this checkpoint and this version."""
+    if job.out is None or not (job.out / PAGE).is_file():
+        return None
+    try:
+        content = json.loads((job.out / NUMBERS).read_bytes())
+        tensors = json.loads((job.checkpoint / CARD).read_bytes())["sha256"]
+        same = content["checkpoint"]["sha256"] == tensors
+        same &= content["version"]["digest"] == open_version(job.version).digest
+    except (OSError, ValueError, LookupError, TypeError):  # another release's, or damaged
+        return None
+    return content | {"report": str(job.out / PAGE), "cached": True} if same else None
+
+
+def checkpoints_in(home: Path, version: Version, detectors: Sequence[str] | None) -> list[Path]:
+    """The finished checkpoints that `train-detectors` left for a version, by name.
+
+    UserError when there are none, or none of one of the named detectors.
+    """
+    folder = home / version.category / version.name
+    found = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    for name in detectors or [""]:
+        if not any(detector_of(path) == name for path in found) and (name or not found):
+            raise UserError(
+                f"{folder} holds no checkpoint{f' of {name}' if name else ''}; "
+                "run `train-detectors` first"
+            )
+    return [path for path in found if not detectors or detector_of(path) in detectors]
+
+
+def detector_of(checkpoint: Path) -> str:
+    """The detector of a folder `<detector>-<digest8>`."""
+    return checkpoint.name.rpartition("-")[0]
+
+
+def number(value: Any) -> str:
+    """A metric for a table: three digits, or a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def headline(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of every headline number."""
+    return [(words, number(content.get(key))) for key, words in METRICS.items()]

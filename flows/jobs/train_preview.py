@@ -1,0 +1,75 @@
+"""`train --dry-run`: what a training would be, read and go on from, without a step done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.jobs.detector_options import recipe_json
+from flows.jobs.train import CARD, TrainJob, find_weights
+from pipeline.errors import WeightsError
+from pipeline.generation.publish import open_version
+from pipeline.models.weights import store as weights
+
+
+def preview(job: TrainJob) -> dict[str, Any]:
+    """The resolved recipe, the pictures it would see, its weights, and where it would go on."""
+    recipe, version = job.recipe(), open_version(job.version)
+    name = recipe.settings.teacher
+    file = job.teacher or find_weights(name)
+    there = file is not None and file.is_file()
+    return recipe_json(recipe) | {
+        "dry_run": True,
+        "seed": job.seed,
+        "version": str(version.dir),
+        "category": version.category,
+        "splits": version.index["counts"]["splits"],
+        "teacher": {
+            "name": name,
+            "file": str(file) if there else None,
+            "missing": None if there else _how_to_get(name, job.teacher),
+        },
+        "out": str(job.out),
+        "resumes": _resumes(job.out),
+    }
+
+
+def preview_text(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    train, held = (facts["splits"].get(split, {}) for split in ("train", "validation"))
+    teacher, resumes = facts["teacher"], facts["resumes"]
+    begin = f"at step {resumes['step']}"
+    if resumes["state"] == "finished":
+        begin = "nowhere: it is done, and would be served"
+    lines = [
+        f"{facts['detector']}: would train on {facts['category']}, {facts['version']}",
+        f"  train       {train.get('images', 0)} images, {train.get('samples', 0)} samples",
+        f"  validation  {held.get('images', 0)} images, {held.get('samples', 0)} samples",
+        f"  teacher     {teacher['name']}: {teacher['file'] or teacher['missing']}",
+        f"  to          {facts['out']}",
+        f"  begins      {begin}",
+    ]
+    for part in ("settings", "schedule"):
+        lines.append(f"  {part}")
+        lines += [f"    {key} = {json.dumps(value)}" for key, value in facts[part].items()]
+    return "\n".join(lines)
+
+
+def _how_to_get(name: str, explicit: Path | None) -> str:
+    if explicit is not None:
+        return f"missing, there is no file at {explicit}"
+    try:
+        return f"missing; {weights.entry(name).get}"
+    except WeightsError as error:
+        return f"missing; {error}"
+
+
+def _resumes(out: Path) -> dict[str, Any]:
+    """What a training into this folder would find there."""
+    from detectors.training.resume import newest
+
+    if (out / CARD).is_file():
+        return {"state": "finished", "step": None}
+    folder = newest(out)
+    if folder is None:
+        return {"state": "nothing", "step": 0}
+    return {"state": "interrupted", "step": int(folder.name)}

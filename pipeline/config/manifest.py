@@ -1,0 +1,262 @@
+"""`data_manifest.yaml`: what to read, what to make of it, where to put it; checked to the last key.
+
+A manifest names sources (folders in a known layout) and categories (one product each). Top-level
+settings hold for every category; a category may override them key by key. `resolve` gives the
+`CategorySettings` that a run works with, `manifest_for_source` builds the same without any file.
+Paths are relative to the manifest's folder; variables and `~` are not expanded.
+
+    python -m pipeline.config.docs --schema     write data_manifest.schema.json and docs/manifest.md
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.schema import (
+    SCENES,
+    CategoryEntry,
+    CategorySettings,
+    Manifest,
+    SceneCounts,
+    SceneProduct,
+    SourceSettings,
+)
+from pipeline.errors import ManifestError
+from pipeline.settings import MODEL_STAGES, EditSettings, ModelSettings, Settings
+from pipeline.sources.layouts.base import KINDS
+from pipeline.sources.listing import LICENCES, RENDERED_LICENCE
+from pipeline.utils.yaml_lines import explain, load_yaml, nearest
+
+__all__ = [
+    "CategorySettings",
+    "Manifest",
+    "manifest_for_source",
+    "override",
+    "read_manifest",
+    "resolve",
+]
+
+ONE_CATEGORY_KINDS = ("retinal_oct", "folder")
+"""Kinds whose source folder is itself the category; the others hold one folder per category."""
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest; ManifestError names file, line and key of every mistake."""
+    path = Path(path)
+    document = load_yaml(path)
+    try:
+        manifest = Manifest.model_validate_json(document.as_json(), strict=True)
+    except ValidationError as error:
+        raise ManifestError(explain(error, document, Manifest)) from None
+    manifest = manifest.placed(path.resolve().parent)
+    for name in manifest.categories:
+        try:
+            resolve(manifest, name)
+        except _EntryError as error:
+            raise ManifestError(document.at(error.keys, error.message)) from None
+    return manifest
+
+
+def manifest_for_source(
+    kind: str, path: Path, category: str | None = None, **overrides: Any
+) -> Manifest:
+    """The manifest of one category's folder, without a file.
+
+    `overrides` are top-level keys (`edits={"per_image": 2}`). The category is the folder's name
+    unless one is given. Relative paths count from the working folder.
+    """
+    if kind not in KINDS:
+        hint = nearest(kind, list(KINDS))
+        raise ManifestError(f"unknown source kind {kind!r}{hint}; the kinds are {', '.join(KINDS)}")
+    folder = Path(path).resolve()
+    # A dataset name must be a plain folder name in the store, whatever the folder is called.
+    name = category or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.name).lstrip("_.-") or "category"
+    content = {"categories": {name: {"source": kind, "path": str(folder)}}, **overrides}
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(content, default=_to_json), strict=True)
+    except ValidationError as error:
+        raise ManifestError(explain(error, None, Manifest)) from None
+    return manifest.placed(Path.cwd())
+
+
+def resolve(manifest: Manifest, category: str) -> CategorySettings:
+    """Everything about one category, overrides applied, paths absolute."""
+    entry = manifest.categories.get(category)
+    if entry is None:
+        known = ", ".join(manifest.categories)
+        hint = nearest(category, list(manifest.categories))
+        raise ManifestError(f"unknown category {category!r}{hint}; the manifest has {known}")
+    here = ("categories", category)
+    source, root = _located(manifest, category, entry)
+    rendered = source.kind == SCENES
+    if entry.product and not rendered:
+        raise _EntryError((*here, "product"), "goes with a source of kind scenes only")
+    product = entry.product or (category if rendered else None)
+    if rendered and product not in get_args(SceneProduct):
+        known = ", ".join(get_args(SceneProduct))
+        raise _EntryError(here, f"no product is called {product!r}; set product to one of {known}")
+    proposals = _overlaid(manifest.proposals, entry.proposals)
+    if proposals.min_area >= proposals.max_area:
+        raise _EntryError(
+            (*here, "proposals"),
+            f"min_area {proposals.min_area} must be below max_area {proposals.max_area}",
+        )
+    edits, models = _overlaid(manifest.edits, entry.edits), _overlaid(manifest.models, entry.models)
+    if (edits.prompts or edits.ground_prompts) and models.fill.backend == "none":
+        raise _EntryError(
+            (*here, "edits"),
+            "prompts need something that paints by them; set models.fill.backend to diffusers, or "
+            "leave the prompts out",
+        )
+    if not edits.per_image + edits.controls_per_image:
+        raise _EntryError(
+            (*here, "edits"), "per_image and controls_per_image are both 0: nothing would be made"
+        )
+    rules = None if entry.rules is None else _absolute(manifest.folder, entry.rules)
+    if rules is not None and not rules.is_file():
+        raise _EntryError(
+            (*here, "rules"),
+            f"there is no rule book {entry.rules}; write one with `anomalysmith rules draft`",
+        )
+    licence = entry.licence or source.licence
+    licence = licence or (RENDERED_LICENCE if rendered else LICENCES[source.kind])
+    if not manifest.licence.allow_noncommercial and _is_noncommercial(licence):
+        raise _EntryError(
+            here,
+            f"its licence is {licence}, but licence.allow_noncommercial is false; "
+            "use another source or allow it",
+        )
+    return CategorySettings(
+        name=category,
+        kind="mvtec_loco" if rendered else source.kind,
+        root=root,
+        licence=licence,
+        store=_absolute(manifest.folder, manifest.store),
+        seed=manifest.seed if entry.seed is None else entry.seed,
+        image_size=entry.image_size or manifest.image_size,
+        splits=_overlaid(manifest.splits, entry.splits),
+        models=_with_absolute_weights(models, manifest.folder),
+        proposals=proposals,
+        edits=edits,
+        gate=_overlaid(manifest.gate, entry.gate),
+        output=manifest.output,
+        policy=manifest.licence,
+        scenes=(source.scenes or SceneCounts()) if rendered else None,
+        product=product,
+        rules=rules,
+    )
+
+
+def override(
+    settings: CategorySettings,
+    *,
+    store: Path | None = None,
+    seed: int | None = None,
+    preset: str | None = None,
+    per_image: int | None = None,
+) -> CategorySettings:
+    """The settings with what a command line says in place of what the manifest says.
+
+    A preset stated by hand brings its own kinds back.
+    """
+    edits: dict[str, Any] = {}
+    if preset is not None:
+        edits |= {"preset": preset, "kinds": None}
+    if per_image is not None:
+        edits["per_image"] = per_image
+    top = {"store": store and Path(os.path.abspath(store)), "seed": seed}
+    changed: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
+    if edits:
+        try:
+            changed["edits"] = EditSettings.model_validate(settings.edits.model_dump() | edits)
+        except ValidationError as error:
+            raise ManifestError(explain(error, None, EditSettings)) from None
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ManifestError(f"seed: must be from 0 to 2**63 - 1, got {seed}")
+    return settings.model_copy(update=changed)
+
+
+class _EntryError(ManifestError):
+    """A mistake at a key of the manifest; the reader adds file and line."""
+
+    def __init__(self, keys: tuple[str | int, ...], message: str) -> None:
+        super().__init__(f"{'.'.join(map(str, keys))}: {message}")
+        self.keys, self.message = keys, message
+
+
+def _located(
+    manifest: Manifest, category: str, entry: CategoryEntry
+) -> tuple[SourceSettings, Path]:
+    """The category's source and its folder, which cannot lie outside the source."""
+    keys = ("categories", category)
+    source = manifest.sources.get(entry.source)
+    if source is None:
+        if entry.source not in KINDS:
+            known = ", ".join([*manifest.sources, *KINDS])
+            hint = nearest(entry.source, [*manifest.sources, *KINDS])
+            raise _EntryError(
+                (*keys, "source"), f"unknown source {entry.source!r}{hint}; known: {known}"
+            )
+        if entry.path is None:
+            raise _EntryError(keys, f"source {entry.source} is a kind, so `path` must be given")
+        return (
+            SourceSettings.model_validate({"kind": entry.source, "path": entry.path}),
+            _absolute(manifest.folder, entry.path),
+        )
+    top = _absolute(manifest.folder, source.path)
+    below = entry.path or ("." if source.kind in ONE_CATEGORY_KINDS else category)
+    if Path(below).is_absolute() or ".." in Path(below).parts:
+        raise _EntryError(
+            (*keys, "path"), f"must stay below the source's folder {source.path}, got {below!r}"
+        )
+    if not (top / below).resolve().is_relative_to(top.resolve()):
+        raise _EntryError(
+            (*keys, "path"),
+            f"{below} is a link that leads out of the source's folder {source.path}; name the "
+            "folder itself, with the kind as source",
+        )
+    return source, top / below
+
+
+def _overlaid(base: Model, changes: Model | None) -> Model:
+    """The top-level settings with the keys that a category really states laid over them."""
+    if changes is None:
+        return base
+    stated = {}
+    for key in changes.model_fields_set:
+        value, below = getattr(changes, key), getattr(base, key)
+        stated[key] = _overlaid(below, value) if isinstance(value, Settings) else value
+    return base.model_copy(update=stated)
+
+
+def _with_absolute_weights(models: ModelSettings, base: Path) -> ModelSettings:
+    stages = {}
+    for stage in MODEL_STAGES:
+        backend = getattr(models, stage)
+        if backend.weights is not None:
+            stages[stage] = backend.model_copy(
+                update={"weights": str(_absolute(base, backend.weights))}
+            )
+    return models.model_copy(update=stages)
+
+
+def _absolute(base: Path, path: str) -> Path:
+    """Relative to the manifest's folder; `..` is folded away, links stay."""
+    return Path(os.path.abspath(base / path))
+
+
+def _is_noncommercial(licence: str) -> bool:
+    return bool(re.search(r"\bNC\b|non-?commercial", licence, re.I))
+
+
+def _to_json(value: Any) -> Any:
+    """Paths and settings models may be given as overrides too."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    return str(value)

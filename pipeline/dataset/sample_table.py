@@ -1,0 +1,102 @@
+"""The samples of a version as one numbered list over all its shards, read in batches.
+
+The list is made from small columns only, so choosing by split, kind or label costs no pixels. A
+batch goes through its shards in the order of the file, whatever order was asked for, and comes back
+in the order that was asked for.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.shard_reader import SampleBatch, ShardReader
+from pipeline.dataset.version import Version
+from pipeline.errors import UserError
+from pipeline.records import KINDS, SPLITS
+
+
+class SampleTable:
+    """Accepted samples of a version, all or some, numbered from 0 in the order of the version.
+
+    `shards_N` and `rows_N` say where each lies, `labels_N` is 0 normal or 1 anomalous, `kinds_N`
+    indexes `KINDS`. Cheap to pickle and safe to fork.
+    """
+
+    def __init__(
+        self,
+        version: Version,
+        split: str | None = None,
+        kinds: Iterable[str] | None = None,
+        label: int | None = None,
+    ) -> None:
+        self.version = version
+        wanted = list(KINDS) if kinds is None else [_known(kind, KINDS) for kind in kinds]
+        side = None if split is None else SPLITS.index(_known(split, SPLITS))
+        if label not in (None, 0, 1):
+            raise UserError(f"a label is 0 (normal) or 1 (anomalous), got {label!r}")
+        columns = []
+        for number, shard in enumerate(version.shards):
+            kind_M = _renumbered(shard)
+            label_M = shard.array("samples/label")
+            good_M = np.isin(kind_M, [KINDS.index(kind) for kind in wanted])
+            if side is not None:
+                good_M &= shard.array("originals/split")[shard.array("samples/source")] == side
+            if label is not None:
+                good_M &= label_M == label
+            rows = np.flatnonzero(good_M)
+            columns.append((np.full(len(rows), number), rows, label_M[rows], kind_M[rows]))
+        self.shards_N, self.rows_N, self.labels_N, self.kinds_N = (
+            np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+            for parts in (zip(*columns, strict=True) if columns else ([],) * 4)
+        )
+        self._shards, self._rows = self.shards_N.tolist(), self.rows_N.tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows_N)
+
+    def place(self, index: int) -> tuple[ShardReader, int]:
+        """The shard of a sample and its row there."""
+        return self.version.shards[self._shards[index]], self._rows[index]
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The lineage of a sample."""
+        shard, row = self.place(index)
+        return shard.record(row)
+
+    def batch(self, indices: Sequence[int], out: SampleBatch | None = None) -> SampleBatch:
+        """Samples in any order, repeats allowed, into the first places of `out` when it is given.
+
+        What comes back lies in the memory of `out`, so the next batch into it overwrites this one.
+        """
+        if out is None:
+            out = SampleBatch.empty(len(indices), self.version.image_size)
+        out = out.head(len(indices))
+        self.fill(out, range(len(indices)), indices)
+        return out
+
+    def fill(self, out: SampleBatch, places: Sequence[int], indices: Sequence[int]) -> None:
+        """Put sample `indices[k]` into place `places[k]` of `out`; the other places stay."""
+        runs: dict[int, list[tuple[int, int]]] = {}  # of shards; plain lists, for they are short
+        for place, index in zip(places, indices, strict=True):
+            runs.setdefault(self._shards[index], []).append((self._rows[index], place))
+        readers = self.version.shards
+        for shard, run in sorted(runs.items()):
+            if len(runs) == 1:
+                rows = [row for row, _ in run]
+            else:
+                run.sort()
+                rows, places = [row for row, _ in run], [place for _, place in run]
+            readers[shard].fill(out, places, rows)
+
+
+def _renumbered(shard: ShardReader) -> np.ndarray:
+    """The kinds of a shard's samples as numbers of `KINDS`, which may have grown since."""
+    numbers = [KINDS.index(_known(kind, KINDS)) for kind in shard.kinds]
+    return np.array(numbers, np.int64)[shard.array("samples/kind")]
+
+
+def _known(name: str, names: Sequence[str]) -> str:
+    if name not in names:
+        raise UserError(f"expected one of {', '.join(names)}, got {name!r}")
+    return name

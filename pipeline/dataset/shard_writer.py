@@ -1,0 +1,333 @@
+"""Shards: some images and their edits as flat HDF5 arrays, one row per image and per sample.
+
+Originals are contiguous and uncompressed, so a reader can map them; an edit is stored as
+(edited - original) mod 256, which is zero almost everywhere and costs a few kilobytes, or whole in
+the `fast` profile; masks are bit-packed along the row. No groups per sample, no variable-length
+types, no timestamps. A shard is written under a temporary name, closed, read back row by row
+against what went in, synced and renamed. `docs/format.md` lists every array; `packing.py` says how
+they lie on disk, `shardfiles.py` reads them.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.dataset.hdf5_columns import (
+    PROFILES,
+    Bytes,
+    Column,
+    Edits,
+    Pixels,
+    Profile,
+    Small,
+    compare,
+    file_image,
+    ragged,
+    records,
+)
+from pipeline.dataset.lineage import image_record, sample_id, sample_record
+from pipeline.dataset.shard_reader import FORMAT, ShardReader, TestShardReader, pack, row_digest
+from pipeline.errors import RecordError
+from pipeline.records import KINDS, SPLITS, Attempt, ImageResult, TestImage, bounding_box
+from pipeline.utils.files import sync
+from pipeline.utils.hashing import canonical_json, digest_of
+
+Role = Literal["samples", "rejects", "test"]
+__all__ = [
+    "PROFILES",
+    "Profile",
+    "Role",
+    "SampleRows",
+    "ShardInfo",
+    "ShardReader",
+    "TestRows",
+    "TestShardReader",
+    "content_digest",
+    "write_shard",
+    "write_test_shard",
+]
+
+
+_NO_SCORES, _NO_VALUES = np.zeros(0, np.float32), np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One written shard. `content` is the digest of its decoded rows, `sha256` of its bytes."""
+
+    file: str
+    role: Role
+    bytes: int
+    sha256: str
+    content: str
+    images: int
+    samples: int
+    image_digests: tuple[str, ...] = ()
+    sample_digests: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("file", "role", "bytes", "sha256", "content", "images", "samples")
+        return {name: getattr(self, name) for name in names}
+
+
+def content_digest(image_digests: Iterable[str], sample_digests: Iterable[str]) -> str:
+    """The digest of a shard's content from the digests of its rows, in order."""
+    return digest_of({"images": list(image_digests), "samples": list(sample_digests)})
+
+
+def write_shard(
+    path: Path,
+    results: Sequence[ImageResult],
+    role: Role = "samples",
+    profile: Profile = "default",
+    category: str = "",
+) -> ShardInfo:
+    """Write the accepted samples of some images, or with role `rejects` the rejected ones."""
+    rows = SampleRows(role)
+    for result in results:
+        rows.add(result)
+    return rows.write(path, profile, category)
+
+
+def write_test_shard(
+    path: Path, images: Sequence[TestImage], profile: Profile = "default", category: str = ""
+) -> ShardInfo:
+    """Write images of the real test split with their ground-truth masks."""
+    rows = TestRows()
+    for image in images:
+        rows.add(image)
+    return rows.write(path, profile, category)
+
+
+@dataclass(eq=False)
+class SampleRows:
+    """The rows of one shard on their way to disk, held packed: masks as bits, edits as crops."""
+
+    role: Role = "samples"
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    image_digests: list[str] = field(default_factory=list)
+    sample_digests: list[str] = field(default_factory=list)
+    size_HW: tuple[int, int] | None = None
+    bytes_held: int = 0
+
+    def add(self, result: ImageResult) -> None:
+        """Append one image and those of its attempts that belong into a shard of this role."""
+        self._check(result)
+        foreground, proposals = pack(result.foreground.mask_HW), pack(result.proposals.masks_NHW)
+        record = image_record(result)
+        self._put("originals/pixels", result.pixels_HW3)
+        self._put("originals/foreground", foreground)
+        self._put("originals/proposals", proposals)
+        self._put("originals/proposal_scores", result.proposals.scores_N)
+        self._put("originals/split", SPLITS.index(result.split))
+        self._put("originals/record", canonical_json(record))
+        self.bytes_held += result.pixels_HW3.nbytes + foreground.nbytes + proposals.nbytes
+        self.image_digests.append(
+            row_digest(
+                record,
+                pixels=result.pixels_HW3,
+                foreground=foreground,
+                proposals=proposals,
+                scores=result.proposals.scores_N,
+            )
+        )
+        for attempt in result.attempts:
+            if attempt.sample is not None and attempt.verdict.accepted == (self.role == "samples"):
+                self._add_sample(result, attempt)
+
+    def bytes_as(self, profile: Profile) -> int:
+        """The memory that writing takes: `fast` writes edits and byte masks whole."""
+        if profile != "fast" or self.size_HW is None:
+            return self.bytes_held
+        height, width = self.size_HW
+        return self.bytes_held + 4 * height * width * len(self.sample_digests)
+
+    def _add_sample(self, result: ImageResult, attempt: Attempt) -> None:
+        sample = attempt.sample
+        assert sample is not None
+        box = x0, y0, x1, y1 = bounding_box(sample.change_HW)
+        inside = np.s_[y0:y1, x0:x1]
+        delta = sample.pixels_HW3[inside] - result.pixels_HW3[inside]
+        rebuilt_HW3 = result.pixels_HW3.copy()
+        rebuilt_HW3[inside] += delta
+        whole = np.array_equal(rebuilt_HW3, sample.pixels_HW3)
+        if not whole or delta[~sample.change_HW[inside]].any():
+            raise RecordError(
+                f"{sample_id(result, attempt)}: pixels differ from the source outside the change "
+                "mask; an edit must be pasted back into its source"
+            )
+        mask, object_mask = pack(sample.change_HW), pack(sample.object_HW)
+        record = sample_record(result, attempt)
+        self._put("samples/delta", (box, delta))
+        self._put("samples/mask", mask)
+        self._put("samples/object_mask", object_mask)
+        self._put("samples/source", len(self.image_digests) - 1)
+        self._put("samples/label", sample.label)
+        self._put("samples/kind", KINDS.index(sample.edit.kind))
+        self._put("samples/bbox", box)
+        self._put("samples/record", canonical_json(record))
+        self.bytes_held += 3 * (x1 - x0) * (y1 - y0) + 2 * mask.nbytes
+        self.sample_digests.append(
+            row_digest(record, pixels=sample.pixels_HW3, mask=mask, object_mask=object_mask)
+        )
+
+    def _check(self, result: ImageResult) -> None:
+        size = result.pixels_HW3.shape[:2]
+        self.size_HW = self.size_HW or size
+        masks = [result.foreground.mask_HW, result.proposals.foreground_HW]
+        masks += [a.sample.change_HW for a in result.attempts if a.sample is not None]
+        for shape in [size, *(mask.shape for mask in masks)]:
+            if shape != self.size_HW:
+                raise RecordError(
+                    f"{result.name}: all images of a version have one size, expected "
+                    f"{self.size_HW}, got {shape}"
+                )
+
+    def _put(self, name: str, value: Any) -> None:
+        self.columns.setdefault(name, []).append(value)
+
+    def write(self, path: Path, profile: Profile, category: str) -> ShardInfo:
+        """Write the shard whole, or leave nothing under its name."""
+        return _write(path, self, self.role, profile, category)
+
+    def to_columns(self, profile: Profile) -> list[Column]:
+        """The arrays of the file."""
+        height, width = self.size_HW or (0, 0)
+        pixels, bits = (height, width, 3), (height, (width + 7) // 8)
+        get = self.columns.get
+        proposals = get("originals/proposals", [])
+        each = [mask for masks in proposals for mask in masks]
+        scores = np.concatenate([_NO_SCORES, *get("originals/proposal_scores", [])])
+        originals: list[Column] = [
+            Pixels("originals/pixels", pixels, get("originals/pixels", [])),
+            Pixels("originals/foreground", bits, get("originals/foreground", []), packs=True),
+            Pixels("originals/proposals", bits, each, packs=True),
+            ragged("originals/proposal_offsets", proposals),
+            Small("originals/proposal_scores", scores),
+            Small("originals/split", np.array(get("originals/split", []), np.uint8)),
+            *records("originals", get("originals/record", [])),
+        ]
+        masks, object_masks = get("samples/mask", []), get("samples/object_mask", [])
+        sources, crops = get("samples/source", []), get("samples/delta", [])
+        if profile == "fast":
+            edits = Edits(crops, pixels, get("originals/pixels", []), sources)
+            whole: list[Column] = [
+                Pixels("samples/edited", pixels, edits),
+                Pixels("samples/mask_bytes", (height, width), Bytes(masks, width)),
+            ]
+        else:
+            whole = [
+                Pixels("samples/delta", pixels, Edits(crops, pixels), packs=True),
+                Pixels("samples/mask", bits, masks, packs=True),
+            ]
+        return [
+            *originals,
+            *whole,
+            Pixels("samples/object_mask", bits, object_masks, packs=True),
+            Small("samples/source", np.array(sources, np.int32)),
+            Small("samples/label", np.array(get("samples/label", []), np.uint8)),
+            Small("samples/kind", np.array(get("samples/kind", []), np.uint8)),
+            Small("samples/bbox", np.array(get("samples/bbox", []), np.int16).reshape(-1, 4)),
+            *records("samples", get("samples/record", [])),
+        ]
+
+
+@dataclass(eq=False)
+class TestRows:
+    """The rows of one test shard on their way to disk."""
+
+    __test__ = False
+
+    columns: list[tuple[TestImage, np.ndarray, bytes]] = field(default_factory=list)
+    image_digests: list[str] = field(default_factory=list)
+    sample_digests: tuple[str, ...] = ()
+    size_HW: tuple[int, int] | None = None
+    bytes_held: int = 0
+
+    def add(self, image: TestImage) -> None:
+        """Append one test image with its masks."""
+        size = image.pixels_HW3.shape[:2]
+        self.size_HW = self.size_HW or size
+        if size != self.size_HW or image.masks_KHW.shape[1:] != size:
+            raise RecordError(
+                f"{image.name}: all images of a version have one size, expected {self.size_HW}, "
+                f"got {size} with masks {image.masks_KHW.shape}"
+            )
+        masks = pack(image.masks_KHW)
+        record = {"name": image.name, "digest": image.digest, "defect": image.defect}
+        self.columns.append((image, masks, canonical_json(record)))
+        self.bytes_held += image.pixels_HW3.nbytes + masks.nbytes
+        self.image_digests.append(
+            row_digest(record, pixels=image.pixels_HW3, masks=masks, values=image.values_K)
+        )
+
+    def write(self, path: Path, profile: Profile, category: str) -> ShardInfo:
+        """Write the shard whole, or leave nothing under its name."""
+        return _write(path, self, "test", profile, category)
+
+    def to_columns(self, profile: Profile) -> list[Column]:
+        """The arrays of the file; the same ones in every profile."""
+        height, width = self.size_HW or (0, 0)
+        images = [image for image, _, _ in self.columns]
+        masks = [masks for _, masks, _ in self.columns]
+        each = [mask for some in masks for mask in some]
+        values = np.concatenate([_NO_VALUES, *(image.values_K for image in images)])
+        labels = [int(image.defect != "good") for image in images]
+        return [
+            Pixels("images/pixels", (height, width, 3), [image.pixels_HW3 for image in images]),
+            Pixels("images/masks", (height, (width + 7) // 8), each, packs=True),
+            ragged("images/mask_offsets", masks),
+            Small("images/mask_values", values),
+            Small("images/label", np.array(labels, np.uint8)),
+            *records("images", [record for _, _, record in self.columns]),
+        ]
+
+
+def _write(
+    path: Path, rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
+) -> ShardInfo:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    columns = rows.to_columns(profile)
+    content = file_image(columns, _attributes(rows, role, profile, category), profile)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+        with (TestShardReader if role == "test" else ShardReader)(temporary) as reader:
+            compare(reader, columns)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+    return ShardInfo(
+        file=path.name,
+        role=role,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        content=content_digest(rows.image_digests, rows.sample_digests),
+        images=len(rows.image_digests),
+        samples=len(rows.sample_digests),
+        image_digests=tuple(rows.image_digests),
+        sample_digests=tuple(rows.sample_digests),
+    )
+
+
+def _attributes(
+    rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
+) -> dict[str, Any]:
+    return {
+        "format": np.int64(FORMAT),
+        "role": np.bytes_(role),
+        "category": np.bytes_(category.encode()),
+        "image_size": np.array(rows.size_HW or (0, 0), np.int64),
+        "profile": np.bytes_(profile),
+        "kinds": np.array(KINDS, np.bytes_),
+        "splits": np.array(SPLITS, np.bytes_),
+    }

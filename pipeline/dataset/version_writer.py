@@ -1,0 +1,351 @@
+"""Building a version in a hidden folder: rows in, shards, table, index and sums out.
+
+Everything here happens before the folder gets its public name. Rows stream through: at most one
+shard and the kept rejects are in memory. The digest of the dataset is rolled over the digests of
+rows, so it knows neither shard sizes nor HDF5 bytes nor how long anything took.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset.attempts import write_attempts
+from pipeline.dataset.lineage import attempt_record
+from pipeline.dataset.shard_reader import FORMAT
+from pipeline.dataset.shard_writer import Profile, SampleRows, ShardInfo, TestRows
+from pipeline.errors import RecordError, UserError
+from pipeline.records import GOOD, Attempt, ImageResult, TestImage
+from pipeline.reports.card import croissant, render_card
+from pipeline.utils.files import naming_the_disk, sync, write_whole
+from pipeline.utils.hashing import canonical_json, digest_of, sha256_file
+
+INDEX = "index.json"
+SUMS = "SHA256SUMS"
+RECORDS = "records.parquet"
+CARD = "README.md"
+CROISSANT = "croissant.json"
+GALLERY = "gallery/index.html"
+BUILDING = ".building-"
+"""How the hidden folder of a version in the making begins."""
+PLANS = ".plans"
+"""Folder beside the versions: for a plan whose content existed already, the name of its version."""
+HELD_BYTES = 128 << 20
+"""A shard is closed early when its rows take this much memory, however few images that is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionHeader:
+    """What a version says about its making. `failures` is read after the last result arrived.
+
+    `original_size` is the (H, W) that the source's images had before they were stored, in whose
+    pixels `defects_config` gives absolute areas. `limits` are what the gate learned from the
+    normals; empty when it learned nothing.
+    """
+
+    settings: Mapping[str, Any]
+    plan_digest: str
+    weights: Mapping[str, str] = field(default_factory=dict)
+    code_version: str = ""
+    licence: str = ""
+    failures: Sequence[Mapping[str, str]] = ()
+    defects_config: Any = None
+    original_size: tuple[int, int] | None = None
+    software: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{12,64}", self.plan_digest):
+            raise RecordError(f"plan_digest must be 12-64 hex digits, got {self.plan_digest!r}")
+
+
+def dataset_digest(identity: Mapping[str, Any], streams: Mapping[str, str]) -> str:
+    """The digest of a dataset from what names it and the digests of its rows in order.
+
+    `streams` holds, for `images`, `samples`, `attempts` and `test`, the SHA-256 over the row
+    digests, one per line. Where shards begin and end does not enter.
+    """
+    names = ("format", "category", "image_size", "licence", "defects_config")
+    failed = [failure["name"] for failure in identity["failures"]]
+    return digest_of({name: identity[name] for name in names} | {"failures": failed, **streams})
+
+
+class RowStream:
+    """SHA-256 over row digests, one per line."""
+
+    def __init__(self) -> None:
+        self._hasher = hashlib.sha256()
+
+    def extend(self, digests: Iterable[str]) -> None:
+        for digest in digests:
+            self._hasher.update(digest.encode() + b"\n")
+
+    def hexdigest(self) -> str:
+        return self._hasher.hexdigest()
+
+
+def new_streams() -> dict[str, RowStream]:
+    """The four streams of rows that identify a dataset."""
+    return {name: RowStream() for name in ("images", "samples", "attempts", "test")}
+
+
+class VersionBuild:
+    """The growing content of one version inside its hidden folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        category: str,
+        profile: Profile,
+        shard_images: int,
+        keep_rejects: int,
+    ) -> None:
+        self.folder, self.category, self.profile = folder, category, profile
+        self.shard_images = shard_images
+        self.shards: list[ShardInfo] = []
+        self.streams = new_streams()
+        self.attempts: list[dict[str, Any]] = []
+        self.rejects = _RejectPool(keep_rejects)
+        self.names: set[str] = set()
+        self.counts = _Counts()
+        self._rows, self._test = SampleRows(), TestRows()
+        self._size: tuple[int, int] | None = None
+
+    def add(self, result: ImageResult) -> None:
+        """Take in one normal image with its attempts."""
+        self._check(result.name, result.pixels_HW3.shape[:2])
+        row, shard = len(self._rows.sample_digests), f"shard-{self._number('samples'):04d}.h5"
+        for attempt in result.attempts:
+            record = attempt_record(result, attempt)
+            self.streams["attempts"].extend([digest_of(record)])
+            stored = attempt.sample is not None and attempt.verdict.accepted
+            self.attempts.append(
+                record
+                | {"seconds": float(attempt.seconds)}
+                | {"shard": shard if stored else None, "row": row if stored else None}
+            )
+            row += stored
+            if attempt.sample is not None and not attempt.verdict.accepted:
+                self.rejects.offer(result, attempt, len(self.attempts) - 1)
+        self.counts.add(result)
+        self._rows.add(result)
+        held = self._rows.bytes_as(self.profile)
+        if len(self._rows.image_digests) >= self.shard_images or held > HELD_BYTES:
+            self._close_rows()
+
+    def add_test(self, image: TestImage) -> None:
+        """Take in one image of the real test split."""
+        self._check(image.name, image.pixels_HW3.shape[:2])
+        self.counts.add_test(image)
+        self._test.add(image)
+        if self._test.bytes_held > HELD_BYTES:
+            self._close_test()
+
+    def finish(self, header: VersionHeader) -> dict[str, Any]:
+        """Write what is left of the pixels and return the index with the digest."""
+        if not self.counts.images:
+            raise UserError(
+                f"{self.category}: no usable normal image, so there is nothing to publish "
+                f"({len(header.failures)} failed)"
+            )
+        if self._rows.image_digests:
+            self._close_rows()
+        if self._test.image_digests:
+            self._close_test()
+        self._write_rejects()
+        index: dict[str, Any] = {
+            "format": FORMAT,
+            "category": self.category,
+            "image_size": list(self._size or (0, 0)),
+            "profile": self.profile,
+            "licence": header.licence,
+            "defects_config": header.defects_config,
+            "original_size": list(header.original_size) if header.original_size else None,
+            "settings": header.settings,
+            "plan_digest": header.plan_digest,
+            "weights": header.weights,
+            "software": header.software,
+            "code_version": header.code_version,
+            "counts": self.counts.to_json(),
+            "failures": [dict(failure) for failure in header.failures],
+            "shards": [info.to_json() for info in self.shards],
+            **({"limits": dict(header.limits)} if header.limits else {}),
+        }
+        digests = {name: stream.hexdigest() for name, stream in self.streams.items()}
+        index["digests"], index["digest"] = digests, dataset_digest(index, digests)
+        with naming_the_disk(self.folder):
+            write_attempts(self.folder / RECORDS, self.attempts)
+            sync(self.folder / RECORDS)
+        return json.loads(canonical_json(index))
+
+    def seal(self, index: dict[str, Any]) -> None:
+        """Write card, metadata and sums, and the index last."""
+        with naming_the_disk(self.folder):
+            records = self.folder / RECORDS
+            index["records"] = {"file": RECORDS, "sha256": sha256_file(records)}
+            index["records"] |= {"bytes": records.stat().st_size, "rows": len(self.attempts)}
+            write_whole(self.folder / CARD, render_card(index).encode())
+            write_whole(self.folder / CROISSANT, _pretty(croissant(index)))
+            text = _pretty(index)
+            write_whole(self.folder / SUMS, sums(self.folder, text))
+            write_whole(self.folder / INDEX, text)
+
+    def _check(self, name: str, size: tuple[int, ...]) -> None:
+        height, width = size
+        self._size = self._size or (height, width)
+        if size != self._size:
+            raise RecordError(f"{name}: expected the size {self._size} of the others, got {size}")
+        if name in self.names:
+            raise RecordError(f"{self.category}: the image name {name!r} came twice")
+        self.names.add(name)
+
+    def _number(self, role: str) -> int:
+        return sum(info.role == role for info in self.shards)
+
+    def _close_rows(self) -> None:
+        info = self._write(self._rows, f"shard-{self._number('samples'):04d}.h5")
+        self.streams["images"].extend(info.image_digests)
+        self.streams["samples"].extend(info.sample_digests)
+        self._rows = SampleRows()
+
+    def _close_test(self) -> None:
+        number = self._number("test")
+        info = self._write(self._test, f"test-{number:04d}.h5" if number else "test.h5")
+        self.streams["test"].extend(info.image_digests)
+        self._test = TestRows()
+
+    def _write_rejects(self) -> None:
+        rows, row = SampleRows("rejects"), 0
+        for result, kept in self.rejects.by_image():
+            rows.add(result)
+            for index in kept:
+                self.attempts[index] |= {"shard": "rejects.h5", "row": row}
+                row += 1
+        if row:
+            self._write(rows, "rejects.h5")
+
+    def _write(self, rows: SampleRows | TestRows, name: str) -> ShardInfo:
+        with naming_the_disk(self.folder):
+            info = rows.write(self.folder / name, self.profile, self.category)
+        self.shards.append(info)
+        return info
+
+
+class _RejectPool:
+    """The first rejects, at most `limit`, evened out over reasons as they come."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: dict[str, list[tuple[int, ImageResult, Attempt]]] = defaultdict(list)
+
+    def offer(self, result: ImageResult, attempt: Attempt, index: int) -> None:
+        """Keep an attempt when there is room, or when another reason has more than its share."""
+        reason = attempt.verdict.reason
+        if sum(map(len, self.kept.values())) >= self.limit:
+            largest = max(self.kept, key=lambda name: (len(self.kept[name]), name), default=reason)
+            if len(self.kept[largest]) <= len(self.kept[reason]) + 1:
+                return
+            self.kept[largest].pop()
+        # Only this attempt keeps its pixels, so that the pool stays small; the counts stay true.
+        only = tuple(a if a is attempt else replace(a, sample=None) for a in result.attempts)
+        self.kept[reason].append((index, replace(result, attempts=only), attempt))
+
+    def by_image(self) -> Iterator[tuple[ImageResult, list[int]]]:
+        """Each image once with its kept attempts, in the order of generation."""
+        images: dict[str, list[tuple[int, ImageResult, Attempt]]] = defaultdict(list)
+        for entry in sorted((e for some in self.kept.values() for e in some), key=lambda e: e[0]):
+            images[entry[1].name].append(entry)
+        for entries in images.values():
+            kept = {(attempt.number, attempt.attempt): attempt for _, _, attempt in entries}
+            result = entries[0][1]
+            attempts = tuple(kept.get((a.number, a.attempt), a) for a in result.attempts)
+            yield replace(result, attempts=attempts), [index for index, _, _ in entries]
+
+
+@dataclass
+class _Counts:
+    images: int = 0
+    attempts: int = 0
+    accepted: int = 0
+    controls: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    splits: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    rules: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    defects: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: ImageResult) -> None:
+        self.images += 1
+        self.splits[result.split].update(images=1)
+        for attempt in result.attempts:
+            accepted = attempt.verdict.accepted
+            self.attempts += 1
+            self.accepted += accepted
+            self.kinds[attempt.kind].update(attempted=1, accepted=int(accepted))
+            self.splits[result.split].update(samples=int(accepted))
+            if attempt.verdict.rule:
+                self.rules[attempt.verdict.rule].update(attempted=1, accepted=int(accepted))
+            if not accepted:
+                self.rejected[attempt.verdict.reason] += 1
+            elif attempt.sample is not None and attempt.sample.label == 0:
+                self.controls += 1
+
+    def add_test(self, image: TestImage) -> None:
+        self.defects[image.defect] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        good = self.defects.get(GOOD, 0)
+        return {
+            "images": self.images,
+            "attempts": self.attempts,
+            "accepted": self.accepted,
+            "anomalous": self.accepted - self.controls,
+            "controls": self.controls,
+            "rejected": dict(self.rejected),
+            "by_kind": {kind: dict(counts) for kind, counts in self.kinds.items()},
+            **({"by_rule": {r: dict(c) for r, c in self.rules.items()}} if self.rules else {}),
+            "splits": {
+                split: {"images": counts["images"], "samples": counts["samples"]}
+                for split, counts in self.splits.items()
+            },
+            "test": {
+                "images": sum(self.defects.values()),
+                "good": good,
+                "by_defect": dict(self.defects),
+            },
+        }
+
+
+def sums(folder: Path, index_text: bytes) -> bytes:
+    """The text of SHA256SUMS: every file but itself and the gallery, which can be made again."""
+    digests = {INDEX: hashlib.sha256(index_text).hexdigest()}
+    for path in folder.iterdir():
+        named = path.name not in (SUMS, INDEX) and not path.name.startswith(".")
+        if path.is_file() and named:
+            digests[path.name] = sha256_file(path)
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
+
+
+@contextmanager
+def building_folder(home: Path, plan_digest: str) -> Iterator[Path]:
+    """An empty hidden folder; gone afterwards unless it was renamed. Needs the category's lock."""
+    with naming_the_disk(home):
+        # Whoever holds the lock is the only writer, so every such folder is a dead run's.
+        for stale in home.glob(f"{BUILDING}*"):
+            shutil.rmtree(stale)
+        folder = home / f"{BUILDING}{plan_digest[:12]}"
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pretty(obj: Any) -> bytes:
+    return json.dumps(json.loads(canonical_json(obj)), indent=2, sort_keys=True).encode() + b"\n"

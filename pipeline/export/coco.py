@@ -1,0 +1,138 @@
+"""COCO instances with run-length masks: one JSON per split, images beside it.
+
+    annotations/instances_SPLIT.json   images/SPLIT/NAME.png
+
+Categories are the kinds of edit and the real defects, with the same ids in every split. Each
+anomaly has one annotation whose mask is its change mask, also when it lies in two places (swapped
+objects); a real image has one per ground-truth region. Normal images and controls have none.
+The run lengths are COCO's compressed text, which pycocotools and its users read without polygons.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.version import Version
+from pipeline.export.base import Content, ExportOptions
+from pipeline.export.folder import ExportFolder
+from pipeline.export.samples import Picture, anomaly_kinds, pictures, real_defects
+from pipeline.records import SPLITS, bounding_box
+from pipeline.sources.licences import terms_of
+
+# Shapes: H, W image; R runs.
+
+
+def write_coco(version: Version, options: ExportOptions, out: ExportFolder) -> Content:
+    """All splits of a version as COCO instances."""
+    categories = coco_categories(version)
+    ids = {row["name"]: row["id"] for row in categories}
+    images: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    annotations: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    drawn = 0
+    for number, picture in enumerate(pictures(version, controls=options.controls), 1):
+        file_name = f"{picture.name}.png"
+        path = out.png(f"images/{picture.split}/{file_name}", picture.image_HW3)
+        out.lineage({"file": path, "image_id": number} | picture.lineage())
+        height, width = picture.mask_HW.shape
+        images[picture.split].append(
+            {"id": number, "file_name": file_name, "height": height, "width": width, "license": 1}
+            | picture.facts()
+        )
+        for mask_HW, extra in _regions(version, picture):
+            drawn += 1
+            category = ids[picture.kind]
+            annotations[picture.split].append(
+                {"id": drawn, "image_id": number, "category_id": category} | annotation(mask_HW)
+                | extra
+            )  # fmt: skip
+    terms = terms_of(version.index)
+    for split in [split for split in SPLITS if images[split]]:
+        out.json(
+            f"annotations/instances_{split}.json",
+            {
+                "info": {
+                    "description": f"{version.category} {version.name}, {split}",
+                    "version": version.name,
+                    "dataset_digest": version.digest,
+                },
+                "licenses": [{"id": 1, "name": terms.text, "url": terms.url}],
+                "categories": categories,
+                "images": images[split],
+                "annotations": annotations[split],
+            },
+        )
+    return Content(
+        """```text
+annotations/instances_SPLIT.json   images, categories and masks of train, validation, test
+images/SPLIT/                      the files that `file_name` means
+```
+
+`test` is the real test split of the source. Beside COCO's own keys each image says its `role`
+(normal, edited, real), `kind`, `label`, `sample_id` and where it comes from.""",
+        """```python
+from pycocotools.coco import COCO
+
+coco = COCO("annotations/instances_train.json")
+masks = [coco.annToMask(a) for a in coco.loadAnns(coco.getAnnIds())]   # (H, W) of 0 and 1
+```""",
+    )
+
+
+def coco_categories(version: Version) -> list[dict[str, Any]]:
+    """Categories with ids from 1: the synthetic kinds, then the real defects."""
+    synthetic, real = anomaly_kinds(version), real_defects(version)
+    return [
+        {"id": number, "name": name, "supercategory": "synthetic" if name in synthetic else "real"}
+        for number, name in enumerate([*synthetic, *real], 1)
+    ]
+
+
+def annotation(mask_HW: np.ndarray) -> dict[str, Any]:
+    """Box (x, y, width, height), area in pixels and run lengths of one (H, W) bool mask."""
+    x0, y0, x1, y1 = bounding_box(mask_HW)
+    return {
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": int(mask_HW.sum()),
+        "iscrowd": 0,  # 1 would make COCO's evaluation ignore the region
+        "segmentation": {"size": list(mask_HW.shape), "counts": compress(run_lengths(mask_HW))},
+    }
+
+
+def run_lengths(mask_HW: np.ndarray) -> list[int]:
+    """Lengths of the runs of 0 and 1 in turn, down the columns; the first is of 0 and may be 0."""
+    flat = np.concatenate([[False], mask_HW.ravel(order="F"), [False]])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])  # the last False may stand for no change
+    runs = np.diff(np.concatenate([[0], changes, [mask_HW.size]]))
+    return runs[: len(runs) if runs[-1] else -1].tolist()
+
+
+def compress(runs: list[int]) -> str:
+    """COCO's text for run lengths.
+
+    From the fourth on, each length is given as the difference to the one two before; a number is
+    cut into groups of five bits, lowest first, a sixth bit says that more follow, and 48 is added
+    to make it a printable character. The fifth bit of the last group is the sign.
+    """
+    text = []
+    for place, run in enumerate(runs):
+        value = run - runs[place - 2] if place > 2 else run
+        while True:
+            group, value = value & 0x1F, value >> 5
+            more = value != (-1 if group & 0x10 else 0)
+            text.append(chr((group | (0x20 if more else 0)) + 48))
+            if not more:
+                break
+    return "".join(text)
+
+
+def _regions(version: Version, picture: Picture) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """The masks of one picture, each with what is to be said about it."""
+    if picture.role == "edited" and picture.label:
+        yield picture.mask_HW, {}
+    named = {
+        row["pixel_value"]: row["defect_name"] for row in version.index["defects_config"] or ()
+    }
+    for mask_HW, value in picture.regions:
+        yield mask_HW, {"defect_name": named[value]} if value in named else {}

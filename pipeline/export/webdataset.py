@@ -1,0 +1,114 @@
+"""WebDataset shards: plain tar files whose neighbouring members with one stem are one record.
+
+    SPLIT-normal-000000.tar   KEY.image.png  KEY.json
+    SPLIT-edited-000000.tar   KEY.image.png  KEY.mask.png  KEY.original.png  KEY.json
+    test-real-000000.tar      KEY.image.png  KEY.mask.png  KEY.json
+
+All records of one family have the same parts, so a pipeline can ask for a tuple of them. Tar
+headers hold no time, no owner and fixed rights: the same version gives the same bytes.
+"""
+
+import io
+import tarfile
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from pipeline.dataset.version import Version
+from pipeline.export.base import Content, ExportOptions
+from pipeline.export.folder import ExportFolder, png_bytes
+from pipeline.export.samples import Picture, pictures
+from pipeline.utils.hashing import canonical_json
+
+SHARD_BYTES = 256 << 20
+"""A shard is closed when it holds this much."""
+
+
+def write_webdataset(
+    version: Version, options: ExportOptions, out: ExportFolder, shard_bytes: int = SHARD_BYTES
+) -> Content:
+    """All splits of a version as tar shards, one family per split and role."""
+    with _Shards(out, shard_bytes) as shards:
+        for picture in pictures(version, controls=options.controls):
+            family = f"{picture.split}-{picture.role}"
+            shard = shards.add(family, picture.name, _parts(picture))
+            out.lineage({"file": shard, "key": picture.name} | picture.lineage())
+        families = dict(shards.numbers)
+    first = min(families, key=lambda family: (not family.startswith("train-edited"), family))
+    return Content(
+        "```text\n"
+        + "\n".join(f"{_range(family, count)}" for family, count in sorted(families.items()))
+        + """
+```
+
+Each record: `image.png`, `json` (role, kind, label, sample id, lineage); edited ones also
+`mask.png` (0, and 255 where the picture is not normal) and `original.png`, real ones `mask.png`.
+A control is an edited record with label 0 and an empty mask.""",
+        f"""```python
+import webdataset as wds
+
+records = wds.WebDataset("{_range(first, families[first])}", shardshuffle=False).decode("rgb8")
+for image, facts in records.to_tuple("image.png", "json"):
+    ...  # (H, W, 3) uint8, a dictionary
+```""",
+    )
+
+
+class _Shards:
+    """The open shard of every family; a full one is closed and the next number begun."""
+
+    def __init__(self, out: ExportFolder, limit: int) -> None:
+        self.out, self.limit = out, limit
+        self.numbers: Counter[str] = Counter()
+        self._open: dict[str, tuple[str, tarfile.TarFile]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for family in list(self._open):
+            self._close(family)
+
+    def add(self, family: str, key: str, parts: dict[str, bytes]) -> str:
+        """Write one record; the name of the shard that it went into."""
+        if family not in self._open:
+            name = f"{family}-{self.numbers[family]:06d}.tar"
+            self.numbers[family] += 1
+            place = self.out.place(name)
+            tar = tarfile.open(place, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 see _close
+            self._open[family] = name, tar
+        name, tar = self._open[family]
+        for ending, content in parts.items():
+            info = tarfile.TarInfo(f"{key}.{ending}")  # time 0, owner 0, rights 0644
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        if tar.offset >= self.limit:
+            self._close(family)
+        return name
+
+    def _close(self, family: str) -> None:
+        name, tar = self._open.pop(family)
+        tar.close()
+        self.out.wrote(name)
+
+
+def _parts(picture: Picture) -> dict[str, bytes]:
+    """The files of one record."""
+    parts = {"image.png": png_bytes(picture.image_HW3)}
+    if picture.role != "normal":
+        parts["mask.png"] = png_bytes(picture.mask_HW)
+    if picture.original_HW3 is not None:
+        parts["original.png"] = png_bytes(picture.original_HW3)
+    return parts | {"json": canonical_json(picture.facts() | {"record": picture.record})}
+
+
+def _range(family: str, count: int) -> str:
+    """The shards of a family as WebDataset writes a row of files."""
+    if count == 1:
+        return f"{family}-000000.tar"
+    return f"{family}-{{000000..{count - 1:06d}}}.tar"

@@ -1,0 +1,265 @@
+"""The scores of the gate: shares in [0, 1], ratios where 1 means no difference, colour distances.
+
+Whatever a mask cannot see is cropped away first, so the cost goes with the edit, not the picture.
+
+Shapes: H, W picture; h, w window around the change; 3 colour (RGB, uint8).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.edits.kinds.reshape import map_of
+from pipeline.gate.patch_bank import PatchBank
+from pipeline.imaging.artifacts import (
+    BAND,
+    FLAT,
+    clipped_share,
+    gradient,
+    noise_ratio,
+    outline_ratio,
+    window,
+)
+from pipeline.imaging.masks import Cut, dilated, shifted
+from pipeline.imaging.noise import grain_level
+from pipeline.records import Edit, Sample
+
+LOOKS = ("swapped", "wrong_type", "wrong_orientation", "wrong_order")
+"""Kinds that put one part in the place of another: both must look different."""
+RESHAPED = ("wrong_orientation", "wrong_size")
+"""Kinds that resample a part where it stands: much of it stays, and its grain must too."""
+EXCHANGED = ("swapped", "wrong_order")
+REPAINTED = ("missing", "control_noop", "control_background")
+"""Kinds whose whole change mask was painted (of a no-op, all that its object does not cover)."""
+MIN_PAINTED = 64
+"""Pixels of painted ground below which nothing is said about it: one cell of the network."""
+FULL_BOX = 0.9
+"""Share of its box from which a borrowed part counts as the whole box, not as an ellipse."""
+TURNED_SHARE = 0.75
+"""Of a turned part the most changed quarter counts: a screw turned round differs at its ends."""
+
+
+def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[str, float]:
+    """Every score that needs no network. An empty change mask gives an area of 0 and no more."""
+    edit, change_HW = sample.edit, sample.change_HW
+    area = np.count_nonzero(change_HW)
+    scores = {
+        # of a combined sample the whole, see `gate.apart`
+        "change_area": edit.parameters.get("change_area", area / change_HW.size) if area else 0.0,
+        "border": border_share(change_HW),
+        "foreground_share": edit.parameters.get("foreground_share", 0.0),
+    }
+    if not area:
+        return scores
+    near = window(change_HW | sample.object_HW)
+    edited_hw3, source_hw3 = sample.pixels_HW3[near], image_HW3[near]
+    change_hw, object_hw = change_HW[near], sample.object_HW[near]
+    difference_hw3 = cv2.absdiff(edited_hw3, source_hw3)
+    moved_hw = cv2.max(
+        cv2.max(difference_hw3[..., 0], difference_hw3[..., 1]), difference_hw3[..., 2]
+    )
+    changed_hw = (moved_hw > threshold) & change_hw
+    painted_hw = painted(edit, change_hw, object_hw)
+    scores |= {
+        "changed_fraction": np.count_nonzero(changed_hw) / area,
+        "delta_e": delta_e(edited_hw3, source_hw3, change_hw),
+        "seam_ratio": seam_ratio(edited_hw3, source_hw3, change_hw),
+        "outline_ratio": outline_ratio(edited_hw3, change_hw),
+        "noise_ratio": _noise(edit, edited_hw3, source_hw3, change_hw, object_hw, painted_hw),
+        "clipped": max(
+            0.0, clipped_share(edited_hw3, change_hw) - clipped_share(source_hw3, change_hw)
+        ),
+        "painted": np.count_nonzero(painted_hw) / change_HW.size,
+    }
+    if edit.kind in LOOKS:
+        scores["object_delta_e"] = _object_delta_e(
+            edit, edited_hw3, source_hw3, object_hw, changed_hw, (near[1].start, near[0].start)
+        )
+    return scores
+
+
+def patch_scores(sample: Sample, image_HW3: np.ndarray, bank: PatchBank) -> dict[str, float]:
+    """How far painted ground is from the normals (and was, before), and the whole picture.
+
+    Without painted ground the distance is that of the whole change, and no rule looks at it.
+    """
+    change_HW = sample.change_HW
+    where_HW = painted(sample.edit, change_HW, sample.object_HW)
+    if not where_HW.any():
+        where_HW = change_HW
+    return {
+        "patch_distance": bank.region_distance(sample.pixels_HW3, where_HW, change_HW),
+        "patch_before": bank.distance_before(image_HW3, where_HW),
+        "image_distance": bank.image_distance(sample.pixels_HW3, image_HW3, change_HW),
+    }
+
+
+def painted(edit: Edit, change_HW: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
+    """Where the inpainter made ground, bool (H, W): holes that nothing was laid over again.
+
+    Nowhere for kinds that only paste, that exchange parts of like size, or whose new part nobody
+    can know (a prompt).
+    """
+    nowhere_HW = np.zeros_like(change_HW)
+    if edit.kind in REPAINTED:
+        found_HW = change_HW
+    else:
+        laid_HW = _laid(edit, object_HW) if object_HW.any() else None
+        if laid_HW is None:
+            return nowhere_HW
+        reach = int(edit.parameters.get("dilation", 0))
+        found_HW = dilated(object_HW, reach) & ~dilated(laid_HW, reach) & change_HW
+    return found_HW if np.count_nonzero(found_HW) >= MIN_PAINTED else nowhere_HW
+
+
+def _laid(edit: Edit, object_HW: np.ndarray) -> np.ndarray | None:
+    """Where a part was laid down beside or over its old place, bool (H, W); None if not known."""
+    parameters = edit.parameters
+    if edit.kind == "misplaced":
+        return shifted(object_HW, *map(int, parameters["offset"]))
+    if edit.kind in RESHAPED and ("scale" in parameters or "turn" in parameters):
+        return Cut.of(object_HW).warped(map_of(parameters)).full(_size(object_HW))
+    lender = parameters.get("donor") or parameters
+    box = lender.get("box_4") or lender.get("box")
+    if edit.kind != "wrong_type" or box is None:
+        return None
+    return _borrowed(lender, box, object_HW)
+
+
+def _borrowed(lender: Mapping[str, Any], box: Sequence[int], object_HW: np.ndarray) -> np.ndarray:
+    """A borrowed part over the middle of the old one, as the edit knows it: its box, its area.
+
+    Drawn as an ellipse, or as its box where it fills that; rather too large than too small.
+    """
+    columns, rows = box[2] - box[0], box[3] - box[1]
+    shape_hw = np.ones((rows, columns), np.bool_)
+    if lender.get("area", rows * columns) < FULL_BOX * rows * columns:
+        y_h, x_w = ((2 * np.arange(side) + 1) / side - 1 for side in (rows, columns))
+        shape_hw = y_h[:, None] ** 2 + x_w[None] ** 2 <= 1
+    x, y = Cut.of(object_HW).centre
+    left, top = int(x) - columns // 2, int(y) - rows // 2
+    return Cut(shape_hw, left, top).full(_size(object_HW))
+
+
+def _size(mask_HW: np.ndarray) -> tuple[int, int]:
+    return mask_HW.shape[0], mask_HW.shape[1]
+
+
+def duplicate_iou(sample: Sample, accepted: Sequence[Sample]) -> float:
+    """The largest overlap with an earlier sample of the same kind."""
+    rivals = [other for other in accepted if other.edit.kind == sample.edit.kind]
+    if not rivals or not sample.change_HW.any():
+        return 0.0
+    near = window(sample.change_HW, 0)
+    own_hw = sample.change_HW[near]
+    own = np.count_nonzero(own_hw)
+    best = 0.0
+    for other in rivals:
+        shared = np.count_nonzero(own_hw & other.change_HW[near])
+        union = int(own + np.count_nonzero(other.change_HW) - shared)
+        best = max(best, float(shared) / max(1, union))
+    return best
+
+
+def delta_e(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray) -> float:
+    """Mean CIE76 distance over a region; 2.3 is just noticeable."""
+    distances_N = delta_es(edited_HW3, image_HW3, where_HW)
+    return float(distances_N.mean()) if len(distances_N) else 0.0
+
+
+def delta_es(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
+    """(N,) float32: the CIE76 distance of every pixel of a region."""
+    lab = [
+        cv2.cvtColor(picture[where_HW][None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+        for picture in (edited_HW3, image_HW3)
+        if where_HW.any()
+    ]
+    if not lab:
+        return np.zeros(0, np.float32)
+    return np.sqrt(np.square(lab[0] - lab[1]) @ np.ones(3, np.float32))
+
+
+def seam_ratio(edited_HW3: np.ndarray, image_HW3: np.ndarray, change_HW: np.ndarray) -> float:
+    """Gradient that the edit put on the outline of its mask, against the ground just outside."""
+    mask_HW, near = change_HW.astype(np.uint8), np.ones((3, 3), np.uint8)
+    on_HW = (cv2.dilate(mask_HW, near) > 0) & (cv2.erode(mask_HW, near) == 0)
+    beside = np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8)
+    outside_HW = (cv2.dilate(mask_HW, beside, iterations=2) > 0) & ~change_HW & ~on_HW
+    if not on_HW.any() or not outside_HW.any():
+        return 1.0
+    before_HW = gradient(image_HW3)
+    added = np.maximum(gradient(edited_HW3)[on_HW] - before_HW[on_HW], 0).mean()
+    return float(1 + added / (before_HW[outside_HW].mean() + FLAT))
+
+
+def border_share(mask_HW: np.ndarray) -> float:
+    """Share of the frame's outermost pixels that lie in the mask."""
+    height, width = mask_HW.shape
+    lines = (mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1])
+    return sum(map(np.count_nonzero, lines)) / (2 * (height + width) - 4)
+
+
+def _noise(
+    edit: Edit,
+    edited_hw3: np.ndarray,
+    source_hw3: np.ndarray,
+    change_hw: np.ndarray,
+    object_hw: np.ndarray,
+    painted_hw: np.ndarray,
+) -> float:
+    """Grain of painted ground against the ring; of a resampled part against what it was; else 1."""
+    if edit.kind in RESHAPED:
+        before = float(grain_level(source_hw3, object_hw).mean())
+        after = float(grain_level(edited_hw3, object_hw).mean())
+        return after / before if before >= FLAT / 4 else 1.0
+    if edit.kind == "control_noop" or not painted_hw.any():
+        return 1.0
+    return noise_ratio(edited_hw3, painted_hw, change_hw)
+
+
+def _object_delta_e(
+    edit: Edit,
+    edited_hw3: np.ndarray,
+    source_hw3: np.ndarray,
+    object_hw: np.ndarray,
+    changed_hw: np.ndarray,
+    corner: tuple[int, int],
+) -> float:
+    """Colour distance of new part and old one after a blur of half the part's size.
+
+    Two walnuts exchanged differ in every pixel and in nothing that anybody would call wrong. Of
+    several exchanged parts the least different one counts.
+    """
+    if not object_hw.any():
+        return 0.0
+    objects = _objects(edit, object_hw, corner)
+    turned = edit.kind == "wrong_orientation"
+    parts = max(len(objects), 2 if edit.kind in EXCHANGED else 1)  # older edits have no boxes
+    radius = (np.count_nonzero(object_hw) / parts / np.pi) ** 0.5
+    sigma = max(1.0, (0.25 if turned else 0.5) * radius)
+    pictures = [
+        cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma)
+        for picture in (edited_hw3, source_hw3)
+    ]
+    if turned:
+        found_N = delta_es(pictures[0], pictures[1], object_hw | changed_hw)
+        return float(np.quantile(found_N, TURNED_SHARE))
+    return min(delta_e(pictures[0], pictures[1], mask_hw) for mask_hw in objects)
+
+
+def _objects(edit: Edit, object_HW: np.ndarray, corner: tuple[int, int]) -> list[np.ndarray]:
+    """The mask of each object of the edit, where its boxes tell them apart."""
+    boxes = edit.parameters.get("boxes")
+    if edit.kind not in EXCHANGED or not boxes:
+        return [object_HW]
+    masks = []
+    for x0, y0, x1, y1 in boxes:
+        mask_HW = np.zeros_like(object_HW)
+        at = (slice(max(0, y0 - corner[1]), max(0, y1 - corner[1])),
+              slice(max(0, x0 - corner[0]), max(0, x1 - corner[0])))  # fmt: skip
+        mask_HW[at] = object_HW[at]
+        if mask_HW.any():
+            masks.append(mask_HW)
+    return masks or [object_HW]

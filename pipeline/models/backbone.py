@@ -1,0 +1,190 @@
+"""Frozen feature extractors: the ImageNet ResNet-18 trunk and the bundled small teacher.
+
+    teacher = small_teacher(path)                        # or resnet18_trunk(path)
+    fine, middle, coarse = teacher(normalise(images_B3HW))
+
+Both are one shape of network: the stem and first three stages of a ResNet of basic blocks (He et
+al., CVPR 2016) under torchvision's names. They differ in width only, so every detector takes either
+and reads `teacher.channels`.
+
+Shapes: B batch; H, W picture; 3 colour (RGB); C channels of a level; h, w = H, W divided by the
+level's stride, rounded up.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.errors import UserError, WeightsError
+from pipeline.models.weights.safe_load import load_state
+
+STRIDES = (4, 8, 16)
+"""Input pixels per cell of the three levels (layer1, layer2, layer3)."""
+RESNET18_CHANNELS = (64, 128, 256)
+SMALL_CHANNELS = (32, 64, 128)
+MEAN_3 = (0.485, 0.456, 0.406)
+DEVIATION_3 = (0.229, 0.224, 0.225)
+
+Levels = tuple[Tensor, Tensor, Tensor]
+
+
+class Trunk(nn.Module):
+    """Stem (stride 4) and three stages of two basic blocks: strides 4, 8 and 16.
+
+    `forward(images_B3HW)` takes normalised float RGB (see `normalise`), any H and W from 32 on, and
+    gives three maps (B, C, h, w) with C = `channels`. They come out of a ReLU, so they are never
+    negative. A fresh trunk is trainable; `freeze` it before use as a teacher.
+    """
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.channels = channels
+        self.frozen = False
+        first, second, third = channels
+        self.conv1 = nn.Conv2d(3, first, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = residual_stage(first, first, stride=1)
+        self.layer2 = residual_stage(first, second, stride=2)
+        self.layer3 = residual_stage(second, third, stride=2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        stem_BChw = self.maxpool(self.relu(self.bn1(self.conv1(images_B3HW))))
+        fine_BChw = self.layer1(stem_BChw)
+        middle_BChw = self.layer2(fine_BChw)
+        return fine_BChw, middle_BChw, self.layer3(middle_BChw)
+
+    def freeze(self) -> "Trunk":
+        """Evaluation mode and no gradients, for good."""
+        self.frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> "Trunk":
+        """A frozen trunk stays in evaluation mode, whatever the module around it is set to."""
+        super().train(mode and not self.frozen)
+        return self
+
+
+def resnet18_trunk(weights: Path | None = None) -> Trunk:
+    """ResNet-18 up to layer3: 64, 128 and 256 channels, 2 782 784 parameters, frozen.
+
+    `weights` is torchvision's own `.pth` (of which layer4 and the classifier are left out) or a
+    safetensors file under the same names, batch norm as it is or folded. Without it the trunk is
+    random (for tests of shapes).
+    """
+    return _frozen(Trunk(RESNET18_CHANNELS), weights, "ResNet-18 trunk (stem to layer3)")
+
+
+def small_teacher(weights: Path | None = None) -> Trunk:
+    """The bundled slim trunk: 32, 64 and 128 channels, frozen; without a file it is random.
+
+    `pretraining/teacher/` distils it from `resnet18_trunk`; its card is weights/small_teacher.md.
+    """
+    return _frozen(Trunk(SMALL_CHANNELS), weights, "small teacher")
+
+
+TRUNKS = {"resnet18": resnet18_trunk, "bundled-teacher": small_teacher}
+"""Entries of the weights registry and the trunks that read them."""
+
+
+def trunk_of(teacher: str, weights: Path | None = None) -> Trunk:
+    """The frozen trunk that an entry of the weights registry belongs to; `weights` is its file."""
+    if teacher not in TRUNKS:
+        raise UserError(f"no trunk belongs to teacher {teacher!r}; known: {', '.join(TRUNKS)}")
+    return TRUNKS[teacher](weights)
+
+
+def normalise(images_B3HW: Tensor) -> Tensor:
+    """uint8 RGB (B, 3, H, W) to float32 with ImageNet's mean and deviation, on the same device.
+
+    Call it after moving the uint8 batch: a quarter of the bytes travel.
+    """
+    if images_B3HW.dtype != torch.uint8:
+        raise TypeError(f"images_B3HW must be uint8, got {images_B3HW.dtype}")
+    mean_311 = torch.tensor(MEAN_3, device=images_B3HW.device).view(3, 1, 1) * 255
+    deviation_311 = torch.tensor(DEVIATION_3, device=images_B3HW.device).view(3, 1, 1) * 255
+    return (images_B3HW.float() - mean_311) / deviation_311
+
+
+def load_trunk(trunk: Trunk, path: Path, name: str) -> None:
+    """Fill a trunk from a file of any float width; every tensor of the trunk must be in it.
+
+    Raises WeightsError, which names the file, when it is absent, damaged or of another network.
+    """
+    found = {key: value for key, value in load_state(path).items() if not _beyond(key)}
+    # Batch norm's step counters decide nothing in evaluation mode, and some files omit them.
+    counters = {k: v for k, v in trunk.state_dict().items() if k.endswith("num_batches_tracked")}
+    try:
+        trunk.load_state_dict(counters | found)  # copies into float32
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"{path} should hold the {name}, but holds another network: {reason}; "
+            "name the file that belongs to it"
+        ) from error
+
+
+def save_trunk(trunk: Trunk, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the weights in half precision, aside and then renamed."""
+    state = {
+        key: value.detach().half().contiguous().cpu()
+        for key, value in trunk.state_dict().items()
+        if value.is_floating_point()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    save_file(state, aside, metadata=metadata or {})
+    aside.chmod(0o644)
+    aside.replace(path)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, under torchvision's names.
+
+    Written out, because importing torchvision takes a process a second and a half.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, downsample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = downsample
+
+    def forward(self, input_BChw: Tensor) -> Tensor:
+        shortcut_BChw = input_BChw if self.downsample is None else self.downsample(input_BChw)
+        inner_BChw = self.relu(self.bn1(self.conv1(input_BChw)))
+        return self.relu(self.bn2(self.conv2(inner_BChw)).add_(shortcut_BChw))
+
+
+def residual_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Two basic blocks; the first halves the picture and changes the width where asked to."""
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs)
+    )
+
+
+def _beyond(name: str) -> bool:
+    """True for the tensors of a whole ResNet that lie behind the trunk."""
+    return name.startswith(("layer4.", "fc."))
+
+
+def _frozen(trunk: Trunk, weights: Path | None, name: str) -> Trunk:
+    if weights is not None:
+        load_trunk(trunk, weights, name)
+    return trunk.freeze()

@@ -1,0 +1,47 @@
+"""LaMa as TorchScript (Suvorov et al., WACV 2022): the official file or the bundled small one.
+
+Apart from `inpaint.py` because only this needs PyTorch.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.models.device import Compute
+from pipeline.models.inpaint.base import MULTIPLE, in_window
+from pipeline.models.out_of_memory import with_second_try
+from pipeline.models.weights.safe_load import load_torchscript
+
+
+class TorchScriptLama:
+    """`big-lama.pt` or the bundled small LaMa: `model(image_1CHW, mask_11HW) -> image_1CHW`."""
+
+    def __init__(self, path: Path, compute: Compute) -> None:
+        self._model = load_torchscript(path, compute.device)
+        self._device = compute.device
+
+    def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        return in_window(self._fill, image_HW3, hole_HW)
+
+    def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        height, width = hole_HW.shape
+        return with_second_try(
+            lambda: self._run(image_HW3, hole_HW), f"LaMa filled a window of {width}x{height} px"
+        )
+
+    @torch.inference_mode()
+    def _run(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        height, width = hole_HW.shape
+        # Mirrored with the edge pixel repeated, as the training code and lama-cleaner do.
+        beyond = ((0, -height % MULTIPLE), (0, -width % MULTIPLE))
+        image_HW3 = np.pad(image_HW3, (*beyond, (0, 0)), mode="symmetric")
+        hole_HW = np.pad(hole_HW, beyond, mode="symmetric")
+        image_13HW = torch.from_numpy(image_HW3).to(self._device).permute(2, 0, 1)[None].float()
+        mask_11HW = torch.from_numpy(hole_HW).to(self._device)[None, None].float()
+        # The profiling executor may rewrite the graph after its first calls, and with it the last
+        # bits of the result; a digest must not depend on how many images came before.
+        with torch.jit.optimized_execution(False):
+            filled = self._model(image_13HW / 255, mask_11HW)
+        filled_HW3 = filled[0, :, :height, :width].clamp(0, 1).mul(255).round()
+        return filled_HW3.byte().permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,299 @@
+"""The shortcut audit: could a detector tell the samples by traces of editing instead of meaning?
+
+Questions to one trivial probe (`audit_features`, `audit_probe`), from what a detector meets to what
+isolates the trace; docs/audit.md says how to read them:
+
+    image    whole pictures: anomalies against controls. Both were edited. The question itself: its
+             AUROC is the version's figure, and above 0.6 there is a warning.
+    content  the same without a single edited pixel: untouched sources, the edited region of the
+             anomalies left out. What the pictures show is in it, no trace is.
+    inside   change masks alone: anomalies against controls that show the same sort of thing (filled
+             ground, a part laid down) and whose masks have the same size and outline.
+    parts_content  the same pairs before the edit: the parts where they were, untouched.
+    repaint  controls against their untouched sources inside the same mask: nothing but the repaint
+             differs. `repaint_image`: over whole pictures.
+    outside  what no edit may have touched. Must be 0.5, else there is a warning, too.
+
+Only `inside` compares different regions, so only there a mask could give itself away: anomalies and
+controls are paired by area and outline, and the shape alone is put to the probe as well.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.dataset.shard_reader import ShardReader
+from pipeline.dataset.version import Version
+from pipeline.records import CONTROL, is_control
+from pipeline.reports.audit.features import REACH, residuals, residuals_after, statistics
+from pipeline.reports.audit.probe import Area, probe
+
+ANOMALIES, CONTROLS = 120, 80
+"""Samples that are looked at, at most."""
+FEWEST = 20
+"""Controls (or pairs) below which an AUROC says nothing; its interval is shown, no verdict."""
+LIMIT = 0.6
+"""AUROC above which whole pictures bring a warning, and other rows show a trace."""
+CALIPER = 0.7
+"""How far two masks may differ and still be paired: distance in log area and log outline."""
+LEAST_OUTSIDE = 0.1
+"""Share of the picture that must be left."""
+
+GROUND = ("missing",)
+"""Kinds that leave filled ground."""
+MIXED = ("misplaced", "combined")
+"""Kinds whose mask holds filled ground and a placed part; no control does."""
+QUESTION, GROUND_ROW, PARTS = "image", "inside_ground", "inside_parts"
+PLAIN = {GROUND_ROW: "Filled ground", PARTS: "Parts laid down"}
+FILLED, PUT_BACK = "control_background", "control_noop"
+"""The control that fills ground anew, and the one that lays a part where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored sample: where it is and what it is, no pixels."""
+
+    shard: ShardReader
+    sample: int
+    image: str
+    kind: str
+
+    @property
+    def label(self) -> int:
+        return int(not is_control(self.kind))
+
+    @property
+    def mask_HW(self) -> np.ndarray:
+        return self.shard.mask(self.sample)
+
+    @property
+    def parts_HW(self) -> np.ndarray:
+        """The edited parts in the source with the margin that an edit takes."""
+        edit = self.shard.record(self.sample)["edit"]
+        size = 2 * int(edit["parameters"].get("dilation", 0)) + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+        return cv2.dilate(self.shard.object_mask(self.sample).astype(np.uint8), disc) > 0
+
+    @property
+    def source_HW3(self) -> np.ndarray:
+        return self.shard.original(self.shard.source(self.sample))
+
+
+@dataclass(slots=True, eq=False)
+class _Table:
+    """Examples for one question to the probe."""
+
+    features: list[np.ndarray] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+
+    def add(self, features_F: np.ndarray, label: int, image: str) -> None:
+        self.features.append(features_F)
+        self.labels.append(label)
+        self.images.append(image)
+
+    def ask(self) -> Area:
+        return probe(np.array(self.features), self.labels, self.images)
+
+
+def shortcut(version: Version) -> dict[str, Any]:
+    """The audit of a version, JSON-able; `notes` say what could not be asked."""
+    rows = list(rows_of(version))
+    controls = spread([row for row in rows if not row.label], CONTROLS)
+    both = {row.image for row in controls}
+    anomalies = spread([row for row in rows if row.label], ANOMALIES, first=both)
+    counts = {"edited": len(anomalies), "controls": len(controls), "limit": LIMIT}
+    if not anomalies or not controls:
+        nothing: dict[str, Any] = {"auroc": None, "interval": None, "warning": False, "rows": []}
+        lacking = "anomalies" if not anomalies else "controls"
+        return counts | nothing | {"notes": [f"nothing to compare: there are no {lacking}"]}
+    rows_out, notes = _compare(anomalies, controls)
+    image = rows_out[0]
+    return counts | {
+        "auroc": image["auroc"],
+        "interval": image["interval"],
+        "warning": any(row["warning"] for row in rows_out),
+        "rows": rows_out,
+        "notes": notes,
+    }
+
+
+def rows_of(version: Version) -> Iterator[Row]:
+    """Every accepted sample of a version."""
+    for shard in version.shards:
+        names = [shard.image_record(i)["name"] for i in range(shard.images)]
+        for j in range(shard.samples):
+            yield Row(shard, j, names[shard.source(j)], shard.kind(j))
+
+
+def spread(rows: Sequence[Row], limit: int, first: Collection[str] = ()) -> list[Row]:
+    """At most `limit` rows, kinds taking turns; which of a kind is decided by a digest.
+
+    Rows of the images in `first` come before others: a comparison is fairest within an image.
+    """
+    kinds: dict[str, list[tuple[bool, str, Row]]] = {}
+    for row in rows:
+        key = hashlib.sha256(f"{row.image}@{row.sample}".encode()).hexdigest()
+        kinds.setdefault(row.kind, []).append((row.image not in first, key, row))
+    decks = [sorted(kinds[kind], key=lambda entry: entry[:2]) for kind in sorted(kinds)]
+    turns = (entry for turn in zip_longest(*decks) for entry in turn if entry is not None)
+    chosen = [row for _, _, row in islice(turns, limit)]
+    return sorted(chosen, key=lambda row: (row.image, row.kind, row.sample))
+
+
+def _compare(
+    anomalies: Sequence[Row], controls: Sequence[Row]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    tables: dict[str, _Table] = defaultdict(_Table)
+    inside: dict[int, np.ndarray] = {}
+    untouched: dict[int, np.ndarray] = {}
+    rest = _outside_of(anomalies, controls)
+    image = None
+    for row in sorted((*anomalies, *controls), key=lambda row: row.image):
+        if row.image != image:
+            image, source_HW3 = row.image, row.source_HW3
+            before, rest_F = residuals(source_HW3), None
+            before_F = statistics(before, np.ones(row.shard.size_HW, np.bool_))
+        edited_HW3, mask_HW = row.shard.edited(row.sample), row.mask_HW
+        found = residuals_after(before, source_HW3, edited_HW3)
+        whole_F = statistics(found, np.ones_like(mask_HW))
+        inside[id(row)] = statistics(found, mask_HW)
+        untouched[id(row)] = statistics(before, row.parts_HW if row.label else mask_HW)
+        tables["image"].add(whole_F, row.label, row.image)
+        content_F = statistics(before, ~mask_HW) if row.label else before_F
+        tables["content"].add(content_F, row.label, row.image)
+        if id(row) in rest:
+            free_HW = rest[id(row)]
+            if (edited_HW3 != source_HW3).any(2)[_grown(free_HW)].any():
+                tables["outside"].add(statistics(found, free_HW), row.label, row.image)
+            else:  # the numbers of the source itself, for both samples of the image
+                rest_F = statistics(before, free_HW) if rest_F is None else rest_F
+                tables["outside"].add(rest_F, row.label, row.image)
+        if not row.label:
+            name = "repaint_" + row.kind.removeprefix(CONTROL)
+            tables[name].add(inside[id(row)], 1, row.image)
+            tables[name].add(untouched[id(row)], 0, row.image)
+            tables["repaint_image"].add(whole_F, 1, row.image)
+            tables["repaint_image"].add(before_F, 0, row.image)
+    rows = [_row(name, tables.pop(name).ask()) for name in (QUESTION, "content")]
+    rows[1] |= {"verdict": "reference", "warning": False}
+    notes: list[str] = []
+    for name, control, left in _families(anomalies):
+        right = [row for row in controls if row.kind == control]
+        pairs = _alike(left, right)
+        if pairs:
+            rows.append(_row(name, _table(pairs, inside).ask()))
+            rows[-1]["shape"] = _table(pairs, _shapes(pairs)).ask().to_json()
+        if pairs and name == PARTS:
+            content = _row("parts_content", _table(pairs, untouched).ask())
+            rows.append(content | {"verdict": "reference", "warning": False})
+        if left and not pairs:
+            notes.append(f"{PLAIN[name]} not compared: no {control} has masks of like size")
+    for name in sorted(tables):
+        rows.append(_row(name, tables[name].ask(), must_be_even=name == "outside"))
+    if "outside" not in tables:
+        notes.append("The rest not compared: the change masks leave too little of the images")
+    return rows, notes
+
+
+def _alike(left: Sequence[Row], right: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Anomalies and controls in pairs whose masks have the same size and outline."""
+    pairs = match([shape_of(row.mask_HW) for row in left], [shape_of(row.mask_HW) for row in right])
+    return [(left[i], right[j]) for i, j in pairs]
+
+
+def _shapes(pairs: Sequence[tuple[Row, Row]]) -> dict[int, np.ndarray]:
+    return {id(row): shape_of(row.mask_HW) for pair in pairs for row in pair}
+
+
+def _table(pairs: Sequence[tuple[Row, Row]], features: dict[int, np.ndarray]) -> _Table:
+    table = _Table()
+    for row in [row for pair in pairs for row in pair]:
+        table.add(features[id(row)], row.label, row.image)
+    return table
+
+
+def _families(anomalies: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Name, the control whose mask shows the same sort of thing, and the anomalies."""
+    ground = [row for row in anomalies if row.kind in GROUND]
+    placed = [row for row in anomalies if row.kind not in (*GROUND, *MIXED)]
+    return [(GROUND_ROW, FILLED, ground), (PARTS, PUT_BACK, placed)]
+
+
+def _row(name: str, area: Area, *, must_be_even: bool = False) -> dict[str, Any]:
+    """One line of the audit; `verdict` is fine, warning, trace or few.
+
+    Above the limit whole pictures warn, as certain as the interval may be. The other rows look
+    where no detector is told to look: there a trace must not be chance, and is no warning.
+    """
+    verdict = "few"
+    if area.auroc is not None and area.interval is not None:
+        low, high = area.interval
+        chance = low - 1e-9 <= 0.5 <= high + 1e-9
+        above = not chance if must_be_even else area.auroc > LIMIT
+        if min(area.positives, area.negatives) >= FEWEST and (
+            name == QUESTION or not (above and chance)
+        ):
+            worst = "warning" if must_be_even or name == QUESTION else "trace"
+            verdict = worst if above else "fine"
+    return {"name": name, **area.to_json(), "verdict": verdict, "warning": verdict == "warning"}
+
+
+def shape_of(mask_HW: np.ndarray) -> np.ndarray:
+    """(2,) float64: log area and log of the outline against that of a disc of the same area."""
+    area = max(1, int(mask_HW.sum()))
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inner = cv2.erode(
+        mask_HW.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
+    outline = max(1, area - int(inner.sum()))
+    return np.log([area, outline / np.sqrt(4 * np.pi * area)])
+
+
+def match(first_N2: Sequence[np.ndarray], second_M2: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Pairs of like shape, the nearest first, each row in one pair at most."""
+    if not len(first_N2) or not len(second_M2):
+        return []
+    distances_NM = np.linalg.norm(np.array(first_N2)[:, None] - np.array(second_M2)[None], axis=2)
+    order = np.argsort(distances_NM, axis=None, kind="stable")
+    left: set[int] = set()
+    right: set[int] = set()
+    pairs = []
+    for i, j in zip(*np.unravel_index(order, distances_NM.shape), strict=True):
+        if distances_NM[i, j] > CALIPER:
+            break
+        if i not in left and j not in right:
+            left.add(int(i))
+            right.add(int(j))
+            pairs.append((int(i), int(j)))
+    return pairs
+
+
+def _outside_of(anomalies: Sequence[Row], controls: Sequence[Row]) -> dict[int, np.ndarray]:
+    """By the identity of a row, what neither it nor its companion of the same image has touched.
+
+    One anomaly and one control per image and one region for both: where nothing was touched, both
+    give the same numbers, and the probe cannot be better or worse than 0.5.
+    """
+    companions = {row.image: row for row in reversed(anomalies)}
+    found: dict[int, np.ndarray] = {}
+    for control in {row.image: row for row in reversed(controls)}.values():
+        if control.image not in companions:
+            continue
+        anomaly = companions[control.image]
+        free_HW = ~_grown(control.mask_HW | anomaly.mask_HW)
+        if free_HW.mean() >= LEAST_OUTSIDE:
+            found |= {id(control): free_HW, id(anomaly): free_HW}
+    return found
+
+
+def _grown(where_HW: np.ndarray) -> np.ndarray:
+    """A region and all pixels that its statistics look at."""
+    side = 2 * REACH + 1
+    return cv2.dilate(where_HW.astype(np.uint8), np.ones((side, side), np.uint8)) > 0

@@ -1,0 +1,336 @@
+"""The gallery: one static page that shows what was made, step by step, the rejects too.
+
+People decide by looking. So each card shows the steps in order - normal image, foreground,
+proposals, edited image, change mask - and the page needs nothing but a browser: no server, no
+network, pictures embedded. A picture is embedded once and overlays are drawn above it by the
+browser. The page ends with its own digest, so that `verify` can check a file that, unlike the
+data, may be made again.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.shard_reader import ShardReader
+from pipeline.dataset.version import Version, open_version
+from pipeline.dataset.version_writer import GALLERY
+from pipeline.gate.score_limits import Asked, score_limits
+from pipeline.records import KINDS
+from pipeline.reports.audit import text as audit_text
+from pipeline.utils.files import write_whole
+from pipeline.utils.html import fill
+
+LIMIT = 240
+LONGEST = 384
+"""Pictures are shrunk to this many pixels on their longer side; overlays are drawn at twice it."""
+
+_TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+_HUES = (
+    "#2f9e8f", "#d9822b", "#7a68d8", "#c94f7c", "#8a9a2e", "#4a90d9", "#b0603a", "#a347ba",
+    "#c2a01e", "#3f9a4c", "#5f7f95", "#8593a3",
+)  # fmt: skip
+"""One per kind, in the order of KINDS; controls come last and are grey."""
+_ACCENT = (255, 46, 136)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    shard: ShardReader
+    sample: int
+    record: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        if not self.record["accepted"]:
+            return "rejected"
+        return "accepted" if self.record["label"] else "control"
+
+    @property
+    def image(self) -> str:
+        return self.record["source"]["name"]
+
+
+def write_gallery(version_dir: Path, limit: int = LIMIT) -> Path:
+    """Make the page of a published version again, with at most `limit` samples."""
+    version = open_version(version_dir)
+    return write_gallery_of(version, version.dir, limit)
+
+
+def write_gallery_of(version: Version, folder: Path, limit: int = LIMIT) -> Path:
+    """Write `gallery/index.html` into a folder and return its path."""
+    page = render(version, limit).encode()
+    digest = hashlib.sha256(page).hexdigest()
+    path = folder / GALLERY
+    write_whole(path, page + f"<!-- sha256 {digest} -->\n".encode())
+    return path
+
+
+def render(version: Version, limit: int = LIMIT) -> str:
+    """The page as text."""
+    rows = choose(version, limit)
+    images = {name: number for number, name in enumerate(dict.fromkeys(row.image for row in rows))}
+    counts, asked = version.index["counts"], score_limits(version.index)
+    kinds = sorted({*KINDS, *counts["by_kind"]}, key=_place)
+    return fill(
+        _TEMPLATE,
+        index=version.index,
+        counts=counts,
+        name=version.index.get("version", version.name),
+        pictures=_pictures(rows, images),
+        cards=[_card(row, images[row.image], number, asked) for number, row in enumerate(rows)],
+        hues={kind: _HUES[number % len(_HUES)] for number, kind in enumerate(kinds)},
+        kinds=_bars(counts["by_kind"]),
+        rules=_bars(counts.get("by_rule", {})),
+        reasons=_reasons(counts["rejected"]),
+        audit=_audit(version.index.get("audit", {})),
+        shown=_tally(rows),
+        settings=list(_flat(version.index["settings"])),
+    )
+
+
+def choose(version: Version, limit: int = LIMIT) -> list[_Row]:
+    """At most `limit` samples, spread over kinds and images; up to a quarter of them rejects."""
+    accepted = [_Row(s, j, s.record(j)) for s in version.shards for j in range(s.samples)]
+    kept = [version.rejects] if version.rejects else []
+    rejects = [_Row(s, j, s.record(j)) for s in kept for j in range(s.samples)]
+    rejects = _spread(rejects, "reason", max(limit // 4, limit - len(accepted)))
+    rows = _spread(accepted, "kind", limit - len(rejects)) + rejects
+    order = {name: number for number, name in enumerate(dict.fromkeys(r.image for r in accepted))}
+    # Round by round over the images, each image starting at another kind: the first screen shows
+    # many images and many kinds, not every edit of the first image.
+    decks: dict[tuple[bool, str], list[_Row]] = {}
+    for row in rows:
+        decks.setdefault((row.verdict == "rejected", row.image), []).append(row)
+    keyed = []
+    for (refused_deck, image), deck in decks.items():
+        place = order.get(image, len(order))
+        deck.sort(key=lambda row: row.verdict == "control")
+        for turn in range(len(deck)):
+            keyed.append(((refused_deck, turn, place), deck[(turn + place) % len(deck)]))
+    return [row for _, row in sorted(keyed, key=lambda entry: entry[0])]
+
+
+def _spread(rows: Sequence[_Row], by: str, limit: int) -> list[_Row]:
+    """Equal shares per group as far as the groups reach, evenly spaced inside a group."""
+    groups: dict[str, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(row.record[by], []).append(row)
+    chosen: list[_Row] = []
+    for left, name in enumerate(sorted(groups, key=lambda name: (len(groups[name]), name))):
+        share = (limit - len(chosen)) // (len(groups) - left)
+        group = groups[name]
+        take = min(max(share, 0), len(group))
+        steps = np.linspace(0, len(group) - 1, take).round().astype(int).tolist()
+        chosen += [group[step] for step in steps]
+    return chosen
+
+
+def _card(row: _Row, image: int, number: int, asked: Asked) -> dict[str, Any]:
+    record = row.record
+    source = row.shard.image_record(row.shard.source(row.sample))
+    edit = record["edit"]
+    broken, limits = record.get("broken", []), asked(record)
+    facts = [
+        ("id", record["id"]),
+        *([("found broken", ", ".join(broken) or "none")] if record.get("rule") or broken else []),
+        ("split", record["source"]["split"]),
+        ("seed", record["seed"]),
+        ("targets", ", ".join(f"proposal {target}" for target in edit["targets"]) or "–"),
+        *((name, _short(value)) for name, value in _flat(edit["parameters"])),
+    ]
+    return {
+        "number": number,
+        "image": image,
+        "name": row.image,
+        "kind": record["kind"],
+        "verdict": row.verdict,
+        "reason": record["reason"],
+        "rule": record.get("rule", ""),
+        "try": f"sample {record['number']} · try {record['attempt'] + 1}",
+        "found": source["proposals"],
+        "fallback": source["foreground"]["fallback"],
+        "area": float(row.shard.mask(row.sample).mean()),
+        "facts": facts,
+        "scores": [
+            (name, _short(value), limits.get(name, ""))
+            for name, value in sorted(record["scores"].items())
+        ],
+    }
+
+
+def _audit(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Bars from 0.5 to 1, with the interval as a line over them; empty where no audit was made."""
+
+    def bar(row: dict[str, Any], says: str, tone: str) -> dict[str, Any]:
+        spans = [row["auroc"] or 0.5, *(row["interval"] or (0.5, 0.5))]
+        at, low, high = (100 * min(1.0, max(0.0, 2 * (value - 0.5))) for value in spans)
+        return row | {"says": says, "tone": tone, "at": at, "low": low, "width": high - low}
+
+    tones = {"warning": "bad", "trace": "bad", "fine": "good"}
+    return {
+        "traces": [
+            bar(row, row["says"], tones.get(row["verdict"], "soft"))
+            for row in audit_text.shortcut_rows(found)
+        ],
+        "kinds": [bar(row, row["word"], "calm") for row in audit_text.kind_rows(found)],
+        "remarks": audit_text.remarks(found),
+        "limit": 100 * 2 * (found.get("shortcut", {}).get("limit", 0.6) - 0.5),
+    }
+
+
+def _pictures(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str, dict[str, str]]]:
+    """CSS class and its variables with data URIs: each image once, each sample once."""
+    found: list[tuple[str, dict[str, str]]] = []
+    done: set[str] = set()
+    for number, row in enumerate(rows):
+        shard, source = row.shard, row.shard.source(row.sample)
+        if row.image not in done:
+            done.add(row.image)
+            proposals, _ = shard.proposals(source)
+            variables = {
+                "o": photo(shard.original(source)),
+                "f": _foreground(shard.foreground(source)),
+                "p": _proposals(proposals, shard.size_HW),
+            }
+            found.append((f"i{images[row.image]}", variables))
+        edited, mask = shard.edited(row.sample), shard.mask(row.sample)
+        found.append((f"s{number}", {"e": photo(edited), "m": _change(mask)}))
+    return found
+
+
+def photo(image_HW3: np.ndarray, quality: int = 84) -> str:
+    """A picture as a data URI, no longer than LONGEST; WebP where Pillow has it, else PNG."""
+    from PIL import Image, features
+
+    picture = Image.fromarray(image_HW3)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    if features.check("webp"):
+        return _uri(picture, "webp", quality=quality, method=2)
+    return _uri(picture, "png")
+
+
+def _foreground(mask_HW: np.ndarray) -> str:
+    """The background darkened, with a bright outline around the parts."""
+    mask = _enlarged(mask_HW)
+    layer = np.where(mask, 0, 1).astype(np.uint8)
+    layer[_outline(mask)] = 2
+    return _layer(layer, [(0, 0, 0, 0), (8, 10, 14, 165), (94, 234, 212, 255)])
+
+
+def _proposals(masks_NHW: np.ndarray, size_HW: tuple[int, int]) -> str:
+    """Each proposal in its own colour, filled faintly and outlined; the best lies on top."""
+    layer = np.zeros_like(_enlarged(np.zeros(size_HW, np.bool_)), np.uint8)
+    palette = [(0, 0, 0, 0)]
+    for number in reversed(range(min(len(masks_NHW), 120))):
+        mask = _enlarged(masks_NHW[number])
+        colour = _hue(number)
+        layer[mask] = len(palette)
+        layer[_outline(mask)] = len(palette) + 1
+        palette += [(*colour, 105), (*colour, 255)]
+    return _layer(layer, palette)
+
+
+def _change(mask_HW: np.ndarray) -> str:
+    """The change mask as an outline with a thin dark rim, over a faint tint."""
+    import cv2
+
+    mask = _enlarged(mask_HW)
+    layer = mask.astype(np.uint8)
+    line = _outline(mask)
+    rim = cv2.dilate(line.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    layer[rim & ~mask] = 3
+    layer[line] = 2
+    return _layer(layer, [(0, 0, 0, 0), (*_ACCENT, 60), (*_ACCENT, 255), (20, 0, 10, 190)])
+
+
+def _enlarged(mask_HW: np.ndarray) -> np.ndarray:
+    """The mask at the resolution of overlays, its steps smoothed."""
+    from PIL import Image, ImageFilter
+
+    longest = max(mask_HW.shape)
+    scale = 2 * min(1.0, LONGEST / longest) if longest else 1.0
+    height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
+    grey = Image.fromarray(mask_HW.astype(np.uint8) * 255)
+    soft = grey.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(soft.filter(ImageFilter.GaussianBlur(1.2))) > 127
+
+
+def _outline(mask_HW: np.ndarray) -> np.ndarray:
+    """The inner border of a mask, about three overlay pixels wide at full size."""
+    import cv2
+
+    width = 3 if max(mask_HW.shape) < 400 else 5
+    # The frame counts as inside, so that a mask that fills the picture has no border line there.
+    inner = cv2.erode(mask_HW.astype(np.uint8), np.ones((width, width), np.uint8))
+    return mask_HW & (inner == 0)
+
+
+def _layer(layer_HW: np.ndarray, palette_N4: Sequence[tuple[int, ...]]) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(layer_HW)
+    picture.putpalette([channel for colour in palette_N4 for channel in colour[:3]])
+    return _uri(picture, "png", transparency=bytes(colour[3] for colour in palette_N4))
+
+
+def _uri(picture: Any, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _hue(number: int) -> tuple[int, int, int]:
+    """Neighbouring numbers get distant colours: steps of the golden ratio around the circle."""
+    import colorsys
+
+    red, green, blue = colorsys.hsv_to_rgb((0.07 + number * 0.618034) % 1.0, 0.78, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _place(kind: str) -> tuple[int, str]:
+    """Kinds in the order of the taxonomy, controls last; strange ones behind them."""
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
+
+
+def _bars(counted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, **row, "rate": row["accepted"] / max(row["attempted"], 1)}
+        for name, row in sorted(counted.items(), key=lambda item: _place(item[0]))
+    ]
+
+
+def _reasons(rejected: Mapping[str, int]) -> list[dict[str, Any]]:
+    most = max(rejected.values(), default=1)
+    ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
+    return [{"name": name, "count": count, "share": count / most} for name, count in ordered]
+
+
+def _tally(rows: Sequence[_Row]) -> dict[str, Any]:
+    verdicts = [row.verdict for row in rows]
+    return {
+        "all": len(rows),
+        "verdicts": {name: verdicts.count(name) for name in ("accepted", "control", "rejected")},
+        "kinds": sorted({row.record["kind"] for row in rows}, key=_place),
+        "reasons": sorted({row.record["reason"] for row in rows} - {""}),
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as dotted names with plain values."""
+    if not isinstance(value, Mapping):
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        return [(prefix, "–" if text is None or text == "" else text)]
+    pairs: list[tuple[str, Any]] = []
+    for name in sorted(value):
+        pairs += _flat(value[name], f"{prefix}.{name}" if prefix else name)
+    return pairs
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

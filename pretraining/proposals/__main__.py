@@ -1,0 +1,331 @@
+"""How `weights/small_sam.safetensors` was made: the small SAM, trained from scratch.
+
+    python -m pretraining.proposals --out weights --steps 7000
+
+Each picture is embedded once and asked about many objects, by a point or a noisy box, as in
+Segment Anything (Kirillov et al., ICCV 2023, §3 and appendix A): focal and dice loss on the best of
+the three masks, squared error on the predicted IoU. Two additions make it learn on a small machine:
+a dense head (part or not, outline, offset to the part's centre), dropped when saving, gives every
+pixel a say; points beside all parts teach the IoU head what is no object. Masks are compared with
+the truth at sampled pixels, half of them around the part, so that a part of ten pixels is learnt as
+finely as it is drawn.
+
+Shapes: B pictures; P prompts per picture; N = B x P; Q sampled pixels; h w masks (128).
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import find_objects
+from torch import Tensor, nn
+
+from pipeline.models.small_sam.build import EMBEDDING_DIM, IMAGE_SIZE, save_weights, small_sam
+from pipeline.models.small_sam.decoder import decode_batch
+from pipeline.models.small_sam.encoder import Features
+from pretraining.data.examples import open_ahead, render_sets
+from pretraining.loop import train
+from pretraining.quality import print_measures
+
+PICTURES, PROMPTS = 6, 14
+BESIDE = 2
+"""So many prompts of each picture are points beside all parts: no mask is right, IoU is 0."""
+FOCAL, DICE = 20.0, 2.0
+BOXES = 0.35
+"""Share of the other prompts that are boxes."""
+CROSS = np.ones((3, 3), np.uint8)
+MIN_PIXELS = 40
+SAMPLED = 1024
+"""So many pixels of each prompt's mask are compared, half of them near the part."""
+PER_PROMPT = {
+    "points": np.float32, "boxes": np.float32, "is_box": np.bool_, "parts": np.int64,
+    "places": np.float32, "weights": np.float32, "truth": np.float32,
+}  # fmt: skip
+"""What a picture's prompts are described by: (P, ...) each; `parts` is -1 beside all parts."""
+
+
+class Trainee(nn.Module):
+    """The model with the dense heads that only training sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sam = small_sam()
+        self.coarse = nn.Conv2d(EMBEDDING_DIM, 4 * 16, 1)
+        self.middle = nn.Conv2d(48, 4, 1)
+        self.fine = nn.Conv2d(24, 2, 1)
+
+
+def batches_of(folders: list[Path], seed: int) -> Callable[[int, float], Any]:
+    """Batches from examples rendered ahead; a function of the step alone."""
+    sets = [open_ahead(folder) for folder in folders]
+    usable = [(s, i) for s, one in enumerate(sets) for i in range(len(one["removed"]))]
+
+    def batch(step: int, progress: float) -> dict[str, Tensor]:
+        rng = np.random.default_rng([seed, step])
+        drawn = []
+        while len(drawn) < PICTURES:
+            source, index = usable[rng.integers(len(usable))]
+            one = question(sets[source]["images"][index], sets[source]["instances"][index], rng)
+            if one is not None:
+                drawn.append(one)
+        return {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
+
+    return batch
+
+
+def question(image_HW3: Any, ids_HW: Any, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+    """One augmented picture with its prompts and answers, or None when it shows no part."""
+    image_HW3, ids_HW = augmented(np.asarray(image_HW3), np.asarray(ids_HW), rng)
+    counts = np.bincount(ids_HW.ravel(), minlength=2)
+    known = [i for i in range(1, len(counts)) if counts[i] >= MIN_PIXELS]
+    if not known:
+        return None
+    found = find_objects(ids_HW)
+    boxes = {
+        part: np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32)
+        for part, (rows, columns) in zip(known, (found[part - 1] for part in known), strict=True)
+    }
+    asked: dict[str, list[Any]] = {name: [] for name in PER_PROMPT}
+    for prompt in range(PROMPTS):
+        beside = prompt < BESIDE and (ids_HW == 0).any()
+        part = 0 if beside else int(rng.choice(known))
+        tight = boxes.get(part, np.array([0, 0, IMAGE_SIZE, IMAGE_SIZE], np.float32))
+        places_Q2, weights_Q = sampled(tight if not beside else np.zeros(4), rng)
+        answer = {
+            "points": point_in(ids_HW, part, tight, rng),
+            "boxes": jittered(tight, rng),
+            "is_box": not beside and rng.random() < BOXES,
+            "parts": -1 if beside else part,
+            "places": (places_Q2 + 0.5) * (2 / IMAGE_SIZE) - 1,
+            "weights": weights_Q,
+            "truth": ids_HW[places_Q2[:, 1], places_Q2[:, 0]] == part,
+        }
+        for name, value in answer.items():
+            asked[name].append(value)
+    return {name: np.array(asked[name], kind) for name, kind in PER_PROMPT.items()} | {
+        "image": np.ascontiguousarray(image_HW3.transpose(2, 0, 1)).astype(np.float32),
+        **dense_truth(ids_HW, known),
+    }
+
+
+def sampled(box: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (Q, 2) int x y, half around the box and half anywhere, and what each stands for.
+
+    The weights sum to about the picture's area, whichever share of it the box covers; a pixel
+    drawn anywhere that fell around the box stands for nothing, its place is taken already.
+    """
+    half = SAMPLED // 2
+    margin = 4 + 0.15 * max(box[2] - box[0], box[3] - box[1])
+    low = np.floor(np.maximum(box[:2] - margin, 0)).astype(int)
+    high = np.ceil(np.minimum(box[2:] + margin, IMAGE_SIZE)).astype(int)
+    near_Q2 = rng.integers(low, high, (half, 2))
+    far_Q2 = rng.integers(0, IMAGE_SIZE, (half, 2))
+    taken_Q = ((far_Q2 >= low) & (far_Q2 < high)).all(1)
+    area = float(np.prod(high - low))
+    rest = (IMAGE_SIZE**2 - area) / max(1, half - int(taken_Q.sum()))
+    weights_Q = np.concatenate([np.full(half, area / half), np.where(taken_Q, 0.0, rest)])
+    return np.concatenate([near_Q2, far_Q2]), weights_Q
+
+
+def augmented(
+    image_HW3: np.ndarray, ids_HW: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random turn, mirror, zoom and change of colour and light."""
+    turns = int(rng.integers(4))
+    image_HW3, ids_HW = np.rot90(image_HW3, turns), np.rot90(ids_HW, turns)
+    if rng.random() < 0.5:
+        image_HW3, ids_HW = image_HW3[:, ::-1], ids_HW[:, ::-1]
+    if rng.random() < 0.3:
+        side = int(rng.integers(150, IMAGE_SIZE))
+        y, x = rng.integers(0, IMAGE_SIZE - side + 1, 2)
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        image_HW3 = cv2.resize(np.ascontiguousarray(image_HW3[y : y + side, x : x + side]), size)
+        ids_HW = np.ascontiguousarray(ids_HW[y : y + side, x : x + side])
+        ids_HW = cv2.resize(ids_HW, size, interpolation=cv2.INTER_NEAREST)
+    light = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
+    image_HW3 = np.clip(image_HW3 * light + rng.uniform(-20, 20), 0, 255)
+    if rng.random() < 0.1:
+        image_HW3 = image_HW3.mean(2, keepdims=True).repeat(3, 2)
+    return image_HW3.astype(np.uint8), ids_HW
+
+
+def point_in(
+    ids_HW: np.ndarray, part: int, box: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float]:
+    """A random pixel of the part as (x, y), its centre; off the outline when it is that wide."""
+    x0, y0, x1, y1 = box.astype(int)
+    mask_hw = (ids_HW[y0:y1, x0:x1] == part).astype(np.uint8)
+    # The frame of the crop is outline too, unless it is the frame of the picture.
+    inner_hw = cv2.erode(cv2.copyMakeBorder(mask_hw, 1, 1, 1, 1, cv2.BORDER_CONSTANT), CROSS)
+    where = np.flatnonzero(inner_hw[1:-1, 1:-1] if inner_hw.any() else mask_hw)
+    y, x = divmod(int(where[rng.integers(len(where))]), mask_hw.shape[1])
+    return x0 + x + 0.5, y0 + y + 0.5
+
+
+def jittered(box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The box with up to a twentieth of its size as noise: people and detectors are not exact."""
+    sides = np.tile(box[2:] - box[:2], 2)
+    return np.clip(box + rng.normal(0, rng.uniform(0, 0.05), 4) * sides, 0, IMAGE_SIZE)
+
+
+def dense_truth(ids_HW: np.ndarray, known: list[int]) -> dict[str, np.ndarray]:
+    """What every pixel should answer, float32 but for the `ids`.
+
+    `dense` (4, 64, 64): part or not, outline, x and y offset to the part's centre / 32 px;
+    `outline` and `ids` (128, 128).
+    """
+    side = IMAGE_SIZE // 4
+    small_hw = ids_HW[2::4, 2::4]
+    truth_4hw = np.zeros((4, side, side), np.float32)
+    truth_4hw[0] = small_hw > 0
+    edge_HW = cv2.morphologyEx(ids_HW, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    outline_hw = cv2.resize(
+        edge_HW.astype(np.float32), (2 * side, 2 * side), interpolation=cv2.INTER_AREA
+    )
+    truth_4hw[1] = cv2.resize(outline_hw, (side, side), interpolation=cv2.INTER_AREA)
+    ys, xs = np.mgrid[:side, :side] * 4 + 2
+    for part in known:
+        inside = small_hw == part
+        if inside.any():
+            truth_4hw[2][inside] = (xs[inside].mean() - xs[inside]) / 32
+            truth_4hw[3][inside] = (ys[inside].mean() - ys[inside]) / 32
+    return {
+        "dense": truth_4hw,
+        "outline": outline_hw,
+        "ids": ids_HW[1::2, 1::2].astype(np.int16),
+    }
+
+
+def loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Prompted masks, predicted IoU and the dense heads; runs under the loop's autocast."""
+    sam: Any = model.sam
+    features, quarter, half = sam.image_encoder.features(sam.preprocess(batch["image"]))
+    logits_N4hw, iou_N4 = decode(sam, features, batch)
+    is_part_N, is_box_N = (batch["parts"] >= 0).flatten(), batch["is_box"].flatten()
+    places_N1Q2 = batch["places"].flatten(0, 1)[:, None]
+    answer_N4Q = F.grid_sample(logits_N4hw.float(), places_N1Q2, align_corners=False)[:, :, 0]
+    truth_N1Q = batch["truth"].flatten(0, 1)[:, None]
+    each_N4 = FOCAL * focal(answer_N4Q, truth_N1Q)
+    each_N4 = each_N4 + DICE * dice(answer_N4Q, truth_N1Q, batch["weights"].flatten(0, 1)[:, None])
+    best_N = each_N4[:, 1:].amin(1)
+    single_N = each_N4[:, 0] * torch.where(is_box_N, 1.0, 0.3)
+    masks = ((best_N + single_N) * is_part_N).sum() / is_part_N.sum()
+    true_N4 = true_iou(logits_N4hw, batch) * is_part_N[:, None]
+    quality = F.mse_loss(iou_N4.float(), true_N4)
+    dense = dense_loss(model, features.embedding_BChw, quarter, half, batch)
+    with torch.no_grad():
+        chosen = iou_N4[:, 1:].argmax(1, keepdim=True)
+        point = is_part_N & ~is_box_N
+        iou = (true_N4[:, 1:].gather(1, chosen)[:, 0] * point).sum() / point.sum().clamp(min=1)
+        box = (true_N4[:, 0] * is_box_N).sum() / is_box_N.sum().clamp(min=1)
+    return {
+        "loss": masks + quality + dense,
+        "mask": masks,
+        "iou": iou,
+        "box": box,
+        "off": quality,
+        "dense": dense,
+    }
+
+
+@torch.no_grad()
+def true_iou(logits_N4hw: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """IoU (N, 4) of the masks with the parts asked for, at the resolution of the logits."""
+    parts_BP11 = batch["parts"][:, :, None, None]
+    wanted_NL = (batch["ids"][:, None] == parts_BP11).flatten(0, 1).flatten(1)
+    found_N4L = (logits_N4hw > 0).flatten(2)
+    # Counting by matrix products: summing booleans is many times slower on a CPU.
+    with_NL2 = torch.stack([wanted_NL, torch.ones_like(wanted_NL)], 2).float()
+    counted_N42 = found_N4L.float() @ with_NL2
+    shared_N4, found_N4 = counted_N42.unbind(2)
+    return shared_N4 / (found_N4 + wanted_NL.sum(1)[:, None] - shared_N4).clamp(min=1)
+
+
+def decode(sam: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """All four masks and predicted IoUs of every prompt, the pictures' prompts side by side."""
+    device = features.embedding_BChw.device.type
+    with torch.autocast(device, enabled=False):  # coordinates need float32
+        sparse, dense = prompts(sam.prompt_encoder, batch)
+        position = sam.prompt_encoder.get_dense_pe()
+    return decode_batch(sam.mask_decoder, features, dense[:1], position, sparse)
+
+
+def prompts(encoder: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings of a point or a box for each prompt; both are two tokens, so they batch."""
+    point_N12 = batch["points"].flatten(0, 1)[:, None]
+    box_N4, is_box_N = batch["boxes"].flatten(0, 1), batch["is_box"].flatten()
+    label_N1 = torch.ones(point_N12.shape[:2], dtype=torch.int, device=point_N12.device)
+    points, dense = encoder((point_N12, label_N1), None, None)
+    boxes, _ = encoder(None, box_N4, None)
+    return torch.where(is_box_N[:, None, None], boxes, points), dense
+
+
+def focal(logits_N4Q: Tensor, truth_N1Q: Tensor) -> Tensor:
+    """Focal loss with gamma 2 per mask, (N, 4), over the sampled pixels as they are."""
+    truth_N4Q = truth_N1Q.expand_as(logits_N4Q)
+    entropy = F.binary_cross_entropy_with_logits(logits_N4Q, truth_N4Q, reduction="none")
+    return ((logits_N4Q.sigmoid() - truth_N1Q).square() * entropy).mean(2)
+
+
+def dice(logits_N4Q: Tensor, truth_N1Q: Tensor, weights_N1Q: Tensor) -> Tensor:
+    """1 - Dice overlap per mask, (N, 4), each pixel with the area it stands for."""
+    chance_N4Q = logits_N4Q.sigmoid() * weights_N1Q
+    shared_N4 = (chance_N4Q * truth_N1Q).sum(2)
+    wanted_N1 = (truth_N1Q * weights_N1Q).sum(2)
+    return 1 - (2 * shared_N4 + 1) / (chance_N4Q.sum(2) + wanted_N1 + 1)
+
+
+def dense_loss(model: Any, embedding: Tensor, quarter: Tensor, half: Tensor, batch: Any) -> Tensor:
+    """Part, outline and centre of every pixel, asked of the embedding and of the finer maps."""
+    truth_B4hw, inside_B1hw = batch["dense"], batch["dense"][:, :1]
+    total = torch.zeros((), device=truth_B4hw.device)
+    for answer in (F.pixel_shuffle(model.coarse(embedding), 4), model.middle(quarter)):
+        answer_B4hw = answer.float()
+        flags = F.binary_cross_entropy_with_logits(answer_B4hw[:, :2], truth_B4hw[:, :2])
+        off = F.smooth_l1_loss(answer_B4hw[:, 2:] * inside_B1hw, truth_B4hw[:, 2:] * inside_B1hw)
+        total = total + flags + off / inside_B1hw.mean().clamp(min=0.01)
+    fine_B2hw = torch.stack([(batch["ids"] > 0).float(), batch["outline"]], 1)
+    return total + F.binary_cross_entropy_with_logits(model.fine(half).float(), fine_B2hw)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ahead", type=Path, nargs="*", help="sets rendered ahead")
+    parser.add_argument("--folder", type=Path, default=Path("build/small_sam"))
+    parser.add_argument("--out", type=Path, default=Path("weights"))
+    parser.add_argument("--steps", type=int, default=7_000)
+    parser.add_argument("--minutes", type=float, help="end the schedule by the clock")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate", action="store_true", help="only print the table of the card")
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="real pictures")
+    parser.add_argument("--pictures", type=Path, help="write sheets to look at here")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    path = args.out / "small_sam.safetensors"
+    if not args.evaluate:
+        folders = args.ahead or render_sets(args.folder)
+        train(
+            Trainee(), batches_of(folders, args.seed), loss, args.steps, args.folder,
+            rate=args.rate, minutes=args.minutes, seed=args.seed, warm_up=150, save_minutes=5,
+            # A few thousand steps in all: a longer average would still hold the beginning.
+            average=0.998,
+            on_save=lambda model, step: save_weights(model.sam, path, {"step": str(step)}),
+        )  # fmt: skip
+    from pretraining.proposals.table import evaluate
+
+    print_measures(evaluate(path))
+    if args.pictures:
+        from pretraining.proposals.sheets import sheets
+
+        sheets(path, args.shared, args.pictures)
+
+
+if __name__ == "__main__":
+    main()

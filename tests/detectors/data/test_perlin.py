@@ -1,0 +1,155 @@
+"""Perlin damage: noise as the textbook computes it, blobs that keep out of the rest, all seeded."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detectors.data import perlin
+from detectors.data.perlin import LATTICE, OCTAVES, corrupt, perlin_mask, scrambled
+from detectors.data.textures import read_textures
+from pipeline.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def pictures(batch: int = 4, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=random)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def naive_perlin(
+    cells_2, angle: float, turns_LL: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """One picture, pixel by pixel and corner by corner, as Perlin describes it (2002)."""
+    noise = np.zeros((height, width))
+    for row in range(height):
+        for column in range(width):
+            v, u = (row + 0.5) / height - 0.5, (column + 0.5) / width - 0.5
+            y = (math.cos(angle) * v + math.sin(angle) * u) * cells_2[0] + LATTICE / 2
+            x = (math.cos(angle) * u - math.sin(angle) * v) * cells_2[1] + LATTICE / 2
+            total = 0.0
+            for i in (math.floor(y), math.floor(y) + 1):
+                for j in (math.floor(x), math.floor(x) + 1):
+                    dy, dx = y - i, x - j
+                    weight = np.prod(
+                        [1 - (6 * abs(d) ** 5 - 15 * d**4 + 10 * abs(d) ** 3) for d in (dy, dx)]
+                    )
+                    turn = turns_LL[i, j]
+                    total += weight * (math.sin(turn) * dy + math.cos(turn) * dx)
+            noise[row, column] = math.sqrt(2) * total
+    return noise
+
+
+def test_the_noise_is_the_textbooks():
+    torch.manual_seed(3)
+    found = perlin.perlin(5, torch.Size((24, 17)), CPU).numpy()
+    torch.manual_seed(3)  # the same draws in the same order
+    cells = 2.0 ** torch.randint(0, OCTAVES, (5, 2))
+    angles = math.pi * (torch.rand(5) - 0.5)
+    turns = 2 * math.pi * torch.rand(5, LATTICE * LATTICE).reshape(5, LATTICE, LATTICE).numpy()
+    for number in range(5):
+        expected = naive_perlin(
+            cells[number].tolist(), float(angles[number]), turns[number], 24, 17
+        )
+        np.testing.assert_allclose(found[number], expected, atol=2e-4)
+
+
+def test_no_angle_or_scale_leaves_the_lattice():
+    reach = 2 ** (OCTAVES - 1) * math.sqrt(0.5)
+    assert LATTICE / 2 - reach >= 0
+    assert LATTICE / 2 + reach + 1 < LATTICE
+
+
+def test_blobs_have_the_size_that_the_recipe_gives():
+    torch.manual_seed(0)
+    share_B = (
+        torch.cat([perlin_mask(64, torch.Size((64, 64)), CPU) for _ in range(12)])
+        .float()
+        .mean((1, 2))
+    )
+    assert 0.03 < float(share_B.mean()) < 0.09
+    assert float(share_B.max()) < 0.6
+    assert float((share_B == 0).float().mean()) < 0.35
+
+
+@pytest.mark.parametrize("noise", ["perlin_self", "perlin_gauss", "perlin_dtd"])
+@pytest.mark.parametrize("shape", [(4, 64, 64), (1, 33, 50), (3, 8, 7)])
+def test_nothing_outside_the_blobs_changes(noise, shape):
+    torch.manual_seed(1)
+    images = pictures(*shape)
+    textures = pictures(6, 20, 20, seed=9)
+    damaged, mask_BHW = corrupt(images, noise, textures)
+    assert damaged.dtype == torch.uint8
+    assert mask_BHW.dtype == torch.bool
+    assert damaged.shape == images.shape
+    outside = ~mask_BHW[:, None].expand_as(images)
+    assert torch.equal(damaged[outside], images[outside])
+    if mask_BHW.any():
+        assert not torch.equal(damaged, images)
+
+
+@pytest.mark.parametrize("noise", ["perlin_self", "perlin_gauss", "perlin_dtd"])
+def test_the_global_seed_decides(noise):
+    textures = pictures(6, 20, 20, seed=9)
+
+    def drawn(seed: int) -> tuple[bytes, bytes]:
+        torch.manual_seed(seed)
+        damaged, mask = corrupt(pictures(), noise, textures)
+        return damaged.numpy().tobytes(), mask.numpy().tobytes()
+
+    assert drawn(5) == drawn(5)
+    assert len({drawn(seed) for seed in range(6)}) == 6
+
+
+def test_gauss_noise_has_the_deviation_that_was_drawn(monkeypatch):
+    monkeypatch.setattr(perlin, "SIGMA", (0.1, 0.1))
+    torch.manual_seed(0)
+    grey = torch.full((8, 3, 128, 128), 127, dtype=torch.uint8)
+    damaged, mask = corrupt(grey, "perlin_gauss")
+    inside = damaged.permute(0, 2, 3, 1)[mask].float()
+    assert float(inside.std()) == pytest.approx(25.5, rel=0.03)
+
+
+def test_scrambling_moves_whole_blocks_and_loses_none():
+    torch.manual_seed(0)
+    images = pictures(2, 64, 32)
+    mixed = scrambled(images)
+
+    def blocks(picture: torch.Tensor) -> list[bytes]:
+        tiles = picture.unfold(1, 8, 8).unfold(2, 4, 4).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        return [tile.contiguous().numpy().tobytes() for tile in tiles]
+
+    for before, after in zip(images, mixed, strict=True):
+        assert sorted(blocks(before)) == sorted(blocks(after))
+        assert blocks(before) != blocks(after)
+
+
+def test_textures_come_from_another_picture():
+    torch.manual_seed(2)
+    dark, bright = torch.full((3, 64, 64), 10), torch.full((3, 64, 64), 240)
+    images = torch.stack([dark, bright]).to(torch.uint8)
+    for _ in range(20):
+        damaged, mask = corrupt(images)
+        if mask[0].any() and mask[1].any():
+            assert damaged[0].float()[:, mask[0]].mean() > 11
+            assert damaged[1].float()[:, mask[1]].mean() < 239
+
+
+def test_a_folder_of_textures_is_read_in_order(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for place, level in (("b.png", 200), ("inner/c.jpg", 90), ("a.png", 10)):
+        Image.new("RGB", (30, 20), (level, level, level)).save(tmp_path / place)
+    textures = read_textures(tmp_path, 16)
+    assert textures.shape == (3, 3, 16, 16)
+    np.testing.assert_allclose(textures.float().mean((1, 2, 3)), [10, 200, 90], atol=1.5)
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"d\.png"):
+        read_textures(tmp_path, 16)
+    with pytest.raises(UserError, match="no pictures"):
+        read_textures(tmp_path / "nowhere", 16)
+    with pytest.raises(UserError, match="textures"):
+        corrupt(pictures(), "perlin_dtd")

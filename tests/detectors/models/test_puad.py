@@ -1,0 +1,161 @@
+"""PUAD: two scores on the scale of the validation normals, added as the paper adds them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+from toy_normals import Toys, onnx_scores, pictures, trained
+
+from detectors.base import Batch
+from detectors.models.efficientad.model import EfficientAdSettings
+from detectors.models.puad.model import Puad, PuadSettings
+from detectors.registry import assemble
+from pipeline.models.backbone import normalise
+
+TRAIN, VALIDATION = pictures(8), pictures(6, seed=1)
+
+
+def made(**changes: object) -> Puad:
+    torch.manual_seed(0)
+    settings = PuadSettings(
+        size=64, teacher="bundled-teacher", pdn="small", width=0.125, autoencoder_width=0.25,
+        learning_rate=2e-3,
+    ).model_copy(update=changes)  # fmt: skip
+    detector = assemble("puad", settings)
+    assert isinstance(detector, Puad)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Puad:
+    detector = made()
+    trained(detector, TRAIN, steps=15)
+    detector.calibrate(Toys(TRAIN), Toys(VALIDATION))
+    return detector
+
+
+def without_dots(count: int) -> list[Batch]:
+    """Pairs: the dot is gone (1), or everything is as it was (0)."""
+    whole, gone = pictures(count, seed=3), pictures(count, seed=4, dot=False)
+    labels = torch.arange(2 * count) % 2
+    edited = torch.stack([image for pair in zip(whole, gone, strict=True) for image in pair])
+    return [{"original": edited, "edited": edited, "label": labels}]
+
+
+# --- against independent references ---------------------------------------------------------------
+
+
+def test_the_score_is_the_published_formula(fitted: Puad) -> None:
+    """Every step with NumPy and scikit-learn, from the networks' raw outputs."""
+    channels = fitted.teacher.channels
+
+    def features(images: torch.Tensor) -> np.ndarray:
+        with torch.no_grad():
+            student = fitted.student(normalise(images))[:, :channels]
+        return student.double().mean((2, 3)).numpy()
+
+    def map_score(images: torch.Tensor) -> np.ndarray:
+        with torch.no_grad():
+            return fitted.fused(fitted.evidence(images)).flatten(1).max(1).values.double().numpy()
+
+    gaussian = LedoitWolf().fit(features(TRAIN))
+
+    def distance(images: torch.Tensor) -> np.ndarray:
+        return np.sqrt(gaussian.mahalanobis(features(images)))
+
+    others = pictures(4, seed=9)
+    expected = np.zeros(4)
+    for score in (map_score, distance):
+        expected += (score(others) - score(VALIDATION).mean()) / score(VALIDATION).std()
+    with torch.no_grad():
+        found = fitted(others).image_B
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_validation_normals_have_mean_zero_and_deviation_one(fitted: Puad) -> None:
+    with torch.no_grad():
+        evidence = fitted.evidence(VALIDATION)
+        deviations_N2 = fitted.deviations(evidence, fitted.fused(evidence))
+    torch.testing.assert_close(deviations_N2.mean(0), torch.zeros(2), rtol=0, atol=1e-4)
+    deviation_2 = deviations_N2.std(0, correction=0)
+    torch.testing.assert_close(deviation_2, torch.ones(2), rtol=1e-4, atol=1e-4)
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+
+def test_the_map_is_that_of_efficientad(fitted: Puad) -> None:
+    images = pictures(2, seed=5)
+    state = {
+        name: value for name, value in fitted.state_dict().items()
+        if not name.startswith(("gaussian", "mean_2", "deviation_2", "weight"))
+    }  # fmt: skip
+    shared = fitted.settings.model_dump(
+        exclude={"covariance", "ridge", "mahalanobis_sqrt", "fusion_weight", "tune_fusion"}
+    )
+    plain = assemble("efficientad", EfficientAdSettings(**shared)).eval()
+    plain.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(plain(images).maps_BHW, fitted(images).maps_BHW)
+
+
+def test_weights_at_the_ends_leave_one_score(fitted: Puad) -> None:
+    images = pictures(3, seed=5)
+    with torch.no_grad():
+        evidence = fitted.evidence(images)
+        fused = fitted.fused(evidence)
+        deviations_B2 = fitted.deviations(evidence, fused)
+        for weight, expected in ((1.0, deviations_B2[:, 0]), (0.0, deviations_B2[:, 1])):
+            fitted.weight.fill_(weight)
+            torch.testing.assert_close(fitted.image_scores(evidence, fused), 2 * expected)
+        fitted.weight.fill_(0.5)
+
+
+def test_tuning_finds_the_best_weight_of_the_grid_and_is_off_by_default(fitted: Puad) -> None:
+    pairs = without_dots(6)
+    fitted.tune(Toys(VALIDATION), pairs)
+    assert fitted.weight.item() == 0.5
+    tuned = made(tune_fusion=True).eval()
+    tuned.load_state_dict(fitted.state_dict())
+    tuned.tune(Toys(VALIDATION), pairs)
+    images = torch.cat([VALIDATION, pairs[0]["edited"]])
+    labels = np.concatenate([np.zeros(len(VALIDATION)), pairs[0]["label"]])
+    reached = {}
+    with torch.no_grad():
+        for step in range(21):
+            fitted.weight.fill_(step / 20)
+            reached[step] = roc_auc_score(labels, fitted(images).image_B)
+        fitted.weight.fill_(0.5)
+    best = round(20 * tuned.weight.item())
+    assert reached[best] == pytest.approx(max(reached.values()))
+    equally_good = [step for step, value in reached.items() if value > reached[best] - 1e-9]
+    assert abs(best - 10) == min(abs(step - 10) for step in equally_good)
+    tuned.tune(Toys(VALIDATION), [])  # nothing to tell apart: as it was
+    assert round(20 * tuned.weight.item()) == best
+
+
+def test_normals_that_score_all_the_same_are_no_division_by_zero() -> None:
+    detector = made().eval()
+    one = pictures(1)
+    detector.prepare(Toys(one))
+    detector.calibrate(Toys(one), Toys(one))
+    with torch.no_grad():
+        assert torch.isfinite(detector(pictures(2)).image_B).all()
+
+
+def test_a_state_dict_is_the_whole_detector(fitted: Puad) -> None:
+    other = assemble("puad", fitted.settings, weights=False).eval()
+    other.load_state_dict(fitted.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(pictures(2)).image_B, fitted(pictures(2)).image_B)
+
+
+@pytest.mark.slow  # LA-EAD, which is all of this and more, is exported in the ordinary suite
+def test_onnxruntime_gives_the_same_scores(fitted: Puad) -> None:
+    images = pictures(3, seed=9)
+    score_B, maps_BHW = onnx_scores(fitted, images)
+    with torch.no_grad():
+        expected = fitted(images)
+    np.testing.assert_allclose(score_B, expected.image_B, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(maps_BHW, expected.maps_BHW, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,110 @@
+"""Thresholds, AUROC of synthetics and parity, against plain counting and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+from sklearn.metrics import f1_score, roc_auc_score
+
+from detectors.training.calibration import NO_NORMALS, false_alarm_threshold, from_scores
+from detectors.training.precision_parity import compared
+from pipeline.records import KINDS
+
+NUMBERS = st.integers(-50, 50).map(lambda n: n / 8)
+SCORES = st.lists(NUMBERS, min_size=1, max_size=60).map(lambda s: np.array(s, np.float32))
+
+
+@given(SCORES, st.sampled_from([0.01, 0.05]))
+def test_a_threshold_lets_at_most_its_share_of_normals_through(normal_N, share):
+    threshold = np.float32(false_alarm_threshold(normal_N, share))
+    assert (normal_N >= threshold).mean() <= share
+    lower = np.float32(np.nextafter(threshold, np.float32(-np.inf)))
+    assert (normal_N >= lower).mean() > share  # it is the lowest such threshold
+    np.testing.assert_array_equal(normal_N >= threshold, normal_N > threshold)
+
+
+def test_five_normals_give_a_threshold_above_them_all():
+    normal_N = np.array([3, 1, 2, 5, 4], np.float32)
+    found = from_scores(normal_N, np.zeros(0, np.float32), *[np.zeros(0, np.int64)] * 2)
+    assert found.threshold_1 == found.threshold_5 == np.nextafter(np.float32(5), np.float32(9))
+    assert found.auroc is found.threshold_f1 is found.control_false_alarms is None
+    assert set(found.notes) == {"auroc", "threshold_f1", "control_false_alarms"}
+
+
+def test_one_of_twenty_normals_may_raise_the_alarm():
+    assert false_alarm_threshold(np.arange(20, dtype=np.float32), 0.05) == pytest.approx(
+        18, abs=1e-5
+    )
+
+
+def test_without_normals_nothing_is_known_and_it_says_so():
+    found = from_scores(np.zeros(0, np.float32), np.ones(2, np.float32), np.ones(2), np.zeros(2))
+    assert found.threshold_5 is found.auroc is None
+    assert set(found.notes.values()) == {NO_NORMALS}
+
+
+@settings(deadline=None, max_examples=30)  # scikit-learn takes its time
+@given(SCORES, SCORES)
+def test_auroc_and_best_f1_are_those_of_scikit_learn(normal_N, pair_N):
+    kinds_N = np.arange(len(pair_N)) % len(KINDS)
+    labels_N = (kinds_N < KINDS.index("control_noop")).astype(np.int64)
+    found = from_scores(normal_N, pair_N, labels_N, kinds_N)
+    anomalous_N = pair_N[labels_N == 1]
+    truth_N = np.repeat([0, 1], [len(normal_N), len(anomalous_N)])
+    scores_N = np.concatenate([normal_N, anomalous_N])
+    assert found.auroc == pytest.approx(roc_auc_score(truth_N, scores_N))
+    best = max(f1_score(truth_N, scores_N >= t) for t in scores_N)
+    assert f1_score(truth_N, scores_N >= found.threshold_f1) == pytest.approx(best)
+    assert not (scores_N == found.threshold_f1).any()
+    for number in range(4):
+        of_kind = pair_N[kinds_N == number]
+        if len(of_kind):
+            truth_K = np.repeat([0, 1], [len(normal_N), len(of_kind)])
+            expected = roc_auc_score(truth_K, np.concatenate([normal_N, of_kind]))
+            assert found.auroc_by_kind[KINDS[number]] == pytest.approx(expected)
+    controls = pair_N[labels_N == 0]
+    if len(controls):
+        assert found.control_false_alarms == (controls >= found.threshold_5).mean()
+
+
+def test_parity_is_distance_in_deviations_and_agreement_of_ranks():
+    rng = np.random.default_rng(0)
+    exact_N = rng.normal(5, 2, 40).astype(np.float32)
+    used_N = (exact_N + rng.normal(0, 0.2, 40)).astype(np.float32)
+    found = compared(exact_N, used_N, "bf16")
+    assert found.difference == pytest.approx(
+        np.abs(exact_N - used_N).max() / exact_N.std(), rel=1e-5
+    )
+    expected = np.corrcoef(rankdata(exact_N), rankdata(used_N))[0, 1]
+    assert found.ranks == pytest.approx(expected)
+    assert compared(exact_N, exact_N, "bf16").verdict == "same"
+    assert compared(exact_N, -exact_N, "bf16").verdict == "differs"
+    assert compared(exact_N, exact_N + 1, "bf16").verdict == "differs"
+    assert compared(exact_N[:1], used_N[:1], "bf16").verdict == "unknown"
+
+
+def test_losses_are_read_together_and_the_first_bad_step_is_named():
+    from detectors.training.loss_log import LossLog
+    from detectors.training.progress import Watcher
+    from detectors.training.tensorboard import Board
+    from pipeline.errors import UserError
+
+    class Notes(Watcher):
+        def __init__(self) -> None:
+            self.told: list[tuple[int, dict[str, float]]] = []
+
+        def step(self, done: int, losses: object) -> None:
+            self.told.append((done, dict(losses)))  # type: ignore[call-overload]
+
+    notes = Notes()
+    log = LossLog(400, on_gpu=True, watcher=notes, board=Board("unused", on=False))  # type: ignore[arg-type]
+    for done in range(1, 9):
+        names = ("a", "b") if done < 3 else ("a",)  # some terms begin and end on the way
+        log.add(done, {name: torch.tensor(float(done)) for name in names})
+    assert notes.told == [(4, {"a": 2.5, "b": 1.5}), (8, {"a": 6.5})]
+    for done, value in ((9, 1.0), (10, float("inf")), (11, float("nan"))):
+        log.add(done, {"a": torch.tensor(value), "b": torch.tensor(0.5)})
+    with pytest.raises(UserError, match=r"step 10 is not finite: a = inf, b = 0\.5"):
+        log.fetch()

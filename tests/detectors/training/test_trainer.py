@@ -1,0 +1,345 @@
+"""The trainer: resumed bit for bit, stopped in time, refused in one line, spread over ranks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_detector
+import torch
+from safetensors.torch import load_file
+from small_results import TURNS, image_result, small_version
+
+from detectors import registry
+from detectors.registry import configure
+from detectors.training.checkpoint import MODEL, load, read_card
+from detectors.training.progress import Watcher
+from detectors.training.resume import RESUME
+from detectors.training.seeds import mixed, sow
+from detectors.training.trainer import TrainReport, train
+from pipeline.dataset.version import Version
+from pipeline.errors import DeviceError, IntegrityError, UserError
+from pipeline.utils.files import locked_if_free
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = ROOT / "tests" / "tiny_detector.py"
+RESUMABLE = {"stop_on": "loss", "patience": 50}
+
+Train = Callable[..., TrainReport]
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """Ten images of 64 px, two of them for validation, with three accepted samples each."""
+    results = [image_result(number, (64, 64)) for number in range(10)]
+    return small_version(tmp_path_factory.mktemp("store"), results=results, tests=0)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries: dict[str, registry.Entry] = {}
+    tiny_detector.register(entries)
+    monkeypatch.setitem(registry.DETECTORS, tiny_detector.NAME, entries[tiny_detector.NAME])
+
+
+@pytest.fixture
+def run(version: Version) -> Train:
+    """Train the tiny detector with some settings changed."""
+
+    def run(out: Path, options: dict[str, Any] | None = None, **changes: Any) -> TrainReport:
+        given = {"version": version, "device": "cpu", "precision": "fp32", "board": False}
+        given |= options or {}
+        return train(configure(tiny_detector.NAME, "tiny", changes), out=out, **given)
+
+    return run
+
+
+class Killer(Watcher):
+    """Ends a run after so many steps, as Ctrl-C would."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def step(self, done: int, losses: Any) -> None:
+        if done == self.at:
+            raise KeyboardInterrupt
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    """Every tensor of two checkpoints, bit for bit."""
+    first, second = load_file(one / MODEL), load_file(other / MODEL)
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_leaves_a_checkpoint_and_is_served_again(run, tmp_path, version):
+    report = run(tmp_path / "run")
+    assert report.steps == 20
+    assert not report.stopped_early
+    card = read_card(tmp_path / "run")
+    assert card.version.digest == version.digest
+    assert card.version.category == "tray"
+    assert [look.step for look in card.history] == [7, 14, 20]
+    losses = [look.loss for look in card.history]
+    assert losses[-1] < losses[0]
+    assert card.calibration.normals == 2
+    assert card.calibration.synthetics == 4
+    assert report.validation["loss"] == losses[-1]
+    assert not (tmp_path / "run" / RESUME).exists()
+    stamp = (tmp_path / "run" / MODEL).stat().st_mtime_ns
+    again = run(tmp_path / "run", options={"precision": "auto"})
+    assert (again.steps, again.seconds) == (20, report.seconds)
+    assert again.validation == report.validation
+    assert (tmp_path / "run" / MODEL).stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="precision is fp32 there and bf16 here"):
+        run(tmp_path / "run", options={"precision": "bf16"})
+    (tmp_path / "run" / MODEL).write_bytes(b"cut short")
+    with pytest.raises(IntegrityError, match="damaged"):
+        run(tmp_path / "run")
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(run, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(tmp_path / name, options={"seed": seed}, steps=4)
+    assert same_tensors(tmp_path / "a", tmp_path / "b")
+    assert not same_tensors(tmp_path / "a", tmp_path / "c")
+
+
+def test_seeds_are_those_of_torch_and_differ_by_purpose():
+    sow(mixed(3, 4, "rank 0"), torch.device("cpu"))
+    ours = torch.randn(5)
+    torch.manual_seed(mixed(3, 4, "rank 0"))
+    assert torch.equal(ours, torch.randn(5))
+    places = [(3, 4, "rank 0"), (3, 4, "rank 1"), (4, 3, "rank 0"), (34, 0, "rank 0")]
+    assert len({mixed(*place) for place in places}) == 4
+
+
+def test_readers_and_the_board_change_nothing(run, tmp_path):
+    run(tmp_path / "plain", steps=4)
+    run(tmp_path / "workers", options={"workers": 2}, steps=4)
+    run(tmp_path / "board", options={"board": True}, steps=4)
+    assert same_tensors(tmp_path / "plain", tmp_path / "workers")
+    assert same_tensors(tmp_path / "plain", tmp_path / "board")
+
+
+def test_another_training_in_the_same_folder_is_refused_in_one_line(run, tmp_path):
+    run(tmp_path, steps=2)
+    with pytest.raises(UserError, match=r"schedule\.steps is 2 there and 3 here") as caught:
+        run(tmp_path, steps=3)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"seed is 0 there and 1 here"):
+        run(tmp_path, options={"seed": 1}, steps=2)
+
+
+def test_another_state_to_resume_is_refused(run, tmp_path):
+    killed = {"save_every": 2, "watcher": Killer(5)}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, options=killed)
+    with pytest.raises(UserError, match=r"precision is fp32 there and bf16 here"):
+        run(tmp_path, options={"precision": "bf16"})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("at", [3, 8, 19])
+def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, optimizer, at):
+    settings = RESUMABLE | {"optimizer": optimizer}
+    run(tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", options={"save_every": 3, "watcher": Killer(at)}, **settings)
+    watcher = Killer(0)
+    report = run(tmp_path / "broken", options={"watcher": watcher}, **settings)
+    if at > 3:  # the state of step 3 is written after step 3 was told
+        assert f"resumed at step {(at - 1) // 3 * 3} of 20" in watcher.said
+    assert report.steps == 20
+    assert same_tensors(tmp_path / "whole", tmp_path / "broken")
+    assert read_card(tmp_path / "whole").history == read_card(tmp_path / "broken").history
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_for_bit(run, tmp_path, version):
+    """Killed twice at moments of chance; with a state per step, most fall into a write."""
+    run(tmp_path / "whole", **RESUMABLE)
+    words = [f"{key}={value}" for key, value in RESUMABLE.items()]
+    command = [sys.executable, str(PROGRAM), str(version.dir), str(tmp_path / "killed"), *words]
+    for step in (6, 13):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment()
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.strip() == f"step {step}":
+                    child.kill()
+                    break
+        assert child.returncode == -9
+    subprocess.run(command, check=True, env=environment(), capture_output=True)
+    assert same_tensors(tmp_path / "whole", tmp_path / "killed")
+    assert not (tmp_path / "killed" / RESUME).exists()
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state(run, tmp_path):
+    with pytest.raises(UserError, match=r"step 6 is not finite: distance = nan, size = ") as e:
+        run(tmp_path, options={"save_every": 2}, nan_at=5)
+    assert "\n" not in str(e.value)
+    assert [path.name for path in (tmp_path / RESUME).iterdir()] == ["000000004"]
+    states = list((tmp_path / RESUME).glob("*/model.st"))
+    assert all(value.isfinite().all() for value in load_file(states[0]).values())
+
+
+def test_it_stops_when_validation_gets_worse_and_keeps_the_best(run, tmp_path):
+    changes = {"stop_on": "loss", "validate_every": 1, "patience": 3, "steps": 60, "rate": 0.5}
+    report = run(tmp_path, **changes)
+    card = read_card(tmp_path)
+    best = min(card.history, key=lambda look: look.loss)
+    assert report.stopped_early
+    assert report.steps == best.step + 3 == card.history[-1].step
+    assert (report.validation["best_step"], report.validation["loss"]) == (best.step, best.loss)
+
+
+def test_it_does_not_stop_before_the_least_number_of_steps(run, tmp_path):
+    changes = {"stop_on": "loss", "validate_every": 1, "patience": 1, "min_steps": 15, "rate": 0.5}
+    assert run(tmp_path, **changes).steps >= 15
+
+
+def test_synthetics_decide_by_auroc(run, tmp_path):
+    run(tmp_path, stop_on="synthetics", validate_every=4)
+    card = read_card(tmp_path)
+    best = max(card.history, key=lambda look: (look.auroc, -look.loss))
+    assert card.best_step == best.step
+    assert card.calibration.auroc == best.auroc
+
+
+def test_a_detector_without_steps_is_prepared_calibrated_and_saved(run, tmp_path):
+    report = run(tmp_path, steps=0)
+    assert report.steps == 0
+    assert report.validation["threshold_1"] > 0
+    assert load(tmp_path, "cpu", "fp32").detector.scale > 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "turns", "missing"),
+    [
+        ((0, 1, 2, 3), TURNS, "the version has no validation normals"),
+        ((0, 4), (), "no anomalous samples"),
+        ((0, 1, 4), TURNS[3:4], "no anomalous samples"),
+    ],
+    ids=["no validation split", "no samples", "controls only"],
+)
+def test_poor_versions_train_and_say_what_is_missing(run, tmp_path, numbers, turns, missing):
+    results = [image_result(number, (64, 64), turns) for number in numbers]
+    poor = small_version(tmp_path / "store", results=results, tests=0)
+    report = run(
+        tmp_path / "run", options={"version": poor}, steps=3, stop_on="synthetics", validate_every=3
+    )
+    assert report.steps == 3
+    assert report.validation["auroc"] is report.validation["threshold_f1"] is None
+    assert missing in report.validation["notes"]["auroc"]
+    has_normals = 4 in numbers
+    assert (report.validation["threshold_5"] is not None) == has_normals
+    assert load(tmp_path / "run", "cpu").detector.scale > 0
+
+
+def test_a_version_without_training_images_is_refused(run, tmp_path):
+    results = [replace(image_result(n, (64, 64)), split="validation") for n in range(2)]
+    empty = small_version(tmp_path / "store", results=results, tests=0)
+    with pytest.raises(UserError, match="no image to train on"):
+        run(tmp_path / "run", options={"version": empty})
+
+
+def test_training_starts_from_the_tensors_that_fit(run, tmp_path):
+    run(tmp_path / "first", steps=3)
+    watcher = Killer(0)  # of the six, the two of the frozen part stay as they were named
+    run(tmp_path / "second", options={"start": tmp_path / "first", "watcher": watcher}, steps=0)
+    assert watcher.said == [f"took over 4 tensors of {tmp_path / 'first'}"]
+    assert same_tensors(tmp_path / "first", tmp_path / "second")
+    card = read_card(tmp_path / "second")
+    assert card.start is not None
+    assert card.start.sha256 == read_card(tmp_path / "first").sha256
+
+
+def test_only_one_process_writes_into_a_folder(run, tmp_path):
+    with locked_if_free(tmp_path), pytest.raises(UserError, match="another training writes"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"precision": "fp16"}, UserError, "fp32, tf32, bf16"),
+        ({"device": "tpu"}, UserError, "auto, cpu, cuda"),
+        ({"precision": "tf32", "device": "cpu"}, DeviceError, "tf32 needs a CUDA device"),
+        ({"compile": "max"}, UserError, "off, default or reduce-overhead"),
+    ],
+)
+def test_wrong_words_are_refused(run, tmp_path, options, error, words):
+    with pytest.raises(error, match=words):
+        run(tmp_path, options=options)
+
+
+def test_the_board_has_curves_and_pictures(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, options={"board": True})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    expected = {"loss/distance", "loss/size", "rate/learning", "validation/loss"}
+    assert expected <= set(tags["scalars"])
+    assert tags["images"] == ["validation/pairs"]
+    assert [event.step for event in events.Scalars("validation/auroc")] == [7, 14]
+    rates = [event.value for event in events.Scalars("rate/learning")]
+    assert (rates[0], rates[-1]) == (pytest.approx(0.01), pytest.approx(0.001))
+    picture = events.Images("validation/pairs")[0]
+    assert (picture.height, picture.width) == (128, 4 * 64)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_trains_like_a_plain_one(run, tmp_path):
+    run(tmp_path / "plain", steps=6, noise=0)  # compiled code draws other random numbers
+    run(tmp_path / "compiled", options={"compile": "default"}, steps=6, noise=0)
+    plain, compiled = (load_file(tmp_path / name / MODEL) for name in ("plain", "compiled"))
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_batch(run, tmp_path, version):
+    words = ["noise=0", "batch_size=2", "steps=9"]
+    done = torchrun(version, tmp_path / "two", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"step {number}" for number in range(1, 10)]
+    run(tmp_path / "one", noise=0, batch_size=4, steps=9)
+    one, two = (load_file(tmp_path / name / MODEL) for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-6)
+    assert read_card(tmp_path / "two").processes == 2
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bit_for_bit_when_the_first_was_killed(tmp_path, version):
+    assert torchrun(version, tmp_path / "whole", "steps=9").returncode == 0
+    assert torchrun(version, tmp_path / "killed", "steps=9", dies_at=5).returncode != 0
+    again = torchrun(version, tmp_path / "killed", "steps=9")
+    assert again.stdout.splitlines() == [f"step {number}" for number in range(5, 10)], again.stderr
+    assert same_tensors(tmp_path / "whole", tmp_path / "killed")
+
+
+def torchrun(
+    version: Version, out: Path, *words: str, dies_at: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Train with two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(PROGRAM), str(version.dir), str(out), *words]
+    env = environment() | {"TINY_DIES_AT": str(dies_at)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)

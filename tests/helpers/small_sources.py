@@ -1,0 +1,52 @@
+"""Tiny source folders in the layouts of MVTec, made on the spot."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+DEFECT = {
+    "defect_name": "missing_nut",
+    "pixel_value": 249,
+    "saturation_threshold": 10,
+    "relative_saturation": False,
+}
+
+
+def picture(path: Path, shade: int = 100, size: tuple[int, int] = (32, 24)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, shade, shade)).save(path)
+    return path
+
+
+def mask(path: Path, value: int = 255, corner: int = 8, size: tuple[int, int] = (32, 24)) -> Path:
+    """A grey PNG with `value` in a square at the top left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grey_HW = np.zeros(size[::-1], np.uint8)
+    grey_HW[:corner, :corner] = value
+    Image.fromarray(grey_HW).save(path)
+    return path
+
+
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        picture(root / name)
+
+
+def mvtec_ad(root: Path) -> Path:
+    pictures(root, *(f"train/good/{number:03}.png" for number in range(20)))
+    pictures(root, "test/good/000.png", "test/crack/000.png", "test/crack/001.png")
+    mask(root / "ground_truth/crack/000_mask.png")
+    mask(root / "ground_truth/crack/001_mask.png")
+    return root
+
+
+def mvtec_loco(root: Path) -> Path:
+    pictures(root, "train/good/000.png", "train/good/001.png", "validation/good/000.png")
+    pictures(root, "test/good/000.png", "test/logical_anomalies/000.png")
+    mask(root / "ground_truth/logical_anomalies/000/000.png", 249)
+    mask(root / "ground_truth/logical_anomalies/000/001.png", 248, corner=12)
+    types = [DEFECT, DEFECT | {"defect_name": "two_nuts", "pixel_value": 248}]
+    (root / "defects_config.json").write_text(json.dumps(types))
+    return root

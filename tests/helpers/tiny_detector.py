@@ -1,0 +1,121 @@
+"""A detector of two small convolutions for the tests of the trainer, and a program that trains it.
+
+    python tests/helpers/tiny_detector.py VERSION_DIR OUT [KEY=VALUE]...      # also under torchrun
+
+The student learns what a frozen convolution says about pictures; noise makes every step random.
+Shapes: B batch; H, W picture; 3 colour.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from detectors import registry
+from detectors.base import Batch, Batches, Detector, DetectorSettings, Schedule, Scores
+from detectors.training.progress import Watcher
+from detectors.training.trainer import train
+from pipeline.dataset.version import open_version
+from pipeline.models.backbone import normalise
+
+NAME = "tiny"
+
+
+class TinySettings(DetectorSettings):
+    """Knobs for the tests."""
+
+    size: int = Field(64, ge=64, le=1024, multiple_of=32)
+    teacher: str = "bundled-teacher"
+    optimizer: str = "adamw"
+    rate: float = 0.01
+    noise: float = 0.1
+    nan_at: int = -1
+
+
+class Tiny(Detector):
+    """Squared distance of two convolutions, scaled by the mean distance of validation normals."""
+
+    def __init__(self, settings: TinySettings) -> None:
+        super().__init__(settings)
+        self.chosen = settings
+        self.teacher = nn.Conv2d(3, 8, 5, padding=2, stride=4).requires_grad_(False).eval()
+        self.student = nn.Sequential(nn.Conv2d(3, 8, 5, padding=2, stride=4), nn.Tanh())
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def prepare(self, normals: Batches) -> None:
+        self.mean.copy_(torch.stack([self._taught(b["image"]).mean() for b in normals]).mean())
+
+    def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
+        noise = torch.randn_like(batch["image"], dtype=torch.float32) * self.chosen.noise
+        maps_B1hw = self._distance(batch["image"], noise)
+        bad = float("nan") if step == self.chosen.nan_at else 1.0
+        weights = next(self.student.parameters())
+        return {"distance": maps_B1hw.mean() * bad, "size": weights.square().mean() * 0.01}
+
+    def optimizer(self, steps: int) -> tuple[Optimizer, LambdaLR]:
+        parameters = self.student.parameters()
+        if self.chosen.optimizer == "sgd":
+            chosen: Optimizer = SGD(parameters, self.chosen.rate, momentum=0.9)
+        else:
+            chosen = AdamW(parameters, self.chosen.rate)
+        return chosen, LambdaLR(chosen, lambda step: 0.1 if step > 0.8 * steps else 1.0)
+
+    def calibrate(self, train: Batches, validation: Batches) -> None:
+        self.scale.copy_(
+            torch.cat([self._distance(b["image"]).flatten() for b in validation]).mean()
+        )
+
+    def forward(self, images_B3HW: Tensor) -> Scores:
+        maps_B1hw = self._distance(images_B3HW) / self.scale
+        maps_B1HW = F.interpolate(maps_B1hw, images_B3HW.shape[2:], mode="bilinear")
+        return Scores(maps_B1hw.flatten(1).amax(1), maps_B1HW[:, 0])
+
+    def _taught(self, images_B3HW: Tensor) -> Tensor:
+        return self.teacher(normalise(images_B3HW)).tanh().float()
+
+    def _distance(self, images_B3HW: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+        said = self.student(normalise(images_B3HW) + noise).float()
+        return (said - self._taught(images_B3HW) + self.mean).square().mean(1, keepdim=True)
+
+
+def register(into: dict[str, registry.Entry]) -> None:
+    """Make the registry know it."""
+    schedule = Schedule(steps=20, batch_size=2, validate_every=7)
+    profile = TinySettings(), schedule
+    into[NAME] = registry.Entry(lambda settings, _: Tiny(settings), "for tests", profile, profile)
+
+
+class Talker(Watcher):
+    """One line per step, so that whoever started this program knows when to kill it."""
+
+    def step(self, done: int, losses: dict[str, float]) -> None:
+        print(f"step {done}", flush=True)
+        if done == int(os.environ.get("TINY_DIES_AT", 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(version: str, out: str, *words: str) -> None:
+    register(registry.DETECTORS)  # type: ignore[arg-type]
+    changes = dict(word.split("=") for word in words)
+    train(
+        registry.configure(NAME, "tiny", changes),
+        open_version(Path(version)),
+        Path(out),
+        device="cpu",
+        precision="fp32",
+        save_every=1,
+        board=False,
+        watcher=Talker(),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

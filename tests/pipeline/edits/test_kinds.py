@@ -1,0 +1,287 @@
+"""Parts that are wrong in orientation, size, colour, type or order, against measured truth."""
+
+import numpy as np
+import pytest
+from skimage.color import deltaE_cie76, rgb2lab
+from skimage.measure import label, regionprops
+from small_parts import BLUE, GREEN, RED, YELLOW, bar, disc, kit, lenders, picture
+
+from pipeline.edits import apply as compose
+from pipeline.edits import plan as edits
+from pipeline.edits.context import stock_of
+from pipeline.edits.donors import Donors
+from pipeline.errors import RecordError
+from pipeline.gate import judge as gate
+from pipeline.imaging.masks import Cut, stretching, turning, warped
+from pipeline.models.inpaint.base import OpenCvInpainter
+from pipeline.records import ObjectProposals, Sample
+from pipeline.settings import EditSettings
+
+TELEA = OpenCvInpainter("telea")
+SETTINGS = EditSettings()
+
+
+def forged(kind: str, image, proposals, seed: int = 0, donors: Donors | None = None) -> Sample:
+    """The first sample of a kind from a seed on."""
+    means = {"donors": donors} if donors is not None else {}
+    for number in range(seed, seed + 20):
+        rng = np.random.default_rng(number)
+        edit = edits.plan(proposals, rng, SETTINGS, kind, image_HW3=image, **means)
+        if edit is not None:
+            return compose.apply(edit, image, proposals, TELEA, **means)
+    raise AssertionError(f"no {kind} in 20 seeds")
+
+
+def coloured(image_HW3: np.ndarray) -> np.ndarray:
+    """Pixels that are part and not grey ground, found by colour alone."""
+    return np.ptp(image_HW3.astype(int), axis=2) > 60
+
+
+def screw(degrees: float = 0) -> tuple[np.ndarray, ObjectProposals]:
+    return picture([bar(128, 64, 64, 50, 9, degrees)], [YELLOW])
+
+
+@pytest.mark.parametrize("seed", range(0, 60, 20))
+def test_a_turned_part_points_where_the_edit_says(seed):
+    image, proposals = screw()
+    sample = forged("wrong_orientation", image, proposals, seed)
+    if sample.edit.parameters["mirror"]:
+        pytest.skip("a mirrored part was drawn")
+    found = max(regionprops(label(coloured(sample.pixels_HW3))), key=lambda region: region.area)
+    # scikit-image measures from the row axis, anticlockwise in image coordinates
+    degrees = (90 - np.rad2deg(found.orientation)) % 180
+    turned = sample.edit.parameters["turn"] % 180
+    assert abs((degrees - turned + 90) % 180 - 90) < 3
+    assert found.area == pytest.approx(coloured(image).sum(), rel=0.08)
+
+
+@pytest.mark.parametrize("seed", range(0, 100, 20))
+def test_the_area_of_a_resized_part_grows_with_the_square_of_its_scale(seed):
+    image, proposals = picture([disc(128, 64, 64, 16)], [RED])
+    sample = forged("wrong_size", image, proposals, seed)
+    scale = sample.edit.parameters["scale"]
+    assert sample.edit.parameters["along"] is None
+    assert scale < 0.76 or scale > 1.29
+    share = coloured(sample.pixels_HW3).sum() / coloured(image).sum()
+    assert share == pytest.approx(scale**2, rel=0.06)
+
+
+def test_a_slender_part_becomes_longer_or_shorter_and_no_wider():
+    rod_HW = np.zeros((128, 128), np.bool_)
+    rod_HW[60:67, 44:84] = True
+    image, proposals = picture([rod_HW], [BLUE])
+    sample = forged("wrong_size", image, proposals)
+    rows = np.flatnonzero(coloured(sample.pixels_HW3).any(1))
+    columns = np.flatnonzero(coloured(sample.pixels_HW3).any(0))
+    assert np.ptp(rows) + 1 == pytest.approx(7, abs=1)
+    assert np.ptp(columns) + 1 == pytest.approx(40 * sample.edit.parameters["scale"], abs=2)
+
+
+@pytest.mark.parametrize("kind", ["wrong_orientation", "wrong_size"])
+def test_a_resampled_part_keeps_its_grain(kind):
+    image, proposals = picture([bar(128, 64, 64, 60, 22)], [YELLOW])
+    before = roughness(image, proposals.masks_NHW[0])
+    for seed in range(0, 80, 20):
+        sample = forged(kind, image, proposals, seed)
+        after = roughness(sample.pixels_HW3, coloured(sample.pixels_HW3))
+        assert 0.75 * before < after < 1.35 * before, sample.edit
+
+
+def roughness(image_HW3: np.ndarray, where_HW: np.ndarray) -> float:
+    """Mean second difference along rows inside a part: grain without shading and outlines."""
+    steps = np.abs(np.diff(image_HW3.astype(float), n=2, axis=1))
+    inside = steps[where_HW[:, 2:] & where_HW[:, 1:-1] & where_HW[:, :-2]]
+    return float(inside[inside < 20].mean())
+
+
+def test_a_round_part_is_never_turned_and_a_part_that_lies_anyhow_neither():
+    image, proposals = picture([disc(128, 40, 40, 14), disc(128, 88, 88, 14)], [RED, RED])
+    loose, loosely = picture([bar(128, 40, 64, 44, 8, 10), bar(128, 90, 64, 44, 8, 70)], [RED, RED])
+    for seed in range(12):
+        for scene, parts in ((image, proposals), (loose, loosely)):
+            rng = np.random.default_rng(seed)
+            assert edits.plan(parts, rng, SETTINGS, "wrong_orientation", image_HW3=scene) is None
+
+
+def lit(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The picture with the part's light coming from above, as on a ball."""
+    y = np.linspace(1.0, 0.35, np.ptp(np.nonzero(where)[0]) + 1)
+    soft = image.astype(float)
+    rows = np.nonzero(where)[0]
+    soft[where] *= y[rows - rows.min()][:, None]
+    return np.clip(soft, 0, 255).astype(np.uint8)
+
+
+def test_a_round_fruit_lit_from_one_side_is_not_turned_but_a_round_label_is():
+    """Shading upside down is no logical anomaly; a pattern upside down is one."""
+    ball = disc(128, 64, 64, 24)
+    fruit, proposals = picture([ball], [(240, 150, 30)])
+    label = fruit.copy()
+    rows, columns = np.mgrid[:128, :128]
+    label[ball & (rows < 60) & (columns < 70)] = (30, 60, 200)
+    turned = {"fruit": 0, "label": 0}
+    for seed in range(10):
+        for name, image in (("fruit", lit(fruit, ball)), ("label", lit(label, ball))):
+            rng = np.random.default_rng(seed)
+            edit = edits.plan(proposals, rng, SETTINGS, "wrong_orientation", image_HW3=image)
+            turned[name] += edit is not None
+    assert turned == {"fruit": 0, "label": 10}
+
+
+def test_whether_a_part_lies_anyhow_is_asked_again_for_other_donors():
+    image, proposals = screw(0)
+    stock = stock_of(proposals, image)
+    same = Donors.of({"a": lambda: screw(2)}, {"a": "a" * 64})
+    other = Donors.of({"b": lambda: screw(60)}, {"b": "b" * 64})
+    assert [stock.lies_anyhow(0, donors) for donors in (same, other, same)] == [False, True, False]
+
+
+def test_one_part_alone_is_not_turned_when_a_donor_shows_it_in_another_turn():
+    image, proposals = screw(0)
+    same = Donors.of({"a": lambda: screw(2)}, {"a": "a" * 64})
+    other = Donors.of({"b": lambda: screw(60)}, {"b": "b" * 64})
+    kind = "wrong_orientation"
+    assert forged(kind, image, proposals, donors=same).edit.kind == kind
+    with pytest.raises(AssertionError, match="no wrong_orientation"):
+        forged(kind, *screw(0), donors=other)
+
+
+def test_a_recoloured_part_has_the_colour_of_another_part_and_keeps_its_shading():
+    image, proposals = kit()
+    for seed in range(12):
+        sample = forged("wrong_colour", image, proposals, seed)
+        target, like = sample.edit.targets[0], sample.edit.parameters["like"]
+        inside = proposals.masks_NHW[target]
+        lab = rgb2lab(sample.pixels_HW3)
+        before, after = rgb2lab(image)[inside], lab[inside]
+        wanted = rgb2lab(image)[proposals.masks_NHW[like]].mean(0)
+        assert np.linalg.norm(after.mean(0) - wanted) < 0.5 * np.linalg.norm(
+            before.mean(0) - wanted
+        )
+        assert deltaE_cie76(before, after).mean() > 10
+        assert np.corrcoef(before[:, 0], after[:, 0])[0, 1] > 0.8  # left dark, right light
+
+
+def test_a_highlight_stays_white_and_grey_becomes_colourful():
+    image, proposals = picture([disc(128, 64, 64, 20)], [(110, 110, 110)])
+    image[60:64, 60:64] = 255
+    sample = forged("wrong_colour", image, proposals)
+    assert "hue" in sample.edit.parameters
+    assert (sample.pixels_HW3[61:63, 61:63] > 225).all()
+    assert np.ptp(sample.pixels_HW3[70:76, 60:70].mean((0, 1))) > 30
+
+
+def test_a_part_of_the_wrong_type_comes_from_a_donor_or_another_place():
+    image, proposals = kit()
+    donors = lenders()
+    sources = set()
+    for seed in range(30):
+        sample = forged("wrong_type", image, proposals, seed, donors)
+        parameters, target = sample.edit.parameters, sample.edit.targets[0]
+        if "donor" in parameters:
+            lender = kit(50 + int(parameters["donor"]["image"][-5]))[0]
+            part = parameters["donor"]["proposal"]
+        else:
+            lender, part = image, parameters["part"]
+        sources.add("donor" in parameters)
+        colour = np.median(lender[proposals.masks_NHW[part]], axis=0)
+        there = proposals.masks_NHW[target] & np.roll(
+            proposals.masks_NHW[part], parameters["offset"][::-1], (0, 1)
+        )
+        np.testing.assert_allclose(np.median(sample.pixels_HW3[there], axis=0), colour, atol=14)
+        assert part != target
+    assert sources == {True, False}
+
+
+def test_a_borrowed_part_that_is_gone_is_an_error_that_names_it():
+    image, proposals = kit()
+    donors = lenders()
+    for seed in range(40):
+        sample = forged("wrong_type", image, proposals, seed, donors)
+        if "donor" in sample.edit.parameters:
+            break
+    with pytest.raises(RecordError, match=r"train/good/[01]\.png"):
+        compose.apply(sample.edit, image, proposals, TELEA)
+    others = Donors.of({f"train/good/{n}.png": screw for n in range(2)})
+    with pytest.raises(RecordError, match="not the one that the edit borrowed"):
+        compose.apply(sample.edit, image, proposals, TELEA, donors=others)
+
+
+def test_a_filler_is_asked_with_a_prompt_of_the_list_and_only_its_hole_is_taken():
+    image, proposals = kit()
+    asked = []
+
+    def fill(picture, hole, prompt, seed, mode):
+        asked.append((prompt, mode))
+        return np.full_like(picture, 7)
+
+    paper = EditSettings(preset="paper", prompts=("a cork", "a coin"))
+    edit = edits.plan(proposals, np.random.default_rng(0), paper, "wrong_type", fills=True)
+    sample = compose.apply(edit, image, proposals, TELEA, fill=fill)
+    assert asked[0][0] in paper.prompts
+    assert asked[0][1] == "fill"
+    assert (sample.pixels_HW3[sample.change_HW] == 7).all()
+    with pytest.raises(RecordError, match="there is no filler"):
+        compose.apply(edit, image, proposals, TELEA)
+    turns = edits.kinds_of(paper, fills=True)
+    assert (turns.count("missing"), turns.count("wrong_type")) == (7, 3)
+
+
+def test_a_wrong_order_moves_every_part_to_the_place_of_the_next():
+    image, proposals = kit()
+    sample = forged("wrong_order", image, proposals)
+    ring = sample.edit.targets
+    assert len(ring) >= 3
+    for here, there in zip(ring, ring[1:] + ring[:1], strict=True):
+        was = np.median(image[proposals.masks_NHW[here]], axis=0)
+        middle = Cut.of(proposals.masks_NHW[there]).centre
+        x, y = int(middle[0]), int(middle[1])
+        now = np.median(sample.pixels_HW3[y - 2 : y + 3, x - 2 : x + 3], axis=(0, 1))
+        np.testing.assert_allclose(now, was, atol=25)
+
+
+@pytest.mark.parametrize("kind", ["swapped", "wrong_order", "wrong_type"])
+def test_parts_that_look_alike_are_not_exchanged(kind):
+    masks = [disc(128, 30, 30, 12), disc(128, 30, 96, 12), disc(128, 94, 60, 12)]
+    image, proposals = picture(masks, [GREEN] * 3)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        assert edits.plan(proposals, rng, SETTINGS, kind, image_HW3=image) is None
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_quarter_turns_move_whole_pixels(degrees, mirror):
+    rng = np.random.default_rng(0)
+    patch = rng.random((7, 10, 3)).astype(np.float32)
+    expected = np.rot90(patch[:, ::-1] if mirror else patch, -degrees // 90)
+    assert np.array_equal(warped(patch, turning(degrees, mirror)), expected)
+
+
+def test_a_warped_outline_stays_on_its_middle():
+    cut = Cut.of(bar(128, 60, 70, 40, 8))
+    for matrix in (turning(45), stretching(1.5), stretching(0.6, along=30)):
+        after = cut.warped(matrix)
+        assert np.allclose(after.centre, cut.centre, atol=3)
+        assert after.area == pytest.approx(cut.area * abs(np.linalg.det(matrix)), rel=0.1)
+
+
+def test_with_ground_prompts_a_control_keeps_the_product_and_replaces_everything_around_it():
+    image, proposals = kit()
+    asked = []
+
+    def fill(picture, keep, prompt, seed, mode):
+        asked.append((prompt, mode))
+        return np.where(keep[..., None], picture, 7).astype(np.uint8)
+
+    chosen = EditSettings(ground_prompts=("grey felt", "a steel table"))
+    rng = np.random.default_rng(0)
+    edit = edits.plan(proposals, rng, chosen, "control_background", fills=True)
+    sample = compose.apply(edit, image, proposals, TELEA, fill=fill)
+    assert asked[0][0] in chosen.ground_prompts
+    assert asked[0][1] == "replace"
+    assert sample.label == 0
+    product = proposals.foreground_HW | proposals.masks_NHW.any(0)
+    assert not (sample.change_HW & product).any()
+    assert (sample.pixels_HW3[sample.change_HW] == 7).all()
+    assert gate.judge(sample, image).reason not in ("visible_control", "implausible")

@@ -1,0 +1,236 @@
+"""Edits and compositing: what a plan promises, and that nothing else in the picture changes."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_parts import kit, lenders
+
+from pipeline.edits import apply as compose
+from pipeline.edits import plan as edits
+from pipeline.edits.placement import MAX_OVERLAP, MIN_GROUND
+from pipeline.gate import judge as gate
+from pipeline.imaging.masks import shifted
+from pipeline.models.inpaint.base import OpenCvInpainter
+from pipeline.records import KINDS, Edit, ObjectProposals
+from pipeline.settings import EditSettings
+
+TELEA = OpenCvInpainter("telea")
+SETTINGS = EditSettings()
+
+
+def tray(seed: int = 0, size: int = 96) -> tuple[np.ndarray, ObjectProposals]:
+    """A grey tray with a red, a green and a blue disc, grain included, and its true proposals."""
+    rng = np.random.default_rng(seed)
+    image_HW3 = np.full((size, size, 3), 128.0)
+    yy, xx = np.mgrid[:size, :size]
+    masks, places = [], [(24, 24), (24, 70), (70, 30)]
+    for colour, (y, x) in zip(np.eye(3) * 200, places, strict=True):
+        mask_HW = (yy - y) ** 2 + (xx - x) ** 2 < 81
+        image_HW3[mask_HW] = colour
+        masks.append(mask_HW)
+    image_HW3 += rng.normal(0, 2, image_HW3.shape)
+    foreground_HW = np.zeros((size, size), np.bool_)
+    foreground_HW[4:-4, 4:-4] = True
+    proposals = ObjectProposals(
+        np.stack(masks), np.array([0.9, 0.8, 0.7], np.float32), foreground_HW
+    )
+    return np.clip(image_HW3, 0, 255).astype(np.uint8), proposals
+
+
+def reds(image_HW3: np.ndarray) -> int:
+    pixels = image_HW3.astype(int)
+    return int(((pixels[..., 0] > 150) & (pixels[..., 1] < 90)).sum())
+
+
+def only(proposals: ObjectProposals, index: int) -> ObjectProposals:
+    """The same scene where just one object was found."""
+    return ObjectProposals(
+        proposals.masks_NHW[index : index + 1],
+        proposals.scores_N[index : index + 1],
+        proposals.foreground_HW,
+    )
+
+
+def test_the_five_lines():
+    image, proposals = tray()
+    edit = edits.plan(proposals, np.random.default_rng(1), SETTINGS)
+    sample = compose.apply(edit, image, proposals, TELEA)
+    verdict = gate.judge(sample, image)
+    assert verdict.accepted, verdict
+    assert sample.label == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"), [("missing", 0.0), ("extra", 2.0), ("misplaced", 1.0), ("control_noop", 1.0)]
+)
+def test_an_edit_does_what_its_name_says(kind, share):
+    image, proposals = tray()
+    proposals = only(proposals, 0)
+    edit = edits.plan(proposals, np.random.default_rng(3), SETTINGS, kind)
+    sample = compose.apply(edit, image, proposals, TELEA)
+    assert reds(sample.pixels_HW3) == pytest.approx(share * reds(image), abs=0.15 * reds(image))
+    assert sample.label == (0 if kind == "control_noop" else 1)
+
+
+def test_swapped_objects_change_places():
+    image, proposals = tray()
+    edit = edits.plan(proposals, np.random.default_rng(0), SETTINGS, "swapped")
+    sample = compose.apply(edit, image, proposals, TELEA)
+    first, second = (proposals.masks_NHW[t] for t in edit.targets)
+    before = image[first].mean(0), image[second].mean(0)
+    after = sample.pixels_HW3[first].mean(0), sample.pixels_HW3[second].mean(0)
+    np.testing.assert_allclose(after[0], before[1], atol=12)
+    np.testing.assert_allclose(after[1], before[0], atol=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**32),
+    dilation=st.integers(0, 9),
+    feather=st.integers(0, 7),
+    noise=st.booleans(),
+    seen=st.booleans(),
+)
+def test_outside_the_change_mask_every_byte_is_the_source(
+    kind, seed, dilation, feather, noise, seen
+):
+    image, proposals = kit(seed % 5)
+    donors = lenders()
+    chosen = EditSettings(dilation=dilation, feather=feather, match_noise=noise)
+    looks = {"donors": donors, "image_HW3": image if seen else None}
+    edit = edits.plan(proposals, np.random.default_rng(seed), chosen, kind, **looks)
+    if edit is None:
+        return
+    vandal = lambda picture, hole: 255 - picture  # noqa: E731  (alters all it gets hold of)
+    x0, y0, x1, y1 = edit.parameters["region"]
+    for inpaint in (TELEA, vandal):
+        sample = compose.apply(edit, image, proposals, inpaint, donors=donors)
+        outside = ~sample.change_HW
+        assert np.array_equal(sample.pixels_HW3[outside], image[outside])
+        assert sample.change_HW.any()
+        outside[y0:y1, x0:x1] = True  # nothing changes beyond the region that the plan names
+        assert outside.all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32))
+def test_an_edit_survives_json_and_gives_the_same_pixels_again(kind, seed):
+    image, proposals = kit()
+    donors = lenders()
+    plan = partial(edits.plan, proposals, settings=SETTINGS, kind=kind, donors=donors)
+    edit = plan(rng=np.random.default_rng(seed), image_HW3=image)
+    assert plan(rng=np.random.default_rng(seed), image_HW3=image.copy()) == edit
+    if edit is None:
+        return
+    again = Edit.from_json(json.loads(json.dumps(edit.to_json())))
+    assert again.to_json() == edit.to_json()
+    first = compose.apply(edit, image, proposals, TELEA, donors=donors)
+    second = compose.apply(again, image, proposals, TELEA, donors=lenders())
+    assert np.array_equal(first.pixels_HW3, second.pixels_HW3)
+    assert np.array_equal(first.change_HW, second.change_HW)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_combined_edit_is_two_kinds_that_do_not_touch(seed):
+    image, proposals = kit()
+    rng = np.random.default_rng(seed)
+    edit = edits.plan(proposals, rng, SETTINGS, "combined", image_HW3=image)
+    if edit is None:
+        return
+    first, second = edit.parts
+    assert first.kind != second.kind
+    assert not set(first.targets) & set(second.targets)
+    assert edit.targets == first.targets + second.targets
+    both = compose.apply(edit, image, proposals, TELEA)
+    alone = [compose.apply(part, image, proposals, TELEA) for part in edit.parts]
+    assert not (alone[0].change_HW & alone[1].change_HW).any()
+    assert np.array_equal(both.change_HW, alone[0].change_HW | alone[1].change_HW)
+    for sample in alone:
+        changed = sample.change_HW
+        assert np.array_equal(both.pixels_HW3[changed], sample.pixels_HW3[changed])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), dilation=st.integers(0, 6))
+def test_repainted_background_holds_no_part_and_is_labelled_normal(seed, dilation):
+    image, proposals = kit()
+    settings_ = EditSettings(dilation=dilation)
+    rng = np.random.default_rng(seed)
+    edit = edits.plan(proposals, rng, settings_, "control_background")
+    sample = compose.apply(edit, image, proposals, TELEA)
+    assert sample.label == 0
+    assert edit.targets == ()
+    assert sample.object_HW.sum() in proposals.masks_NHW.sum((1, 2))
+    assert not (sample.object_HW & proposals.masks_NHW.any(0)).any()
+
+
+def test_where_parts_leave_no_ground_there_is_no_background_control():
+    everywhere = np.ones((1, 64, 64), np.bool_)
+    full = ObjectProposals(everywhere, np.ones(1, np.float32), everywhere[0])
+    assert edits.plan(full, np.random.default_rng(0), SETTINGS, "control_background") is None
+
+
+def test_every_kind_finds_something_to_do_on_a_kit():
+    image, proposals = kit()
+    for kind in KINDS:
+        plan = partial(edits.plan, proposals, settings=SETTINGS, kind=kind, image_HW3=image)
+        assert any(plan(rng=np.random.default_rng(seed)) for seed in range(20)), kind
+    assert edits.kinds_of(SETTINGS) == tuple(KINDS[:9])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), stays=st.booleans())
+def test_a_moved_object_stays_whole_on_its_ground_and_off_the_others(seed, stays):
+    _, proposals = tray()
+    kind = "extra" if stays else "misplaced"
+    edit = edits.plan(proposals, np.random.default_rng(seed), SETTINGS, kind)
+    if edit is None:
+        return
+    target = edit.targets[0]
+    there = shifted(proposals.masks_NHW[target], *edit.parameters["offset"])
+    area = proposals.masks_NHW[target].sum()
+    assert there.sum() == area
+    assert (there & proposals.foreground_HW).sum() >= MIN_GROUND * area
+    others = np.delete(proposals.masks_NHW, target, 0).any(0)
+    assert (there & others).sum() <= MAX_OVERLAP * area
+
+
+def test_an_object_that_the_frame_cuts_is_never_moved():
+    _, proposals = tray()
+    cut_HW = np.zeros_like(proposals.masks_NHW[0])
+    cut_HW[:12, 30:50] = True
+    alone = ObjectProposals(cut_HW[None], np.ones(1, np.float32), np.ones_like(cut_HW))
+    rng = np.random.default_rng(0)
+    assert edits.plan(alone, rng, SETTINGS, "extra") is None
+    assert edits.plan(alone, rng, SETTINGS, "missing") is not None
+
+
+def test_nothing_to_edit_gives_no_edit():
+    _image, proposals = tray()
+    nothing = ObjectProposals(
+        proposals.masks_NHW[:0], proposals.scores_N[:0], proposals.foreground_HW
+    )
+    assert edits.plan(nothing, np.random.default_rng(0), SETTINGS) is None
+
+
+def test_the_paper_preset_only_removes():
+    _, proposals = tray()
+    paper = EditSettings(preset="paper")
+    kinds = {edits.plan(proposals, np.random.default_rng(s), paper).kind for s in range(20)}
+    assert kinds == {"missing"}
+
+
+@given(st.integers(-100, 100), st.integers(-100, 100))
+def test_shifting_there_and_back_loses_only_what_left_the_frame(dx, dy):
+    picture = np.arange(40 * 30).reshape(40, 30) + 1
+    there = shifted(picture, dx, dy)
+    back = shifted(there, -dx, -dy)
+    kept = back > 0
+    assert np.array_equal(back[kept], picture[kept])
+    assert kept.sum() == max(0, 30 - abs(dx)) * max(0, 40 - abs(dy))

@@ -1,0 +1,291 @@
+"""The gate: each rule refuses the sample made to break it, and a sound sample passes."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.gate import judge as gate
+from pipeline.gate import scores as gate_scores
+from pipeline.gate.calibration import Limits
+from pipeline.gate.checks import RULES, STAND_INS, limit_of
+from pipeline.imaging.noise import MAX_GRAIN, add_grain, grain_level, ring_of
+from pipeline.records import Edit, Sample
+from pipeline.settings import GateSettings
+
+
+def scene(noise: float = 3.0, size: int = 96) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    ground = np.full((size, size, 3), 120.0) + rng.normal(0, noise, (size, size, 3))
+    cv2.circle(ground, (48, 48), 12, (200, 60, 60), -1)
+    return np.clip(ground, 0, 255).astype(np.uint8)
+
+
+def disc(radius: int, size: int = 96, at: tuple[int, int] = (48, 48)) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    return cv2.circle(mask, at, radius, 1, -1).astype(np.bool_)
+
+
+def removal(image: np.ndarray, fill: np.ndarray, change: np.ndarray, kind="missing", share=0.1):
+    pixels = np.where(change[..., None], fill, image).astype(np.uint8)
+    return Sample(Edit(kind, (0,), {"foreground_share": share}, 0), pixels, change, disc(12))
+
+
+def clean(noise: float = 3.0) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.clip(120 + rng.normal(0, noise, (96, 96, 3)), 0, 255)
+
+
+def test_a_clean_removal_passes():
+    image = scene()
+    assert gate.judge(removal(image, clean(), disc(14)), image).accepted
+
+
+def broken_samples():
+    image = scene()
+    big = disc(45)
+    edge = np.zeros((96, 96), np.bool_)
+    edge[:4] = True
+    rim = np.where(disc(12)[..., None], clean(), 255)
+    yield "empty", removal(image, clean(), np.zeros((96, 96), np.bool_))
+    yield "too_large", removal(image, clean(), big)
+    yield "whole_object", removal(image, clean(), disc(14), share=0.8)
+    yield "touches_border", removal(image, clean(), edge | disc(12))
+    yield "unchanged", removal(image, image, disc(14))
+    yield "seam", removal(image, rim, disc(14))
+    yield "too_smooth", removal(image, np.full_like(image, 120), disc(14))
+    yield "too_noisy", removal(image, clean(noise=10), disc(14))
+    yield "altered_control", removal(image, clean(), disc(14), kind="control_noop")
+
+
+@pytest.mark.parametrize(("reason", "sample"), list(broken_samples()), ids=lambda v: str(v)[:20])
+def test_each_rule_has_its_reason(reason, sample):
+    verdict = gate.judge(sample, scene())
+    assert verdict.reason == reason, verdict
+
+
+def test_a_faint_change_is_refused():
+    image = scene(noise=0)
+    paler = np.clip(image.astype(int) + 9, 0, 255)
+    assert gate.judge(removal(image, paler, disc(12)), image).reason == "faint"
+
+
+def test_exchanging_two_of_a_kind_is_no_anomaly():
+    """Two discs that differ in texture only against two that differ in colour."""
+    rng = np.random.default_rng(3)
+    left, right = disc(12, at=(28, 48)), disc(12, at=(68, 48))
+    edit = Edit("swapped", (0, 1), {"foreground_share": 0.1, "offset": [40, 0]}, 0)
+    reasons = {}
+    for name, colours in {"alike": (150, 150), "unlike": (90, 210)}.items():
+        image = clean().astype(np.uint8)
+        for mask, colour in zip((left, right), colours, strict=True):
+            image[mask] = np.clip(colour + rng.normal(0, 25, (mask.sum(), 3)), 0, 255)
+        edited = image.copy()
+        edited[left], edited[right] = image[right], image[left]
+        around = disc(16, at=(28, 48)) | disc(16, at=(68, 48))
+        verdict = gate.judge(Sample(edit, edited, around, left | right), image)
+        reasons[name] = verdict.reason
+    assert reasons == {"alike": "look_alike", "unlike": ""}
+
+
+def test_the_same_edit_twice_is_a_duplicate():
+    image = scene()
+    sample = removal(image, clean(), disc(14))
+    assert gate.judge(sample, image, accepted=[sample]).reason == "duplicate"
+    elsewhere = removal(image, clean(), disc(14, at=(20, 20)))
+    assert gate.judge(sample, image, accepted=[elsewhere]).accepted
+
+
+def test_a_control_that_changed_nothing_passes():
+    image = scene()
+    assert gate.judge(removal(image, image, disc(14), kind="control_noop"), image).accepted
+
+
+def test_thresholds_are_settings():
+    image = scene()
+    strict = GateSettings(min_delta_e=90)
+    assert gate.judge(removal(image, clean(), disc(14)), image, strict).reason == "faint"
+
+
+def test_delta_e_agrees_with_scikit_image():
+    color = pytest.importorskip("skimage.color")
+    image = scene()
+    sample = removal(image, clean(), disc(14))
+    labs = [color.rgb2lab(p)[disc(14)] for p in (sample.pixels_HW3, image)]
+    expected = color.deltaE_cie76(*labs).mean()
+    assert gate_scores.measure(sample, image)["delta_e"] == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 3.0, 5.0])
+def test_grain_is_brought_up_to_that_of_the_ring(sigma):
+    image = scene(noise=sigma)
+    hole = disc(16)
+    filled = np.where(hole[..., None], 120.0, image).astype(np.float32)
+    grainy = add_grain(filled, image, hole, np.random.default_rng(2))
+    around, inside = grain_level(image, ring_of(hole)), grain_level(grainy, hole)
+    np.testing.assert_allclose(inside, around, rtol=0.25)
+    assert np.array_equal(grainy[~hole], filled[~hole])
+
+
+def test_texture_is_not_mistaken_for_grain():
+    board = (np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)
+    image = np.repeat(board[..., None], 3, 2)
+    hole = disc(16)
+    filled = np.where(hole[..., None], 120.0, image).astype(np.float32)
+    grainy = add_grain(filled, image, hole, np.random.default_rng(2))
+    assert grain_level(grainy, hole).max() < 1.5 * MAX_GRAIN
+
+
+# --- scores against independent definitions -------------------------------------------------------
+
+
+@given(
+    top=st.integers(0, 60), left=st.integers(0, 60),
+    height=st.integers(1, 30), width=st.integers(1, 30), kind=st.sampled_from(["missing", "extra"]),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_scores_do_not_depend_on_how_much_picture_lies_around(top, left, height, width, kind):
+    """The same edit deep inside a larger frame: ratios and colours stay, shares of frame shrink."""
+    rng = np.random.default_rng(0)
+    large = rng.integers(60, 200, (240, 240, 3), np.uint8)
+    change = np.zeros((240, 240), np.bool_)
+    change[80 + top : 80 + top + height, 80 + left : 80 + left + width] = True
+    edited = np.where(change[..., None], 255 - large, large)
+    edit = Edit(kind, (0,), {"foreground_share": 0.1, "offset": [0, 0]}, 0)
+    whole = gate_scores.measure(Sample(edit, edited, change, change), large)
+    cut = (slice(40, 230), slice(40, 230))
+    part = gate_scores.measure(Sample(edit, edited[cut], change[cut], change[cut]), large[cut])
+    shares = {"change_area", "painted", "border"}
+    for name in set(whole) - shares:
+        assert part[name] == pytest.approx(whole[name], abs=1e-5), name
+    assert part["change_area"] == pytest.approx(whole["change_area"] * 240**2 / 190**2)
+    moved = np.abs(edited.astype(int) - large).max(2) > 8
+    assert whole["changed_fraction"] == pytest.approx(moved[change].mean())
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_border_and_overlap_are_counted_as_written_down(seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.random((2, 20, 30)) < 0.3
+    frame = np.ones((20, 30), np.bool_)
+    frame[1:-1, 1:-1] = False
+    assert gate_scores.border_share(first) == pytest.approx(first[frame].mean())
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    samples = [Sample(Edit("missing", (0,), {}, 0), pixels, mask, mask) for mask in (first, second)]
+    union = (first | second).sum()
+    expected = (first & second).sum() / union if union else 0
+    assert gate_scores.duplicate_iou(samples[0], samples[1:]) == pytest.approx(expected)
+
+
+def test_ground_is_painted_where_a_hole_stays_open():
+    """A part moved by half its width leaves half a hole; one that is only pasted leaves none."""
+    part = np.zeros((96, 96), np.bool_)
+    part[40:60, 20:40] = True
+    change = part | np.roll(part, 10, 1)
+    for kind, expected in {"misplaced": 200, "missing": 600, "extra": 0}.items():
+        edit = Edit(kind, (0,), {"offset": [10, 0], "dilation": 0}, 0)
+        assert gate_scores.painted(edit, change, part).sum() == expected
+
+
+def test_ground_is_painted_around_a_part_that_was_shrunk_turned_or_replaced():
+    """A box of 30 x 20: at half its size three quarters stay open, turned upright both ends."""
+    part = np.zeros((96, 96), np.bool_)
+    part[40:60, 20:50] = True
+    where = np.ones_like(part)
+    cases = [
+        ("wrong_size", {"scale": 0.5, "along": None}, 600 - 150),
+        ("wrong_size", {"scale": 1.5, "along": None}, 0),
+        ("wrong_orientation", {"turn": 90, "mirror": False}, 600 - 400),
+        ("wrong_orientation", {"turn": 180, "mirror": False}, 0),
+        ("wrong_type", {"donor": {"box_4": (70, 0, 80, 10), "area": 100}}, 600 - 100),
+        ("wrong_type", {"part": 1, "box": [70, 0, 80, 10], "area": 78}, 600 - 25 * np.pi),
+        ("wrong_type", {"prompt": "a coin"}, 0),
+        ("wrong_type", {"part": 1}, 0),  # older records do not say how large it is
+    ]
+    for kind, parameters, expected in cases:
+        edit = Edit(kind, (0,), parameters | {"dilation": 0, "offset": [0, 0]}, 0)
+        found = gate_scores.painted(edit, where, part).sum()
+        assert found == pytest.approx(expected, abs=16), (kind, parameters)
+
+
+# --- where limits come from -----------------------------------------------------------------------
+
+
+def test_a_number_of_the_manifest_beats_what_was_learned_and_that_beats_ours():
+    learned = Limits(max_noise_ratio=1.7)
+    assert limit_of("max_noise_ratio", GateSettings(), Limits()) == (2.5, "default")
+    assert limit_of("max_noise_ratio", GateSettings(), learned) == (1.7, "calibrated")
+    own = GateSettings(max_noise_ratio=9)
+    assert limit_of("max_noise_ratio", own, learned) == (9.0, "manifest")
+    assert limit_of("max_patch_distance", GateSettings(), Limits()) == (None, "default")
+    assert limit_of("min_delta_e", GateSettings(), learned) == (4.0, "default")
+
+
+def test_every_rule_has_a_limit_and_every_learned_limit_a_rule():
+    for rule in RULES:
+        limit_of(rule.limit, GateSettings(), Limits())
+    silent = {f for f, info in GateSettings.model_fields.items() if info.default is None}
+    calibrated = silent - {"patches"}  # a switch, no limit
+    assert calibrated == set(STAND_INS)
+    assert calibrated <= set(Limits().to_json())
+    assert calibrated <= {rule.limit for rule in RULES}
+
+
+def test_pixels_burnt_to_white_are_refused():
+    image = scene()
+    white = np.full_like(image, 255)
+    white[::2] = clean()[::2].astype(np.uint8)  # every second line, so that grain stays
+    loose = GateSettings(max_seam_ratio=100, max_noise_ratio=100, min_noise_ratio=0)
+    verdict = gate.judge(removal(image, white, disc(14)), image, loose)
+    assert verdict.reason == "saturated"
+    assert gate.judge(
+        removal(image, white, disc(14)), image, loose.model_copy(update={"max_clipped": 1.0})
+    ).accepted
+
+
+def test_two_edits_in_one_sample_are_judged_each_by_itself():
+    image = clean().astype(np.uint8)
+    image[disc(10, at=(24, 24))] = (200, 60, 60)
+    image[disc(10, at=(72, 72))] = (60, 60, 200)
+    holes = [disc(12, at=(24, 24)), disc(12, at=(72, 72))]
+    boxes = [[8, 8, 44, 44], [56, 56, 92, 92]]
+    parts = [
+        Edit("missing", (n,), {"foreground_share": 0.1, "region": box}, 0).to_json()
+        for n, box in enumerate(boxes)
+    ]
+    edit = Edit("combined", (0, 1), {"edits": parts, "foreground_share": 0.2}, 0)
+    fill = np.clip(120 + np.random.default_rng(5).normal(0, 3, image.shape), 0, 255)
+    both = np.where((holes[0] | holes[1])[..., None], fill, image).astype(np.uint8)
+    verdict = gate.judge(Sample(edit, both, holes[0] | holes[1], holes[0] | holes[1]), image)
+    assert verdict.accepted
+    assert {"delta_e", "delta_e_2"} <= set(verdict.scores)
+    half = np.where(holes[0][..., None], fill, image).astype(np.uint8)
+    verdict = gate.judge(Sample(edit, half, holes[0] | holes[1], holes[0] | holes[1]), image)
+    assert verdict.reason == "unchanged"
+    assert verdict.scores["changed_fraction"] > 0.3 > verdict.scores["changed_fraction_2"]
+
+
+def test_two_edits_together_must_leave_enough_of_picture_and_product():
+    """Each edit alone is small enough; what they take together is judged as well."""
+    image = clean().astype(np.uint8)
+    holes = np.zeros((2, 96, 96), np.bool_)
+    holes[0, 20:80, 4:44] = holes[1, 20:80, 52:92] = True  # 26 % of the picture each
+    image[holes[0]], image[holes[1]] = (200, 60, 60), (60, 60, 200)
+    fill = np.clip(120 + np.random.default_rng(5).normal(0, 3, image.shape), 0, 255)
+    both = np.where(holes.any(0)[..., None], fill, image).astype(np.uint8)
+    boxes = [[2, 18, 46, 82], [50, 18, 94, 82]]
+    for share, area, reason in (
+        (0.3, 0.6, "whole_object"),
+        (0.2, 0.4, "too_large"),
+        (0.2, 0.6, ""),
+    ):
+        parts = [
+            Edit("missing", (n,), {"foreground_share": share, "region": box}, 0).to_json()
+            for n, box in enumerate(boxes)
+        ]
+        edit = Edit("combined", (0, 1), {"edits": parts, "foreground_share": 2 * share}, 0)
+        sample = Sample(edit, both, holes.any(0), holes.any(0))
+        verdict = gate.judge(sample, image, GateSettings(max_change_area=area))
+        assert verdict.reason == reason

@@ -1,0 +1,140 @@
+"""The doctor opens everything and says what is bad, what is missing and how to get it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.commands.doctor_text import as_text
+from pipeline.config.manifest import manifest_for_source, read_manifest
+from pipeline.generation.doctor import DoctorReport, inspect
+from pipeline.models.weights import store as weights
+
+
+@pytest.fixture(autouse=True)
+def _small_models(tmp_path, monkeypatch):
+    """Every bundled model is found, as in a complete checkout, whatever is trained already."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for entry in weights.entries():
+        if entry.bundled:
+            (folder / entry.file).write_bytes(b"weights")
+    monkeypatch.setattr(weights, "BUNDLED", folder)
+    monkeypatch.setattr(weights, "folders", lambda: (tmp_path / "cache",))
+
+
+def good_category(root: Path) -> Path:
+    """Ten normals and one defective test image with its mask, 64 px."""
+    rng = np.random.default_rng(0)
+    places = [f"train/good/{n:03}.png" for n in range(10)] + ["test/cut/000.png"]
+    for place in places:
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    marked_HW = np.zeros((64, 64), np.uint8)
+    marked_HW[10:20, 10:20] = 255
+    (root / "ground_truth/cut").mkdir(parents=True)
+    Image.fromarray(marked_HW).save(root / "ground_truth/cut/000_mask.png")
+    return root
+
+
+def looked_at(root: Path, **overrides: object) -> DoctorReport:
+    overrides = {"store": str(root.parent / "store"), "image_size": 64} | overrides
+    return inspect(manifest_for_source("mvtec_ad", root, **overrides))
+
+
+def test_a_sound_category_is_ready(tmp_path):
+    report = looked_at(good_category(tmp_path / "nut"))
+    (nut,) = report.categories
+    assert report.exit_code == 0
+    assert not report.missing
+    assert nut.splits == {"train": 9, "validation": 1, "test": 1}
+    assert nut.test == {"cut": 1}
+    assert nut.sizes == {"64x64": 11}
+    assert nut.modes == {"RGB": 11}
+    assert nut.masks == 1
+    assert not nut.bad
+    assert nut.models["foreground"].startswith("bundled (")
+    assert report.store_writable
+    assert report.free_gigabytes > 0
+    text = as_text(report)
+    assert "nut: mvtec_ad at" in text
+    assert text.endswith("ready")
+    assert "anomalysmith weights pull u2net" in text
+
+
+def test_the_report_is_plain_json(tmp_path):
+    report = looked_at(good_category(tmp_path / "nut"))
+    plain = json.loads(json.dumps(dataclasses.asdict(report)))
+    assert plain["categories"][0]["splits"]["train"] == 9
+
+
+def test_bad_files_are_named_and_the_exit_code_says_so(tmp_path):
+    root = good_category(tmp_path / "nut")
+    (root / "train/good/000.png").write_bytes(b"")
+    (root / "train/good/001.png").write_bytes((root / "train/good/002.png").read_bytes()[:400])
+    Image.new("L", (64, 64)).save(root / "ground_truth/cut/000_mask.png")
+    report = looked_at(root)
+    bad = {file.name: file.reason for file in report.categories[0].bad}
+    assert report.exit_code == 3
+    assert bad["train/good/000.png"] == "the file has zero bytes; copy it again"
+    assert bad["train/good/001.png"].startswith("damaged or cut short")
+    assert bad["test/cut/000.png"] == "its masks mark nothing"
+    assert report.categories[0].sizes == {"64x64": 9}
+    text = as_text(report)
+    assert "bad       train/good/000.png: the file has zero bytes" in text
+    assert text.endswith("ready; 3 files would be left out")
+
+
+def test_copies_leaks_small_and_dark_images_are_noted(tmp_path):
+    root = good_category(tmp_path / "nut")
+    same = (root / "train/good/000.png").read_bytes()
+    (root / "train/good/copy.png").write_bytes(same)
+    (root / "test/good").mkdir()
+    (root / "test/good/000.png").write_bytes(same)
+    Image.fromarray(np.full((64, 64), 4095, np.uint16)).save(root / "train/good/deep.png")
+    report = looked_at(root, image_size=128)
+    notes = "\n".join(report.categories[0].notes)
+    assert "14 images are smaller than image_size 128x128" in notes
+    assert "test/good/000.png is the same file as train/good/" in notes
+    assert "1 normals are copies of others" in notes
+    assert "16-bit images use few of their bits" in notes
+    assert report.exit_code == 0
+
+
+def test_what_is_missing_says_how_to_get_it(tmp_path):
+    (tmp_path / "nut").mkdir()
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    report = looked_at(
+        tmp_path / "nut",
+        store=str(blocked / "store"),
+        models={"proposals": {"backend": "vit_b"}},
+    )
+    assert report.exit_code == 2
+    missing = "\n".join(report.missing)
+    assert "nut: not in the mvtec_ad layout" in missing
+    assert "run `anomalysmith weights pull sam-vit-b`" in missing
+    assert "cannot be written; name another folder as `store`" in missing
+    text = as_text(report)
+    assert "to mend first" in text
+    assert "NOT WRITABLE" in text
+
+
+def test_scenes_that_are_not_drawn_yet_are_no_fault(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("sources: {r: {kind: scenes, path: s}}\ncategories: {tray: {source: r}}\n")
+    report = inspect(read_manifest(path))
+    assert report.categories[0].to_render
+    assert report.exit_code == 0
+    assert "8 train, 2 validation; drawn on the first run" in as_text(report)
+
+
+def test_progress_counts_the_files(tmp_path):
+    root = good_category(tmp_path / "nut")
+    seen: list[tuple[int, int]] = []
+    inspect(manifest_for_source("mvtec_ad", root), progress=lambda *step: seen.append(step))
+    assert seen == [(number, 11) for number in range(1, 12)]

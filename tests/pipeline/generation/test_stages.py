@@ -1,0 +1,234 @@
+"""Generation over images and categories: attempts, refusals, bad files, workers, the cache."""
+
+import hashlib
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.config.manifest import manifest_for_source, resolve
+from pipeline.edits import plan as edits
+from pipeline.generation import analysis as stages
+from pipeline.generation import plan as planning
+from pipeline.models.inpaint.base import OpenCvInpainter
+from pipeline.records import ObjectProposals
+from scenes.render import render
+
+TELEA = {"inpaint": {"backend": "telea"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three rendered bags as a plain folder of pictures."""
+    root = tmp_path_factory.mktemp("source") / "bags"
+    root.mkdir()
+    for seed in range(3):
+        picture = render("bag", seed, size=256).image_HW3
+        cv2.imwrite(str(root / f"{seed}.png"), picture[..., ::-1])
+    return root
+
+
+def settings_of(folder, store, **overrides):
+    edits = {"per_image": 3, "controls_per_image": 1, **overrides.pop("edits", {})}
+    manifest = manifest_for_source(
+        "folder", folder, store=str(store), models=TELEA, edits=edits, **overrides
+    )
+    return resolve(manifest, "bags")
+
+
+def run(plan):
+    ledger = stages.Ledger()
+    for outcome in stages.forge_batch(plan, plan.images):
+        ledger.add(outcome)
+    return ledger, stages.pack(plan, ledger.failures)
+
+
+def test_a_category_becomes_a_version_and_the_cache_serves_it_again(folder, tmp_path):
+    plan = planning.plan(settings_of(folder, tmp_path))
+    assert len(plan.missing()) == 3
+    ledger, version = run(plan)
+    assert (ledger.images, ledger.cached, ledger.failures) == (3, 0, [])
+    assert ledger.accepted >= 3
+    assert plan.missing() == ()
+    again, same = run(planning.load_plan(plan.save()))
+    assert again.cached == 3
+    assert same.digest == version.digest
+
+
+def test_a_version_keeps_the_size_that_its_images_had(folder, tmp_path):
+    _, version = run(planning.plan(settings_of(folder, tmp_path, image_size=128)))
+    assert version.image_size == (128, 128)
+    assert version.index["original_size"] == [256, 256]
+
+
+def test_the_digest_knows_seed_and_settings_but_no_folder(folder, tmp_path):
+    digests = {}
+    for name, overrides in {
+        "one": {},
+        "elsewhere": {},
+        "seed": {"seed": 1},
+        "edits": {"edits": {"dilation": 6}},
+    }.items():
+        plan = planning.plan(settings_of(folder, tmp_path / name, **overrides))
+        digests[name] = run(plan)[1].digest
+    assert digests["one"] == digests["elsewhere"]
+    assert len(set(digests.values())) == 3
+
+
+def test_a_bad_file_costs_only_itself(folder, tmp_path):
+    import shutil
+
+    mixed = tmp_path / "bags"
+    shutil.copytree(folder, mixed)
+    whole = (mixed / "0.png").read_bytes()
+    (mixed / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (mixed / "empty.png").write_bytes(b"")
+    plan = planning.plan(settings_of(mixed, tmp_path / "store"))
+    ledger, version = run(plan)
+    failed = {failure["name"] for failure in version.index["failures"]}
+    assert failed == {"cut.png", "empty.png"}
+    assert version.index["counts"]["images"] == 3
+    assert ledger.accepted >= 3
+
+
+def test_settings_changed_for_the_gate_reuse_the_analysis(folder, tmp_path):
+    run(planning.plan(settings_of(folder, tmp_path)))
+    changed = planning.plan(settings_of(folder, tmp_path, gate={"min_delta_e": 5.0}))
+    assert len(changed.missing()) == 3
+    cache = changed.cache
+    assert all(cache.has("analysis", image.analysis_key) for image in changed.images)
+
+
+def test_a_rule_book_brings_the_network_of_its_looks_into_the_key(folder, tmp_path, monkeypatch):
+    """Without patches in the gate the teacher still describes the parts that rules are about."""
+    settings = settings_of(folder, tmp_path, gate={"patches": False})
+    (tmp_path / "book.yaml").write_text("any text: the key asks for its digest")
+    monkeypatch.setattr(planning, "rules_digest", lambda settings: "b" * 64)
+    ruled = settings.model_copy(update={"rules": tmp_path / "book.yaml"})
+    image = planning.PlannedImage("a", "a.png", "train", "a" * 64)
+    keys = {}
+    for teacher in ("1" * 64, "2" * 64):
+        monkeypatch.setattr(planning.weight_files, "sha256", lambda path, own=teacher: own)
+        for name, one in (("plain", settings), ("ruled", ruled)):
+            keys[name, teacher[0]] = planning.with_keys(one, {}, [image])[0][0].samples_key
+    assert keys["plain", "1"] == keys["plain", "2"]
+    assert keys["ruled", "1"] != keys["ruled", "2"]
+
+
+def test_the_limit_takes_the_first_names(folder, tmp_path):
+    plan = planning.plan(settings_of(folder, tmp_path), limit=2)
+    assert [image.name for image in plan.images] == ["0.png", "1.png"]
+
+
+def two_squares(size: int = 64) -> tuple[np.ndarray, ObjectProposals]:
+    image = np.full((size, size, 3), 200, np.uint8)
+    image += np.random.default_rng(0).integers(0, 6, image.shape, np.uint8)
+    masks = np.zeros((2, size, size), np.bool_)
+    masks[0, 10:22, 10:22] = masks[1, 40:52, 40:52] = True
+    image[masks[0]], image[masks[1]] = (30, 30, 160), (160, 30, 30)
+    return image, ObjectProposals(masks, np.ones(2, np.float32), np.ones((size, size), np.bool_))
+
+
+def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder, tmp_path):
+    image, proposals = two_squares()
+    settings = settings_of(folder, tmp_path, edits={"attempts": 5, "kinds": ["missing"]})
+    do_nothing = lambda picture, hole: picture  # noqa: E731
+    attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, do_nothing)
+    anomalies = [a for a in attempts if a.kind == "missing"]
+    assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint", "tried_before"}
+    assert [a.attempt for a in anomalies] == list(range(5)) * 3
+    assert len({a.seed for a in attempts}) == len(attempts)
+
+
+def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
+    image, proposals = two_squares()
+    settings = settings_of(folder, tmp_path, edits={"per_image": 4, "controls_per_image": 2})
+    attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, OpenCvInpainter("telea"))
+    first = [a.kind for a in attempts if a.attempt == 0]
+    turns = edits.PRESETS["full"]
+    start = turns.index(first[0])
+    assert first[:4] == [turns[(start + n) % len(turns)] for n in range(4)]
+    assert set(first[4:]) == {"control_noop", "control_background"}
+
+
+def test_without_candidates_the_reason_is_counted_once_per_sample(folder, tmp_path):
+    image, proposals = two_squares()
+    nothing = replace(proposals, masks_NHW=proposals.masks_NHW[:0], scores_N=proposals.scores_N[:0])
+    settings = settings_of(folder, tmp_path)
+    attempts = stages.forge_samples(settings, "ab" * 32, image, nothing, OpenCvInpainter("ns"))
+    assert [a.verdict.reason for a in attempts] == ["no_candidate"] * 4
+
+
+def test_a_seed_depends_on_each_of_its_parts():
+    base = (0, "bottle", "ab" * 32, 1, 2)
+    others = [(1, *base[1:]), (0, "bag", *base[2:]), (0, "bottle", "cd" * 32, 1, 2),
+              (0, "bottle", "ab" * 32, 2, 2), (0, "bottle", "ab" * 32, 1, 3)]  # fmt: skip
+    seeds = {stages.sample_seed(*parts) for parts in (base, *others)}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**62 for seed in seeds)
+
+
+# --- phases: analyse, study, forge ----------------------------------------------------------------
+
+
+def normals(cache):
+    return sorted(path.name for path in (cache.root / "normality").rglob("*.npz"))
+
+
+def test_three_phases_make_what_one_makes(folder, tmp_path):
+    plans = [planning.plan(settings_of(folder, tmp_path / name)) for name in ("three", "one")]
+    phased, at_once = plans
+    outcomes = stages.analyse_batch(phased, phased.images)
+    assert all(o.analysis_seconds > 0 and not o.samples_seconds for o in outcomes)
+    assert {image.name for image in stages.to_study(phased)} <= {i.name for i in phased.images}
+    stages.study(phased)
+    assert stages.to_study(phased) == ()
+    forged = stages.forge_batch(phased, phased.images)
+    assert all(o.samples_seconds > 0 and not o.analysis_seconds for o in forged)
+    digests = {run(plan)[1].digest for plan in plans}
+    assert len(digests) == 1
+    assert normals(phased.cache) == normals(at_once.cache) == [f"{phased.normality_key}.npz"]
+
+
+def test_a_version_says_what_its_gate_learned(folder, tmp_path):
+    version = run(planning.plan(settings_of(folder, tmp_path)))[1]
+    assert version.index["limits"]["images"] == len(list(version.images("train")))
+    assert version.index["limits"]["max_outline_ratio"] > 1
+
+
+def test_what_is_normal_is_learned_from_the_smallest_digests_of_the_training_images():
+    images = [
+        planning.PlannedImage(f"{n}.png", "", "validation" if n % 5 == 0 else "train",
+                              f"{(n * 7919) % 101:064x}")
+        for n in range(100)
+    ]  # fmt: skip
+    chosen = planning.studied(images)
+    assert len(chosen) == planning.STUDIED
+    train = sorted(image.digest for image in images if image.split == "train")
+    assert [image.digest for image in chosen] == train[: planning.STUDIED]
+    assert planning.studied(images[::-1]) == chosen
+
+
+def test_a_new_image_changes_the_donors_of_few():
+    def images(count):
+        digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(count)]
+        return [planning.PlannedImage(str(n), "", "train", d) for n, d in enumerate(digests)]
+
+    before, after = images(40), images(41)
+    donors = [planning.donors_of(image, before) for image in before]
+    assert all(len(set(pair)) == 2 and str(n) not in pair for n, pair in enumerate(donors))
+    changed = sum(
+        planning.donors_of(i, after) != pair for i, pair in zip(before, donors, strict=True)
+    )
+    assert changed <= 8  # two in forty on average
+
+
+def test_no_part_is_lent_across_splits():
+    images = [
+        planning.PlannedImage(str(n), "", "validation" if n < 3 else "train", f"{n:064x}")
+        for n in range(8)
+    ]
+    for image in images:
+        lenders = [other for other in images if other.name in planning.donors_of(image, images)]
+        assert {other.split for other in lenders} == {image.split}

@@ -1,0 +1,309 @@
+"""Fill and replace through a real, tiny Stable Diffusion pipeline: what changes, and what decides.
+
+Its weights are random, so nothing here says what a picture looks like. The pipeline's plain answer
+differs from the image in every pixel; that none of it is left outside the mask is our doing.
+"""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_diffusion import SIDE, save_tiny_pipeline
+
+from pipeline.errors import DeviceError, WeightsError
+from pipeline.models import build as models
+from pipeline.models.device import Compute
+from pipeline.models.inpaint.diffusers_folder import check_folder, forbids_commerce, stated_licence
+from pipeline.models.inpaint.diffusion import DiffusionFiller
+from pipeline.models.weights import store as weights
+from pipeline.settings import FillBackend, ModelSettings, ProposalSettings
+
+FP32 = Compute(torch.device("cpu"), torch.float32)
+QUICK = FillBackend(backend="diffusers", steps=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("weights") / "tiny-inpainting")
+
+
+@pytest.fixture
+def copied(folder, tmp_path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="module")
+def paint(folder) -> DiffusionFiller:
+    torch.set_num_threads(1)
+    return DiffusionFiller(folder, QUICK, FP32)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def rectangle(height: int, width: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask_HW = np.zeros((height, width), np.bool_)
+    mask_HW[y0:y1, x0:x1] = True
+    return mask_HW
+
+
+MASKS = {
+    "in the middle": rectangle(96, 130, 40, 30, 70, 60),
+    "at the upper left": rectangle(96, 130, 0, 0, 12, 9),
+    "at the lower right": rectangle(96, 130, 110, 80, 130, 96),
+    "wider than the window": rectangle(96, 330, 20, 30, 320, 60),
+    "the whole image": rectangle(80, 96, 0, 0, 96, 80),
+    "in a small image": rectangle(24, 40, 10, 5, 20, 15),
+}
+
+
+def test_the_native_size_is_read_from_the_pipeline(paint):
+    assert paint.side == SIDE == 64
+
+
+@pytest.mark.parametrize("where", MASKS)
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+def test_only_what_the_mode_paints_changes(paint, where, mode):
+    mask = MASKS[where]
+    image = noise(*mask.shape)
+    result = paint(image, mask, "a red screw", 7, mode)
+    painted = mask if mode == "fill" else ~mask
+    assert result.shape == image.shape
+    assert result.dtype == np.uint8
+    assert np.array_equal(result[~painted], image[~painted])
+    if painted.any():
+        assert (result != image).any(2)[painted].mean() > 0.9
+
+
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+def test_an_empty_mask_changes_nothing(paint, mode):
+    image = noise(96, 130)
+    assert np.array_equal(paint(image, np.zeros((96, 130), np.bool_), "a screw", 7, mode), image)
+
+
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+def test_seed_and_prompt_decide_every_byte(paint, folder, mode):
+    image, mask = noise(96, 130), MASKS["in the middle"]
+    first = paint(image, mask, "a red screw", 7, mode)
+    anew = DiffusionFiller(folder, QUICK, FP32)(image, mask, "a red screw", 7, mode)
+    assert np.array_equal(first, paint(image, mask, "a red screw", 7, mode))
+    assert np.array_equal(first, anew)
+    assert not np.array_equal(first, paint(image, mask, "a red screw", 8, mode))
+    assert not np.array_equal(first, paint(image, mask, "a blue nut", 7, mode))
+
+
+@pytest.mark.parametrize("mode", ["fill", "replace"])
+def test_the_pipeline_is_told_to_paint_where_the_mask_says(folder, monkeypatch, mode):
+    """A painter that only obeys, in place of the network: white where it may, black elsewhere."""
+    paint = DiffusionFiller(folder, QUICK, FP32)
+    told = {}
+
+    def obey(**call):
+        told.update(call)
+        white = np.asarray(call["mask_image"], np.float32)[..., None].repeat(3, 2) / 255
+        return SimpleNamespace(images=[white])
+
+    monkeypatch.setattr(paint, "_pipeline", obey)
+    image = np.full((128, 128, 3), 90, np.uint8)
+    mask = rectangle(128, 128, 70, 60, 110, 100)
+    result = paint(image, mask, "a red screw", 7, mode)
+    painted = mask if mode == "fill" else ~mask
+    assert (result[painted] > 200).mean() > 0.95  # all but the rim of what was resized
+    assert (result[~painted] == 90).all()
+    assert told["prompt"] == "a red screw"
+    assert told["image"].size == told["mask_image"].size == (SIDE, SIDE)
+    assert told["generator"].device == torch.device("cpu")
+    assert told["generator"].initial_seed() == 7
+
+
+def test_threads_take_turns_at_the_one_pipeline(paint):
+    image, mask = noise(96, 130), MASKS["in the middle"]
+    expected = [paint(image, mask, "a screw", seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: paint(image, mask, "a screw", seed), range(4)))
+    assert all(map(np.array_equal, found, expected))
+
+
+def test_settings_reach_the_pipeline(folder, paint):
+    image, mask = noise(96, 130), MASKS["in the middle"]
+    usual = paint(image, mask, "a screw", 7)
+    for change in ({"steps": 3}, {"guidance": 1.0}, {"strength": 0.5}, {"negative_prompt": "rust"}):
+        other = DiffusionFiller(folder, QUICK.model_copy(update=change), FP32)
+        assert not np.array_equal(other(image, mask, "a screw", 7), usual), change
+    assert DiffusionFiller(folder, QUICK.model_copy(update={"size": 96}), FP32).side == 96
+
+
+def test_half_precision_decodes_in_full(folder):
+    """bfloat16 alone cannot tell 256 grey levels apart: its pictures would have about half."""
+    paint = DiffusionFiller(folder, QUICK, Compute(torch.device("cpu"), torch.bfloat16))
+    image, mask = noise(64, 64), rectangle(64, 64, 0, 0, 64, 64)
+    latents = []
+    decode = paint._pipeline.vae.decode
+
+    def watched(latent, *args, **kwargs):
+        answer = decode(latent, *args, **kwargs)
+        latents.append((latent.dtype, answer[0].dtype))
+        return answer
+
+    paint._pipeline.vae.decode = watched
+    first = paint(image, mask, "a screw", 7)
+    assert latents == [(torch.bfloat16, torch.float32)]
+    assert np.array_equal(paint(image, mask, "a screw", 7), first)
+
+
+def test_nothing_is_printed(folder, capfd):
+    DiffusionFiller(folder, QUICK, FP32)(noise(64, 64), rectangle(64, 64, 5, 5, 20, 20), "nut", 1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_memory_that_is_short_twice_is_an_error(folder, monkeypatch):
+    paint = DiffusionFiller(folder, QUICK, FP32)
+
+    def short(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(paint, "_pipeline", short)
+    with pytest.raises(DeviceError, match="tiny-inpainting painted a square of 64 px"):
+        paint(noise(64, 64), rectangle(64, 64, 5, 5, 20, 20), "nut", 1)
+
+
+def asked(folder: Path) -> ModelSettings:
+    return ModelSettings.model_validate(
+        {"fill": {"backend": "diffusers", "weights": str(folder), "steps": 2}}
+    )
+
+
+def test_a_manifest_names_the_folder_and_the_lineage_its_bytes(folder, copied):
+    files = models.resolve(asked(folder))
+    assert files.digests()["fill/diffusers"] == weights.sha256(folder)
+    assert models.resolve(asked(copied)).digests() == files.digests()
+    with (copied / "unet/diffusion_pytorch_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    assert models.resolve(asked(copied)).digests() != files.digests()
+    loaded = models.load(asked(folder), ProposalSettings(), files)
+    image, mask = noise(96, 130), MASKS["in the middle"]
+    assert loaded.fill is not None
+    result = loaded.fill(image, mask, "a screw", 7, "fill")
+    assert np.array_equal(result[~mask], image[~mask])
+
+
+def test_without_a_filler_nothing_is_different():
+    files = models.resolve(ModelSettings())
+    assert files.fill == ("none", None)
+    assert {name.partition("/")[0] for name in files.digests()} == {
+        "foreground", "proposals", "inpaint"
+    }  # fmt: skip
+    assert "fill" not in ModelSettings().content()
+    assert "fill" in asked(Path("somewhere")).content()
+    assert "somewhere" not in json.dumps(asked(Path("somewhere")).content())
+
+
+def test_a_missing_folder_is_an_error_that_says_where_to_put_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(weights.platformdirs, "user_cache_dir", lambda _: str(tmp_path / "user"))
+    with pytest.raises(WeightsError, match=r"OpenRAIL.*put a diffusers folder of yours"):
+        models.resolve(ModelSettings.model_validate({"fill": {"backend": "diffusers"}}))
+
+
+def test_pickles_are_refused_before_anything_is_read(copied):
+    tensors = copied / "unet/diffusion_pytorch_model.safetensors"
+    tensors.rename(tensors.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(WeightsError, match=r"diffusion_pytorch_model\.bin is refused: a pickle"):
+        models.resolve(asked(copied))
+
+
+def test_a_pickle_beside_safetensors_is_not_touched(copied, folder):
+    (copied / "unet/diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    assert weights.sha256(copied) == weights.sha256(folder)
+    DiffusionFiller(copied, QUICK, FP32)
+
+
+def test_a_folder_of_half_precision_files_alone_is_read_as_such(copied, folder):
+    for part in ("unet", "vae", "text_encoder"):
+        (tensors,) = (copied / part).glob("*.safetensors")
+        tensors.rename(tensors.with_name(tensors.name.replace(".safetensors", ".fp16.safetensors")))
+    assert check_folder(copied).variant == "fp16"
+    assert check_folder(folder).variant is None
+    DiffusionFiller(copied, QUICK, FP32)
+
+
+def spoil(folder: Path, **changes: object) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"unet": ["my_unet", "MyUNet"]}, "would be a program of the folder's own"),
+        ({"../unet": ["diffusers", "UNet2DConditionModel"]}, "program of the folder's own"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "it is not there; copy it as well"),
+    ],
+    ids=["a class of its own", "a part outside", "a part that is missing"],
+)
+def test_an_index_that_asks_for_something_else_is_refused(copied, changes, said):
+    spoil(copied, **changes)
+    with pytest.raises(WeightsError, match=said):
+        check_folder(copied)
+
+
+def test_a_pipeline_that_cannot_inpaint_is_an_error(copied):
+    spoil(copied, _class_name="DDPMPipeline")
+    with pytest.raises(WeightsError, match=r"DDPMPipeline.*cannot be loaded for inpainting"):
+        DiffusionFiller(copied, QUICK, FP32)
+
+
+def test_an_index_that_is_no_index_is_an_error(copied):
+    (copied / "model_index.json").write_text("[]")
+    with pytest.raises(WeightsError, match="expected an object with _class_name"):
+        check_folder(copied)
+
+
+def test_a_folder_without_an_index_is_an_error(tmp_path):
+    with pytest.raises(WeightsError, match=r"found no model_index\.json"):
+        models.resolve(asked(tmp_path))
+
+
+def test_a_damaged_weights_file_is_an_error(copied):
+    (copied / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(WeightsError, match="cannot be loaded for inpainting"):
+        DiffusionFiller(copied, QUICK, FP32)
+
+
+def test_the_judge_of_indecency_is_not_loaded_even_when_the_folder_names_it(copied, folder, paint):
+    spoil(copied, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    image, mask = noise(96, 130), MASKS["in the middle"]
+    result = DiffusionFiller(copied, QUICK, FP32)(image, mask, "a screw", 7)
+    assert np.array_equal(result, paint(image, mask, "a screw", 7))
+
+
+CARD = "---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n# A model\n"
+
+
+def test_the_folders_own_card_is_asked_for_its_licence(copied):
+    assert stated_licence(copied) == ""
+    (copied / "README.md").write_text(CARD)
+    assert stated_licence(copied) == "flux-1-dev-non-commercial-license"
+    models.resolve(asked(copied), allow_noncommercial=True)
+    with pytest.raises(WeightsError, match="flux-1-dev-non-commercial-license"):
+        models.resolve(asked(copied), allow_noncommercial=False)
+
+
+@pytest.mark.parametrize(
+    ("licence", "forbidden"),
+    [
+        ("openrail++", False), ("creativeml-openrail-m", False), ("apache-2.0", False), ("", False),
+        ("cc-by-nc-4.0", True), ("stabilityai-nc-research-community", True),
+        ("sdxl-turbo-non-commercial", True),
+    ],
+)  # fmt: skip
+def test_which_licences_forbid_commercial_use(licence, forbidden):
+    assert forbids_commerce(licence) is forbidden

@@ -1,0 +1,87 @@
+"""A device without memory: batches get smaller, and what comes out stays the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import DeviceError
+from pipeline.models.backoff import in_batches
+from pipeline.models.device import choose
+from pipeline.models.proposals import SamProposals
+from pipeline.models.small_sam.build import small_sam
+from pipeline.models.weights import store as weights
+from pipeline.records import ForegroundMask
+from pipeline.settings import ProposalSettings
+
+ROWS = torch.arange(37)
+
+
+def room_for(limit: int, seen: list[int]):
+    """Work that needs memory by the row, on a device with room for `limit` of them."""
+
+    def work(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        if len(part) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
+        return part * 2
+
+    return work
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 36, 37, 64])
+def test_everything_is_done_once_and_in_order(limit):
+    seen: list[int] = []
+    results, batch = in_batches(ROWS, 64, room_for(limit, seen))
+    assert torch.equal(torch.cat(results), ROWS * 2)
+    assert batch <= max(limit, 64 if limit >= len(ROWS) else limit)
+    assert sum(size for size in seen if size <= limit) == len(ROWS)
+
+
+def test_a_device_without_room_for_one_row_is_said(tmp_path):
+    with pytest.raises(DeviceError, match=r"^out of memory on cpu.* models\.device: cpu"):
+        in_batches(ROWS, 8, room_for(0, []))
+
+
+def test_other_errors_pass():
+    def work(part: torch.Tensor) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        in_batches(ROWS, 8, work)
+
+
+class Cramped(torch.nn.Module):
+    """A prompt encoder that fails as a full GPU does when it gets more prompts than fit."""
+
+    def __init__(self, encoder: torch.nn.Module, limit: int) -> None:
+        super().__init__()
+        self.encoder, self.limit, self.failures = encoder, limit, 0
+
+    def forward(self, points, boxes, masks):
+        if len(points[0]) > self.limit:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.encoder(points, boxes, masks)
+
+    def get_dense_pe(self):
+        return self.encoder.get_dense_pe()
+
+
+def test_proposals_of_a_cramped_device_are_those_of_a_roomy_one():
+    image_HW3 = np.full((96, 96, 3), 60, np.uint8)
+    image_HW3[20:44, 16:40] = (220, 180, 40)
+    image_HW3[56:80, 50:84] = (40, 120, 220)
+    foreground = ForegroundMask(image_HW3.max(2) > 100, peak=1.0)
+    compute, settings = choose("cpu", "fp32"), ProposalSettings(points=40)
+    path = weights.require("bundled-sam")
+    roomy = SamProposals(small_sam(path), settings, compute)(image_HW3, foreground)
+    sam = small_sam(path)
+    cramped = Cramped(sam.prompt_encoder, 9)
+    sam.prompt_encoder = cramped
+    maker = SamProposals(sam, settings, compute)
+    for _ in range(2):
+        found = maker(image_HW3, foreground)
+        assert len(found.masks_NHW) == len(roomy.masks_NHW) > 0
+        np.testing.assert_array_equal(found.masks_NHW, roomy.masks_NHW)
+        np.testing.assert_allclose(found.scores_N, roomy.scores_N, atol=0.01)
+    assert cramped.failures <= 4, "the size that fitted was forgotten"

@@ -1,0 +1,186 @@
+"""Proposals: each filter against a plain computation, and the bundled model on a rendered scene."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.models import proposals
+from pipeline.models.device import Compute
+from pipeline.models.weights import store as weights
+from pipeline.records import ForegroundMask
+from pipeline.settings import ProposalSettings
+
+FP32 = Compute(torch.device("cpu"), torch.float32)
+OPEN = ProposalSettings(
+    min_area=0, max_area=1, min_foreground_overlap=0, max_foreground_share=1, max_border=1,
+    min_predicted_iou=0, min_stability=0,
+)  # fmt: skip
+INSIDE = torch.ones(16, 16, dtype=torch.bool)
+
+
+def logits(*boxes: tuple[int, int, int, int], value: float = 5.0) -> torch.Tensor:
+    """One 16x16 logit map per box (x0 y0 x1 y1), `value` inside and -5 outside."""
+    maps = torch.full((len(boxes), 16, 16), -5.0)
+    for index, (x0, y0, x1, y1) in enumerate(boxes):
+        maps[index, y0:y1, x0:x1] = value
+    return maps
+
+
+def passes(maps: torch.Tensor, iou: float = 0.9, inside: torch.Tensor = INSIDE, **change):
+    chosen = OPEN.model_copy(update=change)
+    return proposals._passes(maps, torch.full((len(maps),), iou), inside, chosen).tolist()
+
+
+def test_each_filter_refuses_what_it_names():
+    small, middle, large = (7, 7, 9, 9), (4, 4, 10, 10), (1, 1, 15, 15)
+    assert passes(logits(small, middle, large), min_area=0.05, max_area=0.5) == [False, True, False]
+    assert passes(logits(middle), iou=0.4, min_predicted_iou=0.5) == [False]
+    assert passes(logits(middle, value=0.5), min_stability=0.9) == [False]
+    assert passes(logits((0, 0, 16, 3), middle), max_border=0.2) == [False, True]
+    left = torch.zeros(16, 16, dtype=torch.bool)
+    left[:, :8] = True
+    straddling, inside = (4, 4, 12, 8), (1, 4, 7, 8)
+    found = passes(logits(straddling, inside), inside=left, min_foreground_overlap=0.8)
+    assert found == [False, True]
+    assert passes(logits((0, 0, 8, 14)), inside=left, max_foreground_share=0.5) == [False]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.1, 0.9))
+def test_no_two_survivors_overlap_and_every_refused_mask_has_a_twin(seed, max_iou):
+    rng = np.random.default_rng(seed)
+    masks = torch.from_numpy(rng.random((12, 8, 8)) < rng.uniform(0.2, 0.9, (12, 1, 1)))
+    kept = proposals._without_duplicates(masks, max_iou).tolist()
+
+    def iou(a, b):
+        return (masks[a] & masks[b]).sum().item() / max(1, (masks[a] | masks[b]).sum().item())
+
+    assert all(iou(a, b) <= max_iou + 1e-6 for a in kept for b in kept if a < b)
+    for lost in set(range(12)) - set(kept):
+        # A hair below the limit counts as above it: the code divides in float32.
+        assert any(iou(lost, k) > max_iou - 1e-6 for k in kept if k < lost)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 120))
+def test_points_lie_in_the_foreground_and_are_about_as_many_as_wanted(seed, wanted):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((64, 96), np.bool_)
+    y, x = rng.integers(0, 40), rng.integers(0, 60)
+    mask[y : y + 24, x : x + 36] = True
+    points = proposals.foreground_points(mask, wanted)
+    assert mask[points[:, 1], points[:, 0]].all()
+    assert 0.4 * wanted - 3 <= len(points) <= 2 * wanted + 3
+
+
+def test_a_part_too_thin_for_the_lattice_gets_a_point_of_its_own():
+    mask = np.zeros((64, 64), np.bool_)
+    mask[10:50, 10:50] = True
+    mask[60, 3:9] = True
+    points = proposals.foreground_points(mask, 9)
+    assert (points[:, 1] == 60).any()
+
+
+def test_the_largest_component_is_kept_with_its_share():
+    mask = np.zeros((20, 20), np.bool_)
+    mask[2:12, 2:12] = True
+    mask[15:18, 15:18] = True
+    part, share = proposals.largest_component(mask)
+    assert part.sum() == 100
+    assert share == pytest.approx(100 / 109)
+    assert proposals.largest_component(np.zeros((4, 4), np.bool_))[1] == 0.0
+
+
+@pytest.fixture(scope="module")
+def small():
+    from pipeline.models.build import QUALITY, with_quality
+    from pipeline.models.small_sam.build import small_sam
+
+    sam = small_sam(weights.require("bundled-sam"))
+    chosen = with_quality(ProposalSettings(), QUALITY["small"])
+    return lambda compute=FP32, change=chosen: proposals.SamProposals(sam, change, compute)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    from scenes.render import render
+
+    return render("tray", seed=123_456, size=256)
+
+
+def test_the_bundled_model_finds_the_parts_of_a_rendered_tray(small, scene):
+    found = small()(scene.image_HW3, ForegroundMask(scene.product_HW))
+    assert not found.relaxed
+
+    def best(mask):
+        shared = (found.masks_NHW & mask).sum((1, 2))
+        return (shared / (found.masks_NHW | mask).sum((1, 2))).max()
+
+    hits = [best(instance.mask_HW) > 0.6 for instance in scene.instances]
+    assert np.mean(hits) > 0.5, f"{sum(hits)} of {len(hits)} parts"
+
+
+def test_the_same_image_gives_the_same_masks_in_any_thread(small, scene):
+    from concurrent.futures import ThreadPoolExecutor
+
+    propose = small()
+    foreground = ForegroundMask(scene.product_HW)
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: propose(scene.image_HW3, foreground), range(4)))
+    assert all(np.array_equal(found[0].masks_NHW, other.masks_NHW) for other in found[1:])
+
+
+def test_filters_are_relaxed_step_by_step_and_the_record_says_which(small, scene):
+    strict = ProposalSettings(min_predicted_iou=1.0, min_stability=0.999)
+    found = small(change=strict)(scene.image_HW3, ForegroundMask(scene.product_HW))
+    assert found.relaxed[:2] == ("area", "quality")
+
+
+def test_nothing_found_is_said_and_no_rectangle_is_made_up(small):
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    nothing = ProposalSettings(min_area=0.99, max_area=1.0, min_predicted_iou=1.0)
+    found = small(change=nothing)(grey, ForegroundMask(np.ones((64, 64), np.bool_)))
+    if len(found) == 0:
+        assert found.relaxed == tuple(name for name, _ in proposals.RELAXATIONS)
+    assert found.masks_NHW.shape[1:] == (64, 64)
+
+
+def test_bf16_gives_nearly_the_same_masks(small, scene):
+    foreground = ForegroundMask(scene.product_HW)
+    exact = small()(scene.image_HW3, foreground)
+    fast = small(Compute(torch.device("cpu"), torch.bfloat16))(scene.image_HW3, foreground)
+    union = exact.masks_NHW.any(0) | fast.masks_NHW.any(0)
+    assert (exact.masks_NHW.any(0) & fast.masks_NHW.any(0)).sum() / union.sum() > 0.9
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_loosening_never_tightens(min_area, max_area, share):
+    before = ProposalSettings(min_area=min_area, max_area=max_area, max_foreground_share=share)
+    for _, change in proposals.RELAXATIONS:
+        after = proposals.loosened(before, change)
+        assert after.min_area <= before.min_area
+        assert after.max_area >= before.max_area
+        assert after.max_foreground_share >= before.max_foreground_share
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("least", [0.0, 0.3, 0.7, 2.0])
+def test_only_promising_masks_are_painted_and_they_are_the_decoders_own(scene, least):
+    from pipeline.models.small_sam.build import small_sam
+    from pipeline.models.small_sam.decoder import decode_good
+
+    sam = small_sam(weights.require("bundled-sam"))
+    pixels = torch.from_numpy(scene.image_HW3).permute(2, 0, 1)[None].float()
+    embedding = sam.image_encoder(sam.preprocess(pixels))
+    points = torch.from_numpy(proposals.foreground_points(scene.product_HW, 12)).float()[:, None]
+    sparse, dense = sam.prompt_encoder((points, torch.ones(len(points), 1)), None, None)
+    position = sam.prompt_encoder.get_dense_pe()
+    logits, iou = decode_good(sam.mask_decoder, embedding, position, sparse, dense[:1], least)
+    every, promised = sam.mask_decoder(embedding, position, sparse, dense, multimask_output=True)
+    good = promised.flatten() >= least
+    torch.testing.assert_close(iou, promised.flatten()[good], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, every.flatten(0, 1)[good], atol=1e-2, rtol=1e-3)
