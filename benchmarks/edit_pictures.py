@@ -16,13 +16,15 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pictures import GAP, INK, PAPER
-from pipeline.edits import apply as compose
-from pipeline.edits import plan as edits
+from pipeline.edits.apply import apply
+from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import Donors
-from pipeline.gate import judge as gate
+from pipeline.edits.plan import plan
+from pipeline.gate.judge import judge
+from pipeline.kinds import KINDS
 from pipeline.models import build as models
-from pipeline.records import KINDS, ObjectProposals, Sample
-from pipeline.settings import EditSettings, ModelSettings, ProposalSettings
+from pipeline.models.settings import ModelSettings, ProposalSettings
+from pipeline.records import ObjectProposals, Sample
 from scenes.render import render
 
 PRODUCTS = {"tray": 0, "pins": 0, "bag": 1, "bottle": 0}
@@ -59,14 +61,14 @@ def _accepted(
     donors: Donors,
     loaded: models.Models,
 ) -> list[Sample]:
+    context = ImageContext(image_HW3, proposals, loaded.inpaint, donors=donors)
     samples: list[Sample] = []
     for seed in range(SEEDS):
-        rng = np.random.default_rng(seed)
-        edit = edits.plan(proposals, rng, EditSettings(), kind, donors=donors, image_HW3=image_HW3)
+        edit = plan(context, np.random.default_rng(seed), kind=kind)
         if edit is None:
             continue
-        sample = compose.apply(edit, image_HW3, proposals, loaded.inpaint, donors=donors)
-        if gate.judge(sample, image_HW3, accepted=samples).accepted:
+        sample = apply(edit, context)
+        if judge(sample, image_HW3, accepted=samples).accepted:
             samples.append(sample)
         if len(samples) == COLUMNS:
             break

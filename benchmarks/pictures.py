@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from pipeline.dataset.shard_reader import ShardReader
-from pipeline.generation.publish import Version, latest
+from pipeline.dataset.version import Version, latest
 
 TILE = 224
 GAP = 6

@@ -21,9 +21,9 @@ from PIL import Image
 from pipeline.imaging.decode import load_image
 from pipeline.models import build as models
 from pipeline.models import device as devices
+from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.rulebook.draft import Draft, draft
 from pipeline.rulebook.parts import Parts, finder
-from pipeline.settings import ModelSettings, ProposalSettings
 from scenes.render import PRODUCTS, render
 
 FIRST_SEED = 70_800_000

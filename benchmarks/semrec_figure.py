@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.pictures import captioned, framed
-from detectors.data.batches import fitted
 from detectors.data.dataset import VersionDataset, as_made
+from detectors.data.resize import fitted
 from detectors.heatmaps import Scale, over, scale_of
 from detectors.metrics.per_type import group_of
 from detectors.scoring import enlarged, stacked

@@ -31,7 +31,8 @@ from pipeline.dataset.sample_table import SampleTable
 from pipeline.dataset.shard_reader import SampleBatch
 from pipeline.dataset.shard_writer import SampleRows, write_shard
 from pipeline.dataset.version import Version
-from pipeline.generation.publish import VersionHeader, publish
+from pipeline.dataset.version_writer import VersionHeader
+from pipeline.generation.publish import publish
 from pipeline.records import (
     Attempt,
     Edit,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.base import Detector
-from detectors.data.batches import fitted
+from detectors.data.resize import fitted
 from pipeline.errors import UserError
 from pipeline.models.device import Compute
 

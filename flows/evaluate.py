@@ -18,7 +18,7 @@ from flows.jobs.train import home_of, planned_version
 from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
 from flows.orchestration.pairs import Row, finished, leave_evaluation, row_of
 from flows.orchestration.tasks import RunLog, patient_task
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
 from pipeline.errors import AnomalysmithError
 
 

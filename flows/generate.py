@@ -28,11 +28,13 @@ from flows.orchestration.artifacts import leave_artifact
 from flows.orchestration.runners import Pool, RunnerName, chosen, task_runner
 from flows.orchestration.tasks import patient_task
 from flows.orchestration.worker_check import require_alike, software_here
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import find_by_plan, open_version
 from pipeline.errors import AnomalysmithError, IntegrityError
+from pipeline.generation import sampler
 from pipeline.generation.cache import CACHE, StageCache
+from pipeline.generation.outcome import Ledger
 from pipeline.generation.plan import RunPlan, load_plan
-from pipeline.generation.publish import find_by_plan, open_version
 
 
 class CategoriesFailed(AnomalysmithError):
@@ -65,30 +67,30 @@ def settle_plan(settings: CategorySettings, limit: int | None) -> Path:
 @patient_task(name="analyse-batch", task_run_name="analyse-{numbers[0]}")
 def analyse_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
     """Foreground and proposals of some images of a plan, by their places in it."""
-    from pipeline.generation import analysis as stages
+    from pipeline.generation import analysis
 
     require_alike(made_on)
     settled = load_plan(plan)
-    outcomes = stages.analyse_batch(settled, [settled.images[n] for n in numbers])
+    outcomes = analysis.analyse_batch(settled, [settled.images[n] for n in numbers])
     return {"seconds": [_seconds(outcome) for outcome in outcomes]}
 
 
-@patient_task(name="study-normals")
-def study_normals(plan: Path) -> None:
-    """Learn from the analysed normals what is normal, once for all batches."""
-    from pipeline.generation.analysis import study
+@patient_task(name="calibrate-gate")
+def calibrate_gate(plan: Path) -> None:
+    """Learn from the analysed images what is normal, once for all batches."""
+    from pipeline.generation.calibrate import calibrate
 
-    study(load_plan(plan))
+    calibrate(load_plan(plan))
 
 
-@patient_task(name="forge-batch", task_run_name="forge-{numbers[0]}")
-def forge_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
-    """Forge some images of a plan, by their places in it, into the cache; counts and failures."""
-    from pipeline.generation import analysis as stages
+@patient_task(name="generate-batch", task_run_name="generate-{numbers[0]}")
+def generate_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
+    """Generate samples of some images of a plan, by their places in it, into the cache; counts and
+    failures."""
 
     require_alike(made_on)
-    settled, ledger, seconds = load_plan(plan), stages.Ledger(), []
-    for outcome in stages.forge_batch(settled, [settled.images[n] for n in numbers]):
+    settled, ledger, seconds = load_plan(plan), Ledger(), []
+    for outcome in sampler.generate_batch(settled, [settled.images[n] for n in numbers]):
         ledger.add(outcome)
         seconds.append(_seconds(outcome))
     return {
@@ -111,7 +113,7 @@ def _seconds(outcome: Any) -> dict[str, float]:
 @patient_task(name="pack-version")
 def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
     """Publish what the cache holds of a plan: all of it or nothing."""
-    from pipeline.generation.analysis import pack
+    from pipeline.generation.pack import pack
 
     settled, log = load_plan(plan), get_run_logger()
     said = WAITING.format(name=settled.settings.name)
@@ -199,7 +201,7 @@ def _one_category(
         cached = version is not None
         if version is None:
             watch = Stopwatch(settled, workers)
-            failures = _forged(settled, plan_path, batch_size, pool, watch)
+            failures = _generated(settled, plan_path, batch_size, pool, watch)
             with watch.stage("version"):
                 version = open_version(pack_version(plan_path, failures))
             watch.note()
@@ -211,16 +213,16 @@ def _one_category(
     return report
 
 
-def _forged(
+def _generated(
     settled: RunPlan, plan: Path, batch_size: int, pool: Pool, watch: Stopwatch
 ) -> list[dict[str, str]]:
     """Bring every missing image into the cache; what failed, by name."""
-    from pipeline.generation.analysis import to_study
+    from pipeline.generation.calibrate import images_to_analyse
 
     missing = settled.missing()
     place = {image.name: number for number, image in enumerate(settled.images)}
     counts = settled.settings.name, len(settled.images), len(missing)
-    get_run_logger().info("%s: %d images, %d to forge", *counts)
+    get_run_logger().info("%s: %d images, %d to generate", *counts)
     if not missing:
         return []
 
@@ -229,14 +231,14 @@ def _forged(
         parts = [numbers[n : n + batch_size] for n in range(0, len(numbers), batch_size)]
         return [{"plan": plan, "numbers": part, "made_on": software_here()} for part in parts]
 
-    normals = to_study(settled)
+    normals = images_to_analyse(settled)
     for batch in pool.spread(analyse_batch, batches(normals)):
         for seconds in batch["seconds"]:
             watch.analysed(seconds)
     with watch.stage("normality", bool(normals)):
-        study_normals(plan)
+        calibrate_gate(plan)
     failures: list[dict[str, str]] = []
-    for batch in pool.spread(forge_batch, batches(missing)):
+    for batch in pool.spread(generate_batch, batches(missing)):
         failures += batch["failures"]
         for failure in batch["failures"]:
             Remarks().skipped(failure)

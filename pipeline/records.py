@@ -12,34 +12,15 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import RecordError
+from pipeline.kinds import KINDS, is_control
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-KINDS = (
-    "missing",
-    "extra",
-    "misplaced",
-    "swapped",
-    "wrong_type",
-    "wrong_orientation",
-    "wrong_size",
-    "wrong_colour",
-    "wrong_order",
-    "combined",
-    "control_noop",
-    "control_background",
-)
-"""Every kind of edit; a kind whose name starts with `control_` leaves the meaning unchanged.
-
-A shard carries the list that it was written with, so a version older than a kind stays readable.
-"""
 
 MAX_PIXELS = 80_000_000
 """Pixels that an image may have; here, so that readers of versions need no image library."""
 
-CONTROL = "control_"
-"""How the name of a kind begins that leaves the meaning unchanged."""
 
 GOOD = "good"
 """The defect name of a normal image, in every source layout."""
@@ -253,11 +234,6 @@ class TestImage:
         expect_image("pixels_HW3", self.pixels_HW3)
         _expect("masks_KHW", self.masks_KHW, np.bool_, 3)
         _expect("values_K", self.values_K, np.uint8, 1)
-
-
-def is_control(kind: str) -> bool:
-    """True for the kinds of edit that leave the meaning unchanged: their label is 0, normal."""
-    return kind.startswith(CONTROL)
 
 
 def bounding_box(mask_HW: np.ndarray) -> tuple[int, int, int, int]:

@@ -22,7 +22,8 @@ from pipeline.imaging.decode import load_image
 from pipeline.models.backbone import Trunk, resnet18_trunk, small_teacher
 from pipeline.models.device import choose
 from pipeline.records import GOOD
-from pipeline.sources.listing import load_test, read_source
+from pipeline.sources.ground_truth import load_test
+from pipeline.sources.listing import read_source
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "small_teacher.safetensors"
 CATEGORIES = ("bottle", "hazelnut_reduced")

@@ -9,10 +9,10 @@ from benchmarks.faults.drill import Outcome, draw_photographs
 from pipeline.imaging.decode import load_image
 from pipeline.models.device import choose
 from pipeline.models.proposals import SamProposals
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam
 from pipeline.models.weights import store as weights
 from pipeline.records import ForegroundMask
-from pipeline.settings import ProposalSettings
 
 ROOM = 9
 

@@ -17,10 +17,12 @@ import cv2
 import numpy as np
 
 from benchmarks.generation.rows import Claim
-from pipeline.config.manifest import CategorySettings, manifest_for_source
+from pipeline.config.manifest import manifest_for_source
 from pipeline.config.manifest import resolve as settled
-from pipeline.generation import analysis as stages
+from pipeline.config.schema import CategorySettings
+from pipeline.generation.pack import pack
 from pipeline.generation.plan import plan
+from pipeline.generation.sampler import generate_batch
 from pipeline.models import build as models
 from pipeline.models.inpaint import base as inpaint
 from pipeline.records import ForegroundMask, ObjectProposals
@@ -39,7 +41,7 @@ def rows(images: int) -> Iterator[Claim]:
         with patch.object(models, "load", lambda *_: _models()):
             forging, packing = [resident()], [resident()]
             for start in range(0, len(run.images), EVERY):
-                stages.forge_batch(run, run.images[start : start + EVERY])
+                generate_batch(run, run.images[start : start + EVERY])
                 forging.append(resident())
             packing = [resident()]
 
@@ -47,7 +49,7 @@ def rows(images: int) -> Iterator[Claim]:
                 if done % EVERY == 0:
                     packing.append(resident())
 
-            stages.pack(run, [], packed)
+            pack(run, [], packed)
     for what, seen in (("forging", forging), ("packing", packing)):
         slope = _slope(seen[len(seen) // 2 :])
         text = f"memory growth while {what}, second half of {images} images of {SIZE} px"

@@ -13,17 +13,22 @@ from pathlib import Path
 
 from benchmarks.generation.rows import Claim, left_out, seconds_of, watched
 from flows.jobs.generate import generate
-from pipeline.config.manifest import CategorySettings, manifest_for_source
+from pipeline.config.manifest import manifest_for_source
 from pipeline.config.manifest import resolve as settled
+from pipeline.config.schema import CategorySettings
+from pipeline.edits.context import ImageContext
 from pipeline.gate import patch_bank as patches
-from pipeline.generation import analysis as stages
+from pipeline.generation.analysis import analyse_batch, analysis_of
+from pipeline.generation.calibrate import calibrate, normal_model_of
+from pipeline.generation.pack import pack
 from pipeline.generation.plan import RunPlan, plan
+from pipeline.generation.sampler import generate_batch, generate_samples
 from pipeline.models import backbone as trunk
 from pipeline.models import build as models
 from pipeline.models import device as devices
 from pipeline.models import foreground, proposals
 from pipeline.models.inpaint import lama
-from pipeline.settings import InpaintBackend
+from pipeline.models.settings import InpaintBackend
 from scenes.loco import write_loco
 
 MANY = 20
@@ -90,9 +95,8 @@ def many_edits(settings: CategorySettings) -> Claim:
     run = plan(settings, 1)
     image = run.images[0]
     loaded = models.load(settings.models, settings.proposals, run.files)
-    stages.forge_batch(run, [image])  # learns what is normal, warms the models up
-    _, sight, found = stages._analysis(run, image)
-    pixels_HW3 = stages._analysis(run, image)[0]
+    generate_batch(run, [image])  # learns what is normal, warms the models up
+    pixels_HW3, sight, found = analysis_of(run, image)
     holes = [found.masks_NHW[index % len(found)] for index in range(MANY)]
     parts = [
         seconds_of(lambda: loaded.foreground(pixels_HW3)),
@@ -100,12 +104,12 @@ def many_edits(settings: CategorySettings) -> Claim:
         seconds_of(lambda: [loaded.inpaint(pixels_HW3, hole_HW) for hole_HW in holes]),
     ]
 
-    def forge() -> None:
+    def edit_all() -> None:
         again = loaded.proposals(pixels_HW3, loaded.foreground(pixels_HW3))
-        tools = stages._tools(run, image)
-        stages.forge_samples(settings, image.digest, pixels_HW3, again, tools)
+        context = ImageContext(pixels_HW3, again, loaded.inpaint)
+        generate_samples(settings, image.digest, context, normal_model_of(run))
 
-    whole, gated = seconds_of(forge), settings.asks_patches
+    whole, gated = seconds_of(edit_all), settings.asks_patches
     aim = None if gated else 1.10
     what = f"{MANY} edits of one image, {'with' if gated else 'without'} the gate's network"
     return Claim(what, f"{whole:.2f} s", f"one foreground, one proposal pass, {MANY} inpaints",
@@ -119,8 +123,8 @@ def classical(root: Path, folder: Path, peers: Path) -> Iterator[Claim]:
         settings = settings_of(root, folder / f"telea-{per_image}", per_image, telea=True,
                                patches=False, audit=False, gallery=False)  # fmt: skip
         run = plan(settings)
-        stages.analyse_batch(run, run.images)
-        stages.study(run)
+        analyse_batch(run, run.images)
+        calibrate(run)
         rate, accepted = _samples_per_second(run)
         what = (
             f"{accepted} samples of 256 px, given proposals, Telea, {per_image} an image, written"
@@ -138,8 +142,8 @@ def _samples_per_second(run: RunPlan) -> tuple[float, int]:
     accepted = [0]
 
     def forge_and_write() -> None:
-        stages.forge_batch(run, run.images)
-        accepted[0] = stages.pack(run, []).index["counts"]["accepted"]
+        generate_batch(run, run.images)
+        accepted[0] = pack(run, []).index["counts"]["accepted"]
 
     seconds = seconds_of(forge_and_write)
     return accepted[0] / seconds, accepted[0]

@@ -21,10 +21,10 @@ from pipeline.models import device as devices
 from pipeline.models.build import QUALITY, with_quality
 from pipeline.models.foreground import U2NetForeground
 from pipeline.models.proposals import SamProposals, largest_component
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam
 from pipeline.models.weights import store as weights
 from pipeline.records import ForegroundMask
-from pipeline.settings import ProposalSettings
 from scenes.render import render
 
 PRODUCTS = ("tray", "bag", "pins", "bottle")

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from detectors.data.batches import Steps
-from detectors.data.dataset import Sources, VersionDataset
+from detectors.data.dataset import VersionDataset
+from detectors.data.views import Sources
 from pipeline.errors import UserError
-from pipeline.records import KINDS
-from pipeline.settings import EDIT_KINDS, EditKind, Settings
+from pipeline.kinds import EDIT_KINDS, KINDS, EditKind
+from pipeline.settings import Settings
 
 ORDER, CHOICE = 0, 1
 """Streams of random numbers: the order of the normals, and what is taken of each."""

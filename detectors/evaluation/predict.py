@@ -31,9 +31,8 @@ from detectors.scoring import enlarged, score, stacked
 from detectors.training.checkpoint import Card, Restored, load
 from detectors.training.progress import Watcher
 from pipeline.errors import ImageError, UserError
-from pipeline.export.samples import slug
 from pipeline.imaging.decode import is_image_name, load_image
-from pipeline.utils.files import naming_the_disk, require_writable, write_whole
+from pipeline.utils.files import naming_the_disk, require_writable, slug, write_whole
 
 Verdict = Literal["normal", "anomalous", "unknown"]
 MAPS_JSON = "maps.json"

@@ -18,7 +18,7 @@ from detectors.metrics.per_type import group_names
 from detectors.scoring import score, stacked
 from detectors.training.checkpoint import Restored
 from pipeline.dataset.version import Version
-from pipeline.reports.gallery import photo
+from pipeline.utils.html import photo
 
 EACH = 4
 TYPICAL = 6

@@ -16,8 +16,8 @@ from pydantic import Field
 from detectors.base import Batches, Detector
 from detectors.heatmaps import normal_heat
 from detectors.metrics.image import image_metrics
+from pipeline.kinds import KINDS
 from pipeline.models.device import Compute
-from pipeline.records import KINDS
 from pipeline.settings import Settings
 
 NO_NORMALS = "the version has no validation normals"

@@ -65,7 +65,7 @@ class FileCard(Settings):
     sha256: str
 
 
-class Look(Settings):
+class ValidationPass(Settings):
     """One look at the validation split during training; what does not exist is None."""
 
     step: int
@@ -102,7 +102,7 @@ class Card(Settings):
     calibration: Calibration
     calibration_fp32: Calibration | None = None
     parity: Parity
-    history: tuple[Look, ...] = ()
+    history: tuple[ValidationPass, ...] = ()
     parameters: int
     sha256: str = ""
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.base import Detector
-from detectors.training.checkpoint import Look, fill, first_fault, snapshot
+from detectors.training.checkpoint import ValidationPass, fill, first_fault, snapshot
 from pipeline.errors import IntegrityError, UserError
 from pipeline.settings import Settings
 from pipeline.utils.files import naming_the_disk, sync, write_whole
@@ -42,7 +42,7 @@ class State(Settings):
     seconds: float
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
-    history: tuple[Look, ...] = ()
+    history: tuple[ValidationPass, ...] = ()
     best_step: int = 0
     stale: int = 0
 

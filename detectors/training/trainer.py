@@ -30,7 +30,7 @@ from detectors.registry import Recipe, assemble
 from detectors.training import resume
 from detectors.training.checkpoint import (
     Card,
-    Look,
+    ValidationPass,
     VersionCard,
     fill,
     read_tensors,
@@ -292,7 +292,9 @@ class _Run:
         if not any(look.step == kept for look in history):
             loss = self.validation.loss(kept) if self.recipe.schedule.steps else None
             by_kind = calibration.auroc_by_kind
-            look = Look(step=kept, loss=loss, auroc=calibration.auroc, auroc_by_kind=by_kind)
+            look = ValidationPass(
+                step=kept, loss=loss, auroc=calibration.auroc, auroc_by_kind=by_kind
+            )
             history = [*history, look]
         parity = self.validation.parity()
         if parity.verdict == "differs":

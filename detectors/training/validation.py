@@ -15,7 +15,7 @@ from detectors.base import Detector, Schedule
 from detectors.data.batches import Feed, spread
 from detectors.data.dataset import VersionDataset
 from detectors.training.calibration import Calibration, calibrate
-from detectors.training.checkpoint import Look, snapshot
+from detectors.training.checkpoint import ValidationPass, snapshot
 from detectors.training.precision_parity import IMAGES, Parity, parity
 from detectors.training.seeds import mixed, sow
 from detectors.training.tensorboard import PICTURES, Board
@@ -44,14 +44,16 @@ class Validation:
         chosen = spread(len(losses), LOSS_BATCHES * schedule.batch_size)
         self.loss_feed = self._feed(losses, chosen, schedule.batch_size)
 
-    def look(self, step: int, board: Board) -> Look:
+    def look(self, step: int, board: Board) -> ValidationPass:
         """Loss and AUROC as they are after `step` steps; leaves the detector in evaluation mode."""
         loss = self.loss(step)
         found = self.calibrate(spread(len(self.pairs), LOOK_PAIRS))
         board.scalars(step, "validation", {"loss": loss, "auroc": found.auroc})
         board.scalars(step, "validation auroc", found.auroc_by_kind)
         self.show(step, board, found.heat)
-        return Look(step=step, loss=loss, auroc=found.auroc, auroc_by_kind=found.auroc_by_kind)
+        return ValidationPass(
+            step=step, loss=loss, auroc=found.auroc, auroc_by_kind=found.auroc_by_kind
+        )
 
     @torch.no_grad()
     def loss(self, step: int) -> float | None:
@@ -122,7 +124,7 @@ class Stopping:
     schedule: Schedule
     best_step: int = 0
     stale: int = 0
-    history: list[Look] = field(default_factory=list)
+    history: list[ValidationPass] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
 
     @property
@@ -131,7 +133,7 @@ class Stopping:
         late = bool(self.history) and self.history[-1].step >= self.schedule.min_steps
         return late and self.stale >= self.schedule.patience
 
-    def take(self, look: Look, detector: Detector) -> None:
+    def take(self, look: ValidationPass, detector: Detector) -> None:
         """Note a look, and keep the weights when it is the best one."""
         best = next((old for old in self.history if old.step == self.best_step), None)
         self.history.append(look)
@@ -144,13 +146,17 @@ class Stopping:
             self.stale += 1
 
     def restore(
-        self, history: Sequence[Look], best_step: int, stale: int, best: dict[str, Tensor] | None
+        self,
+        history: Sequence[ValidationPass],
+        best_step: int,
+        stale: int,
+        best: dict[str, Tensor] | None,
     ) -> None:
         """Go on where a saved run was."""
         self.history, self.best_step, self.stale = list(history), best_step, stale
         self.best = best
 
-    def _rank(self, look: Look) -> tuple[float, ...] | None:
+    def _rank(self, look: ValidationPass) -> tuple[float, ...] | None:
         """Higher is better; among equal AUROCs the lower loss. None: nothing to stop on."""
         if self.schedule.stop_on == "loss" and look.loss is not None:
             return (-look.loss,)

@@ -10,7 +10,7 @@ def audit_command(version_dir: VersionDir, as_json: Json = False) -> None:
     The version is not touched: it keeps the audit that it was published with. A warning is no
     error, so the exit code is 0.
     """
-    from pipeline.generation.publish import open_version
+    from pipeline.dataset.version import open_version
     from pipeline.reports.audit.run import audit
     from pipeline.reports.audit.text import as_text
 

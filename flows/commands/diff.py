@@ -50,7 +50,7 @@ def diff_command(
     decision has changed where both tried the same edit and judged differently. Exit code 0 either
     way.
     """
-    from pipeline.generation.publish import open_version
+    from pipeline.dataset.version import open_version
     from pipeline.reports.diff.compare import diff
 
     with quiet_output(as_json):

@@ -172,15 +172,15 @@ def _backbone(name: str, weights: str | None, layers: str | None) -> tuple["Extr
 
 
 def _watcher(tensorboard: Path | None) -> "Watcher":
-    from flows.commands.progress_bars import Bar
+    from flows.commands.progress_bars import StepBar
 
     if tensorboard is None:
-        return Bar()
+        return StepBar()
     from detectors.training.tensorboard import Board
 
     folder = tensorboard
 
-    class OnBoard(Bar):
+    class OnBoard(StepBar):
         """The bar, and its numbers for TensorBoard."""
 
         board: Board | None = None

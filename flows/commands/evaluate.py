@@ -64,9 +64,9 @@ def evaluate_command(
     )  # fmt: skip
     try:
         with quiet_output(as_json):
-            from flows.commands.progress_bars import Bar
+            from flows.commands.progress_bars import StepBar
 
-            content = evaluate(job, Bar("img"))
+            content = evaluate(job, StepBar("img"))
     except KeyboardInterrupt:
         remark("\ninterrupted: nothing was written")
         leave(INTERRUPTED)

@@ -1,6 +1,5 @@
 """`anomalysmith export`: a version in the layout of another tool."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,24 +52,15 @@ def export_command(
     The folder appears whole or not at all. A second run finds it there, checks it and leaves it.
     What each format holds, and how its tool opens it: docs/export.md.
     """
-    from tqdm import tqdm
-
+    from flows.commands.progress_bars import counting
+    from pipeline.dataset.version import open_version
     from pipeline.export.base import ExportOptions
     from pipeline.export.run import export
-    from pipeline.generation.publish import open_version
 
     with quiet_output(as_json):
         options = ExportOptions(controls=controls, samples=samples, test=test)
         version = open_version(version_dir)
-        # A log file gets a line now and then, a terminal one that moves.
-        pause = 1.0 if sys.stderr.isatty() else 10.0
-        title = f"{version.category}: exporting"
-        with tqdm(desc=title, unit="img", file=sys.stderr, mininterval=pause, delay=pause) as bar:
-
-            def show(done: int, total: int | None) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+        with counting(f"{version.category}: exporting", "img", delay=1.0) as show:
             report = export(version, to, out, options, show)
     for note in report.notes:
         remark(f"note: {note}")

@@ -39,7 +39,7 @@ def export_onnx_command(
     """
     with quiet_output(as_json):
         from detectors.evaluation.onnx_export import TOLERANCE, export
-        from pipeline.generation.publish import open_version
+        from pipeline.dataset.version import open_version
 
         allowed = TOLERANCE if tolerance is None else tolerance
         probes = None if version is None else open_version(version)

@@ -20,10 +20,10 @@ from flows.commands.console import (
     table,
     worst,
 )
+from flows.commands.progress_bars import ImageBar
 from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.generate import GenerateReport, generate
-from flows.jobs.progress import Bar
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
 from pipeline.errors import AnomalysmithError
 
 
@@ -126,7 +126,7 @@ def generate_command(
 
 
 def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> Part:
-    report = generate(settings, limit=limit, workers=workers, watcher=Bar())
+    report = generate(settings, limit=limit, workers=workers, watcher=ImageBar())
     if not report.anomalous and settings.edits.per_image:
         remark(
             f"{report.category}: NO ANOMALY was accepted; the reasons are counted below, "

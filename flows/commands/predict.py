@@ -58,14 +58,14 @@ def predict_command(
     try:
         with quiet_output(as_json):
             from detectors.evaluation.predict import predict
-            from flows.commands.progress_bars import Bar
+            from flows.commands.progress_bars import StepBar
             from pipeline.utils.files import naming_the_disk, require_writable, write_whole
 
             if csv is not None:
                 require_writable(csv.parent)
             found = predict(
                 checkpoint, images, maps, device=device, precision=precision,
-                batch_size=batch_size, threshold=threshold, watcher=Bar("img"),
+                batch_size=batch_size, threshold=threshold, watcher=StepBar("img"),
             )  # fmt: skip
             if csv is not None:
                 with naming_the_disk(csv.parent):

@@ -1,57 +1,127 @@
-"""What a person sees while a detector trains or is measured: one line on standard error."""
+"""Progress bars of all commands: one line on standard error, through one door to tqdm."""
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detectors.training.progress import Watcher
+from detectors.training import progress as training
+from flows.jobs import progress as generation
+
+if TYPE_CHECKING:
+    from pipeline.generation.outcome import Ledger
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Bar(Watcher):
-    """A tqdm bar on standard error: what is done, losses, rate, time left."""
+def say(text: str) -> None:
+    """A remark on standard error that does not tear the bar apart."""
+    from tqdm import tqdm
 
-    def __init__(self, unit: str = "step") -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+class Line:
+    """One tqdm bar at a time; opening another one closes it."""
+
+    def __init__(self, unit: str) -> None:
         self.unit = unit
         self._bar: Any = None
 
-    def say(self, text: str) -> None:
+    def open(self, title: str, total: int | None = None, done: int = 0, **options: Any) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
-
-    def begin(self, title: str, total: int, done: int = 0) -> None:
-        self.end()
-        self._open(title, total, done)
-
-    def _open(self, title: str, total: int, done: int) -> None:
-        from tqdm import tqdm
-
+        self.close()
         # A log file gets a line now and then, a terminal one that moves.
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=title,
-            unit=self.unit,
-            file=sys.stderr,
-            mininterval=0.5 if terminal else 10.0,
-            dynamic_ncols=terminal,
-        )
+            total=total, initial=done, desc=title, unit=self.unit, file=sys.stderr,
+            mininterval=0.5 if terminal else 10.0, dynamic_ncols=terminal, **options,
+        )  # fmt: skip
 
-    def step(self, done: int, losses: Mapping[str, float]) -> None:
-        words = {name: f"{value:.3g}" for name, value in losses.items()}
-        self._bar.set_postfix(words, refresh=False)
+    def to(self, done: int, beside: Mapping[str, Any] | None = None) -> None:
+        """So many are done; `beside` stands behind the bar."""
+        if beside is not None:
+            self._bar.set_postfix(beside, refresh=False)
         self._bar.update(done - self._bar.n)
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+@contextmanager
+def counting(title: str, unit: str, **options: Any) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar to be called with what is done and, where it is known, how much there is in all."""
+    line = Line(unit)
+    line.open(title, **options)
+
+    def show(done: int, total: int | None) -> None:
+        line._bar.total = total or None
+        line.to(done)
+
+    try:
+        yield show
+    finally:
+        line.close()
+
+
+class ImageBar(generation.Watcher):
+    """While images are generated: rate, time left, samples accepted and rejected."""
+
+    def __init__(self) -> None:
+        self._line = Line("img")
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def skipped(self, failure: Mapping[str, str]) -> None:
+        name, error = failure["name"], failure["error"]
+        say(f"skipped {error}" if name in error else f"skipped {name}: {error}")
+
+    def calibrating(self, category: str, images: int) -> None:
+        self._line.open(f"{category}: calibrating the gate", images)
+
+    def calibrated(self, done: int) -> None:
+        self._line.to(done)
+
+    def begin(self, category: str, images: int, ledger: "Ledger") -> None:
+        self._line.open(f"{category}: generating", images, ledger.images)
+
+    def image(self, ledger: "Ledger") -> None:
+        counts = {"accepted": ledger.accepted, "rejected": ledger.rejected}
+        self._line.to(ledger.images, counts)
+
+    def packing(self, category: str, images: int) -> None:
+        self._line.open(f"{category}: packing", images)
+
+    def packed(self, done: int) -> None:
+        self._line.to(done)
+
+    def end(self) -> None:
+        self._line.close()
+
+
+class StepBar(training.Watcher):
+    """While a detector trains or scores: what is done, losses, rate, time left."""
+
+    def __init__(self, unit: str = "step") -> None:
+        self._line = Line(unit)
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        self._line.open(title, total, done)
+
+    def step(self, done: int, losses: Mapping[str, float]) -> None:
+        self._line.to(done, {name: f"{value:.3g}" for name, value in losses.items()})
+
+    def end(self) -> None:
+        self._line.close()
 
 
 @contextmanager
@@ -74,7 +144,7 @@ def first_decides() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-class StoppableBar(Bar):
+class StoppableBar(StepBar):
     """A bar under which Ctrl-C, or a kill, waits for the end of a step, whose state is saved.
 
     A second one does not wait. While the bar is not open, and in threads, both do what they always
@@ -97,7 +167,7 @@ class StoppableBar(Bar):
         # Before the bar is seen: whoever sees it may count on the step in work being kept.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in STOPS}
-        self._open(title, total, done)
+        self._line.open(title, total, done)
 
     def wants_to_stop(self) -> bool:
         return self._asked
@@ -109,7 +179,7 @@ class StoppableBar(Bar):
     def _ask(self, *_: object) -> None:
         self._asked = True
         self._let_go()
-        self.say("stopping after this step; once more to stop at once")
+        say("stopping after this step; once more to stop at once")
 
     def _let_go(self) -> None:
         for number, before in self._before.items():

@@ -68,7 +68,7 @@ def verify_command(
 
 def stats_command(version_dir: VersionDir, as_json: Json = False) -> None:
     """Count what a version holds: splits, kinds, refusals, mask areas, bytes."""
-    from pipeline.generation.publish import open_version
+    from pipeline.dataset.version import open_version
     from pipeline.reports.stats import as_text, stats
 
     with quiet_output(as_json):
@@ -105,7 +105,7 @@ def show_command(
 
     from PIL import Image
 
-    from pipeline.generation.publish import open_version
+    from pipeline.dataset.version import open_version
     from pipeline.reports.sample import find_sample, lineage, triptych
 
     version = open_version(version_dir)

@@ -1,8 +1,5 @@
 """`anomalysmith weights list | verify | pull | bundle`: model files; `pull` alone downloads."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
 from typing import Annotated, Any
@@ -10,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.console import BROKEN, DONE, Json, answer, complain, leave, quiet_output
+from flows.commands.progress_bars import counting
 from flows.jobs.category_options import MANIFEST, Choices, settings_of
 from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
@@ -78,7 +76,7 @@ def pull_command(
     for name in names:  # all names first: a slip should not cost half a download
         pullable(name)
     for name in names:
-        with _bar(name) as show:
+        with counting(name, "B", unit_scale=True) as show:
             path = pull(name, show)
         typer.echo(str(path))
 
@@ -124,7 +122,7 @@ def bundle_command(
         plan = plan_bundle(settings_of(choices), extra or ())
         copied: list[str] = []
         if not dry_run:
-            with _bar(f"bundle {folder.name}") as show:
+            with counting(f"bundle {folder.name}", "B", unit_scale=True) as show:
                 copied = write_bundle(plan, folder, show)
     files = [
         {"file": file.place, "bytes": file.size, "sha256": file.sha256, "from": str(file.source)}
@@ -139,20 +137,6 @@ def bundle_command(
         "dry_run": dry_run,
     }
     answer(content, as_json, _bundle_text(content))
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes on standard error: call it with (bytes done, bytes in all)."""
-    from tqdm import tqdm
-
-    with tqdm(desc=title, unit="B", unit_scale=True, file=sys.stderr, mininterval=1.0) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total or None
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def _row(entry: weights.WeightsEntry) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from flows.commands.console import BROKEN, DONE, SKIPPED, complain, worst
+from flows.commands.progress_bars import ImageBar
 from flows.demo.text import greeting, learning, made, next_steps
 from flows.jobs.category_options import MANIFEST, Choices, settings_of
 from flows.jobs.generate import GenerateReport, generate
-from flows.jobs.progress import Bar
 from pipeline.errors import AnomalysmithError
 
 
@@ -31,7 +31,7 @@ def main(manifest: Path = MANIFEST) -> int:
     codes: list[int] = []
     for settings in categories:
         try:
-            report = generate(settings, watcher=Bar())
+            report = generate(settings, watcher=ImageBar())
             codes.append(_checked(report))
             reports.append(report)
         except AnomalysmithError as error:

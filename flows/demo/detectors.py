@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.console import complain
-from flows.commands.progress_bars import Bar, StoppableBar
+from flows.commands.progress_bars import StepBar, StoppableBar
 from flows.jobs.evaluate import REPORT, EvaluateJob, evaluate_once
 from flows.jobs.generate import GenerateReport
 from flows.jobs.train import TrainJob, home_of, placed, train
+from pipeline.dataset.version import open_version
 from pipeline.errors import AnomalysmithError
-from pipeline.generation.publish import open_version
 
 DETECTORS = ("nearest", "laead")
 """One that only remembers good pictures, and the trained one that tells the demo's forged pictures
@@ -52,7 +52,7 @@ def learn(report: GenerateReport) -> tuple[list[Learnt], list[int]]:
                     version=report.version_dir,
                     out=checkpoint / REPORT,
                 ),
-                Bar("img"),
+                StepBar("img"),
             )
         except AnomalysmithError as error:
             complain(f"{report.category}, {detector}: {error}")

@@ -11,16 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.manifest import (
-    CategoryEntry,
-    CategorySettings,
-    manifest_for_source,
-    override,
-    read_manifest,
-    resolve,
-)
+from pipeline.config.manifest import manifest_for_source, override, read_manifest, resolve
+from pipeline.config.schema import CategoryEntry, CategorySettings
 from pipeline.errors import UserError
-from pipeline.settings import ModelSettings, as_size
+from pipeline.models.settings import ModelSettings
+from pipeline.settings import as_size
 
 MANIFEST = Path("data_manifest.yaml")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 
 from flows.jobs.category_options import MANIFEST
-from pipeline.config.manifest import Manifest
+from pipeline.config.schema import Manifest
 from pipeline.errors import UserError
 
 POOL = "local"

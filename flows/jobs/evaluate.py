@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs.train import CARD
+from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
-from pipeline.generation.publish import Version, open_version
 
 if TYPE_CHECKING:
     from detectors.training.progress import Watcher

@@ -7,7 +7,7 @@ another name gets a link to a hidden one.
 
 from pathlib import Path
 
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
 from pipeline.errors import UserError
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from flows.environment import available_cpus
 from flows.jobs.example_scenes import is_rendered
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import Version, find_by_plan, latest
 from pipeline.generation import plan as planning
 from pipeline.generation.cache import CACHE, StageCache
+from pipeline.generation.cache_keys import code_version, software
 from pipeline.generation.plan import RunPlan
-from pipeline.generation.publish import Version, find_by_plan, latest
 from pipeline.generation.timings import UNITS, how_of, known
 from pipeline.models import build as models
 
@@ -58,7 +59,7 @@ def _stages(plan: RunPlan) -> dict[str, dict[str, int]]:
     analysed = sum(cache.has("analysis", image.analysis_key) for image in plan.images)
     missing = len(plan.missing())
     # A run that forges nothing asks nobody what is normal.
-    normality = int(not missing or cache.has("normality", plan.normality_key))
+    normality = int(not missing or cache.has("normality", plan.calibration_key))
     return {
         "analysis": _row(analysed, len(plan.images)),
         "normality": _row(normality, 1),
@@ -156,10 +157,10 @@ def _changed(plan: RunPlan, before: Version | None) -> list[str]:
     )
     if used != len(plan.images):
         found.append(f"images: {used} -> {len(plan.images)}")
-    code = planning.code_digest(planning.ANALYSIS_CODE + planning.SAMPLES_CODE)[:16]
+    code = code_version()
     if index.get("code_version") != code:
         found.append(f"code: {index.get('code_version')} -> {code}")
-    made_with, libraries = index.get("software", {}), planning.software()
+    made_with, libraries = index.get("software", {}), software()
     found += [
         f"{name}: {made_with.get(name)} -> {release}"
         for name, release in libraries.items()

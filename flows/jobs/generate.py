@@ -17,14 +17,15 @@ from flows.environment import available_cpus
 from flows.jobs.example_scenes import ensure_rendered
 from flows.jobs.progress import Watcher
 from flows.jobs.stopwatch import Stopwatch
-from pipeline.config.manifest import CategorySettings
-from pipeline.generation.plan import PlannedImage, RunPlan, plan
-from pipeline.generation.publish import Version, find_by_plan
-from pipeline.records import is_control
+from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import Version, find_by_plan
+from pipeline.generation.cache_keys import PlannedImage
+from pipeline.generation.plan import RunPlan, plan
+from pipeline.kinds import is_control
 from pipeline.utils.files import require_writable
 
 if TYPE_CHECKING:
-    from pipeline.generation.analysis import Outcome
+    from pipeline.generation.outcome import Outcome
 
 GALLERY = "gallery/index.html"
 WAITING = "{name}: another run is publishing this category; waiting until it is done"
@@ -116,26 +117,29 @@ def forge(settled: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[dict[str
     First the normals that show what is normal here, then what they show, then everything else:
     with that order no image waits for another one.
     """
-    from pipeline.generation.analysis import Ledger, analyse_batch, forge_batch, study, to_study
+    from pipeline.generation.analysis import analyse_batch
+    from pipeline.generation.calibrate import calibrate, images_to_analyse
+    from pipeline.generation.outcome import Ledger
+    from pipeline.generation.sampler import generate_batch
 
     missing = settled.missing()
     if not missing:
         return []
-    name, normals = settled.settings.name, to_study(settled)
+    name, normals = settled.settings.name, images_to_analyse(settled)
     with _pool(watch.workers) as spread:
         if normals:
-            watcher.studying(name, len(normals))
+            watcher.calibrating(name, len(normals))
             for done, outcome in enumerate(spread(settled, analyse_batch, normals), 1):
                 watch.analysed(outcome)  # one that failed fails below once more, and counts there
-                watcher.studied(done)
+                watcher.calibrated(done)
             watcher.end()
         with watch.stage("normality", bool(normals)):
-            study(settled)
+            calibrate(settled)
         ledger = Ledger(images=len(settled.images) - len(missing))
         ledger.cached = ledger.images
         watcher.begin(name, len(settled.images), ledger)
         try:
-            for outcome in spread(settled, forge_batch, missing):
+            for outcome in spread(settled, generate_batch, missing):
                 before = len(ledger.failures)
                 ledger.add(outcome)
                 watch.forged(outcome)
@@ -173,7 +177,7 @@ def publish(
     settled: RunPlan, failures: list[dict[str, str]], watcher: Watcher, watch: Stopwatch
 ) -> Version:
     """Pack what the cache holds of the plan."""
-    from pipeline.generation.analysis import pack
+    from pipeline.generation.pack import pack
 
     name = settled.settings.name
     watcher.packing(name, len(settled.images))

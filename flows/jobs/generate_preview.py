@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.jobs.example_scenes import is_rendered
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import find_by_plan
 from pipeline.generation import plan as planning
-from pipeline.generation.publish import find_by_plan
 from pipeline.models import build as models
 from pipeline.models.weights import store as weights
 

@@ -14,7 +14,7 @@ from pipeline.generation.plan import RunPlan
 from pipeline.generation.timings import Timing, how_of, record
 
 if TYPE_CHECKING:
-    from pipeline.generation.analysis import Outcome
+    from pipeline.generation.outcome import Outcome
 
 
 class Stopwatch:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import Version, find_by_plan, latest, open_version
 from pipeline.errors import AnomalysmithError, UserError, WeightsError
 from pipeline.generation import plan as planning
-from pipeline.generation.publish import Version, find_by_plan, latest, open_version
 from pipeline.utils.hashing import digest_of
 
 if TYPE_CHECKING:

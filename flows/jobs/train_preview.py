@@ -6,8 +6,8 @@ from typing import Any
 
 from flows.jobs.detector_options import recipe_json
 from flows.jobs.train import CARD, TrainJob, find_weights
+from pipeline.dataset.version import open_version
 from pipeline.errors import WeightsError
-from pipeline.generation.publish import open_version
 from pipeline.models.weights import store as weights
 
 

@@ -8,19 +8,19 @@ refuses it.
 import socket
 
 from pipeline.errors import UserError
-from pipeline.generation.plan import (
+from pipeline.generation.cache_keys import (
     ANALYSIS_CODE,
-    NORMALITY_CODE,
+    CALIBRATION_CODE,
     SAMPLES_CODE,
     code_digest,
     device_class,
     software,
 )
 
-CODE = ANALYSIS_CODE + NORMALITY_CODE + SAMPLES_CODE
+CODE = ANALYSIS_CODE + CALIBRATION_CODE + SAMPLES_CODE
 # `code_digest` remembers what it read first. Read now, it is the code that this process runs: files
 # that are edited while a worker lives make it differ from the flows that start after that.
-for _family in (ANALYSIS_CODE, NORMALITY_CODE, SAMPLES_CODE, CODE):
+for _family in (ANALYSIS_CODE, CALIBRATION_CODE, SAMPLES_CODE, CODE):
     code_digest(_family)
 
 

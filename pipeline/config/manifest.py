@@ -25,8 +25,10 @@ from pipeline.config.schema import (
     SceneProduct,
     SourceSettings,
 )
+from pipeline.edits.settings import EditSettings
 from pipeline.errors import ManifestError
-from pipeline.settings import MODEL_STAGES, EditSettings, ModelSettings, Settings
+from pipeline.models.settings import MODEL_STAGES, ModelSettings
+from pipeline.settings import Settings
 from pipeline.sources.layouts.base import KINDS
 from pipeline.sources.listing import LICENCES, RENDERED_LICENCE
 from pipeline.utils.yaml_lines import explain, load_yaml, nearest

@@ -10,16 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
 from pipeline.config.settings_output import LicencePolicy, OutputSettings, SplitSettings
-from pipeline.settings import (
-    EditSettings,
-    GateSettings,
-    ImageSize,
-    ModelSettings,
-    ProposalSettings,
-    Seed,
-    Settings,
-    asks_patches,
-)
+from pipeline.edits.settings import EditSettings
+from pipeline.gate.settings import GateSettings, asks_patches
+from pipeline.models.settings import ModelSettings, ProposalSettings
+from pipeline.settings import ImageSize, Seed, Settings
 
 SCENES = "scenes"
 """The kind of a source that is rendered on first use and read as `mvtec_loco` from then on."""

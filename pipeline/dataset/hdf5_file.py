@@ -17,12 +17,10 @@ from zlib import crc32
 
 import numpy as np
 
+from pipeline.dataset.files import FORMAT
 from pipeline.dataset.lz4_chunks import PackedRows
 from pipeline.errors import IntegrityError, UserError
 from pipeline.records import MAX_PIXELS
-
-FORMAT = 2
-"""The format number of shards and index; a reader refuses a number that it does not know."""
 
 CRC = "_crc32"
 """What the name of an array of checksums adds to the name of the array whose rows it checks."""

@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.dataset.shard_reader import SampleBatch, ShardReader
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.records import KINDS, SPLITS
+from pipeline.kinds import KINDS
+from pipeline.records import SPLITS
 
 
 class SampleTable:

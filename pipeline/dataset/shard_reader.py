@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.dataset.hdf5_file import CRC, FORMAT, Handle
+from pipeline.dataset.files import FORMAT
+from pipeline.dataset.hdf5_file import CRC, Handle
 from pipeline.errors import UserError
 from pipeline.utils.hashing import digest_of, sha256_array
 

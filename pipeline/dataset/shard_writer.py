@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.dataset.files import FORMAT
 from pipeline.dataset.hdf5_columns import (
     PROFILES,
     Bytes,
@@ -32,9 +33,10 @@ from pipeline.dataset.hdf5_columns import (
     records,
 )
 from pipeline.dataset.lineage import image_record, sample_id, sample_record
-from pipeline.dataset.shard_reader import FORMAT, ShardReader, TestShardReader, pack, row_digest
+from pipeline.dataset.shard_reader import ShardReader, TestShardReader, pack, row_digest
 from pipeline.errors import RecordError
-from pipeline.records import KINDS, SPLITS, Attempt, ImageResult, TestImage, bounding_box
+from pipeline.kinds import KINDS
+from pipeline.records import SPLITS, Attempt, ImageResult, TestImage, bounding_box
 from pipeline.utils.files import sync
 from pipeline.utils.hashing import canonical_json, digest_of
 

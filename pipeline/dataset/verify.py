@@ -15,20 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset.attempts import canonical_attempts, read_attempts
+from pipeline.dataset.files import GALLERY, INDEX, RECORDS, SUMS
 from pipeline.dataset.shard_reader import ShardReader, TestShardReader
 from pipeline.dataset.shard_writer import content_digest
 from pipeline.dataset.version import Version, no_version, open_version
-from pipeline.dataset.version_writer import (
-    GALLERY,
-    INDEX,
-    RECORDS,
-    SUMS,
-    dataset_digest,
-    new_streams,
-    sums,
-)
+from pipeline.dataset.version_writer import dataset_digest, new_streams, sums
 from pipeline.errors import AnomalysmithError, IntegrityError
-from pipeline.records import KINDS, bounding_box, is_control
+from pipeline.kinds import KINDS, is_control
+from pipeline.records import bounding_box
 from pipeline.utils.hashing import digest_of, sha256_file
 
 

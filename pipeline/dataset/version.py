@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.attempts import read_attempts
+from pipeline.dataset.files import FORMAT, INDEX, PLANS, RECORDS
 from pipeline.dataset.index_schema import VERSION_NAME, fault
-from pipeline.dataset.shard_reader import FORMAT, ShardReader, TestShardReader
-from pipeline.dataset.version_writer import INDEX, PLANS, RECORDS
+from pipeline.dataset.shard_reader import ShardReader, TestShardReader
 from pipeline.errors import IntegrityError, UserError
-from pipeline.records import KINDS, SPLITS
+from pipeline.kinds import KINDS
+from pipeline.records import SPLITS
 
 MEND = "restore the version from a copy, or delete its folder and run `generate` again"
 """What to do about a damaged version. Nothing is mended silently: somebody should know of it."""

@@ -17,25 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset.attempts import write_attempts
+from pipeline.dataset.files import BUILDING, FORMAT, INDEX, RECORDS, SUMS
+from pipeline.dataset.hdf5_columns import Profile
 from pipeline.dataset.lineage import attempt_record
-from pipeline.dataset.shard_reader import FORMAT
-from pipeline.dataset.shard_writer import Profile, SampleRows, ShardInfo, TestRows
+from pipeline.dataset.shard_writer import SampleRows, ShardInfo, TestRows
 from pipeline.errors import RecordError, UserError
 from pipeline.records import GOOD, Attempt, ImageResult, TestImage
-from pipeline.reports.card import croissant, render_card
 from pipeline.utils.files import naming_the_disk, sync, write_whole
-from pipeline.utils.hashing import canonical_json, digest_of, sha256_file
+from pipeline.utils.hashing import canonical_json, digest_of, pretty_json, sha256_file
 
-INDEX = "index.json"
-SUMS = "SHA256SUMS"
-RECORDS = "records.parquet"
-CARD = "README.md"
-CROISSANT = "croissant.json"
-GALLERY = "gallery/index.html"
-BUILDING = ".building-"
-"""How the hidden folder of a version in the making begins."""
-PLANS = ".plans"
-"""Folder beside the versions: for a plan whose content existed already, the name of its version."""
 HELD_BYTES = 128 << 20
 """A shard is closed early when its rows take this much memory, however few images that is."""
 
@@ -182,17 +172,21 @@ class VersionBuild:
         with naming_the_disk(self.folder):
             write_attempts(self.folder / RECORDS, self.attempts)
             sync(self.folder / RECORDS)
+        records = self.folder / RECORDS
+        index["records"] = {
+            "file": RECORDS,
+            "sha256": sha256_file(records),
+            "bytes": records.stat().st_size,
+            "rows": len(self.attempts),
+        }
         return json.loads(canonical_json(index))
 
-    def seal(self, index: dict[str, Any]) -> None:
-        """Write card, metadata and sums, and the index last."""
+    def seal(self, index: dict[str, Any], documents: Mapping[str, bytes]) -> None:
+        """Write documents (file name -> content) and checksums, and the index last."""
         with naming_the_disk(self.folder):
-            records = self.folder / RECORDS
-            index["records"] = {"file": RECORDS, "sha256": sha256_file(records)}
-            index["records"] |= {"bytes": records.stat().st_size, "rows": len(self.attempts)}
-            write_whole(self.folder / CARD, render_card(index).encode())
-            write_whole(self.folder / CROISSANT, _pretty(croissant(index)))
-            text = _pretty(index)
+            for name, content in documents.items():
+                write_whole(self.folder / name, content)
+            text = pretty_json(index)
             write_whole(self.folder / SUMS, sums(self.folder, text))
             write_whole(self.folder / INDEX, text)
 
@@ -345,7 +339,3 @@ def building_folder(home: Path, plan_digest: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _pretty(obj: Any) -> bytes:
-    return json.dumps(json.loads(canonical_json(obj)), indent=2, sort_keys=True).encode() + b"\n"

@@ -1,7 +1,6 @@
 """How alike two parts look: thumbnails in CIELAB, compared in every turn.
 
 Two pictures of one kind of part count as the same whatever lies between them but grain and light.
-Without an image only outlines are compared.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from pipeline.imaging.masks import Cut, main_axis, turning, warped
+from pipeline.imaging.masks import MaskCrop, main_axis, turning, warped
 
 SIMILAR_AREA = 2.0
 """Two parts can stand in for one another when neither is larger than this multiple of the other."""
@@ -46,7 +45,7 @@ TURNS = tuple(range(0, 360, 20))
 
 
 @dataclass(eq=False)
-class Look:
+class Thumbnail:
     """A thumbnail: CIELAB times cover, cover in [0, 1], in cells of so many pixels.
 
     `mean_3` is the mean colour; `paint_3` the one that is named, for colourful cells count more: a
@@ -82,12 +81,12 @@ class Look:
     def both_hw4(self) -> np.ndarray:
         return np.dstack([self.colour_hw3, self.cover_hw])
 
-    def turned(self, matrix_22: np.ndarray) -> "Look":
+    def turned(self, matrix_22: np.ndarray) -> "Thumbnail":
         both_hw4 = warped(self.both_hw4, matrix_22)
-        return Look(both_hw4[..., :3], both_hw4[..., 3])
+        return Thumbnail(both_hw4[..., :3], both_hw4[..., 3])
 
     @cached_property
-    def body(self) -> "Look":
+    def body(self) -> "Thumbnail":
         """The hull of the largest solid piece, in no colour: an outline without bites and scraps.
 
         Proposals of round fruit miss a highlight, or hold a corner of the fruit beside it.
@@ -98,14 +97,14 @@ class Look:
         count, labels_hw, stats, _ = cv2.connectedComponentsWithStats(opened_hw)
         largest = int(stats[1:, cv2.CC_STAT_AREA].argmax()) + 1 if count > 1 else 0
         if not largest or stats[largest, cv2.CC_STAT_AREA] < SOLID * np.count_nonzero(solid_hw):
-            return Look(np.zeros_like(self.colour_hw3), self.cover_hw)  # a shaft went with it
+            return Thumbnail(np.zeros_like(self.colour_hw3), self.cover_hw)  # a shaft went with it
         points_N2 = np.argwhere(labels_hw == largest)[:, ::-1].astype(np.int32)
         hull_hw = cv2.fillConvexPoly(np.zeros_like(solid_hw), cv2.convexHull(points_N2), 1)
-        cover_hw = Cut.of(hull_hw > 0).mask_hw.astype(np.float32)
-        return Look(np.zeros((*cover_hw.shape, 3), np.float32), cover_hw)
+        cover_hw = MaskCrop.of(hull_hw > 0).mask_hw.astype(np.float32)
+        return Thumbnail(np.zeros((*cover_hw.shape, 3), np.float32), cover_hw)
 
     @cached_property
-    def pattern(self) -> "Look":
+    def pattern(self) -> "Thumbnail":
         """What is painted on the part, without its shading, roughly.
 
         Colours are brought to the mean lightness, and what changes slowly over the part (a
@@ -123,7 +122,7 @@ class Look:
         sure_hw = self.cover_hw > 0.5
         slow_63 = np.linalg.lstsq(surface_hw6[sure_hw], lab_hw3[sure_hw], rcond=None)[0]
         left_hw3 = (lab_hw3 - surface_hw6 @ slow_63) * self.cover_hw[..., None]
-        return Look(left_hw3.astype(np.float32), self.cover_hw)
+        return Thumbnail(left_hw3.astype(np.float32), self.cover_hw)
 
     @cached_property
     def turns(self) -> "Canvases":
@@ -156,33 +155,30 @@ class Canvases:
         return Canvases(self.colour_THW3[chosen_T], self.cover_THW[chosen_T])
 
 
-def cell_of(cut: Cut) -> int:
+def cell_of(crop: MaskCrop) -> int:
     """The side in pixels of the cells that a part of this size is looked at with."""
-    return max(1, round(max(cut.mask_hw.shape) / CELLS))
+    return max(1, round(max(crop.mask_hw.shape) / CELLS))
 
 
-def look_of(cut: Cut, image_HW3: np.ndarray | None, cell: int) -> Look:
-    """The thumbnail of a part; mid grey everywhere when there is no image."""
-    height, width = cut.mask_hw.shape
+def thumbnail_of(crop: MaskCrop, image_HW3: np.ndarray, cell: int) -> Thumbnail:
+    """The thumbnail of an object in cells of so many pixels."""
+    height, width = crop.mask_hw.shape
     size = (max(1, round(width / cell)), max(1, round(height / cell)))
-    cover_HW = cut.mask_hw.astype(np.float32)
-    if image_HW3 is None:
-        lab_HW3: np.ndarray = np.full((height, width, 3), (50, 0, 0), np.float32)
-    else:
-        x0, y0, x1, y1 = cut.box_4
-        pixels_hw3 = image_HW3[y0:y1, x0:x1].astype(np.float32) / 255
-        lab_HW3 = cv2.cvtColor(pixels_hw3, cv2.COLOR_RGB2LAB)
+    cover_HW = crop.mask_hw.astype(np.float32)
+    x0, y0, x1, y1 = crop.box_4
+    pixels_hw3 = image_HW3[y0:y1, x0:x1].astype(np.float32) / 255
+    lab_HW3 = cv2.cvtColor(pixels_hw3, cv2.COLOR_RGB2LAB)
     colour_hw3 = cv2.resize(lab_HW3 * cover_HW[..., None], size, interpolation=cv2.INTER_AREA)
     cover_hw = cv2.resize(cover_HW, size, interpolation=cv2.INTER_AREA)
-    return Look(colour_hw3.reshape(size[1], size[0], 3), cover_hw)
+    return Thumbnail(colour_hw3.reshape(size[1], size[0], 3), cover_hw)
 
 
-def distance(first: Look, second: Look) -> float:
+def distance(first: Thumbnail, second: Thumbnail) -> float:
     """Mean CIELAB distance of two looks laid middle on middle; not covered by one = OUTSIDE."""
     return float(_apart(*_both(first, second))[0])
 
 
-def turn_shows(look: Look, matrix_22: np.ndarray) -> bool:
+def turn_shows(look: Thumbnail, matrix_22: np.ndarray) -> bool:
     """True when one can see that a part was turned (or mirrored).
 
     Of a part whose outline stays nearly the same the paint has to differ: a round fruit turned
@@ -201,14 +197,14 @@ def turn_shows(look: Look, matrix_22: np.ndarray) -> bool:
     return len(inside_M3) > 0 and float(np.linalg.norm(inside_M3, axis=1).mean()) >= PATTERN
 
 
-def _both(first: Look, second: Look) -> tuple[Canvases, Canvases]:
+def _both(first: Thumbnail, second: Thumbnail) -> tuple[Canvases, Canvases]:
     """Two looks, middle on middle, on canvases of one size."""
     height = max(first.cover_hw.shape[0], second.cover_hw.shape[0])
     width = max(first.cover_hw.shape[1], second.cover_hw.shape[1])
     return on_canvas(first, height, width), on_canvas(second, height, width)
 
 
-def same_kind(first: Look, second: Look) -> bool:
+def same_kind(first: Thumbnail, second: Thumbnail) -> bool:
     """True when some turn of the second looks like the first."""
     if _surely_unlike(first, second):
         return False
@@ -218,7 +214,7 @@ def same_kind(first: Look, second: Look) -> bool:
     return bool(chosen_T.any() and (_apart(one, turns.only(chosen_T)) < ALIKE).any())
 
 
-def _surely_unlike(first: Look, second: Look) -> bool:
+def _surely_unlike(first: Thumbnail, second: Thumbnail) -> bool:
     """True when sizes or mean colours alone tell two looks apart."""
     large, small = max(first.area, second.area), min(first.area, second.area)
     return OUTSIDE * (large - small) > ALIKE * large or (
@@ -242,11 +238,11 @@ def _outlines_apart(one: Canvases, other: Canvases) -> np.ndarray:
     return OUTSIDE * lone_T / np.maximum(np.maximum(a_THW, b_THW).sum((1, 2)), 1e-6)
 
 
-def _colour_distance(first: Look, second: Look) -> float:
+def _colour_distance(first: Thumbnail, second: Thumbnail) -> float:
     return float(np.sqrt(((first.mean_3 - second.mean_3) ** 2) @ LIGHT_3))
 
 
-def same_but_turned(mine: Look, other: Look) -> bool:
+def same_but_turned(mine: Thumbnail, other: Thumbnail) -> bool:
     """True when the other look is of the same kind of part and lies in another turn."""
     ratio = max(mine.area, other.area) / min(mine.area, other.area)
     colour = _colour_distance(mine, other)
@@ -261,7 +257,7 @@ def same_but_turned(mine: Look, other: Look) -> bool:
     return distance(mine, other) >= TURNED and (akin or same_kind(other, mine))
 
 
-def on_canvas(look: Look, height: int, width: int) -> Canvases:
+def on_canvas(look: Thumbnail, height: int, width: int) -> Canvases:
     """One look in the middle of an empty canvas; what does not fit is cut off on all sides."""
     colour_HW3 = np.zeros((height, width, 3), np.float32)
     cover_HW = np.zeros((height, width), np.float32)

@@ -1,129 +1,91 @@
-"""Logical edits as plans: which part becomes wrong in which way, or is only painted anew.
+"""Plan an edit: which object becomes wrong in which way, or is only inpainted again.
 
 A plan names proposals, offsets and numbers, no pixels, so it can be stored as JSON, replayed and
-counted. Pixels change only in `compose.py`. What each kind does, and when not: docs/edits.md.
+counted. Pixels change only in `apply.py`. What each kind does, and when not: docs/edits.md.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.edits import placement as edits_place
-from pipeline.edits.context import Stock, stock_of
-from pipeline.edits.donors import NO_DONORS, Donors
-from pipeline.edits.kinds import replace as edits_type
-from pipeline.edits.kinds import reshape as edits_look
-from pipeline.edits.placement import Found
+from pipeline.edits.context import ImageContext
+from pipeline.edits.presets import PRESETS, kinds_of
+from pipeline.edits.registry import edit_kind
+from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import apart, hull
+from pipeline.kinds import kind_of
 from pipeline.records import Edit, ObjectProposals
-from pipeline.settings import EditSettings, pixels_at
+from pipeline.settings import pixels_at
 
-PRESETS = {
-    "full": (
-        "missing", "extra", "misplaced", "swapped", "wrong_type", "wrong_orientation",
-        "wrong_size", "wrong_colour", "wrong_order",
-    ),
-    "paper": ("missing",),  # one random object, Inpaint Anything's *remove*, as the source method
-}  # fmt: skip
-PROMPTED_PAPER = ("missing", "missing", "wrong_type") * 3 + ("missing",)
-"""The paper's turns where a filler is there: *remove* seven times in ten, *fill* three times."""
-CONTROLS = ("control_noop", "control_background")
-"""The kinds that leave the meaning unchanged, in the order in which they take turns."""
+# Second edits that are tried beside a first one, for a composite kind.
 PAIRS = 8
-"""Second edits that are tried beside a first one, for `combined`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Means:
-    """What a planner may use beyond the image's own parts."""
-
-    settings: EditSettings
-    donors: Donors
-    fills: bool
-
-
-def kinds_of(settings: EditSettings, fills: bool = False) -> tuple[str, ...]:
-    """The kinds that change the meaning, in the order in which they take turns.
-
-    `fills` says that a filler is configured; then the paper's list names its kinds repeatedly.
-    """
-    if settings.kinds is None and settings.preset == "paper" and fills:
-        return PROMPTED_PAPER
-    return settings.kinds or PRESETS[settings.preset]
 
 
 def plan(
-    proposals: ObjectProposals,
+    context: ImageContext,
     rng: np.random.Generator,
-    settings: EditSettings,
+    settings: EditSettings | None = None,
     kind: str | None = None,
-    *,
-    donors: Donors = NO_DONORS,
-    image_HW3: np.ndarray | None = None,
-    fills: bool = False,
 ) -> Edit | None:
     """A random edit of the given kind (by default any of the settings'), or None when none fits.
 
-    Without a kind they are tried in random order.
-
-    With the image, parts that look alike are not exchanged, parts that look the same after a turn
-    are not turned, and colours are taken from other parts; without it outlines alone decide.
-    `donors` lend parts for `wrong_type`; `fills` says that a filler can make some of those.
+    Without a kind they are tried in random order. RecordError for an unknown kind.
     """
-    if not len(proposals):
+    if kind is not None:
+        kind_of(kind)
+    if not len(context):
         return None
-    stock = stock_of(proposals, image_HW3)
-    means = _Means(settings, donors, fills)
+    settings = settings or EditSettings()
     # A kind that is named seven times comes first seven times as often.
-    kinds = [kind] if kind else dict.fromkeys(rng.permutation(kinds_of(settings, fills)).tolist())
+    turns = kinds_of(settings, context.fill is not None)
+    kinds = [kind] if kind else dict.fromkeys(rng.permutation(turns).tolist())
     for chosen in kinds:
-        edit = _planned(stock, rng, means, str(chosen))
+        edit = _planned(context, rng, settings, str(chosen))
         if edit is not None:
             return edit
     return None
 
 
-def _planned(stock: Stock, rng: np.random.Generator, means: _Means, kind: str) -> Edit | None:
-    return _combined(stock, rng, means) if kind == "combined" else _single(stock, rng, means, kind)
+def _planned(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings, kind: str
+) -> Edit | None:
+    if kind_of(kind).composite:
+        return _combined(context, rng, settings, kind)
+    return _single(context, rng, settings, kind)
 
 
-def _single(stock: Stock, rng: np.random.Generator, means: _Means, kind: str) -> Edit | None:
-    if kind == "wrong_type":
-        found = _wrong_type(stock, rng, means)
-    elif kind == "wrong_orientation":
-        found = edits_look.orientation(stock, rng, means.donors)
-    elif kind == "control_background" and means.fills and means.settings.ground_prompts:
-        found = edits_place.surroundings(stock, rng, means.settings.ground_prompts)
-    else:
-        found = _PLANNERS[kind](stock, rng)
+def _single(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings, kind: str
+) -> Edit | None:
+    found = edit_kind(kind).plan(context, rng, settings)
     if found is None:
         return None
     targets, parameters, boxes = found
-    settings, size_HW = means.settings, stock.size_HW
-    dilation = round(pixels_at(settings.dilation, size_HW))
-    feather = round(pixels_at(settings.feather, size_HW))
+    dilation = round(pixels_at(settings.dilation, context.size_HW))
+    feather = round(pixels_at(settings.feather, context.size_HW))
+    # An outline may be found a few pixels beyond the mask, see `matting.belonging`.
+    margin = max(dilation, feather, 1) + dilation // 2 + 1
     parameters |= {
         "dilation": dilation,
         "feather": feather,
         "match_noise": settings.match_noise,
-        "foreground_share": _share_of_foreground(stock.proposals, targets),
-        "region": list(hull(boxes, max(dilation, feather, 1) + dilation // 2 + 1, size_HW)),
+        "foreground_share": _share_of_foreground(context.proposals, targets),
+        "region": list(hull(boxes, margin, context.size_HW)),
     }
     return Edit(kind, targets, parameters, seed=int(rng.integers(2**62)))
 
 
-def _combined(stock: Stock, rng: np.random.Generator, means: _Means) -> Edit | None:
+def _combined(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings, kind: str
+) -> Edit | None:
     """Two edits of different kinds whose regions, as boxes, share no pixel."""
-    kinds = [kind for kind in kinds_of(means.settings) if kind != "combined"]
+    kinds = [name for name in kinds_of(settings) if not kind_of(name).composite]
     if len(set(kinds)) < 2:
         kinds = list(PRESETS["full"])
-    first = _single(stock, rng, means, str(rng.choice(kinds)))
+    first = _single(context, rng, settings, str(rng.choice(kinds)))
     if first is None:
         return None
-    rest = [kind for kind in kinds if kind != first.kind]
+    rest = [name for name in kinds if name != first.kind]
     for _ in range(PAIRS):
-        second = _single(stock, rng, means, str(rng.choice(rest)))
+        second = _single(context, rng, settings, str(rng.choice(rest)))
         if second is None or not apart(first.parameters["region"], second.parameters["region"]):
             continue
         pair = (first, second)
@@ -131,30 +93,11 @@ def _combined(stock: Stock, rng: np.random.Generator, means: _Means) -> Edit | N
         targets = first.targets + second.targets
         parameters = {
             "edits": [edit.to_json() for edit in pair],
-            "foreground_share": _share_of_foreground(stock.proposals, targets),
-            "region": list(hull(regions, 0, stock.size_HW)),
+            "foreground_share": _share_of_foreground(context.proposals, targets),
+            "region": list(hull(regions, 0, context.size_HW)),
         }
-        return Edit("combined", targets, parameters, seed=int(rng.integers(2**62)))
+        return Edit(kind, targets, parameters, seed=int(rng.integers(2**62)))
     return None
-
-
-def _wrong_type(stock: Stock, rng: np.random.Generator, means: _Means) -> Found | None:
-    share = 1.0 if means.settings.preset == "paper" else edits_type.PROMPTED
-    prompts = means.settings.prompts
-    return edits_type.wrong_type(stock, rng, means.donors, prompts, share if means.fills else 0.0)
-
-
-_PLANNERS: dict[str, Callable[[Stock, np.random.Generator], Found | None]] = {
-    "missing": edits_place.missing,
-    "extra": edits_place.extra,
-    "misplaced": edits_place.misplaced,
-    "swapped": edits_place.swapped,
-    "wrong_size": edits_look.size,
-    "wrong_colour": edits_look.colour,
-    "wrong_order": edits_place.wrong_order,
-    "control_noop": edits_place.missing,  # same target, same machinery; the part is put back
-    "control_background": edits_place.background,
-}
 
 
 def _share_of_foreground(proposals: ObjectProposals, targets: tuple[int, ...]) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.dataset.version import Version
 from pipeline.export.base import Content, ExportOptions
 from pipeline.export.folder import ExportFolder
-from pipeline.export.samples import Picture, anomaly_kinds, pictures, real_defects
+from pipeline.export.samples import ExportImage, anomaly_kinds, pictures, real_defects
 from pipeline.records import SPLITS, bounding_box
 from pipeline.sources.licences import terms_of
 
@@ -127,7 +127,7 @@ def compress(runs: list[int]) -> str:
     return "".join(text)
 
 
-def _regions(version: Version, picture: Picture) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def _regions(version: Version, picture: ExportImage) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """The masks of one picture, each with what is to be said about it."""
     if picture.role == "edited" and picture.label:
         yield picture.mask_HW, {}

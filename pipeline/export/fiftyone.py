@@ -10,7 +10,8 @@ folder type is written instead. It has room for masks only; split, kind and line
 from pipeline.dataset.version import Version
 from pipeline.export.base import Content, ExportOptions
 from pipeline.export.folder import ExportFolder
-from pipeline.export.samples import pictures, slug
+from pipeline.export.samples import pictures
+from pipeline.utils.files import slug
 
 
 def write_fiftyone(version: Version, options: ExportOptions, out: ExportFolder) -> Content:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.dataset.version_writer import SUMS
+from pipeline.dataset.files import SUMS
 from pipeline.errors import UserError
 from pipeline.utils.files import sync
 from pipeline.utils.hashing import canonical_json, sha256_file

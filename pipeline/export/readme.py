@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.export.base import Content
-from pipeline.reports.card import LIMITS, description, title
+from pipeline.reports.card import LIMITS
+from pipeline.reports.croissant import description, title
 from pipeline.sources.licences import terms_of
 from pipeline.utils.html import cell
 

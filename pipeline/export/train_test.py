@@ -17,8 +17,9 @@ from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.export.base import Content, ExportOptions
 from pipeline.export.folder import ExportFolder
-from pipeline.export.samples import Picture, pictures, slug
+from pipeline.export.samples import ExportImage, pictures
 from pipeline.records import GOOD
+from pipeline.utils.files import slug
 
 
 def write_mvtec(version: Version, options: ExportOptions, out: ExportFolder) -> Content:
@@ -119,7 +120,7 @@ class _Side:
                 "training images: a detector trained here has seen all of them but the edit"
             )
 
-    def pictures(self) -> Iterator[tuple[Picture, str]]:
+    def pictures(self) -> Iterator[tuple[ExportImage, str]]:
         """Each picture that is exported with its side, `train` or `test`."""
         for picture in pictures(self.version, controls=self.options.controls, real=self.real):
             if picture.role == "normal" and picture.split == "train":
@@ -140,7 +141,7 @@ class _Side:
             )
         return Content(layout, opening, dict(self.left_out), tuple(self.notes))
 
-    def _wanted(self, picture: Picture) -> bool:
+    def _wanted(self, picture: ExportImage) -> bool:
         if picture.role == "real":
             return True
         if not self.synthetic:
@@ -157,7 +158,7 @@ def _held_out(version: Version) -> int:
     return version.index["counts"]["splits"].get("validation", {}).get("samples", 0)
 
 
-def _write(out: ExportFolder, picture: Picture, image: str, mask: str | None) -> None:
+def _write(out: ExportFolder, picture: ExportImage, image: str, mask: str | None) -> None:
     out.png(image, picture.image_HW3)
     if mask:
         out.png(mask, picture.mask_HW)

@@ -17,7 +17,7 @@ from typing import Self
 from pipeline.dataset.version import Version
 from pipeline.export.base import Content, ExportOptions
 from pipeline.export.folder import ExportFolder, png_bytes
-from pipeline.export.samples import Picture, pictures
+from pipeline.export.samples import ExportImage, pictures
 from pipeline.utils.hashing import canonical_json
 
 SHARD_BYTES = 256 << 20
@@ -97,7 +97,7 @@ class _Shards:
         self.out.wrote(name)
 
 
-def _parts(picture: Picture) -> dict[str, bytes]:
+def _parts(picture: ExportImage) -> dict[str, bytes]:
     """The files of one record."""
     parts = {"image.png": png_bytes(picture.image_HW3)}
     if picture.role != "normal":

@@ -1,8 +1,9 @@
 """What good products of one category look like: a bank of patches, and limits for the gate.
 
-Learned once per plan from at most `planning.STUDIED` training normals. Limits are quantiles over
-regions that nobody touched: the outlines of parts, where they are and anywhere else, each looked at
-as if it were the mask of an edit. Each image is held against the others, never against itself.
+Learned once per plan from at most `planning.CALIBRATION_IMAGES` training normals. Limits are
+quantiles over regions that nobody touched: the outlines of parts, where they are and anywhere
+else, each looked at as if it were the mask of an edit. Each image is held against the others,
+never against itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.gate.patch_bank import PatchBank, build_bank, coverage, weighted
-from pipeline.imaging.artifacts import clipped_share, noise_ratio, outline_ratio, window
-from pipeline.imaging.masks import dilated
+from pipeline.imaging.artifacts import clipped_share, noise_ratio, outline_ratio
+from pipeline.imaging.masks import dilated, window
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
 from pipeline.utils.hashing import sha256_file
@@ -65,18 +66,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Normality:
+class NormalModel:
     """A category's bank of patches (None without the network) and its limits."""
 
     patches: PatchBank | None = None
     limits: Limits = Limits()
 
-    def without(self, digest: str) -> "Normality":
+    def without(self, digest: str) -> "NormalModel":
         """The same for judging samples of one image: its own patches prove nothing."""
         return self if self.patches is None else replace(self, patches=self.patches.without(digest))
 
 
-def learn(sights: Mapping[str, Sight], teacher: Path | None, dilation: int = 4) -> Normality:
+def learn(sights: Mapping[str, Sight], teacher: Path | None, dilation: int = 4) -> NormalModel:
     """Study normals, given by the digests of their files; without a `teacher` no patches.
 
     `dilation` (pixels at 256) is how far a removal reaches beyond its object. Every image is
@@ -107,7 +108,7 @@ def learn(sights: Mapping[str, Sight], teacher: Path | None, dilation: int = 4) 
             distances_hw = bank.without(digest).distances(image_HW3, asked_HW)
             marks["patch"] += [weighted(distances_hw, coverage(mask_HW)) for mask_HW in masks]
     limits = _limits(marks)
-    return Normality(bank, replace(
+    return NormalModel(bank, replace(
         limits, images=len(ordered), regions=regions,
         teacher=sha256_file(teacher) if teacher is not None else "",
     ))  # fmt: skip
@@ -185,7 +186,7 @@ def grown(mask_HW: np.ndarray, dilation: int) -> np.ndarray:
     return dilated(mask_HW, round(pixels_at(dilation, (height, width))))
 
 
-def pack(normality: Normality) -> tuple[dict[str, np.ndarray], Any]:
+def pack(normality: NormalModel) -> tuple[dict[str, np.ndarray], Any]:
     """Arrays and facts for the stage cache."""
     facts: dict[str, Any] = {"limits": normality.limits.to_json(), "digests": None}
     bank = normality.patches
@@ -198,13 +199,13 @@ def pack(normality: Normality) -> tuple[dict[str, np.ndarray], Any]:
     return arrays, facts | {"digests": list(bank.digests)}
 
 
-def unpack(arrays: dict[str, np.ndarray], facts: Any, teacher: Path | None) -> Normality:
+def unpack(arrays: dict[str, np.ndarray], facts: Any, teacher: Path | None) -> NormalModel:
     """The inverse of `pack`; the teacher's file is where this machine has it."""
     limits, digests = Limits(**facts["limits"]), facts["digests"]
     if digests is None or teacher is None:
-        return Normality(None, limits)
+        return NormalModel(None, limits)
     bank = PatchBank(
         arrays["cells"], arrays["owners"], arrays["pooled"], arrays["scale"],
         tuple(digests), teacher,
     )  # fmt: skip
-    return Normality(bank, limits)
+    return NormalModel(bank, limits)

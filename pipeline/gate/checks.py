@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.gate.calibration import USUAL_GRAIN, Limits
-from pipeline.gate.scores import LOOKS, RESHAPED
+from pipeline.gate.settings import GateSettings
+from pipeline.kinds import kind_of, names
 from pipeline.records import Edit
-from pipeline.settings import GateSettings
 
 Origin = Literal["default", "manifest", "calibrated", "fixed"]
 Who = Literal["all", "edits", "controls"]
@@ -84,9 +84,11 @@ RULES = (
          "enough of the edited region differs visibly"),
     Rule("faint", "delta_e", "below", "min_delta_e", "the change can be seen as a colour"),
     Rule("look_alike", "object_delta_e", "below", "min_swap_delta_e",
-         "the new part looks different from the one that was there", kinds=LOOKS),
+         "the new part looks different from the one that was there",
+         kinds=names(lambda kind: kind.replaces)),
     Rule("altered_control", "changed_fraction", "above", "CONTROL_CHANGED",
-         "the control left the object as it was", "controls", ("control_noop",)),
+         "the control left the object as it was", "controls",
+         names(lambda kind: kind.control and kind.mask_shows == "object")),
     Rule("visible_control", "delta_e", "above", "max_control_delta_e",
          "the control looks unchanged", "controls"),
     Rule("seam", "seam_ratio", "above", "max_seam_ratio",
@@ -122,7 +124,7 @@ def findings(
         if rule.painted and not scores.get("painted"):
             continue
         limit, origin = limit_of(rule.limit, settings, limits)
-        if rule.reason == "unchanged" and limit is not None and edit.kind in RESHAPED:
+        if rule.reason == "unchanged" and limit is not None and kind_of(edit.kind).resamples:
             limit /= 2
         if rule.painted and limit is not None and origin == "calibrated":
             limit = max(limit, AS_UNUSUAL * scores.get("patch_before", 0.0))

@@ -11,13 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.gate.calibration import Normality
+from pipeline.gate.calibration import NormalModel
 from pipeline.gate.checks import findings
 from pipeline.gate.scores import duplicate_iou, measure, patch_scores
+from pipeline.gate.settings import GateSettings
+from pipeline.kinds import kind_of
 from pipeline.records import Edit, Sample, Verdict
-from pipeline.settings import GateSettings
-
-COMBINED = "combined"
 
 
 def judge(
@@ -25,14 +24,14 @@ def judge(
     image_HW3: np.ndarray,
     settings: GateSettings | None = None,
     accepted: Sequence[Sample] = (),
-    normality: Normality | None = None,
+    normality: NormalModel | None = None,
 ) -> Verdict:
     """Accepted, or the first reason against it; `accepted` are earlier samples of the image.
 
     Each edit of a combined sample is judged by itself; the scores of its second one end in `_2`.
     The network is asked only when nothing else speaks against a sample.
     """
-    settings, normality = settings or GateSettings(), normality or Normality()
+    settings, normality = settings or GateSettings(), normality or NormalModel()
     twin = duplicate_iou(sample, accepted)
     scores: dict[str, float] = {}
     for number, part in enumerate(apart(sample, image_HW3)):
@@ -50,7 +49,7 @@ def scores_of(
     sample: Sample,
     image_HW3: np.ndarray,
     settings: GateSettings,
-    normality: Normality,
+    normality: NormalModel,
     twin: float = 0.0,
     *,
     always: bool = False,
@@ -75,7 +74,7 @@ def apart(sample: Sample, image_HW3: np.ndarray) -> list[Sample]:
 
     How much of picture and product is edited is asked of both edits together.
     """
-    if sample.edit.kind != COMBINED:
+    if not kind_of(sample.edit.kind).composite:
         return [sample]
     return [_only(part, sample, image_HW3) for part in sample.edit.parts]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.gate.settings import GateSettings
 from pipeline.records import Edit
-from pipeline.settings import GateSettings
 
 Asked = Callable[[Mapping[str, Any]], dict[str, str]]
 """From the record of a sample to `≤ 0.4` by the name of a score; scores without a limit lack."""

@@ -5,13 +5,12 @@ Whatever a mask cannot see is cropped away first, so the cost goes with the edit
 Shapes: H, W picture; h, w window around the change; 3 colour (RGB, uint8).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from pipeline.edits.kinds.reshape import map_of
+from pipeline.edits.registry import placed_masks
 from pipeline.gate.patch_bank import PatchBank
 from pipeline.imaging.artifacts import (
     BAND,
@@ -20,23 +19,14 @@ from pipeline.imaging.artifacts import (
     gradient,
     noise_ratio,
     outline_ratio,
-    window,
 )
-from pipeline.imaging.masks import Cut, dilated, shifted
+from pipeline.imaging.masks import dilated, window
 from pipeline.imaging.noise import grain_level
+from pipeline.kinds import kind_of
 from pipeline.records import Edit, Sample
 
-LOOKS = ("swapped", "wrong_type", "wrong_orientation", "wrong_order")
-"""Kinds that put one part in the place of another: both must look different."""
-RESHAPED = ("wrong_orientation", "wrong_size")
-"""Kinds that resample a part where it stands: much of it stays, and its grain must too."""
-EXCHANGED = ("swapped", "wrong_order")
-REPAINTED = ("missing", "control_noop", "control_background")
-"""Kinds whose whole change mask was painted (of a no-op, all that its object does not cover)."""
 MIN_PAINTED = 64
 """Pixels of painted ground below which nothing is said about it: one cell of the network."""
-FULL_BOX = 0.9
-"""Share of its box from which a borrowed part counts as the whole box, not as an ellipse."""
 TURNED_SHARE = 0.75
 """Of a turned part the most changed quarter counts: a screw turned round differs at its ends."""
 
@@ -73,7 +63,7 @@ def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[s
         ),
         "painted": np.count_nonzero(painted_hw) / change_HW.size,
     }
-    if edit.kind in LOOKS:
+    if kind_of(edit.kind).replaces:
         scores["object_delta_e"] = _object_delta_e(
             edit, edited_hw3, source_hw3, object_hw, changed_hw, (near[1].start, near[0].start)
         )
@@ -97,54 +87,22 @@ def patch_scores(sample: Sample, image_HW3: np.ndarray, bank: PatchBank) -> dict
 
 
 def painted(edit: Edit, change_HW: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
-    """Where the inpainter made ground, bool (H, W): holes that nothing was laid over again.
+    """Where the inpainter made background, bool (H, W): holes that nothing was laid over again.
 
-    Nowhere for kinds that only paste, that exchange parts of like size, or whose new part nobody
-    can know (a prompt).
+    Nowhere for kinds that only paste, that exchange objects of like size, or whose new object
+    nobody can know (a prompt).
     """
     nowhere_HW = np.zeros_like(change_HW)
-    if edit.kind in REPAINTED:
+    kind = kind_of(edit.kind)
+    if kind.inpaints:
         found_HW = change_HW
     else:
-        laid_HW = _laid(edit, object_HW) if object_HW.any() else None
-        if laid_HW is None:
+        placed = placed_masks(edit, [object_HW]) if kind.uncovers and object_HW.any() else None
+        if not placed:
             return nowhere_HW
         reach = int(edit.parameters.get("dilation", 0))
-        found_HW = dilated(object_HW, reach) & ~dilated(laid_HW, reach) & change_HW
+        found_HW = dilated(object_HW, reach) & ~dilated(placed[0], reach) & change_HW
     return found_HW if np.count_nonzero(found_HW) >= MIN_PAINTED else nowhere_HW
-
-
-def _laid(edit: Edit, object_HW: np.ndarray) -> np.ndarray | None:
-    """Where a part was laid down beside or over its old place, bool (H, W); None if not known."""
-    parameters = edit.parameters
-    if edit.kind == "misplaced":
-        return shifted(object_HW, *map(int, parameters["offset"]))
-    if edit.kind in RESHAPED and ("scale" in parameters or "turn" in parameters):
-        return Cut.of(object_HW).warped(map_of(parameters)).full(_size(object_HW))
-    lender = parameters.get("donor") or parameters
-    box = lender.get("box_4") or lender.get("box")
-    if edit.kind != "wrong_type" or box is None:
-        return None
-    return _borrowed(lender, box, object_HW)
-
-
-def _borrowed(lender: Mapping[str, Any], box: Sequence[int], object_HW: np.ndarray) -> np.ndarray:
-    """A borrowed part over the middle of the old one, as the edit knows it: its box, its area.
-
-    Drawn as an ellipse, or as its box where it fills that; rather too large than too small.
-    """
-    columns, rows = box[2] - box[0], box[3] - box[1]
-    shape_hw = np.ones((rows, columns), np.bool_)
-    if lender.get("area", rows * columns) < FULL_BOX * rows * columns:
-        y_h, x_w = ((2 * np.arange(side) + 1) / side - 1 for side in (rows, columns))
-        shape_hw = y_h[:, None] ** 2 + x_w[None] ** 2 <= 1
-    x, y = Cut.of(object_HW).centre
-    left, top = int(x) - columns // 2, int(y) - rows // 2
-    return Cut(shape_hw, left, top).full(_size(object_HW))
-
-
-def _size(mask_HW: np.ndarray) -> tuple[int, int]:
-    return mask_HW.shape[0], mask_HW.shape[1]
 
 
 def duplicate_iou(sample: Sample, accepted: Sequence[Sample]) -> float:
@@ -210,11 +168,12 @@ def _noise(
     painted_hw: np.ndarray,
 ) -> float:
     """Grain of painted ground against the ring; of a resampled part against what it was; else 1."""
-    if edit.kind in RESHAPED:
+    kind = kind_of(edit.kind)
+    if kind.resamples:
         before = float(grain_level(source_hw3, object_hw).mean())
         after = float(grain_level(edited_hw3, object_hw).mean())
         return after / before if before >= FLAT / 4 else 1.0
-    if edit.kind == "control_noop" or not painted_hw.any():
+    if (kind.control and kind.mask_shows == "object") or not painted_hw.any():
         return 1.0
     return noise_ratio(edited_hw3, painted_hw, change_hw)
 
@@ -235,8 +194,9 @@ def _object_delta_e(
     if not object_hw.any():
         return 0.0
     objects = _objects(edit, object_hw, corner)
-    turned = edit.kind == "wrong_orientation"
-    parts = max(len(objects), 2 if edit.kind in EXCHANGED else 1)  # older edits have no boxes
+    kind = kind_of(edit.kind)
+    turned = kind.resamples and kind.replaces
+    parts = max(len(objects), 2 if kind.exchanges else 1)  # older edits have no boxes
     radius = (np.count_nonzero(object_hw) / parts / np.pi) ** 0.5
     sigma = max(1.0, (0.25 if turned else 0.5) * radius)
     pictures = [
@@ -252,7 +212,7 @@ def _object_delta_e(
 def _objects(edit: Edit, object_HW: np.ndarray, corner: tuple[int, int]) -> list[np.ndarray]:
     """The mask of each object of the edit, where its boxes tell them apart."""
     boxes = edit.parameters.get("boxes")
-    if edit.kind not in EXCHANGED or not boxes:
+    if not kind_of(edit.kind).exchanges or not boxes:
         return [object_HW]
     masks = []
     for x0, y0, x1, y1 in boxes:

@@ -13,26 +13,15 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import AnomalysmithError
-from pipeline.records import (
-    Attempt,
-    Edit,
-    ForegroundMask,
-    ImageResult,
-    ObjectProposals,
-    Sample,
-    Verdict,
-    bounding_box,
-)
 from pipeline.utils.files import locked, naming_the_disk, require_writable
 
 DAMAGED = (
@@ -99,117 +88,3 @@ class StageCache:
         except DAMAGED:
             path.unlink(missing_ok=True)
             return None
-
-
-def pack_analysis(
-    pixels_HW3: np.ndarray, foreground: ForegroundMask, proposals: ObjectProposals
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and facts of the first two stages of one image."""
-    arrays = {
-        "pixels": pixels_HW3,
-        "foreground": np.packbits(foreground.mask_HW),
-        "proposals": np.packbits(proposals.masks_NHW),
-        "scores": proposals.scores_N,
-    }
-    facts = {
-        "peak": foreground.peak,
-        "fallback": foreground.fallback,
-        "relaxed": list(proposals.relaxed),
-    }
-    return arrays, facts
-
-
-def unpack_analysis(
-    arrays: dict[str, np.ndarray], facts: dict[str, Any]
-) -> tuple[np.ndarray, ForegroundMask, ObjectProposals]:
-    """The inverse of `pack_analysis`."""
-    pixels_HW3 = arrays["pixels"]
-    size = pixels_HW3.shape[:2]
-    foreground = ForegroundMask(_bits(arrays["foreground"], size), facts["peak"], facts["fallback"])
-    masks_NHW = _bits(arrays["proposals"], (len(arrays["scores"]), *size))
-    proposals = ObjectProposals(
-        masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"])
-    )
-    return pixels_HW3, foreground, proposals
-
-
-def pack_attempts(attempts: Sequence[Attempt]) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """Arrays and facts of every try at every sample of one image.
-
-    All samples are one array of bytes, in order: pixels, change mask and object mask of each. A
-    file of a hundred small arrays takes ten times as long to open.
-    """
-    pieces: list[np.ndarray] = [np.zeros(0, np.uint8)]
-    facts: list[dict[str, Any]] = []
-    for attempt in attempts:
-        fact = {
-            "number": attempt.number,
-            "attempt": attempt.attempt,
-            "kind": attempt.kind,
-            "seed": attempt.seed,
-            "seconds": attempt.seconds,
-            "reason": attempt.verdict.reason,
-            "scores": dict(attempt.verdict.scores),
-            "rule": attempt.verdict.rule,
-            "broken": list(attempt.verdict.broken),
-        }
-        if attempt.sample is not None:
-            sample = attempt.sample
-            x0, y0, x1, y1 = bounding_box(sample.change_HW)
-            fact["edit"] = sample.edit.to_json()
-            fact["box"] = [x0, y0, x1, y1]
-            pieces.append(sample.pixels_HW3[y0:y1, x0:x1].reshape(-1))
-            pieces.append(np.packbits(sample.change_HW[y0:y1, x0:x1]))
-            pieces.append(np.packbits(sample.object_HW))
-        facts.append(fact)
-    return {"samples": np.concatenate(pieces)}, facts
-
-
-def unpack_attempts(
-    arrays: dict[str, np.ndarray], facts: list[Any], pixels_HW3: np.ndarray
-) -> tuple[Attempt, ...]:
-    """The inverse of `pack_attempts`, given the source image."""
-    attempts = []
-    size = pixels_HW3.shape[:2]
-    start = 0
-    for fact in facts:
-        sample = None
-        if "edit" in fact:
-            x0, y0, x1, y1 = fact["box"]
-            edited_HW3, change_HW = pixels_HW3.copy(), np.zeros(size, np.bool_)
-            area = (y1 - y0) * (x1 - x0)
-            ends = np.cumsum([start, 3 * area, -(-area // 8), -(-size[0] * size[1] // 8)]).tolist()
-            inner, bits, whole = (arrays["samples"][a:b] for a, b in pairwise(ends))
-            start = ends[-1]
-            edited_HW3[y0:y1, x0:x1] = inner.reshape(y1 - y0, x1 - x0, 3)
-            change_HW[y0:y1, x0:x1] = _bits(bits, (y1 - y0, x1 - x0))
-            object_HW = _bits(whole, size)
-            sample = Sample(Edit.from_json(fact["edit"]), edited_HW3, change_HW, object_HW)
-        verdict = Verdict(
-            not fact["reason"], fact["reason"], fact["scores"], fact["rule"], tuple(fact["broken"])
-        )
-        attempts.append(
-            Attempt(
-                fact["number"], fact["attempt"], fact["kind"], fact["seed"],
-                sample, verdict, fact["seconds"],
-            )
-        )  # fmt: skip
-    return tuple(attempts)
-
-
-def read_result(
-    cache: StageCache, name: str, digest: str, split: Any, keys: tuple[str, str]
-) -> ImageResult | None:
-    """The whole result of one image from its two cache entries, or None when one is absent."""
-    analysis = cache.read("analysis", keys[0])
-    forged = cache.read("samples", keys[1])
-    if analysis is None or forged is None:
-        return None
-    pixels_HW3, foreground, proposals = unpack_analysis(*analysis)
-    attempts = unpack_attempts(*forged, pixels_HW3)
-    return ImageResult(name, digest, split, pixels_HW3, foreground, proposals, attempts)
-
-
-def _bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    count = int(np.prod(shape))
-    return np.unpackbits(packed, count=count).reshape(shape).astype(np.bool_)

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.manifest import CategorySettings, Manifest, resolve
+from pipeline.config.manifest import resolve
+from pipeline.config.schema import CategorySettings, Manifest
 from pipeline.errors import AnomalysmithError, ImageError, UserError
 from pipeline.imaging.decode import file_digest, load_image, read_header
 from pipeline.records import SPLITS, SourceEntry
-from pipeline.sources.listing import load_regions, read_source, split_entries
+from pipeline.sources.ground_truth import load_regions
+from pipeline.sources.listing import read_source
+from pipeline.sources.splits import split_entries
 
 Progress = Callable[[int, int], None]
 """Called with (files checked, files in all) of a category."""

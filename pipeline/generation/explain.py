@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.version import Version
-from pipeline.gate.calibration import Normality
+from pipeline.gate.calibration import NormalModel
 from pipeline.gate.checks import Finding, findings
 from pipeline.gate.judge import apart, scores_of
 from pipeline.gate.scores import duplicate_iou
+from pipeline.gate.settings import GateSettings
 from pipeline.generation.stored_images import StoredImages
 from pipeline.models import device as devices
 from pipeline.records import Edit, Sample
 from pipeline.reports.sample import Shown, overlay, side_by_side
-from pipeline.settings import GateSettings
 
 SAME = 1e-4
 """Scores that differ by less are the same: records hold five decimals."""
@@ -33,7 +33,7 @@ class Told:
     """What there is to say about a sample: as JSON, and what the picture of it needs."""
 
     content: dict[str, Any]
-    normality: Normality
+    normality: NormalModel
 
 
 def explanation(found: Found) -> Told:

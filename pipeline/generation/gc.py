@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.dataset.files import BUILDING, PLANS
 from pipeline.dataset.version import version_folders, versions
-from pipeline.dataset.version_writer import BUILDING, PLANS
 from pipeline.errors import AnomalysmithError, UserError
 from pipeline.generation.cache import CACHE, StageCache
-from pipeline.generation.plan import PlannedImage, RunPlan, load_plan, saved_plans, with_keys
+from pipeline.generation.cache_keys import PlannedImage, with_keys
+from pipeline.generation.plan import RunPlan, load_plan, saved_plans
 from pipeline.utils.files import locked_if_free, naming_the_disk
 
 Kind = Literal["cache entry", "plan", "unfinished version", "aside file"]
@@ -143,8 +144,8 @@ def _plans(
             published[name] = _published(store / name, remarks)
         known = published[name]
         if known is None or plan.digest in known:
-            keyed, normality = _keys(plan, path, remarks)
-            needed.add(("normality", normality))
+            keyed, calibration = _keys(plan, path, remarks)
+            needed.add(("normality", calibration))
             for image in keyed:
                 needed.update([("analysis", image.analysis_key), ("samples", image.samples_key)])
         else:
@@ -161,7 +162,7 @@ def _keys(plan: RunPlan, path: Path, remarks: list[str]) -> tuple[Sequence[Plann
         return with_keys(plan.settings, plan.weights, plan.images)
     except AnomalysmithError as error:
         remarks.append(f"{path.name}: entries kept as of its making, because {error}")
-        return plan.images, plan.normality_key
+        return plan.images, plan.calibration_key
 
 
 def _published(home: Path, remarks: list[str]) -> set[str] | None:

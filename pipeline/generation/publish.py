@@ -1,45 +1,26 @@
-"""Dataset versions: publish one whole or not at all.
+"""Publish a dataset version whole or not at all.
 
 A version is a folder `<store>/<category>/<NNNN>-<digest12>/` that never changes. It is built in a
 hidden folder beside it and renamed at the end, `index.json` last, so a reader sees all of it or
 nothing; whatever a killed run leaves is hidden, and the next run throws it away. Writers of one
-category wait for each other at a lock file. `reading.py` opens and finds versions; its words are
-offered here too.
+category wait for each other at a lock file.
 """
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.dataset.shard_writer import Profile
-from pipeline.dataset.version import (
-    Version,
-    find_by_plan,
-    latest,
-    open_version,
-    version_folders,
-    versions,
-)
-from pipeline.dataset.version_writer import (
-    PLANS,
-    VersionBuild,
-    VersionHeader,
-    building_folder,
-)
+from pipeline.dataset.files import CARD, CROISSANT, PLANS
+from pipeline.dataset.hdf5_columns import Profile
+from pipeline.dataset.version import Version, find_by_plan, open_version, version_folders, versions
+from pipeline.dataset.version_writer import VersionBuild, VersionHeader, building_folder
 from pipeline.errors import UserError
 from pipeline.records import ImageResult, TestImage
 from pipeline.reports.audit.run import audit as audit_of
+from pipeline.reports.card import render_card
+from pipeline.reports.croissant import croissant
 from pipeline.reports.gallery import write_gallery_of
 from pipeline.utils.files import locked, naming_the_disk, require_writable, sync, write_whole
-
-__all__ = [
-    "Version",
-    "VersionHeader",
-    "find_by_plan",
-    "latest",
-    "open_version",
-    "publish",
-    "versions",
-]
+from pipeline.utils.hashing import pretty_json
 
 
 def publish(
@@ -99,7 +80,11 @@ def publish(
         if gallery:
             with naming_the_disk(folder):
                 write_gallery_of(Version(folder, index), folder)
-        build.seal(index)
+        documents = {
+            CARD: render_card(index).encode(),
+            CROISSANT: pretty_json(croissant(index)),
+        }
+        build.seal(index, documents)
         with naming_the_disk(home):
             folder.rename(home / index["version"])
             sync(home)

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.edits import apply as compose
-from pipeline.edits import plan as edits
+from pipeline.dataset.version import Version, open_version
+from pipeline.edits.apply import apply
+from pipeline.edits.context import ImageContext
+from pipeline.edits.plan import plan
+from pipeline.edits.settings import EditSettings
 from pipeline.errors import UserError
-from pipeline.generation.plan import software
-from pipeline.generation.publish import Version, open_version
+from pipeline.generation.cache_keys import software
 from pipeline.generation.stored_images import StoredImages
 from pipeline.models import build as models
 from pipeline.models import device as devices
+from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.models.weights import store as weights
 from pipeline.records import Edit
-from pipeline.settings import EditSettings, ModelSettings, ProposalSettings
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 """How a version names the number format, and what the settings call it."""
@@ -65,16 +67,13 @@ def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models
     settings = EditSettings.model_validate(images.version.index["settings"]["edits"])
     rng = np.random.default_rng(record["seed"])
     donors = images.donors(record["source"]["name"])
-    edit = edits.plan(
-        proposals, rng, settings, record["kind"],
-        donors=donors, image_HW3=original_HW3, fills=made_by.fill is not None,
-    )  # fmt: skip
+    context = ImageContext(original_HW3, proposals, made_by.inpaint, made_by.fill, donors)
+    edit = plan(context, rng, settings, record["kind"])
     if edit is None or edit.to_json() != Edit.from_json(record["edit"]).to_json():
         failed = len(images.version.index["failures"])
         lost = f" ({failed} images failed then; one may have lent parts)" if failed else ""
         return f"the edit that its seed leads to differs{lost}"
-    fill: Any = made_by.fill
-    sample = compose.apply(edit, original_HW3, proposals, made_by.inpaint, donors=donors, fill=fill)
+    sample = apply(edit, context)
     if not np.array_equal(sample.change_HW, shard.mask(j)):
         return "the change mask differs"
     count = int((sample.pixels_HW3 != shard.edited(j)).any(2).sum())

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.manifest import CategorySettings
+from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import Version
 from pipeline.errors import ImageError, UserError
 from pipeline.imaging.decode import load_image
@@ -20,7 +20,8 @@ from pipeline.records import GOOD
 from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.check import broken_rules, seen_in
 from pipeline.rulebook.parts import FindParts, finder
-from pipeline.sources.listing import read_source, split_entries
+from pipeline.sources.listing import read_source
+from pipeline.sources.splits import split_entries
 
 MANY = 60
 """Normals that a draft reads unless told otherwise: more make it slower, not better."""

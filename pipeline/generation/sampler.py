@@ -1,98 +1,124 @@
-"""The samples of one image: which kind has its turn, with which seed, and what became of each try.
+"""Stage 3 of generation: plan an edit, apply it, judge the sample, retry until the quota is met.
 
-edit -> sample -> verdict
+    edit -> sample -> verdict
+
+Everything here is a plain function over a plan and its cache; the command line and the Prefect flow
+call the same ones.
 """
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.manifest import CategorySettings
-from pipeline.edits import apply as compose
-from pipeline.edits import plan as edits
-from pipeline.edits.donors import NO_DONORS, Donors
-from pipeline.gate import judge as gate
-from pipeline.gate.calibration import Normality
-from pipeline.models.inpaint.base import Inpainter
-from pipeline.models.inpaint.memo import Refill
-from pipeline.records import Attempt, Edit, ObjectProposals, Sample, Verdict
-from pipeline.rulebook.judge import Judge
+from pipeline.config.schema import CategorySettings
+from pipeline.edits.apply import apply
+from pipeline.edits.context import ImageContext
+from pipeline.edits.donors import Donors
+from pipeline.edits.plan import plan as plan_edit
+from pipeline.edits.presets import kinds_of
+from pipeline.gate.calibration import NormalModel
+from pipeline.gate.judge import judge
+from pipeline.generation.analysis import analyse, analysis_of, models_for, pixels_and_objects
+from pipeline.generation.cache_codecs import pack_attempts
+from pipeline.generation.cache_keys import PlannedImage, rules_digest
+from pipeline.generation.calibrate import normal_model_of
+from pipeline.generation.outcome import Outcome
+from pipeline.generation.plan import RunPlan
+from pipeline.kinds import CONTROLS
+from pipeline.models.build import Models
+from pipeline.records import Attempt, Edit, Sample, Verdict
+from pipeline.rulebook.judge import Judge, judge_for
 
+# Attempts with one kind before the next kind has its turn.
 TRIES_PER_KIND = 3
-"""Attempts with one kind before the next kind has its turn."""
+# Reasons of attempts that came to no sample; those of samples are the gate's and the rule book's.
 NO_CANDIDATE = "no_candidate"
 NO_EDIT = "no_edit"
 TRIED_BEFORE = "tried_before"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tools:
-    """What samples are made and judged with, besides settings and proposals.
-
-    `fill` paints from a prompt, `donors` lend parts of other images, `normality` is what good
-    products of the category look like, `rules` a judge that holds samples against a rule book.
-    """
-
-    inpaint: Inpainter
-    fill: Any = None
-    donors: Donors = NO_DONORS
-    normality: Normality | None = None
-    rules: Judge | None = None
+def generate_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
+    """Several images, one after another, through all stages; the unit of work of a task."""
+    with plan.cache.in_use():
+        return [generate_image(plan, image) for image in images]
 
 
-def forge_samples(
+def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
+    """Bring one image through all stages into the cache, unless it is there already."""
+    stored = plan.cache.read("samples", image.samples_key)
+    if stored is not None and plan.cache.has("analysis", image.analysis_key):
+        return Outcome.of(image.name, stored[1], cached=True)
+    analysis = analyse(plan, image)
+    if analysis.error:
+        return analysis
+    started = time.perf_counter()
+    models = models_for(plan)
+    image_HW3, _, proposals = analysis_of(plan, image)
+    context = ImageContext(image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image))
+    attempts = generate_samples(
+        plan.settings, image.digest, context, normal_model_of(plan), _rules(plan, models)
+    )
+    arrays, facts = pack_attempts(attempts)
+    plan.cache.write("samples", image.samples_key, arrays, facts)
+    seconds = time.perf_counter() - started
+    return replace(
+        Outcome.of(image.name, facts, cached=False),
+        analysis_seconds=analysis.analysis_seconds,
+        samples_seconds=round(seconds, 4),
+    )
+
+
+def generate_samples(
     settings: CategorySettings,
     image_digest: str,
-    image_HW3: np.ndarray,
-    proposals: ObjectProposals,
-    tools: Tools | Inpainter,
+    context: ImageContext,
+    normal_model: NormalModel | None = None,
+    rules: Judge | None = None,
 ) -> list[Attempt]:
-    """All attempts at all samples of one image; kinds take turns, refusals try the next seed.
+    """All attempts at all samples of one image; kinds take turns, rejects try the next seed.
 
-    An inpainter alone will do for `tools`: then no part is lent, and the gate knows no normals.
+    `normal_model` is what good products of the category look like; without it the gate judges by
+    its fixed limits. `rules` holds accepted samples against a rule book.
     """
-    tools = tools if isinstance(tools, Tools) else Tools(tools)
-    normality = tools.normality and tools.normality.without(image_digest)
-    inpaint = Refill(tools.inpaint)
+    normal_model = normal_model and normal_model.without(image_digest)
     wanted, controls = settings.edits.per_image, settings.edits.controls_per_image
-    fills = tools.fill is not None
-    kinds = edits.kinds_of(settings.edits, fills)
+    kinds = kinds_of(settings.edits, context.fill is not None)
     seed_of = partial(sample_seed, settings.seed, settings.name, image_digest)
+    # Images begin at different kinds, so a small set shows all of them.
     turn = int(image_digest[:8], 16)
     attempts: list[Attempt] = []
     accepted: list[Sample] = []
     judged: dict[str, Verdict] = {}
     for number in range(wanted + controls):
-        turns = kinds if number < wanted else edits.CONTROLS
+        turns = kinds if number < wanted else CONTROLS
         for attempt in range(settings.edits.attempts):
             kind = turns[(turn + number + attempt // TRIES_PER_KIND) % len(turns)]
             seed = seed_of(number, attempt)
             made = partial(Attempt, number, attempt, kind, seed)
-            if not len(proposals):
+            if not len(context):
                 attempts.append(made(None, Verdict(False, NO_CANDIDATE)))
                 break
             started = time.perf_counter()
-            edit = edits.plan(
-                proposals, np.random.default_rng(seed), settings.edits, kind,
-                donors=tools.donors, image_HW3=image_HW3, fills=fills,
-            )  # fmt: skip
+            edit = plan_edit(context, np.random.default_rng(seed), settings.edits, kind)
             if edit is None:
                 attempts.append(made(None, Verdict(False, NO_EDIT)))
                 continue
             same = _geometry(edit)
-            if same in judged:  # only the grain could differ: the verdict stands, unpainted
-                attempts.append(made(None, _again(judged[same])))
+            if same in judged:
+                # Only the noise could differ: the verdict stands, and nothing is painted. Counted
+                # apart, so that the other reasons count images.
+                again = replace(judged[same], accepted=False, reason=TRIED_BEFORE)
+                attempts.append(made(None, again))
                 continue
-            sample = compose.apply(
-                edit, image_HW3, proposals, inpaint, donors=tools.donors, fill=tools.fill
-            )
-            verdict = gate.judge(sample, image_HW3, settings.gate, accepted, normality)
-            if verdict.accepted and tools.rules is not None:
-                verdict = tools.rules.judge(edit, sample, image_HW3, proposals, verdict)
+            sample = apply(edit, context)
+            verdict = judge(sample, context.image_HW3, settings.gate, accepted, normal_model)
+            if verdict.accepted and rules is not None:
+                verdict = rules.judge(edit, sample, context.image_HW3, context.proposals, verdict)
             judged[same] = verdict
             attempts.append(made(sample, verdict, round(time.perf_counter() - started, 4)))
             if verdict.accepted:
@@ -108,12 +134,26 @@ def _geometry(edit: Edit) -> str:
     return str((parts, edit.seed if prompted else None))
 
 
-def _again(before: Verdict) -> Verdict:
-    """A try that came to an edit of before: counted apart, so that reasons count pictures."""
-    return replace(before, accepted=False, reason=TRIED_BEFORE)
-
-
 def sample_seed(root: int, category: str, image_digest: str, number: int, attempt: int) -> int:
     """The seed of one attempt, 62 bits; it depends on nothing else."""
     text = f"{root}/{category}/{image_digest}/{number}/{attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
+
+
+def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
+    donors = [i for i in plan.images if i.name in image.donors and not analyse(plan, i).error]
+    return Donors.of(
+        {donor.name: partial(pixels_and_objects, plan, donor) for donor in donors},
+        {donor.name: donor.digest for donor in donors},
+    )
+
+
+def _rules(plan: RunPlan, models: Models) -> Judge | None:
+    book = plan.settings.rules
+    return _resident_rules(book, rules_digest(plan.settings), models) if book else None
+
+
+# The digest is part of the question: a book that was edited is read again.
+@lru_cache(maxsize=2)
+def _resident_rules(book: Path, digest: str, models: Models) -> Judge:
+    return judge_for(book, models)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.shard_reader import ShardReader
+from pipeline.dataset.version import Version
 from pipeline.edits.donors import Donors
-from pipeline.gate.calibration import Limits, Normality, Sight, learn
-from pipeline.generation.plan import TEACHER, PlannedImage, donors_of, studied
-from pipeline.generation.publish import Version
+from pipeline.gate.calibration import Limits, NormalModel, Sight, learn
+from pipeline.gate.settings import asks_patches
+from pipeline.generation.cache_keys import TEACHER, PlannedImage, calibration_images, donors_of
 from pipeline.models.weights import store as weights
 from pipeline.records import ObjectProposals
-from pipeline.settings import asks_patches
 
 
 class StoredImages:
@@ -47,15 +47,15 @@ class StoredImages:
             {lender.name: lender.digest for lender in lenders},
         )
 
-    def normality(self) -> Normality:
+    def normality(self) -> NormalModel:
         """What is normal here, learned again; limits are those of the index where it has them."""
         settings: dict[str, Any] = dict(self.version.index["settings"])
         patches = asks_patches(settings["gate"].get("patches"), settings["edits"]["preset"])
         teacher: Path | None = weights.require(TEACHER, None, True) if patches else None
-        sights = {image.digest: self.sight(image.name) for image in studied(self.images)}
+        sights = {image.digest: self.sight(image.name) for image in calibration_images(self.images)}
         learned = learn(sights, teacher, settings["edits"]["dilation"])
         kept = self.version.index.get("limits")
-        return Normality(learned.patches, Limits(**kept)) if kept else learned
+        return NormalModel(learned.patches, Limits(**kept)) if kept else learned
 
     def sight(self, name: str) -> Sight:
         """Gives the pixels and proposals of one image when they are asked for."""

@@ -47,7 +47,7 @@ class Timing:
 
 def how_of(plan: "RunPlan") -> str:
     """What decides a stage's speed beside the number of images: models, size, machine."""
-    from pipeline.generation.plan import device_class
+    from pipeline.generation.cache_keys import device_class
 
     settings = plan.settings
     backends = [f"{stage}={name}" for stage, (name, _) in plan.files.used().items()]

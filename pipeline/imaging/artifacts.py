@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from pipeline.imaging.noise import high_pass, level_of, ring_of
-from pipeline.records import bounding_box
 
 MARGIN = 24
 """Pixels around a mask that the marks depend on: the ring of grain, bands, and their filters."""
@@ -22,12 +21,6 @@ FLAT = 2.0
 """Grey levels per pixel added to both sides of a ratio of gradients: flat ground has none."""
 DARK, BRIGHT = 1, 254
 """A pixel is clipped when its three channels are all at or beyond one of these."""
-
-
-def window(mask_HW: np.ndarray, margin: int = MARGIN) -> tuple[slice, slice]:
-    """Rows and columns of the mask's box, wider by a margin where the frame allows."""
-    x0, y0, x1, y1 = bounding_box(mask_HW)
-    return slice(max(0, y0 - margin), y1 + margin), slice(max(0, x0 - margin), x1 + margin)
 
 
 def outline_ratio(image_HW3: np.ndarray, where_HW: np.ndarray) -> float:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from pipeline.imaging.artifacts import MARGIN
 from pipeline.records import bounding_box
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cut:
+class MaskCrop:
     """An outline: its bool mask inside its box, and where the box lies; it may leave the frame."""
 
     mask_hw: np.ndarray
@@ -24,7 +25,7 @@ class Cut:
     y: int
 
     @classmethod
-    def of(cls, mask_HW: np.ndarray) -> "Cut":
+    def of(cls, mask_HW: np.ndarray) -> "MaskCrop":
         """The True pixels of a whole mask, cut to their box (1 x 1, empty, when there are none)."""
         x0, y0, x1, y1 = bounding_box(mask_HW)
         return cls(np.ascontiguousarray(mask_HW[y0 : max(y1, 1), x0 : max(x1, 1)]), x0, y0)
@@ -43,8 +44,8 @@ class Cut:
     def area(self) -> int:
         return int(np.count_nonzero(self.mask_hw))
 
-    def moved(self, dx: int, dy: int) -> "Cut":
-        return Cut(self.mask_hw, self.x + dx, self.y + dy)
+    def moved(self, dx: int, dy: int) -> "MaskCrop":
+        return MaskCrop(self.mask_hw, self.x + dx, self.y + dy)
 
     def whole_in(self, size_HW: tuple[int, int]) -> bool:
         """True when the frame cuts nothing off, with a pixel to spare."""
@@ -59,7 +60,7 @@ class Cut:
         inner = self.mask_hw[y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x]
         return float(np.count_nonzero(inner & mask_HW[y0:y1, x0:x1])) / max(1, self.area)
 
-    def meets(self, other: "Cut") -> bool:
+    def meets(self, other: "MaskCrop") -> bool:
         """True when two outlines share a pixel."""
         if apart(self.box_4, other.box_4):
             return False
@@ -78,12 +79,12 @@ class Cut:
             mask_HW[y0:y1, x0:x1] = inner
         return mask_HW
 
-    def warped(self, matrix_22: np.ndarray) -> "Cut":
+    def warped(self, matrix_22: np.ndarray) -> "MaskCrop":
         """The outline under a linear map about the middle of its box."""
         soft_hw = warped(self.mask_hw.astype(np.float32), matrix_22)
-        shape = Cut.of(soft_hw > 0.5)
+        shape = MaskCrop.of(soft_hw > 0.5)
         x, y = corner_for(soft_hw.shape, self.centre)
-        return Cut(shape.mask_hw, x + shape.x, y + shape.y)
+        return MaskCrop(shape.mask_hw, x + shape.x, y + shape.y)
 
 
 def turning(degrees: float, mirror: bool = False) -> np.ndarray:
@@ -196,3 +197,9 @@ def apart(first: Sequence[int], second: Sequence[int]) -> bool:
         or first[3] <= second[1]
         or second[3] <= first[1]
     )
+
+
+def window(mask_HW: np.ndarray, margin: int = MARGIN) -> tuple[slice, slice]:
+    """Rows and columns of the mask's box, wider by a margin where the frame allows."""
+    x0, y0, x1, y1 = bounding_box(mask_HW)
+    return slice(max(0, y0 - margin), y1 + margin), slice(max(0, x0 - margin), x1 + margin)

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.errors import UserError, WeightsError
 from pipeline.models.inpaint.base import Filler, Inpainter
+from pipeline.models.settings import MODEL_STAGES, ModelSettings, ProposalSettings
 from pipeline.models.weights import store as weights
-from pipeline.settings import MODEL_STAGES, ModelSettings, ProposalSettings
 
 # backend name in the manifest -> entry of the weights registry, best first
 FOREGROUND = {"u2net": "u2net", "u2netp": "u2netp", "bundled": "bundled-u2netp"}

@@ -18,9 +18,9 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from pipeline.models.backoff import in_batches
 from pipeline.models.device import Compute
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.decoder import DetailDecoder, decode_good
 from pipeline.records import ForegroundMask, ObjectProposals
-from pipeline.settings import ProposalSettings
 
 STABILITY_OFFSET = 1.0
 """Logit shift whose effect on the mask is the stability score, as segment-anything's generator."""

@@ -7,9 +7,7 @@ browser. The page ends with its own digest, so that `verify` can check a file th
 data, may be made again.
 """
 
-import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.dataset.files import GALLERY
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version, open_version
-from pipeline.dataset.version_writer import GALLERY
 from pipeline.gate.score_limits import Asked, score_limits
-from pipeline.records import KINDS
+from pipeline.kinds import KINDS
 from pipeline.reports.audit import text as audit_text
 from pipeline.utils.files import write_whole
-from pipeline.utils.html import fill
+from pipeline.utils.html import LONGEST, _uri, fill, photo
 
 LIMIT = 240
-LONGEST = 384
-"""Pictures are shrunk to this many pixels on their longer side; overlays are drawn at twice it."""
 
 _TEMPLATE = Path(__file__).with_name("gallery.html.j2")
 _HUES = (
@@ -204,17 +200,6 @@ def _pictures(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str
     return found
 
 
-def photo(image_HW3: np.ndarray, quality: int = 84) -> str:
-    """A picture as a data URI, no longer than LONGEST; WebP where Pillow has it, else PNG."""
-    from PIL import Image, features
-
-    picture = Image.fromarray(image_HW3)
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    if features.check("webp"):
-        return _uri(picture, "webp", quality=quality, method=2)
-    return _uri(picture, "png")
-
-
 def _foreground(mask_HW: np.ndarray) -> str:
     """The background darkened, with a bright outline around the parts."""
     mask = _enlarged(mask_HW)
@@ -277,12 +262,6 @@ def _layer(layer_HW: np.ndarray, palette_N4: Sequence[tuple[int, ...]]) -> str:
     picture = Image.fromarray(layer_HW)
     picture.putpalette([channel for colour in palette_N4 for channel in colour[:3]])
     return _uri(picture, "png", transparency=bytes(colour[3] for colour in palette_N4))
-
-
-def _uri(picture: Any, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _hue(number: int) -> tuple[int, int, int]:

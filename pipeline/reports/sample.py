@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.shard_reader import ShardReader, pack
+from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.generation.publish import Version
 from pipeline.records import bounding_box
 from pipeline.utils.hashing import sha256_array
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.rulebook.book import ORDER, UNKNOWN, Place, RuleBook
-from pipeline.rulebook.descriptors import Look
-from pipeline.rulebook.parts import Frame, Parts
+from pipeline.rulebook.descriptors import PartDescriptor
+from pipeline.rulebook.parts import Parts, ProductFrame
 from pipeline.rulebook.recognition import ANY_COLOUR, ANY_SIZE, recognise
 
 MUTE = ""
@@ -27,7 +27,7 @@ class Seen:
     group: int
     view: int
     at: tuple[float, float]
-    look: Look
+    look: PartDescriptor
 
 
 def seen_in(book: RuleBook, parts: Parts) -> list[Seen]:
@@ -36,7 +36,7 @@ def seen_in(book: RuleBook, parts: Parts) -> list[Seen]:
     frame = parts.frame
     if book.book.frame == "image":
         height, width = parts.masks_NHW.shape[1:]
-        frame = Frame(width / 2, height / 2, 0.0, float(np.sqrt(height * width)))
+        frame = ProductFrame(width / 2, height / 2, 0.0, float(np.sqrt(height * width)))
     found = []
     for kind, look in zip(recognise(book.examples, parts.looks), parts.looks, strict=True):
         x, y = frame.inward(np.array([look.centre]))[0]

@@ -1,9 +1,9 @@
 """What a part looks like, in numbers that do not depend on where it lies or how it is turned.
 
-A `Look` is what rules talk about (centre, size, colour, turn) and one vector that kinds are told
-by: colour, size, outline, and features of the frozen bundled teacher, roughly of one scale. The
-part is turned onto its long axis, cut out and laid on grey before the teacher sees it, so neither
-its turn nor its neighbours matter.
+A `PartDescriptor` is what rules talk about (centre, size, colour, turn) and one vector that kinds
+are told by: colour, size, outline, and features of the frozen bundled teacher, roughly of one
+scale. The part is turned onto its long axis, cut out and laid on grey before the teacher sees it,
+so neither its turn nor its neighbours matter.
 
 Shapes: N parts; H, W image; S = 64 side of a cut-out; C = vector length.
 """
@@ -34,7 +34,7 @@ FEATURE_UNIT = 0.12  # distance of unit vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class PartDescriptor:
     """One part. `centre` in pixels; `size` is the root of its area in units of the product's.
 
     `angle` is that of its long axis against the product's, in [0, 180) degrees, None for round
@@ -63,7 +63,7 @@ class Describer:
 
     def __call__(
         self, image_HW3: np.ndarray, masks_NHW: np.ndarray, frame: Any
-    ) -> tuple[Look, ...]:
+    ) -> tuple[PartDescriptor, ...]:
         """One look per mask; an empty mask is refused."""
         if not len(masks_NHW):
             return ()
@@ -87,7 +87,7 @@ class Describer:
                 turned = float(np.rad2deg(shape.angle - frame.angle) % 180)
             lightness, red, yellow = lab_3.tolist()
             looks.append(
-                Look(
+                PartDescriptor(
                     shape.centre, size, turned, (lightness, red, yellow),
                     vector_of(lab_3, texture, size, shape, features_F), _face(upright),
                 )

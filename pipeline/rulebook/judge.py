@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.edits.kinds.reshape import map_of
-from pipeline.imaging.masks import Cut, shifted
+from pipeline.edits.registry import placed_masks
+from pipeline.kinds import kind_of
 from pipeline.records import Edit, ObjectProposals, Sample, Verdict
 from pipeline.rulebook.book import RuleBook, digest_of_file, load
 from pipeline.rulebook.check import broken_rules, seen_in
@@ -141,9 +141,9 @@ class Judge:
             under = [_one_part(mask_HW, before) for mask_HW in masks]
             if any(index is None for index in under):
                 return None
-            if part.kind != "extra":
+            if not kind_of(part.kind).adds:
                 gone |= {index for index in under if index is not None}
-            laid += _laid(part, masks, proposals, found, len(kept))
+            laid += _placed(part, masks, proposals, found, len(kept))
         staying = [index for index in range(len(before)) if index not in gone]
         return self._with(_subset(before, staying), laid, sample.pixels_HW3, before)
 
@@ -197,37 +197,29 @@ def _one_part(object_HW: np.ndarray, before: Parts) -> int | None:
     return taken[0]
 
 
-def _laid(
+def _placed(
     edit: Edit,
     masks: Sequence[np.ndarray],
     proposals: ObjectProposals,
     found: Parts,
     first: int,
 ) -> list[np.ndarray]:
-    """Where the edit puts objects down, as masks; `found[first:]` are the parts found anew."""
-    kind, parameters = edit.kind, edit.parameters
-    if kind in ("extra", "misplaced"):
-        return [shifted(masks[0], *parameters["offset"])]
-    if kind in ("swapped", "wrong_order"):
-        dx, dy = parameters.get("offset", (0, 0))
-        offsets = parameters.get("offsets") or [(dx, dy), (-dx, -dy)]
-        return [shifted(mask, *offset) for mask, offset in zip(masks, offsets, strict=True)]
-    if kind in ("wrong_orientation", "wrong_size"):
-        return [Cut.of(masks[0]).warped(map_of(parameters)).full(masks[0].shape)]
-    if kind == "wrong_colour":
-        return [masks[0]]
-    if kind == "wrong_type" and "part" in parameters:
-        return [shifted(proposals.masks_NHW[parameters["part"]], *parameters["offset"])]
-    if kind == "wrong_type":
-        # Its outline is the lender's: the part found nearest to the old place stands for it.
-        ys, xs = np.nonzero(masks[0])
-        here = np.array([xs.mean(), ys.mean()])
-        fresh = range(first, len(found))
-        reach = np.sqrt(masks[0].sum())
-        near = [k for k in fresh if np.linalg.norm(found.looks[k].centre - here) <= reach]
-        near.sort(key=lambda k: float(np.linalg.norm(found.looks[k].centre - here)))
-        return [found.masks_NHW[k] for k in near[:1]]
-    return []
+    """Where the edit lays objects down, as masks; `found[first:]` are the parts found anew.
+
+    Of a kind whose new object has an outline that this image does not know (a donor's, a prompt's)
+    the part found nearest to the old place stands for it.
+    """
+    known = "prompt" not in edit.parameters and "donor" not in edit.parameters
+    placed = placed_masks(edit, masks, proposals) if known else None
+    if placed is not None:
+        return placed
+    ys, xs = np.nonzero(masks[0])
+    here = np.array([xs.mean(), ys.mean()])
+    fresh = range(first, len(found))
+    reach = np.sqrt(masks[0].sum())
+    near = [k for k in fresh if np.linalg.norm(found.looks[k].centre - here) <= reach]
+    near.sort(key=lambda k: float(np.linalg.norm(found.looks[k].centre - here)))
+    return [found.masks_NHW[k] for k in near[:1]]
 
 
 def _subset(parts: Parts, indices: Sequence[int]) -> Parts:

@@ -4,8 +4,8 @@ Proposals overlap and nest: a pair of fruits, one fruit, the shine on it. `chose
 proposal model is surest of and drops whatever shares ground with it. Small parts that the lattice
 of the pipeline steps over are found by asking more densely (`PARTS_POINTS`).
 
-Where a part lies is said in the product's own frame (`Frame`), so that a product that lies a little
-turned or shifted has its parts at the same places.
+Where a part lies is said in the product's own frame (`ProductFrame`), so that a product that lies
+a little turned or shifted has its parts at the same places.
 
 Shapes: N parts; H, W image; C descriptor (`pipeline/rulebook/descriptors.py`).
 """
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from pipeline.records import ForegroundMask, ObjectProposals
-from pipeline.rulebook.descriptors import Look
+from pipeline.rulebook.descriptors import PartDescriptor
 
 PARTS_POINTS = 256
 """Foreground points that are asked about when parts are counted: four times the edits' lattice."""
@@ -43,7 +43,7 @@ FILLED = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ProductFrame:
     """Where the product lies in the picture: its centre and size in pixels, its turn in radians.
 
     Positions inside it are in units of its size, (0, 0) in the middle, x right and y down.
@@ -72,8 +72,8 @@ class Parts:
     """What was found in one picture, surest first: masks (bool) and what each looks like."""
 
     masks_NHW: np.ndarray
-    looks: tuple[Look, ...]
-    frame: Frame
+    looks: tuple[PartDescriptor, ...]
+    frame: ProductFrame
 
     def __len__(self) -> int:
         return len(self.looks)
@@ -85,7 +85,7 @@ class Parts:
 
 
 FindParts = Callable[[np.ndarray], Parts]
-Describe = Callable[[np.ndarray, np.ndarray, Frame], tuple[Look, ...]]
+Describe = Callable[[np.ndarray, np.ndarray, ProductFrame], tuple[PartDescriptor, ...]]
 
 
 class PartFinder:
@@ -105,7 +105,7 @@ class PartFinder:
         return self.inside(image_HW3, foreground)
 
     def inside(
-        self, image_HW3: np.ndarray, foreground: ForegroundMask, frame: Frame | None = None
+        self, image_HW3: np.ndarray, foreground: ForegroundMask, frame: ProductFrame | None = None
     ) -> Parts:
         """The parts of a picture whose foreground (and frame) are known already."""
         frame = frame or frame_of(foreground)
@@ -171,13 +171,13 @@ def _apart(order: list[int], clash_NN: np.ndarray, kept: list[int]) -> list[int]
     return kept
 
 
-def frame_of(foreground: ForegroundMask) -> Frame:
+def frame_of(foreground: ForegroundMask) -> ProductFrame:
     """The smallest rectangle around the foreground, turned by less than 45 degrees.
 
     The whole picture where no foreground was found. Its size is the root of its area.
     """
     height, width = foreground.mask_HW.shape
-    whole = Frame(width / 2, height / 2, 0.0, float(np.sqrt(height * width)))
+    whole = ProductFrame(width / 2, height / 2, 0.0, float(np.sqrt(height * width)))
     if foreground.fallback or not foreground.mask_HW.any():
         return whole
     count, labels_HW, stats, _ = cv2.connectedComponentsWithStats(
@@ -188,4 +188,4 @@ def frame_of(foreground: ForegroundMask) -> Frame:
     points = np.argwhere(np.isin(labels_HW, large))[:, ::-1].astype(np.float32)
     (x, y), (long, short), degrees = cv2.minAreaRect(cv2.convexHull(points))
     turned = (degrees + 45) % 90 - 45
-    return Frame(x, y, float(np.deg2rad(turned)), float(np.sqrt(max(long * short, 1.0))))
+    return ProductFrame(x, y, float(np.deg2rad(turned)), float(np.sqrt(max(long * short, 1.0))))

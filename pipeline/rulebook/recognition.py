@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.rulebook.book import Examples
-from pipeline.rulebook.descriptors import Look
+from pipeline.rulebook.descriptors import PartDescriptor
 
 PLAIN = 8
 """Leading numbers of a look's vector that are not features: colour 3, texture, size, outline 3."""
@@ -65,7 +65,7 @@ class Space:
         features = (vectors_NC[:, PLAIN:] - self.mean_F) @ self.basis_FD
         return np.hstack([vectors_NC[:, :PLAIN], features]) / self.scale_D
 
-    def of_looks(self, looks: Sequence[Look]) -> np.ndarray:
+    def of_looks(self, looks: Sequence[PartDescriptor]) -> np.ndarray:
         """(N, D) float64 of described parts."""
         if not looks:
             return np.zeros((0, len(self.scale_D)))
@@ -81,7 +81,7 @@ class Kind:
     distance: float = 0.0
 
 
-def recognise(examples: Examples, looks: Sequence[Look]) -> list[Kind]:
+def recognise(examples: Examples, looks: Sequence[PartDescriptor]) -> list[Kind]:
     """The kind of every part; -1 for one that is like no example, even without size or colour."""
     points_ND = Space(examples.mean_F, examples.basis_FD, examples.scale_D).of_looks(looks)
     kinds: list[Kind | None] = [None] * len(looks)

@@ -8,8 +8,10 @@ dies. What a disk refuses becomes one line that names it.
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
 
@@ -126,3 +128,35 @@ def _refused(folder: Path, number: int) -> UserError:
         f"cannot write to the store at {folder}: {os.strerror(number)}; make room or choose "
         "another --store; what was published is untouched"
     )
+
+
+LONGEST_NAME = 80
+"""Characters of a picture's name; a tar header holds 100 for the whole file name."""
+
+
+class Names:
+    """File stems from ids: letters, digits, `-` and `_` only, and never the same one twice.
+
+    `train/good/000.png@2.0` becomes `train_good_000_2_0`. Two ids that would share a stem are told
+    apart by the digest of the second, also where a file system does not tell A from a.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, sample_id: str) -> str:
+        name = slug(sample_id)
+        if name.lower() in self._taken:
+            name = f"{name[: LONGEST_NAME - 9]}-{sha256(sample_id.encode()).hexdigest()[:8]}"
+        self._taken.add(name.lower())
+        return name
+
+
+def slug(text: str) -> str:
+    """Text as part of a file name; the ending of a source file (before `@`) is left out."""
+    path, at, number = text.partition("@")
+    stem = re.sub(r"\.[A-Za-z]{3,4}$", "", path)
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", f"{stem}{at}{number}").strip("_-")
+    if len(plain) > LONGEST_NAME or not plain:
+        plain = f"{plain[: LONGEST_NAME - 9]}-{sha256(text.encode()).hexdigest()[:8]}".strip("-")
+    return plain

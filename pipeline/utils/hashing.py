@@ -50,6 +50,11 @@ def canonical_json(obj: Any) -> bytes:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
+def pretty_json(obj: Any) -> bytes:
+    """A value as people read it in a file: the canonical JSON, indented, with a line end."""
+    return json.dumps(json.loads(canonical_json(obj)), indent=2, sort_keys=True).encode() + b"\n"
+
+
 def digest_of(obj: Any) -> str:
     """Hex SHA-256 of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(obj)).hexdigest()

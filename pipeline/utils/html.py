@@ -6,10 +6,14 @@ writing direction, zero-width ones) are written out, because they would let one 
 another or push its neighbours around.
 """
 
+import base64
+import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _SPACES = {ord(space): " " for space in "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029"}
 
@@ -60,3 +64,24 @@ _ADDRESS = re.compile(r"(?i)(www)\.|(:)(?=//)")
 def _shown(value: Any) -> Any:
     """What Jinja is about to write. Markup (a macro's own output) is no text of others."""
     return visible(value) if type(value) is str else value
+
+
+LONGEST = 384
+"""Pictures are shrunk to this many pixels on their longer side; overlays are drawn at twice it."""
+
+
+def photo(image_HW3: np.ndarray, quality: int = 84) -> str:
+    """A picture as a data URI, no longer than LONGEST; WebP where Pillow has it, else PNG."""
+    from PIL import Image, features
+
+    picture = Image.fromarray(image_HW3)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    if features.check("webp"):
+        return _uri(picture, "webp", quality=quality, method=2)
+    return _uri(picture, "png")
+
+
+def _uri(picture: Any, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

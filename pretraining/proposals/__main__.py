@@ -31,6 +31,7 @@ from pipeline.models.small_sam.decoder import decode_batch
 from pipeline.models.small_sam.encoder import Features
 from pretraining.data.examples import open_ahead, render_sets
 from pretraining.loop import train
+from pretraining.proposals.prompts import jittered, point_in
 from pretraining.quality import print_measures
 
 PICTURES, PROMPTS = 6, 14
@@ -39,7 +40,6 @@ BESIDE = 2
 FOCAL, DICE = 20.0, 2.0
 BOXES = 0.35
 """Share of the other prompts that are boxes."""
-CROSS = np.ones((3, 3), np.uint8)
 MIN_PIXELS = 40
 SAMPLED = 1024
 """So many pixels of each prompt's mask are compared, half of them near the part."""
@@ -153,25 +153,6 @@ def augmented(
     if rng.random() < 0.1:
         image_HW3 = image_HW3.mean(2, keepdims=True).repeat(3, 2)
     return image_HW3.astype(np.uint8), ids_HW
-
-
-def point_in(
-    ids_HW: np.ndarray, part: int, box: np.ndarray, rng: np.random.Generator
-) -> tuple[float, float]:
-    """A random pixel of the part as (x, y), its centre; off the outline when it is that wide."""
-    x0, y0, x1, y1 = box.astype(int)
-    mask_hw = (ids_HW[y0:y1, x0:x1] == part).astype(np.uint8)
-    # The frame of the crop is outline too, unless it is the frame of the picture.
-    inner_hw = cv2.erode(cv2.copyMakeBorder(mask_hw, 1, 1, 1, 1, cv2.BORDER_CONSTANT), CROSS)
-    where = np.flatnonzero(inner_hw[1:-1, 1:-1] if inner_hw.any() else mask_hw)
-    y, x = divmod(int(where[rng.integers(len(where))]), mask_hw.shape[1])
-    return x0 + x + 0.5, y0 + y + 0.5
-
-
-def jittered(box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The box with up to a twentieth of its size as noise: people and detectors are not exact."""
-    sides = np.tile(box[2:] - box[:2], 2)
-    return np.clip(box + rng.normal(0, rng.uniform(0, 0.05), 4) * sides, 0, IMAGE_SIZE)
 
 
 def dense_truth(ids_HW: np.ndarray, known: list[int]) -> dict[str, np.ndarray]:

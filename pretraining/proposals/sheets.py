@@ -13,9 +13,9 @@ from pipeline.models.build import QUALITY, with_quality
 from pipeline.models.device import choose
 from pipeline.models.foreground import U2NetForeground
 from pipeline.models.proposals import SamProposals
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam
 from pipeline.records import ForegroundMask
-from pipeline.settings import ProposalSettings
 from pretraining.data.examples import held_out
 from pretraining.data.textures import read_image
 

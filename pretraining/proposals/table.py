@@ -13,9 +13,9 @@ import torch
 from pipeline.models.build import QUALITY, with_quality
 from pipeline.models.device import Compute, one_thread
 from pipeline.models.proposals import SamProposals
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam
 from pipeline.records import ForegroundMask, bounding_box
-from pipeline.settings import ProposalSettings
 from pretraining.data.examples import held_out
 from pretraining.quality import Measure, overlap
 
@@ -105,7 +105,7 @@ def _ask(
 
     Column 0 is the single mask, the others are the three of a doubtful prompt.
     """
-    from pretraining.proposals.__main__ import point_in
+    from pretraining.proposals.prompts import point_in
 
     if rng is None:
         corners_N4 = [bounding_box(mask_HW) for mask_HW in masks_NHW]

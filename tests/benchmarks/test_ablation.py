@@ -11,9 +11,9 @@ from benchmarks.ablation import __main__ as ablation
 from benchmarks.ablation.__main__ import ROWS, chosen, planned
 from benchmarks.ablation.tables import difference, mean, report, samples
 from detectors.metrics.image import image_metrics
-from pipeline.dataset.version import versions
+from pipeline.dataset.version import Version, versions
 from pipeline.errors import IntegrityError, UserError
-from pipeline.generation.publish import Version, publish
+from pipeline.generation.publish import publish
 
 TYPES = ["good"] * 12 + ["logical_anomalies"] * 8 + ["structural_anomalies"] * 6
 

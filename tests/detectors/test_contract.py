@@ -29,7 +29,8 @@ NAMES = tuple(registry.DETECTORS)
 SIZE, STEPS, BATCH = 64, 24, 4
 CPU = torch.device("cpu")
 SHRUNK = {
-    # Its second stage gives no useful map before some hundred steps; tests/detectors/models/test_destseg.py has it.
+    # Its second stage gives no useful map before some hundred steps;
+    # tests/detectors/models/test_destseg.py has it.
     "destseg": {"segmentation": False},
 }
 EXACT = {"device": "cpu", "precision": "fp32"}

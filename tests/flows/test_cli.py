@@ -123,12 +123,12 @@ def test_a_killed_run_leaves_nothing_half_and_goes_on(anomalysmith, finished, pa
 
 
 def test_an_interrupt_keeps_what_is_finished(anomalysmith, parts, tmp_path, monkeypatch):
-    from flows.jobs.progress import Bar
+    from flows.commands.progress_bars import ImageBar
 
     def interrupt(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bar, "image", interrupt)
+    monkeypatch.setattr(ImageBar, "image", interrupt)
     run = anomalysmith("generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST)
     assert run.code == 130
     assert "goes on" in run.err

@@ -17,8 +17,8 @@ from flows.jobs.generate import generate
 from flows.orchestration.artifacts import artifact_key
 from flows.orchestration.tasks import is_transient
 from pipeline.dataset.verify import verify
+from pipeline.dataset.version import latest
 from pipeline.errors import DeviceError, RemoteError, UserError
-from pipeline.generation.publish import latest
 from pipeline.models.backoff import in_batches
 from pipeline.models.out_of_memory import with_second_try
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from small_results import header
 
-from pipeline.generation.publish import Version, publish
+from pipeline.dataset.version import Version
+from pipeline.generation.publish import publish
 from pipeline.records import (
     Attempt,
     Edit,

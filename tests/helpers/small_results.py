@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.generation.publish import Version, VersionHeader, publish
+from pipeline.dataset.version import Version
+from pipeline.dataset.version_writer import VersionHeader
+from pipeline.generation.publish import publish
 from pipeline.records import (
     SPLITS,
     Attempt,

@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 
 from pipeline.rulebook.descriptors import Describer
-from pipeline.rulebook.parts import Frame, Parts
+from pipeline.rulebook.parts import Parts, ProductFrame
 
 SIZE = 128
 RED, BLUE, GREEN = (200, 40, 40), (40, 60, 200), (40, 170, 60)
 LEFT = ((32, 34), (32, 64), (32, 94))
 RIGHT = ((92, 44), (92, 84))
-FRAME = Frame(64.0, 64.0, 0.0, 100.0)
+FRAME = ProductFrame(64.0, 64.0, 0.0, 100.0)
 
 
 def features(cuts_NSS3: np.ndarray) -> np.ndarray:

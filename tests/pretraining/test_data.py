@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pretraining.data import clutter
-from pretraining.data.examples import CHUNK, Example, example, open_ahead, photographs, render_ahead
+from pretraining.data.examples import CHUNK, Example, example, open_ahead, render_ahead
+from pretraining.data.textures import photographs
 from pretraining.loop import train
 
 

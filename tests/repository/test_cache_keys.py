@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generation import plan as planning
+from pipeline.generation.cache_keys import ANALYSIS_CODE, CALIBRATION_CODE, SAMPLES_CODE, files_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HARMLESS = {
@@ -44,21 +44,21 @@ def harmless(path: Path) -> bool:
 
 
 def hashed(code: tuple[str, ...]) -> set[str]:
-    return {str(path.relative_to(ROOT)) for path in planning.files_of(code)}
+    return {str(path.relative_to(ROOT)) for path in files_of(code)}
 
 
 @pytest.mark.parametrize(
     ("starts", "code"),
     [
         (("pipeline/models/foreground.py", "pipeline/models/proposals.py",
-          "pipeline/models/small_sam/build.py"), planning.ANALYSIS_CODE),
-        (("pipeline/gate/calibration.py",), planning.NORMALITY_CODE),
+          "pipeline/models/small_sam/build.py"), ANALYSIS_CODE),
+        (("pipeline/gate/calibration.py",), CALIBRATION_CODE),
         (("pipeline/edits/plan.py", "pipeline/edits/apply.py", "pipeline/gate/judge.py",
           "pipeline/rulebook/judge.py", "pipeline/models/inpaint/memo.py",
           "pipeline/models/inpaint/diffusion.py", "pipeline/models/inpaint/remote.py",
-          "pipeline/models/inpaint/lama_cleaner.py"), planning.SAMPLES_CODE),
+          "pipeline/models/inpaint/lama_cleaner.py"), SAMPLES_CODE),
     ],
-    ids=["analysis", "normality", "samples"],
+    ids=["analysis", "calibration", "samples"],
 )  # fmt: skip
 def test_every_file_that_makes_results_is_part_of_their_key(starts, code):
     for start in starts:

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from pipeline.config.manifest import read_manifest, resolve
-from pipeline.settings import FillBackend, InpaintBackend
+from pipeline.models.settings import FillBackend, InpaintBackend
 
 PAGE = (Path(__file__).parents[2] / "docs/inpainting.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

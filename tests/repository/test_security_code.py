@@ -17,8 +17,8 @@ import torch
 from pipeline.errors import AnomalysmithError
 from pipeline.generation.cache import StageCache
 from pipeline.models.inpaint.remote import address
+from pipeline.models.settings import InpaintBackend
 from pipeline.models.weights.safe_load import load_state, load_torchscript
-from pipeline.settings import InpaintBackend
 from pretraining import loop
 
 ROOMS = ("pipeline", "flows", "detectors", "scenes", "pretraining", "benchmarks", "docker")

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.edits.compositing.matting import belonging, mean_near
 from pipeline.edits.compositing.noise_match import calm_level, with_grain
-from pipeline.imaging.masks import Cut, corner_for, moves_whole_pixels, warped
+from pipeline.imaging.masks import MaskCrop, corner_for, moves_whole_pixels, warped
 
 MARGIN = 6
 """Pixels of the surroundings that are lifted with a part, for its edge and for filters."""
@@ -21,7 +21,7 @@ BLEED_SIGMA = 1.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Cutout:
     """Pixels (h, w, 3) float32, cover (h, w) float32 in [0, 1], and where their corner lies."""
 
     pixels_hw3: np.ndarray
@@ -33,8 +33,8 @@ class Piece:
     def mask_hw(self) -> np.ndarray:
         return self.cover_hw >= 0.5
 
-    def moved(self, dx: int, dy: int) -> "Piece":
-        return Piece(self.pixels_hw3, self.cover_hw, self.x + dx, self.y + dy)
+    def moved(self, dx: int, dy: int) -> "Cutout":
+        return Cutout(self.pixels_hw3, self.cover_hw, self.x + dx, self.y + dy)
 
     def paste(self, ground_hw3: np.ndarray) -> None:
         """Lay the piece on the ground, in place; what the window's edge cuts off is lost."""
@@ -50,7 +50,7 @@ class Piece:
             ground_hw3[place] = cover_hw1 * self.pixels_hw3[inner] + (1 - cover_hw1) * beneath_hw3
 
 
-def lifted(image_HW3: np.ndarray, cut: Cut, band: int, feather: int) -> Piece:
+def lifted(image_HW3: np.ndarray, cut: MaskCrop, band: int, feather: int) -> Cutout:
     """A part without the ground it lay on; its outline may be wrong by `band` pixels."""
     x0, y0, x1, y1 = cut.box_4
     mask_hw = np.pad(cut.mask_hw, MARGIN)
@@ -59,15 +59,15 @@ def lifted(image_HW3: np.ndarray, cut: Cut, band: int, feather: int) -> Piece:
     columns = np.clip(np.arange(x0 - MARGIN, x1 + MARGIN), 0, width - 1)
     pixels_hw3 = image_HW3[np.ix_(rows, columns)].astype(np.float32)
     cover_hw = belonging(pixels_hw3, mask_hw, band, feather)
-    return Piece(_bled(pixels_hw3, cover_hw >= 0.95), cover_hw, x0 - MARGIN, y0 - MARGIN)
+    return Cutout(_bled(pixels_hw3, cover_hw >= 0.95), cover_hw, x0 - MARGIN, y0 - MARGIN)
 
 
 def reshaped(
-    piece: Piece,
+    piece: Cutout,
     matrix_22: np.ndarray,
     camera_3: np.ndarray,
     rng: np.random.Generator | None,
-) -> Piece:
+) -> Cutout:
     """The piece under a linear map about its middle; with `rng` the grain it lost is put back.
 
     `camera_3` is the grain of the picture around it: no more is given back, the rest is texture.
@@ -88,7 +88,7 @@ def reshaped(
         after_hw3 = with_grain(after_hw3, cover_hw > 0, grain_3, rng, core_hw)
     height, width = piece.cover_hw.shape
     centre = piece.x + width / 2, piece.y + height / 2
-    return Piece(after_hw3, cover_hw, *corner_for(cover_hw.shape, centre))
+    return Cutout(after_hw3, cover_hw, *corner_for(cover_hw.shape, centre))
 
 
 def _sharp(cover_hw: np.ndarray, scale: float) -> np.ndarray:

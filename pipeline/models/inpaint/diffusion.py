@@ -22,10 +22,10 @@ from pipeline.errors import WeightsError
 from pipeline.models.device import Compute
 from pipeline.models.inpaint.base import FillMode
 from pipeline.models.inpaint.diffusers_folder import DiffusionFolder, check_folder
-from pipeline.models.inpaint.square_crop import Frame, fill_frame, replace_frame
+from pipeline.models.inpaint.square_crop import SquareCrop, fill_frame, replace_frame
 from pipeline.models.out_of_memory import with_second_try
+from pipeline.models.settings import FillBackend
 from pipeline.records import bounding_box
-from pipeline.settings import FillBackend
 
 
 class DiffusionFiller:
@@ -61,7 +61,7 @@ class DiffusionFiller:
         return self._painted(frame, image_HW3, paint_HW, prompt, seed)
 
     def _painted(
-        self, frame: Frame, image_HW3: np.ndarray, paint_HW: np.ndarray, prompt: str, seed: int
+        self, frame: SquareCrop, image_HW3: np.ndarray, paint_HW: np.ndarray, prompt: str, seed: int
     ) -> np.ndarray:
         square_SS3, hole_SS = frame.see(image_HW3, paint_HW)
         with self._turn:

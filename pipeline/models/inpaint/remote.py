@@ -24,7 +24,7 @@ from PIL import Image
 
 from pipeline.errors import RemoteError, UserError
 from pipeline.models.inpaint.base import in_window
-from pipeline.settings import InpaintBackend
+from pipeline.models.settings import InpaintBackend
 
 TRIES = 4
 PAUSE = 0.5

@@ -14,7 +14,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SquareCrop:
     """A square of `side` px on a canvas, on which the resized image lies; all (y, x), in px.
 
     `scaled` is the size of the image on the canvas, `offset` its upper left corner there, `corner`
@@ -60,7 +60,7 @@ class Frame:
         return canvas_HW3
 
 
-def fill_frame(box_4: tuple[int, int, int, int], size_HW: tuple[int, int], side: int) -> Frame:
+def fill_frame(box_4: tuple[int, int, int, int], size_HW: tuple[int, int], side: int) -> SquareCrop:
     """The square around the box `x0 y0 x1 y1` (exclusive end) of a hole; it holds the whole box."""
     x0, y0, x1, y1 = box_4
     longer = max(x1 - x0, y1 - y0)
@@ -71,14 +71,14 @@ def fill_frame(box_4: tuple[int, int, int, int], size_HW: tuple[int, int], side:
     canvas = (max(side, scaled[0]), max(side, scaled[1]))
     top = _clamped((y0 + y1) / 2 * scaled[0] / size_HW[0], side, canvas[0])
     left = _clamped((x0 + x1) / 2 * scaled[1] / size_HW[1], side, canvas[1])
-    return Frame(side, scaled, (0, 0), canvas, (top, left), paint_beyond=False)
+    return SquareCrop(side, scaled, (0, 0), canvas, (top, left), paint_beyond=False)
 
 
-def replace_frame(size_HW: tuple[int, int], side: int) -> Frame:
+def replace_frame(size_HW: tuple[int, int], side: int) -> SquareCrop:
     """The whole image in the middle of the square; the black beside it is painted over, too."""
     scaled = _scaled(size_HW, side / max(size_HW))
     offset = ((side - scaled[0]) // 2, (side - scaled[1]) // 2)
-    return Frame(side, scaled, offset, (side, side), (0, 0), paint_beyond=True)
+    return SquareCrop(side, scaled, offset, (side, side), (0, 0), paint_beyond=True)
 
 
 def _scaled(size_HW: tuple[int, int], scale: float) -> tuple[int, int]:

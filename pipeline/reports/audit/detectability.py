@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from pipeline.dataset.version import Version
-from pipeline.records import is_control
+from pipeline.kinds import is_control
 from pipeline.reports.audit.probe import Area, area
 from pipeline.reports.audit.shortcut import FEWEST, Row, rows_of, spread
 

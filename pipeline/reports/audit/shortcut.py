@@ -30,11 +30,11 @@ import numpy as np
 
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
-from pipeline.records import CONTROL, is_control
+from pipeline.kinds import CONTROL, CONTROLS, KINDS, is_control, kind_of
 from pipeline.reports.audit.features import REACH, residuals, residuals_after, statistics
 from pipeline.reports.audit.probe import Area, probe
 
-ANOMALIES, CONTROLS = 120, 80
+MOST_ANOMALIES, MOST_CONTROLS = 120, 80
 """Samples that are looked at, at most."""
 FEWEST = 20
 """Controls (or pairs) below which an AUROC says nothing; its interval is shown, no verdict."""
@@ -45,14 +45,8 @@ CALIPER = 0.7
 LEAST_OUTSIDE = 0.1
 """Share of the picture that must be left."""
 
-GROUND = ("missing",)
-"""Kinds that leave filled ground."""
-MIXED = ("misplaced", "combined")
-"""Kinds whose mask holds filled ground and a placed part; no control does."""
 QUESTION, GROUND_ROW, PARTS = "image", "inside_ground", "inside_parts"
 PLAIN = {GROUND_ROW: "Filled ground", PARTS: "Parts laid down"}
-FILLED, PUT_BACK = "control_background", "control_noop"
-"""The control that fills ground anew, and the one that lays a part where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +99,9 @@ class _Table:
 def shortcut(version: Version) -> dict[str, Any]:
     """The audit of a version, JSON-able; `notes` say what could not be asked."""
     rows = list(rows_of(version))
-    controls = spread([row for row in rows if not row.label], CONTROLS)
+    controls = spread([row for row in rows if not row.label], MOST_CONTROLS)
     both = {row.image for row in controls}
-    anomalies = spread([row for row in rows if row.label], ANOMALIES, first=both)
+    anomalies = spread([row for row in rows if row.label], MOST_ANOMALIES, first=both)
     counts = {"edited": len(anomalies), "controls": len(controls), "limit": LIMIT}
     if not anomalies or not controls:
         nothing: dict[str, Any] = {"auroc": None, "interval": None, "warning": False, "rows": []}
@@ -184,8 +178,8 @@ def _compare(
     rows = [_row(name, tables.pop(name).ask()) for name in (QUESTION, "content")]
     rows[1] |= {"verdict": "reference", "warning": False}
     notes: list[str] = []
-    for name, control, left in _families(anomalies):
-        right = [row for row in controls if row.kind == control]
+    for name, alike, left in _families(anomalies):
+        right = [row for row in controls if row.kind in alike]
         pairs = _alike(left, right)
         if pairs:
             rows.append(_row(name, _table(pairs, inside).ask()))
@@ -194,7 +188,7 @@ def _compare(
             content = _row("parts_content", _table(pairs, untouched).ask())
             rows.append(content | {"verdict": "reference", "warning": False})
         if left and not pairs:
-            notes.append(f"{PLAIN[name]} not compared: no {control} has masks of like size")
+            notes.append(f"{PLAIN[name]} not compared: no {alike[0]} has masks of like size")
     for name in sorted(tables):
         rows.append(_row(name, tables[name].ask(), must_be_even=name == "outside"))
     if "outside" not in tables:
@@ -219,11 +213,21 @@ def _table(pairs: Sequence[tuple[Row, Row]], features: dict[int, np.ndarray]) ->
     return table
 
 
-def _families(anomalies: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    """Name, the control whose mask shows the same sort of thing, and the anomalies."""
-    ground = [row for row in anomalies if row.kind in GROUND]
-    placed = [row for row in anomalies if row.kind not in (*GROUND, *MIXED)]
-    return [(GROUND_ROW, FILLED, ground), (PARTS, PUT_BACK, placed)]
+def _families(anomalies: Sequence[Row]) -> list[tuple[str, tuple[str, ...], list[Row]]]:
+    """Name, the controls whose masks show the same sort of thing, and the anomalies.
+
+    Kinds whose mask shows both filled background and a placed part have no such control.
+    """
+    families = []
+    for name, shows in ((GROUND_ROW, "background"), (PARTS, "object")):
+        controls = tuple(kind for kind in CONTROLS if shown(kind) == shows)
+        families.append((name, controls, [r for r in anomalies if shown(r.kind) == shows]))
+    return families
+
+
+def shown(kind: str) -> str:
+    """What the change mask of a kind shows; an object for kinds of other releases."""
+    return kind_of(kind).mask_shows if kind in KINDS else "object"
 
 
 def _row(name: str, area: Area, *, must_be_even: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.records import is_control
+from pipeline.kinds import is_control
 
 EXPLAINED = {
     "image": "THE QUESTION: edited pictures against controls, whole pictures",

@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.dataset.shard_reader import ShardReader, TestShardReader
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.records import is_control
+from pipeline.kinds import is_control
 from pipeline.reports.diff.changes import Diff, GateChange, ImageChange, Pair, Place, SampleChange
 
 MAKING = (

@@ -21,9 +21,8 @@ from pipeline.reports.diff.changes import (
     Place,
     SampleChange,
 )
-from pipeline.reports.gallery import photo
 from pipeline.utils.files import write_whole
-from pipeline.utils.html import fill
+from pipeline.utils.html import fill, photo
 
 EXAMPLES = 6
 QUALITY = 86

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_results import image_result, small_version
 
-from detectors.data.batches import Feed, StepSampler, Stream, fitted, fitted_masks, spread
+from detectors.data.batches import Feed, StepSampler, Stream, spread
 from detectors.data.dataset import VersionDataset
+from detectors.data.resize import fitted, fitted_masks
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 

@@ -14,10 +14,10 @@ from small_results import small_version
 from torch.utils.data import DataLoader
 
 from detectors.data.dataset import EpochSampler, VersionDataset, as_made, loader
-from pipeline.dataset.shard_writer import PROFILES
+from pipeline.dataset.hdf5_columns import PROFILES
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import IntegrityError, UserError
-from pipeline.records import KINDS
+from pipeline.kinds import KINDS
 
 
 @pytest.fixture(scope="module", params=PROFILES)

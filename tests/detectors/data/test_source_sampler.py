@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_results import image_result, small_version
 
-from detectors.data.dataset import Sources, VersionDataset, as_made, loader
+from detectors.data.dataset import VersionDataset, as_made, loader
 from detectors.data.source_sampler import SourceSampler, SourceSettings
-from pipeline.dataset.shard_writer import PROFILES
+from detectors.data.views import Sources
+from pipeline.dataset.hdf5_columns import PROFILES
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.records import KINDS
+from pipeline.kinds import KINDS
 
 ALONE = 3
 """The number of the image without any accepted sample."""

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from detectors.training.calibration import NO_NORMALS, false_alarm_threshold, from_scores
 from detectors.training.precision_parity import compared
-from pipeline.records import KINDS
+from pipeline.kinds import KINDS
 
 NUMBERS = st.integers(-50, 50).map(lambda n: n / 8)
 SCORES = st.lists(NUMBERS, min_size=1, max_size=60).map(lambda s: np.array(s, np.float32))

@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config.docs import PAGE_FILE, PROJECT, SCHEMA_FILE, page_text, schema_text
-from pipeline.config.manifest import (
-    CategorySettings,
-    manifest_for_source,
-    override,
-    read_manifest,
-    resolve,
-)
+from pipeline.config.manifest import manifest_for_source, override, read_manifest, resolve
+from pipeline.config.schema import CategorySettings
+from pipeline.edits.settings import EditSettings
 from pipeline.errors import ManifestError
-from pipeline.settings import EditSettings, GateSettings, ProposalSettings, as_size, pixels_at
+from pipeline.gate.settings import GateSettings
+from pipeline.models.settings import ProposalSettings
+from pipeline.settings import as_size, pixels_at
 
 SMALLEST = "categories: {mine: {source: folder, path: photos}}\n"
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.manifest import Manifest, read_manifest, resolve
+from pipeline.config.manifest import read_manifest, resolve
+from pipeline.config.schema import Manifest
 from pipeline.errors import ManifestError
 
 SAME_FOLDER = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

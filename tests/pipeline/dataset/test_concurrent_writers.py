@@ -11,8 +11,8 @@ import pytest
 from small_results import PLAN, header, image_result, small_version
 
 from pipeline.dataset.verify import verify
+from pipeline.dataset.version import find_by_plan, versions
 from pipeline.errors import UserError
-from pipeline.generation.publish import find_by_plan, versions
 
 OTHER_PLAN = "f" * 64
 

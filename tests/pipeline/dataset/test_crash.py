@@ -23,9 +23,14 @@ from small_results import header, image_result, small_version
 from small_stages import random_stages
 
 from pipeline.dataset.verify import verify
-from pipeline.generation import cache
+from pipeline.dataset.version import Version, find_by_plan, versions
 from pipeline.generation.cache import StageCache
-from pipeline.generation.publish import Version, find_by_plan, versions
+from pipeline.generation.cache_codecs import (
+    pack_analysis,
+    pack_attempts,
+    unpack_analysis,
+    unpack_attempts,
+)
 
 KILLS = 50
 EARLIER_PLAN = "e" * 64
@@ -139,8 +144,8 @@ def keep_writing_entries(root: Path) -> None:
     while True:
         number += 1
         key = f"{number:064x}"
-        store.write("analysis", key, *cache.pack_analysis(pixels, foreground, proposals))
-        store.write("samples", key, *cache.pack_attempts(attempts))
+        store.write("analysis", key, *pack_analysis(pixels, foreground, proposals))
+        store.write("samples", key, *pack_attempts(attempts))
 
 
 def test_a_killed_run_leaves_whole_cache_entries_or_none(tmp_path):
@@ -154,9 +159,9 @@ def test_a_killed_run_leaves_whole_cache_entries_or_none(tmp_path):
             stored = StageCache(root).read(path.parent.parent.name, path.stem)
             assert stored is not None, f"{path} was half an entry"
             if path.parent.parent.name == "analysis":
-                assert np.array_equal(cache.unpack_analysis(*stored)[0], pixels)
+                assert np.array_equal(unpack_analysis(*stored)[0], pixels)
             else:
-                back = cache.unpack_attempts(*stored, pixels)
+                back = unpack_attempts(*stored, pixels)
                 assert [a.verdict for a in back] == [a.verdict for a in attempts]
     assert entries
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from small_results import small_version
 
+from pipeline.dataset.version import Version
 from pipeline.errors import RecordError
-from pipeline.generation.publish import Version
 from pipeline.utils.hashing import canonical_json, sha256_array
 
 

@@ -13,9 +13,10 @@ from small_results import image_result, real_image, small_version
 
 from detectors.data.dataset import VersionDataset
 from pipeline.dataset import hdf5_file as handles
+from pipeline.dataset.hdf5_columns import PROFILES
 from pipeline.dataset.sample_table import SampleTable
 from pipeline.dataset.shard_reader import SampleBatch, ShardReader, TestShardReader
-from pipeline.dataset.shard_writer import PROFILES, write_shard, write_test_shard
+from pipeline.dataset.shard_writer import write_shard, write_test_shard
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import IntegrityError, UserError

@@ -15,16 +15,12 @@ from hypothesis import strategies as st
 from small_results import PLAN, TURNS, header, image_result, real_image, small_version
 
 from pipeline.dataset import version_writer as building
-from pipeline.dataset.shard_writer import (
-    PROFILES,
-    ShardReader,
-    TestShardReader,
-    write_shard,
-    write_test_shard,
-)
+from pipeline.dataset.hdf5_columns import PROFILES
+from pipeline.dataset.shard_reader import ShardReader, TestShardReader
+from pipeline.dataset.shard_writer import write_shard, write_test_shard
 from pipeline.dataset.verify import verify
+from pipeline.dataset.version import Version, find_by_plan, latest, open_version, versions
 from pipeline.errors import IntegrityError, RecordError, UserError
-from pipeline.generation.publish import Version, find_by_plan, latest, open_version, versions
 from pipeline.records import Edit, Sample, Verdict, bounding_box
 from pipeline.reports.stats import as_text, stats
 

@@ -8,8 +8,8 @@ import pytest
 from small_results import PLAN, small_version
 
 from pipeline.dataset.verify import verify
+from pipeline.dataset.version import Version, find_by_plan, open_version
 from pipeline.errors import IntegrityError, UserError
-from pipeline.generation.publish import Version, find_by_plan, open_version
 
 FLIPS = 200
 

@@ -6,29 +6,28 @@ from skimage.color import deltaE_cie76, rgb2lab
 from skimage.measure import label, regionprops
 from small_parts import BLUE, GREEN, RED, YELLOW, bar, disc, kit, lenders, picture
 
-from pipeline.edits import apply as compose
-from pipeline.edits import plan as edits
-from pipeline.edits.context import stock_of
-from pipeline.edits.donors import Donors
+from pipeline.edits.apply import apply
+from pipeline.edits.context import ImageContext
+from pipeline.edits.donors import NO_DONORS, Donors
+from pipeline.edits.plan import plan
+from pipeline.edits.presets import kinds_of
+from pipeline.edits.settings import EditSettings
 from pipeline.errors import RecordError
-from pipeline.gate import judge as gate
-from pipeline.imaging.masks import Cut, stretching, turning, warped
+from pipeline.gate.judge import judge
+from pipeline.imaging.masks import MaskCrop, stretching, turning, warped
 from pipeline.models.inpaint.base import OpenCvInpainter
 from pipeline.records import ObjectProposals, Sample
-from pipeline.settings import EditSettings
 
 TELEA = OpenCvInpainter("telea")
-SETTINGS = EditSettings()
 
 
-def forged(kind: str, image, proposals, seed: int = 0, donors: Donors | None = None) -> Sample:
+def generated(kind: str, image, proposals, seed: int = 0, donors: Donors = NO_DONORS) -> Sample:
     """The first sample of a kind from a seed on."""
-    means = {"donors": donors} if donors is not None else {}
+    context = ImageContext(image, proposals, TELEA, donors=donors)
     for number in range(seed, seed + 20):
-        rng = np.random.default_rng(number)
-        edit = edits.plan(proposals, rng, SETTINGS, kind, image_HW3=image, **means)
+        edit = plan(context, np.random.default_rng(number), kind=kind)
         if edit is not None:
-            return compose.apply(edit, image, proposals, TELEA, **means)
+            return apply(edit, context)
     raise AssertionError(f"no {kind} in 20 seeds")
 
 
@@ -44,7 +43,7 @@ def screw(degrees: float = 0) -> tuple[np.ndarray, ObjectProposals]:
 @pytest.mark.parametrize("seed", range(0, 60, 20))
 def test_a_turned_part_points_where_the_edit_says(seed):
     image, proposals = screw()
-    sample = forged("wrong_orientation", image, proposals, seed)
+    sample = generated("wrong_orientation", image, proposals, seed)
     if sample.edit.parameters["mirror"]:
         pytest.skip("a mirrored part was drawn")
     found = max(regionprops(label(coloured(sample.pixels_HW3))), key=lambda region: region.area)
@@ -58,7 +57,7 @@ def test_a_turned_part_points_where_the_edit_says(seed):
 @pytest.mark.parametrize("seed", range(0, 100, 20))
 def test_the_area_of_a_resized_part_grows_with_the_square_of_its_scale(seed):
     image, proposals = picture([disc(128, 64, 64, 16)], [RED])
-    sample = forged("wrong_size", image, proposals, seed)
+    sample = generated("wrong_size", image, proposals, seed)
     scale = sample.edit.parameters["scale"]
     assert sample.edit.parameters["along"] is None
     assert scale < 0.76 or scale > 1.29
@@ -70,7 +69,7 @@ def test_a_slender_part_becomes_longer_or_shorter_and_no_wider():
     rod_HW = np.zeros((128, 128), np.bool_)
     rod_HW[60:67, 44:84] = True
     image, proposals = picture([rod_HW], [BLUE])
-    sample = forged("wrong_size", image, proposals)
+    sample = generated("wrong_size", image, proposals)
     rows = np.flatnonzero(coloured(sample.pixels_HW3).any(1))
     columns = np.flatnonzero(coloured(sample.pixels_HW3).any(0))
     assert np.ptp(rows) + 1 == pytest.approx(7, abs=1)
@@ -82,7 +81,7 @@ def test_a_resampled_part_keeps_its_grain(kind):
     image, proposals = picture([bar(128, 64, 64, 60, 22)], [YELLOW])
     before = roughness(image, proposals.masks_NHW[0])
     for seed in range(0, 80, 20):
-        sample = forged(kind, image, proposals, seed)
+        sample = generated(kind, image, proposals, seed)
         after = roughness(sample.pixels_HW3, coloured(sample.pixels_HW3))
         assert 0.75 * before < after < 1.35 * before, sample.edit
 
@@ -99,8 +98,8 @@ def test_a_round_part_is_never_turned_and_a_part_that_lies_anyhow_neither():
     loose, loosely = picture([bar(128, 40, 64, 44, 8, 10), bar(128, 90, 64, 44, 8, 70)], [RED, RED])
     for seed in range(12):
         for scene, parts in ((image, proposals), (loose, loosely)):
-            rng = np.random.default_rng(seed)
-            assert edits.plan(parts, rng, SETTINGS, "wrong_orientation", image_HW3=scene) is None
+            context = ImageContext(scene, parts)
+            assert plan(context, np.random.default_rng(seed), kind="wrong_orientation") is None
 
 
 def lit(image: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -122,18 +121,18 @@ def test_a_round_fruit_lit_from_one_side_is_not_turned_but_a_round_label_is():
     turned = {"fruit": 0, "label": 0}
     for seed in range(10):
         for name, image in (("fruit", lit(fruit, ball)), ("label", lit(label, ball))):
-            rng = np.random.default_rng(seed)
-            edit = edits.plan(proposals, rng, SETTINGS, "wrong_orientation", image_HW3=image)
+            context = ImageContext(image, proposals)
+            edit = plan(context, np.random.default_rng(seed), kind="wrong_orientation")
             turned[name] += edit is not None
     assert turned == {"fruit": 0, "label": 10}
 
 
-def test_whether_a_part_lies_anyhow_is_asked_again_for_other_donors():
+def test_whether_a_part_lies_anyhow_depends_on_the_donors():
     image, proposals = screw(0)
-    stock = stock_of(proposals, image)
     same = Donors.of({"a": lambda: screw(2)}, {"a": "a" * 64})
     other = Donors.of({"b": lambda: screw(60)}, {"b": "b" * 64})
-    assert [stock.lies_anyhow(0, donors) for donors in (same, other, same)] == [False, True, False]
+    contexts = [ImageContext(image, proposals, donors=donors) for donors in (same, other)]
+    assert [context.lies_anyhow(0) for context in contexts] == [False, True]
 
 
 def test_one_part_alone_is_not_turned_when_a_donor_shows_it_in_another_turn():
@@ -141,15 +140,15 @@ def test_one_part_alone_is_not_turned_when_a_donor_shows_it_in_another_turn():
     same = Donors.of({"a": lambda: screw(2)}, {"a": "a" * 64})
     other = Donors.of({"b": lambda: screw(60)}, {"b": "b" * 64})
     kind = "wrong_orientation"
-    assert forged(kind, image, proposals, donors=same).edit.kind == kind
+    assert generated(kind, image, proposals, donors=same).edit.kind == kind
     with pytest.raises(AssertionError, match="no wrong_orientation"):
-        forged(kind, *screw(0), donors=other)
+        generated(kind, *screw(0), donors=other)
 
 
 def test_a_recoloured_part_has_the_colour_of_another_part_and_keeps_its_shading():
     image, proposals = kit()
     for seed in range(12):
-        sample = forged("wrong_colour", image, proposals, seed)
+        sample = generated("wrong_colour", image, proposals, seed)
         target, like = sample.edit.targets[0], sample.edit.parameters["like"]
         inside = proposals.masks_NHW[target]
         lab = rgb2lab(sample.pixels_HW3)
@@ -165,7 +164,7 @@ def test_a_recoloured_part_has_the_colour_of_another_part_and_keeps_its_shading(
 def test_a_highlight_stays_white_and_grey_becomes_colourful():
     image, proposals = picture([disc(128, 64, 64, 20)], [(110, 110, 110)])
     image[60:64, 60:64] = 255
-    sample = forged("wrong_colour", image, proposals)
+    sample = generated("wrong_colour", image, proposals)
     assert "hue" in sample.edit.parameters
     assert (sample.pixels_HW3[61:63, 61:63] > 225).all()
     assert np.ptp(sample.pixels_HW3[70:76, 60:70].mean((0, 1))) > 30
@@ -176,7 +175,7 @@ def test_a_part_of_the_wrong_type_comes_from_a_donor_or_another_place():
     donors = lenders()
     sources = set()
     for seed in range(30):
-        sample = forged("wrong_type", image, proposals, seed, donors)
+        sample = generated("wrong_type", image, proposals, seed, donors)
         parameters, target = sample.edit.parameters, sample.edit.targets[0]
         if "donor" in parameters:
             lender = kit(50 + int(parameters["donor"]["image"][-5]))[0]
@@ -197,14 +196,14 @@ def test_a_borrowed_part_that_is_gone_is_an_error_that_names_it():
     image, proposals = kit()
     donors = lenders()
     for seed in range(40):
-        sample = forged("wrong_type", image, proposals, seed, donors)
+        sample = generated("wrong_type", image, proposals, seed, donors)
         if "donor" in sample.edit.parameters:
             break
     with pytest.raises(RecordError, match=r"train/good/[01]\.png"):
-        compose.apply(sample.edit, image, proposals, TELEA)
+        apply(sample.edit, ImageContext(image, proposals, TELEA))
     others = Donors.of({f"train/good/{n}.png": screw for n in range(2)})
     with pytest.raises(RecordError, match="not the one that the edit borrowed"):
-        compose.apply(sample.edit, image, proposals, TELEA, donors=others)
+        apply(sample.edit, ImageContext(image, proposals, TELEA, donors=others))
 
 
 def test_a_filler_is_asked_with_a_prompt_of_the_list_and_only_its_hole_is_taken():
@@ -216,25 +215,26 @@ def test_a_filler_is_asked_with_a_prompt_of_the_list_and_only_its_hole_is_taken(
         return np.full_like(picture, 7)
 
     paper = EditSettings(preset="paper", prompts=("a cork", "a coin"))
-    edit = edits.plan(proposals, np.random.default_rng(0), paper, "wrong_type", fills=True)
-    sample = compose.apply(edit, image, proposals, TELEA, fill=fill)
+    context = ImageContext(image, proposals, TELEA, fill)
+    edit = plan(context, np.random.default_rng(0), paper, "wrong_type")
+    sample = apply(edit, context)
     assert asked[0][0] in paper.prompts
     assert asked[0][1] == "fill"
     assert (sample.pixels_HW3[sample.change_HW] == 7).all()
     with pytest.raises(RecordError, match="there is no filler"):
-        compose.apply(edit, image, proposals, TELEA)
-    turns = edits.kinds_of(paper, fills=True)
+        apply(edit, ImageContext(image, proposals, TELEA))
+    turns = kinds_of(paper, fills=True)
     assert (turns.count("missing"), turns.count("wrong_type")) == (7, 3)
 
 
 def test_a_wrong_order_moves_every_part_to_the_place_of_the_next():
     image, proposals = kit()
-    sample = forged("wrong_order", image, proposals)
+    sample = generated("wrong_order", image, proposals)
     ring = sample.edit.targets
     assert len(ring) >= 3
     for here, there in zip(ring, ring[1:] + ring[:1], strict=True):
         was = np.median(image[proposals.masks_NHW[here]], axis=0)
-        middle = Cut.of(proposals.masks_NHW[there]).centre
+        middle = MaskCrop.of(proposals.masks_NHW[there]).centre
         x, y = int(middle[0]), int(middle[1])
         now = np.median(sample.pixels_HW3[y - 2 : y + 3, x - 2 : x + 3], axis=(0, 1))
         np.testing.assert_allclose(now, was, atol=25)
@@ -245,8 +245,8 @@ def test_parts_that_look_alike_are_not_exchanged(kind):
     masks = [disc(128, 30, 30, 12), disc(128, 30, 96, 12), disc(128, 94, 60, 12)]
     image, proposals = picture(masks, [GREEN] * 3)
     for seed in range(10):
-        rng = np.random.default_rng(seed)
-        assert edits.plan(proposals, rng, SETTINGS, kind, image_HW3=image) is None
+        context = ImageContext(image, proposals)
+        assert plan(context, np.random.default_rng(seed), kind=kind) is None
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -259,7 +259,7 @@ def test_quarter_turns_move_whole_pixels(degrees, mirror):
 
 
 def test_a_warped_outline_stays_on_its_middle():
-    cut = Cut.of(bar(128, 60, 70, 40, 8))
+    cut = MaskCrop.of(bar(128, 60, 70, 40, 8))
     for matrix in (turning(45), stretching(1.5), stretching(0.6, along=30)):
         after = cut.warped(matrix)
         assert np.allclose(after.centre, cut.centre, atol=3)
@@ -275,13 +275,13 @@ def test_with_ground_prompts_a_control_keeps_the_product_and_replaces_everything
         return np.where(keep[..., None], picture, 7).astype(np.uint8)
 
     chosen = EditSettings(ground_prompts=("grey felt", "a steel table"))
-    rng = np.random.default_rng(0)
-    edit = edits.plan(proposals, rng, chosen, "control_background", fills=True)
-    sample = compose.apply(edit, image, proposals, TELEA, fill=fill)
+    context = ImageContext(image, proposals, TELEA, fill)
+    edit = plan(context, np.random.default_rng(0), chosen, "control_background")
+    sample = apply(edit, context)
     assert asked[0][0] in chosen.ground_prompts
     assert asked[0][1] == "replace"
     assert sample.label == 0
     product = proposals.foreground_HW | proposals.masks_NHW.any(0)
     assert not (sample.change_HW & product).any()
     assert (sample.pixels_HW3[sample.change_HW] == 7).all()
-    assert gate.judge(sample, image).reason not in ("visible_control", "implausible")
+    assert judge(sample, image).reason not in ("visible_control", "implausible")

@@ -1,7 +1,6 @@
 """Edits and compositing: what a plan promises, and that nothing else in the picture changes."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,14 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_parts import kit, lenders
 
-from pipeline.edits import apply as compose
-from pipeline.edits import plan as edits
-from pipeline.edits.placement import MAX_OVERLAP, MIN_GROUND
-from pipeline.gate import judge as gate
+from pipeline.edits.apply import apply
+from pipeline.edits.context import ImageContext
+from pipeline.edits.placement import MAX_OVERLAP, MIN_BACKGROUND
+from pipeline.edits.plan import plan
+from pipeline.edits.presets import kinds_of
+from pipeline.edits.registry import EDITS, edit_kind
+from pipeline.edits.settings import EditSettings
+from pipeline.errors import RecordError
+from pipeline.gate.judge import judge
 from pipeline.imaging.masks import shifted
+from pipeline.kinds import KINDS
 from pipeline.models.inpaint.base import OpenCvInpainter
-from pipeline.records import KINDS, Edit, ObjectProposals
-from pipeline.settings import EditSettings
+from pipeline.records import Edit, ObjectProposals
 
 TELEA = OpenCvInpainter("telea")
 SETTINGS = EditSettings()
@@ -57,9 +61,10 @@ def only(proposals: ObjectProposals, index: int) -> ObjectProposals:
 
 def test_the_five_lines():
     image, proposals = tray()
-    edit = edits.plan(proposals, np.random.default_rng(1), SETTINGS)
-    sample = compose.apply(edit, image, proposals, TELEA)
-    verdict = gate.judge(sample, image)
+    context = ImageContext(image, proposals, TELEA)
+    edit = plan(context, np.random.default_rng(1))
+    sample = apply(edit, context)
+    verdict = judge(sample, image)
     assert verdict.accepted, verdict
     assert sample.label == 1
 
@@ -70,16 +75,17 @@ def test_the_five_lines():
 def test_an_edit_does_what_its_name_says(kind, share):
     image, proposals = tray()
     proposals = only(proposals, 0)
-    edit = edits.plan(proposals, np.random.default_rng(3), SETTINGS, kind)
-    sample = compose.apply(edit, image, proposals, TELEA)
+    context = ImageContext(image, proposals, TELEA)
+    sample = apply(plan(context, np.random.default_rng(3), kind=kind), context)
     assert reds(sample.pixels_HW3) == pytest.approx(share * reds(image), abs=0.15 * reds(image))
     assert sample.label == (0 if kind == "control_noop" else 1)
 
 
 def test_swapped_objects_change_places():
     image, proposals = tray()
-    edit = edits.plan(proposals, np.random.default_rng(0), SETTINGS, "swapped")
-    sample = compose.apply(edit, image, proposals, TELEA)
+    context = ImageContext(image, proposals, TELEA)
+    edit = plan(context, np.random.default_rng(0), kind="swapped")
+    sample = apply(edit, context)
     first, second = (proposals.masks_NHW[t] for t in edit.targets)
     before = image[first].mean(0), image[second].mean(0)
     after = sample.pixels_HW3[first].mean(0), sample.pixels_HW3[second].mean(0)
@@ -94,22 +100,19 @@ def test_swapped_objects_change_places():
     dilation=st.integers(0, 9),
     feather=st.integers(0, 7),
     noise=st.booleans(),
-    seen=st.booleans(),
 )
-def test_outside_the_change_mask_every_byte_is_the_source(
-    kind, seed, dilation, feather, noise, seen
-):
+def test_outside_the_change_mask_every_byte_is_the_source(kind, seed, dilation, feather, noise):
     image, proposals = kit(seed % 5)
     donors = lenders()
     chosen = EditSettings(dilation=dilation, feather=feather, match_noise=noise)
-    looks = {"donors": donors, "image_HW3": image if seen else None}
-    edit = edits.plan(proposals, np.random.default_rng(seed), chosen, kind, **looks)
+    context = ImageContext(image, proposals, donors=donors)
+    edit = plan(context, np.random.default_rng(seed), chosen, kind)
     if edit is None:
         return
     vandal = lambda picture, hole: 255 - picture  # noqa: E731  (alters all it gets hold of)
     x0, y0, x1, y1 = edit.parameters["region"]
     for inpaint in (TELEA, vandal):
-        sample = compose.apply(edit, image, proposals, inpaint, donors=donors)
+        sample = apply(edit, ImageContext(image, proposals, inpaint, donors=donors))
         outside = ~sample.change_HW
         assert np.array_equal(sample.pixels_HW3[outside], image[outside])
         assert sample.change_HW.any()
@@ -121,16 +124,15 @@ def test_outside_the_change_mask_every_byte_is_the_source(
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32))
 def test_an_edit_survives_json_and_gives_the_same_pixels_again(kind, seed):
     image, proposals = kit()
-    donors = lenders()
-    plan = partial(edits.plan, proposals, settings=SETTINGS, kind=kind, donors=donors)
-    edit = plan(rng=np.random.default_rng(seed), image_HW3=image)
-    assert plan(rng=np.random.default_rng(seed), image_HW3=image.copy()) == edit
+    context = ImageContext(image, proposals, TELEA, donors=lenders())
+    anew = ImageContext(image.copy(), proposals, TELEA, donors=lenders())
+    edit = plan(context, np.random.default_rng(seed), kind=kind)
+    assert plan(anew, np.random.default_rng(seed), kind=kind) == edit
     if edit is None:
         return
     again = Edit.from_json(json.loads(json.dumps(edit.to_json())))
     assert again.to_json() == edit.to_json()
-    first = compose.apply(edit, image, proposals, TELEA, donors=donors)
-    second = compose.apply(again, image, proposals, TELEA, donors=lenders())
+    first, second = apply(edit, context), apply(again, anew)
     assert np.array_equal(first.pixels_HW3, second.pixels_HW3)
     assert np.array_equal(first.change_HW, second.change_HW)
 
@@ -139,16 +141,16 @@ def test_an_edit_survives_json_and_gives_the_same_pixels_again(kind, seed):
 @given(seed=st.integers(0, 2**32))
 def test_a_combined_edit_is_two_kinds_that_do_not_touch(seed):
     image, proposals = kit()
-    rng = np.random.default_rng(seed)
-    edit = edits.plan(proposals, rng, SETTINGS, "combined", image_HW3=image)
+    context = ImageContext(image, proposals, TELEA)
+    edit = plan(context, np.random.default_rng(seed), kind="combined")
     if edit is None:
         return
     first, second = edit.parts
     assert first.kind != second.kind
     assert not set(first.targets) & set(second.targets)
     assert edit.targets == first.targets + second.targets
-    both = compose.apply(edit, image, proposals, TELEA)
-    alone = [compose.apply(part, image, proposals, TELEA) for part in edit.parts]
+    both = apply(edit, context)
+    alone = [apply(part, context) for part in edit.parts]
     assert not (alone[0].change_HW & alone[1].change_HW).any()
     assert np.array_equal(both.change_HW, alone[0].change_HW | alone[1].change_HW)
     for sample in alone:
@@ -160,10 +162,10 @@ def test_a_combined_edit_is_two_kinds_that_do_not_touch(seed):
 @given(seed=st.integers(0, 2**32), dilation=st.integers(0, 6))
 def test_repainted_background_holds_no_part_and_is_labelled_normal(seed, dilation):
     image, proposals = kit()
-    settings_ = EditSettings(dilation=dilation)
-    rng = np.random.default_rng(seed)
-    edit = edits.plan(proposals, rng, settings_, "control_background")
-    sample = compose.apply(edit, image, proposals, TELEA)
+    context = ImageContext(image, proposals, TELEA)
+    chosen = EditSettings(dilation=dilation)
+    edit = plan(context, np.random.default_rng(seed), chosen, "control_background")
+    sample = apply(edit, context)
     assert sample.label == 0
     assert edit.targets == ()
     assert sample.object_HW.sum() in proposals.masks_NHW.sum((1, 2))
@@ -173,56 +175,65 @@ def test_repainted_background_holds_no_part_and_is_labelled_normal(seed, dilatio
 def test_where_parts_leave_no_ground_there_is_no_background_control():
     everywhere = np.ones((1, 64, 64), np.bool_)
     full = ObjectProposals(everywhere, np.ones(1, np.float32), everywhere[0])
-    assert edits.plan(full, np.random.default_rng(0), SETTINGS, "control_background") is None
+    context = ImageContext(np.zeros((64, 64, 3), np.uint8), full)
+    assert plan(context, np.random.default_rng(0), kind="control_background") is None
 
 
 def test_every_kind_finds_something_to_do_on_a_kit():
-    image, proposals = kit()
+    context = ImageContext(*kit())
     for kind in KINDS:
-        plan = partial(edits.plan, proposals, settings=SETTINGS, kind=kind, image_HW3=image)
-        assert any(plan(rng=np.random.default_rng(seed)) for seed in range(20)), kind
-    assert edits.kinds_of(SETTINGS) == tuple(KINDS[:9])
+        found = (plan(context, np.random.default_rng(seed), kind=kind) for seed in range(20))
+        assert any(found), kind
+    assert kinds_of(SETTINGS) == tuple(KINDS[:9])
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), stays=st.booleans())
 def test_a_moved_object_stays_whole_on_its_ground_and_off_the_others(seed, stays):
-    _, proposals = tray()
+    image, proposals = tray()
     kind = "extra" if stays else "misplaced"
-    edit = edits.plan(proposals, np.random.default_rng(seed), SETTINGS, kind)
+    edit = plan(ImageContext(image, proposals), np.random.default_rng(seed), kind=kind)
     if edit is None:
         return
     target = edit.targets[0]
     there = shifted(proposals.masks_NHW[target], *edit.parameters["offset"])
     area = proposals.masks_NHW[target].sum()
     assert there.sum() == area
-    assert (there & proposals.foreground_HW).sum() >= MIN_GROUND * area
+    assert (there & proposals.foreground_HW).sum() >= MIN_BACKGROUND * area
     others = np.delete(proposals.masks_NHW, target, 0).any(0)
     assert (there & others).sum() <= MAX_OVERLAP * area
 
 
 def test_an_object_that_the_frame_cuts_is_never_moved():
-    _, proposals = tray()
+    image, proposals = tray()
     cut_HW = np.zeros_like(proposals.masks_NHW[0])
     cut_HW[:12, 30:50] = True
     alone = ObjectProposals(cut_HW[None], np.ones(1, np.float32), np.ones_like(cut_HW))
-    rng = np.random.default_rng(0)
-    assert edits.plan(alone, rng, SETTINGS, "extra") is None
-    assert edits.plan(alone, rng, SETTINGS, "missing") is not None
+    context, rng = ImageContext(image, alone), np.random.default_rng(0)
+    assert plan(context, rng, kind="extra") is None
+    assert plan(context, rng, kind="missing") is not None
 
 
 def test_nothing_to_edit_gives_no_edit():
-    _image, proposals = tray()
+    image, proposals = tray()
     nothing = ObjectProposals(
         proposals.masks_NHW[:0], proposals.scores_N[:0], proposals.foreground_HW
     )
-    assert edits.plan(nothing, np.random.default_rng(0), SETTINGS) is None
+    assert plan(ImageContext(image, nothing), np.random.default_rng(0)) is None
+
+
+def test_an_unknown_kind_is_an_error_never_silence():
+    context = ImageContext(*tray())
+    with pytest.raises(RecordError, match=r"kind must be one of .*'mislaid'"):
+        plan(context, np.random.default_rng(0), kind="mislaid")
+    with pytest.raises(RecordError, match="plans and applies 'mislaid'"):
+        edit_kind("mislaid")
+    assert set(EDITS) | {"combined"} == set(KINDS)
 
 
 def test_the_paper_preset_only_removes():
-    _, proposals = tray()
-    paper = EditSettings(preset="paper")
-    kinds = {edits.plan(proposals, np.random.default_rng(s), paper).kind for s in range(20)}
+    context, paper = ImageContext(*tray()), EditSettings(preset="paper")
+    kinds = {plan(context, np.random.default_rng(seed), paper).kind for seed in range(20)}
     assert kinds == {"missing"}
 
 

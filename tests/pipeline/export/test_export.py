@@ -26,9 +26,10 @@ from pipeline.errors import UserError
 from pipeline.export.base import ExportOptions
 from pipeline.export.folder import export_folder
 from pipeline.export.run import FORMATS, export
-from pipeline.export.samples import LONGEST_NAME, Names
 from pipeline.generation.publish import publish
-from pipeline.sources.listing import load_test, read_source
+from pipeline.sources.ground_truth import load_test
+from pipeline.sources.listing import read_source
+from pipeline.utils.files import LONGEST_NAME, Names
 from pipeline.utils.hashing import sha256_file
 
 ALL, REAL, BOTH = (

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.gate import judge as gate
 from pipeline.gate import scores as gate_scores
 from pipeline.gate.calibration import Limits
 from pipeline.gate.checks import RULES, STAND_INS, limit_of
+from pipeline.gate.judge import judge
+from pipeline.gate.settings import GateSettings
 from pipeline.imaging.noise import MAX_GRAIN, add_grain, grain_level, ring_of
 from pipeline.records import Edit, Sample
-from pipeline.settings import GateSettings
 
 
 def scene(noise: float = 3.0, size: int = 96) -> np.ndarray:
@@ -39,7 +39,7 @@ def clean(noise: float = 3.0) -> np.ndarray:
 
 def test_a_clean_removal_passes():
     image = scene()
-    assert gate.judge(removal(image, clean(), disc(14)), image).accepted
+    assert judge(removal(image, clean(), disc(14)), image).accepted
 
 
 def broken_samples():
@@ -61,14 +61,14 @@ def broken_samples():
 
 @pytest.mark.parametrize(("reason", "sample"), list(broken_samples()), ids=lambda v: str(v)[:20])
 def test_each_rule_has_its_reason(reason, sample):
-    verdict = gate.judge(sample, scene())
+    verdict = judge(sample, scene())
     assert verdict.reason == reason, verdict
 
 
 def test_a_faint_change_is_refused():
     image = scene(noise=0)
     paler = np.clip(image.astype(int) + 9, 0, 255)
-    assert gate.judge(removal(image, paler, disc(12)), image).reason == "faint"
+    assert judge(removal(image, paler, disc(12)), image).reason == "faint"
 
 
 def test_exchanging_two_of_a_kind_is_no_anomaly():
@@ -84,7 +84,7 @@ def test_exchanging_two_of_a_kind_is_no_anomaly():
         edited = image.copy()
         edited[left], edited[right] = image[right], image[left]
         around = disc(16, at=(28, 48)) | disc(16, at=(68, 48))
-        verdict = gate.judge(Sample(edit, edited, around, left | right), image)
+        verdict = judge(Sample(edit, edited, around, left | right), image)
         reasons[name] = verdict.reason
     assert reasons == {"alike": "look_alike", "unlike": ""}
 
@@ -92,20 +92,20 @@ def test_exchanging_two_of_a_kind_is_no_anomaly():
 def test_the_same_edit_twice_is_a_duplicate():
     image = scene()
     sample = removal(image, clean(), disc(14))
-    assert gate.judge(sample, image, accepted=[sample]).reason == "duplicate"
+    assert judge(sample, image, accepted=[sample]).reason == "duplicate"
     elsewhere = removal(image, clean(), disc(14, at=(20, 20)))
-    assert gate.judge(sample, image, accepted=[elsewhere]).accepted
+    assert judge(sample, image, accepted=[elsewhere]).accepted
 
 
 def test_a_control_that_changed_nothing_passes():
     image = scene()
-    assert gate.judge(removal(image, image, disc(14), kind="control_noop"), image).accepted
+    assert judge(removal(image, image, disc(14), kind="control_noop"), image).accepted
 
 
 def test_thresholds_are_settings():
     image = scene()
     strict = GateSettings(min_delta_e=90)
-    assert gate.judge(removal(image, clean(), disc(14)), image, strict).reason == "faint"
+    assert judge(removal(image, clean(), disc(14)), image, strict).reason == "faint"
 
 
 def test_delta_e_agrees_with_scikit_image():
@@ -238,9 +238,9 @@ def test_pixels_burnt_to_white_are_refused():
     white = np.full_like(image, 255)
     white[::2] = clean()[::2].astype(np.uint8)  # every second line, so that grain stays
     loose = GateSettings(max_seam_ratio=100, max_noise_ratio=100, min_noise_ratio=0)
-    verdict = gate.judge(removal(image, white, disc(14)), image, loose)
+    verdict = judge(removal(image, white, disc(14)), image, loose)
     assert verdict.reason == "saturated"
-    assert gate.judge(
+    assert judge(
         removal(image, white, disc(14)), image, loose.model_copy(update={"max_clipped": 1.0})
     ).accepted
 
@@ -258,11 +258,11 @@ def test_two_edits_in_one_sample_are_judged_each_by_itself():
     edit = Edit("combined", (0, 1), {"edits": parts, "foreground_share": 0.2}, 0)
     fill = np.clip(120 + np.random.default_rng(5).normal(0, 3, image.shape), 0, 255)
     both = np.where((holes[0] | holes[1])[..., None], fill, image).astype(np.uint8)
-    verdict = gate.judge(Sample(edit, both, holes[0] | holes[1], holes[0] | holes[1]), image)
+    verdict = judge(Sample(edit, both, holes[0] | holes[1], holes[0] | holes[1]), image)
     assert verdict.accepted
     assert {"delta_e", "delta_e_2"} <= set(verdict.scores)
     half = np.where(holes[0][..., None], fill, image).astype(np.uint8)
-    verdict = gate.judge(Sample(edit, half, holes[0] | holes[1], holes[0] | holes[1]), image)
+    verdict = judge(Sample(edit, half, holes[0] | holes[1], holes[0] | holes[1]), image)
     assert verdict.reason == "unchanged"
     assert verdict.scores["changed_fraction"] > 0.3 > verdict.scores["changed_fraction_2"]
 
@@ -287,5 +287,5 @@ def test_two_edits_together_must_leave_enough_of_picture_and_product():
         ]
         edit = Edit("combined", (0, 1), {"edits": parts, "foreground_share": 2 * share}, 0)
         sample = Sample(edit, both, holes.any(0), holes.any(0))
-        verdict = gate.judge(sample, image, GateSettings(max_change_area=area))
+        verdict = judge(sample, image, GateSettings(max_change_area=area))
         assert verdict.reason == reason

@@ -12,11 +12,11 @@ from pipeline.gate import calibration as normality
 from pipeline.gate import judge as gate
 from pipeline.gate import patch_bank as patches
 from pipeline.gate.checks import findings
+from pipeline.gate.settings import GateSettings
 from pipeline.imaging.artifacts import clipped_share, outline_ratio
 from pipeline.imaging.noise import add_grain
 from pipeline.models.weights import store as weights
 from pipeline.records import Edit, ObjectProposals, Sample
-from pipeline.settings import GateSettings
 from scenes.render import render
 
 TEACHER = weights.BUNDLED / "small_teacher.safetensors"

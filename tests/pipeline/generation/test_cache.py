@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from small_stages import random_stages
 
 from pipeline.errors import UserError
-from pipeline.generation import cache
 from pipeline.generation.cache import StageCache
+from pipeline.generation.cache_codecs import pack_analysis, pack_attempts, read_result
 from pipeline.utils.files import locked_if_free
 
 KEY = "ab" * 32
@@ -23,9 +23,9 @@ KEY = "ab" * 32
 def test_records_come_back_as_they_went_in(tmp_path_factory, seed, height, width, count):
     store = StageCache(tmp_path_factory.mktemp("cache"))
     pixels, foreground, proposals, attempts = random_stages(seed, height, width, count)
-    store.write("analysis", KEY, *cache.pack_analysis(pixels, foreground, proposals))
-    store.write("samples", KEY, *cache.pack_attempts(attempts))
-    back = cache.read_result(store, "a.png", "d", "train", (KEY, KEY))
+    store.write("analysis", KEY, *pack_analysis(pixels, foreground, proposals))
+    store.write("samples", KEY, *pack_attempts(attempts))
+    back = read_result(store, "a.png", "d", "train", (KEY, KEY))
     assert np.array_equal(back.pixels_HW3, pixels)
     assert np.array_equal(back.foreground.mask_HW, foreground.mask_HW)
     assert (back.foreground.peak, back.foreground.fallback) == (0.25, "why")

@@ -14,7 +14,8 @@ from small_results import small_version
 
 from flows.commands.gc import gc_command
 from flows.jobs.generate import generate
-from pipeline.config.manifest import CategorySettings, manifest_for_source, resolve
+from pipeline.config.manifest import manifest_for_source, resolve
+from pipeline.config.schema import CategorySettings
 from pipeline.errors import UserError
 from pipeline.generation.cache import CACHE
 from pipeline.generation.gc import sweep
@@ -206,7 +207,7 @@ def test_a_plan_of_an_older_release_is_absent_and_no_crash(photos, store):
     """Before there were donors and a normality, plans lacked both."""
     for path in (store / ".cache" / "plans").glob("*.json"):
         saved = json.loads(path.read_text())
-        del saved["normality_key"]
+        del saved["calibration_key"]
         for image in saved["images"]:
             del image["donors"]
         path.write_text(json.dumps(saved))

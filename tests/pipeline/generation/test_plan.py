@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from small_photos import draw_parts
 
+from flows.jobs import forecast as forecasting
 from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.forecast import forecast, forecast_text
+from pipeline.dataset.version import versions
+from pipeline.generation import cache_keys, timings
 from pipeline.generation import plan as planning
-from pipeline.generation import timings
-from pipeline.generation.publish import versions
+from pipeline.generation.cache_keys import software
 from pipeline.generation.timings import RUNS, TIMINGS, Timing, how_of, known, record
 
 MANIFEST = """\
@@ -106,9 +108,10 @@ def test_a_setting_that_is_changed_back_leads_to_the_version_that_it_made(folder
 def test_code_and_libraries_that_changed_are_named(folder, monkeypatch):
     choices = Choices(manifest=folder / "manifest.yaml", store=folder / "store")
     settings = settings_of(choices)[0]
-    libraries = planning.software() | {"numpy": "0.0"}
-    monkeypatch.setattr(planning, "software", lambda: libraries)
-    monkeypatch.setattr(planning, "code_digest", lambda modules: "f" * 64)
+    libraries = software() | {"numpy": "0.0"}
+    monkeypatch.setattr(forecasting, "software", lambda: libraries)
+    monkeypatch.setattr(forecasting, "code_version", lambda: "f" * 16)
+    monkeypatch.setattr(cache_keys, "code_digest", lambda packages: "f" * 64)
     found = forecast(settings, None, 1)
     assert found["published"] is None
     code, numpy = found["changed"]

@@ -9,8 +9,8 @@ from small_photos import draw_parts
 
 from flows.jobs.generate import generate
 from pipeline.config.manifest import manifest_for_source, resolve
+from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
-from pipeline.generation.publish import open_version
 from pipeline.generation.reproduce import regenerate
 from pipeline.models import build as models
 from pipeline.models import device as devices

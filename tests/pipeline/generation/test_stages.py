@@ -8,9 +8,22 @@ import numpy as np
 import pytest
 
 from pipeline.config.manifest import manifest_for_source, resolve
-from pipeline.edits import plan as edits
-from pipeline.generation import analysis as stages
+from pipeline.edits.context import ImageContext
+from pipeline.edits.presets import PRESETS
+from pipeline.generation import cache_keys
 from pipeline.generation import plan as planning
+from pipeline.generation.analysis import analyse_batch
+from pipeline.generation.cache_keys import (
+    CALIBRATION_IMAGES,
+    PlannedImage,
+    calibration_images,
+    donors_of,
+    with_keys,
+)
+from pipeline.generation.calibrate import calibrate, images_to_analyse
+from pipeline.generation.outcome import Ledger
+from pipeline.generation.pack import pack
+from pipeline.generation.sampler import generate_batch, generate_samples, sample_seed
 from pipeline.models.inpaint.base import OpenCvInpainter
 from pipeline.records import ObjectProposals
 from scenes.render import render
@@ -38,10 +51,10 @@ def settings_of(folder, store, **overrides):
 
 
 def run(plan):
-    ledger = stages.Ledger()
-    for outcome in stages.forge_batch(plan, plan.images):
+    ledger = Ledger()
+    for outcome in generate_batch(plan, plan.images):
         ledger.add(outcome)
-    return ledger, stages.pack(plan, ledger.failures)
+    return ledger, pack(plan, ledger.failures)
 
 
 def test_a_category_becomes_a_version_and_the_cache_serves_it_again(folder, tmp_path):
@@ -104,14 +117,14 @@ def test_a_rule_book_brings_the_network_of_its_looks_into_the_key(folder, tmp_pa
     """Without patches in the gate the teacher still describes the parts that rules are about."""
     settings = settings_of(folder, tmp_path, gate={"patches": False})
     (tmp_path / "book.yaml").write_text("any text: the key asks for its digest")
-    monkeypatch.setattr(planning, "rules_digest", lambda settings: "b" * 64)
+    monkeypatch.setattr(cache_keys, "rules_digest", lambda settings: "b" * 64)
     ruled = settings.model_copy(update={"rules": tmp_path / "book.yaml"})
-    image = planning.PlannedImage("a", "a.png", "train", "a" * 64)
+    image = PlannedImage("a", "a.png", "train", "a" * 64)
     keys = {}
     for teacher in ("1" * 64, "2" * 64):
-        monkeypatch.setattr(planning.weight_files, "sha256", lambda path, own=teacher: own)
+        monkeypatch.setattr(cache_keys.weight_files, "sha256", lambda path, own=teacher: own)
         for name, one in (("plain", settings), ("ruled", ruled)):
-            keys[name, teacher[0]] = planning.with_keys(one, {}, [image])[0][0].samples_key
+            keys[name, teacher[0]] = with_keys(one, {}, [image])[0][0].samples_key
     assert keys["plain", "1"] == keys["plain", "2"]
     assert keys["ruled", "1"] != keys["ruled", "2"]
 
@@ -134,7 +147,7 @@ def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder,
     image, proposals = two_squares()
     settings = settings_of(folder, tmp_path, edits={"attempts": 5, "kinds": ["missing"]})
     do_nothing = lambda picture, hole: picture  # noqa: E731
-    attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, do_nothing)
+    attempts = generate_samples(settings, "ab" * 32, ImageContext(image, proposals, do_nothing))
     anomalies = [a for a in attempts if a.kind == "missing"]
     assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint", "tried_before"}
     assert [a.attempt for a in anomalies] == list(range(5)) * 3
@@ -144,9 +157,11 @@ def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder,
 def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
     image, proposals = two_squares()
     settings = settings_of(folder, tmp_path, edits={"per_image": 4, "controls_per_image": 2})
-    attempts = stages.forge_samples(settings, "ab" * 32, image, proposals, OpenCvInpainter("telea"))
+    attempts = generate_samples(
+        settings, "ab" * 32, ImageContext(image, proposals, OpenCvInpainter("telea"))
+    )
     first = [a.kind for a in attempts if a.attempt == 0]
-    turns = edits.PRESETS["full"]
+    turns = PRESETS["full"]
     start = turns.index(first[0])
     assert first[:4] == [turns[(start + n) % len(turns)] for n in range(4)]
     assert set(first[4:]) == {"control_noop", "control_background"}
@@ -156,7 +171,7 @@ def test_without_candidates_the_reason_is_counted_once_per_sample(folder, tmp_pa
     image, proposals = two_squares()
     nothing = replace(proposals, masks_NHW=proposals.masks_NHW[:0], scores_N=proposals.scores_N[:0])
     settings = settings_of(folder, tmp_path)
-    attempts = stages.forge_samples(settings, "ab" * 32, image, nothing, OpenCvInpainter("ns"))
+    attempts = generate_samples(settings, "ab" * 32, ImageContext(image, nothing))
     assert [a.verdict.reason for a in attempts] == ["no_candidate"] * 4
 
 
@@ -164,12 +179,12 @@ def test_a_seed_depends_on_each_of_its_parts():
     base = (0, "bottle", "ab" * 32, 1, 2)
     others = [(1, *base[1:]), (0, "bag", *base[2:]), (0, "bottle", "cd" * 32, 1, 2),
               (0, "bottle", "ab" * 32, 2, 2), (0, "bottle", "ab" * 32, 1, 3)]  # fmt: skip
-    seeds = {stages.sample_seed(*parts) for parts in (base, *others)}
+    seeds = {sample_seed(*parts) for parts in (base, *others)}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**62 for seed in seeds)
 
 
-# --- phases: analyse, study, forge ----------------------------------------------------------------
+# --- phases: analyse, calibrate, sample -----------------------------------------------------------
 
 
 def normals(cache):
@@ -179,16 +194,16 @@ def normals(cache):
 def test_three_phases_make_what_one_makes(folder, tmp_path):
     plans = [planning.plan(settings_of(folder, tmp_path / name)) for name in ("three", "one")]
     phased, at_once = plans
-    outcomes = stages.analyse_batch(phased, phased.images)
+    outcomes = analyse_batch(phased, phased.images)
     assert all(o.analysis_seconds > 0 and not o.samples_seconds for o in outcomes)
-    assert {image.name for image in stages.to_study(phased)} <= {i.name for i in phased.images}
-    stages.study(phased)
-    assert stages.to_study(phased) == ()
-    forged = stages.forge_batch(phased, phased.images)
-    assert all(o.samples_seconds > 0 and not o.analysis_seconds for o in forged)
+    assert {image.name for image in images_to_analyse(phased)} <= {i.name for i in phased.images}
+    calibrate(phased)
+    assert images_to_analyse(phased) == ()
+    done = generate_batch(phased, phased.images)
+    assert all(o.samples_seconds > 0 and not o.analysis_seconds for o in done)
     digests = {run(plan)[1].digest for plan in plans}
     assert len(digests) == 1
-    assert normals(phased.cache) == normals(at_once.cache) == [f"{phased.normality_key}.npz"]
+    assert normals(phased.cache) == normals(at_once.cache) == [f"{phased.calibration_key}.npz"]
 
 
 def test_a_version_says_what_its_gate_learned(folder, tmp_path):
@@ -199,36 +214,33 @@ def test_a_version_says_what_its_gate_learned(folder, tmp_path):
 
 def test_what_is_normal_is_learned_from_the_smallest_digests_of_the_training_images():
     images = [
-        planning.PlannedImage(f"{n}.png", "", "validation" if n % 5 == 0 else "train",
+        PlannedImage(f"{n}.png", "", "validation" if n % 5 == 0 else "train",
                               f"{(n * 7919) % 101:064x}")
         for n in range(100)
     ]  # fmt: skip
-    chosen = planning.studied(images)
-    assert len(chosen) == planning.STUDIED
+    chosen = calibration_images(images)
+    assert len(chosen) == CALIBRATION_IMAGES
     train = sorted(image.digest for image in images if image.split == "train")
-    assert [image.digest for image in chosen] == train[: planning.STUDIED]
-    assert planning.studied(images[::-1]) == chosen
+    assert [image.digest for image in chosen] == train[:CALIBRATION_IMAGES]
+    assert calibration_images(images[::-1]) == chosen
 
 
 def test_a_new_image_changes_the_donors_of_few():
     def images(count):
         digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(count)]
-        return [planning.PlannedImage(str(n), "", "train", d) for n, d in enumerate(digests)]
+        return [PlannedImage(str(n), "", "train", d) for n, d in enumerate(digests)]
 
     before, after = images(40), images(41)
-    donors = [planning.donors_of(image, before) for image in before]
+    donors = [donors_of(image, before) for image in before]
     assert all(len(set(pair)) == 2 and str(n) not in pair for n, pair in enumerate(donors))
-    changed = sum(
-        planning.donors_of(i, after) != pair for i, pair in zip(before, donors, strict=True)
-    )
+    changed = sum(donors_of(i, after) != pair for i, pair in zip(before, donors, strict=True))
     assert changed <= 8  # two in forty on average
 
 
 def test_no_part_is_lent_across_splits():
     images = [
-        planning.PlannedImage(str(n), "", "validation" if n < 3 else "train", f"{n:064x}")
-        for n in range(8)
+        PlannedImage(str(n), "", "validation" if n < 3 else "train", f"{n:064x}") for n in range(8)
     ]
     for image in images:
-        lenders = [other for other in images if other.name in planning.donors_of(image, images)]
+        lenders = [other for other in images if other.name in donors_of(image, images)]
         assert {other.split for other in lenders} == {image.split}

@@ -8,10 +8,10 @@ from pipeline.errors import DeviceError
 from pipeline.models.backoff import in_batches
 from pipeline.models.device import choose
 from pipeline.models.proposals import SamProposals
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam
 from pipeline.models.weights import store as weights
 from pipeline.records import ForegroundMask
-from pipeline.settings import ProposalSettings
 
 ROWS = torch.arange(37)
 

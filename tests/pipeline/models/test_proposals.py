@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from pipeline.models import proposals
 from pipeline.models.device import Compute
+from pipeline.models.settings import ProposalSettings
 from pipeline.models.weights import store as weights
 from pipeline.records import ForegroundMask
-from pipeline.settings import ProposalSettings
 
 FP32 = Compute(torch.device("cpu"), torch.float32)
 OPEN = ProposalSettings(

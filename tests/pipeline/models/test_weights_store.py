@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from flows import cli
 from pipeline.errors import WeightsError
 from pipeline.models import build as models
+from pipeline.models.settings import ModelSettings
 from pipeline.models.weights import pins as weights_pins
 from pipeline.models.weights import store as weights
-from pipeline.settings import ModelSettings
 
 CONTENT = b"no real weights, but bytes with a digest" * 1000
 

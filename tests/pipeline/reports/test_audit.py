@@ -8,9 +8,9 @@ import pytest
 from small_audits import audited, blurred, grain, noisy
 from small_results import small_version
 
+from pipeline.dataset.files import CARD, INDEX
 from pipeline.dataset.verify import verify
-from pipeline.dataset.version_writer import CARD, INDEX
-from pipeline.generation.publish import Version, open_version
+from pipeline.dataset.version import Version, open_version
 from pipeline.reports.audit import run as auditing
 from pipeline.reports.audit.detectability import (
     Bank,

@@ -17,8 +17,9 @@ from small_results import header, image_result, real_image, small_version
 from typer.testing import CliRunner
 
 from flows.cli import app
+from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.generation.publish import Version, publish
+from pipeline.generation.publish import publish
 from pipeline.records import Attempt, Edit, ImageResult, Verdict
 from pipeline.reports.diff.changes import WAYS, Diff
 from pipeline.reports.diff.compare import diff

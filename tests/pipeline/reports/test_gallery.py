@@ -13,8 +13,8 @@ from small_results import TURNS, header, image_result, small_version
 
 from pipeline.dataset.lineage import JUDGED
 from pipeline.dataset.verify import verify
+from pipeline.dataset.version import Version
 from pipeline.gate.score_limits import score_limits
-from pipeline.generation.publish import Version
 from pipeline.reports.gallery import choose, render, write_gallery
 
 NASTY = 'good/<script>alert("x")</script>&\'.png'

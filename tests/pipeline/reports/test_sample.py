@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_results import header, image_result, small_version
 
+from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.generation.publish import Version
 from pipeline.reports.sample import GAP, bar_height, find_sample, lineage, triptych
 
 SIZE = (48, 60)

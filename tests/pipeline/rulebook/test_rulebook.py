@@ -13,11 +13,11 @@ import toy_rules as toy
 from pipeline.errors import ManifestError, UserError
 from pipeline.imaging.masks import dilated
 from pipeline.records import Edit, ForegroundMask, ObjectProposals, Sample, Verdict
-from pipeline.rulebook.book import RuleBook
+from pipeline.rulebook.book import RuleBook, digest_of_file, load
 from pipeline.rulebook.check import broken_rules, seen_in
 from pipeline.rulebook.draft import Draft, draft
-from pipeline.rulebook.judge import Judge, digest_of_file, load
-from pipeline.rulebook.parts import Frame, chosen, frame_of
+from pipeline.rulebook.judge import Judge
+from pipeline.rulebook.parts import ProductFrame, chosen, frame_of
 from pipeline.rulebook.write import write_draft
 
 IMAGES = 14
@@ -361,7 +361,7 @@ def test_a_pile_gives_way_to_the_parts_that_fill_it() -> None:
 
 
 def test_the_frame_undoes_shift_and_turn() -> None:
-    frame = Frame(40.0, 60.0, 0.2, 50.0)
+    frame = ProductFrame(40.0, 60.0, 0.2, 50.0)
     points = np.array([[40.0, 60.0], [10.0, 90.0], [70.5, 3.25]])
     assert np.allclose(frame.outward(frame.inward(points)), points)
     assert np.allclose(frame.inward(points)[0], 0)

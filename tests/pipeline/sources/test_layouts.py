@@ -13,15 +13,16 @@ from small_sources import DEFECT, mask, mvtec_ad, mvtec_loco, picture, pictures
 
 from pipeline.errors import ImageError, SourceError
 from pipeline.records import SourceEntry
-from pipeline.sources.layouts.base import group_of, guess_kind, natural_key, read_defects_config
-from pipeline.sources.listing import (
+from pipeline.sources.ground_truth import load_test
+from pipeline.sources.layouts.base import (
     KINDS,
-    LICENCES,
-    SourceListing,
-    load_test,
-    read_source,
-    split_entries,
+    group_of,
+    guess_kind,
+    natural_key,
+    read_defects_config,
 )
+from pipeline.sources.listing import LICENCES, SourceListing, read_source
+from pipeline.sources.splits import split_entries
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "mvtec_ad"
 

@@ -13,8 +13,8 @@ from small_sources import mvtec_ad, mvtec_loco
 
 from pipeline.config.manifest import read_manifest, resolve
 from pipeline.dataset.index_schema import fault, is_plain_name
+from pipeline.dataset.version import find_by_plan, latest, open_version, versions
 from pipeline.errors import IntegrityError, ManifestError, SourceError
-from pipeline.generation.publish import find_by_plan, latest, open_version, versions
 from pipeline.models.weights import store as weights
 from pipeline.sources.listing import read_source
 

@@ -11,8 +11,8 @@ from small_photos import FAST, draw_parts
 from small_results import PLAN, header, image_result, small_version
 
 from pipeline.dataset.verify import verify
+from pipeline.dataset.version import find_by_plan, versions
 from pipeline.errors import UserError
-from pipeline.generation.publish import find_by_plan, versions
 from pipeline.utils.files import require_writable
 
 
@@ -112,7 +112,7 @@ def test_generate_on_a_read_only_store_loads_no_model(
     words = ("generate", "--source", f"folder:{photos}", "--store", small_disk / "store", *FAST)
     remount(small_disk, "ro")
     monkeypatch.setattr(
-        "pipeline.generation.analysis.forge_image", lambda *_: pytest.fail("work was begun")
+        "pipeline.generation.sampler.generate_image", lambda *_: pytest.fail("work was begun")
     )
     run = anomalysmith(*words)
     assert run.code == 2

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from small_results import header, image_result, small_version
 
 from pipeline.dataset.index_schema import is_plain_name
-from pipeline.generation.publish import open_version
+from pipeline.dataset.version import open_version
 from pipeline.reports.card import render_card
 from pipeline.reports.diff.compare import diff
 from pipeline.reports.diff.page import write_page

@@ -20,8 +20,8 @@ from pipeline.models import build as models
 from pipeline.models.device import Compute
 from pipeline.models.inpaint.diffusers_folder import check_folder, forbids_commerce, stated_licence
 from pipeline.models.inpaint.diffusion import DiffusionFiller
+from pipeline.models.settings import FillBackend, ModelSettings, ProposalSettings
 from pipeline.models.weights import store as weights
-from pipeline.settings import FillBackend, ModelSettings, ProposalSettings
 
 FP32 = Compute(torch.device("cpu"), torch.float32)
 QUICK = FillBackend(backend="diffusers", steps=2)

@@ -19,8 +19,8 @@ from pipeline.models.device import Compute
 from pipeline.models.inpaint.lama import TorchScriptLama
 from pipeline.models.inpaint.lama_cleaner import LamaCleanerInpainter
 from pipeline.models.out_of_memory import with_second_try
+from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.models.weights import store as weights
-from pipeline.settings import ModelSettings, ProposalSettings
 
 FP32 = Compute(torch.device("cpu"), torch.float32)
 

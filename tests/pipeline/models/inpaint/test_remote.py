@@ -29,7 +29,7 @@ from pipeline.models import build as models
 from pipeline.models.inpaint import remote
 from pipeline.models.inpaint.base import OpenCvInpainter, in_window
 from pipeline.models.inpaint.remote import RemoteInpainter, is_loopback
-from pipeline.settings import InpaintBackend, ModelSettings, ProposalSettings
+from pipeline.models.settings import InpaintBackend, ModelSettings, ProposalSettings
 
 APIS = ("lama_cleaner", "iopaint")
 

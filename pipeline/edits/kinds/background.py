@@ -1,0 +1,73 @@
+"""`control_background`: background without any object is inpainted again, and stays what it was.
+
+With `background` prompts a diffusion model paints everything around the product instead.
+"""
+
+import numpy as np
+
+from pipeline.edits.base import EditKind, Found
+from pipeline.edits.compositing.canvas import Canvas
+from pipeline.edits.context import ImageContext
+from pipeline.edits.placement import PLACES
+from pipeline.edits.settings import EditSettings
+from pipeline.imaging.masks import dilated, shifted
+from pipeline.records import Edit
+
+
+def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
+    if context.fill is not None and settings.ground_prompts:
+        return _surroundings(context, rng, settings.ground_prompts)
+    return _bare_place(context, rng)
+
+
+def _bare_place(context: ImageContext, rng: np.random.Generator) -> Found | None:
+    """Background without any object, in the outline of a real one, so that sizes tell nothing.
+
+    Beside the product first: on it there may be objects that nobody proposed.
+    """
+    objects_HW = context.objects_HW()
+    product_HW = objects_HW | context.proposals.foreground_HW
+    height, width = context.size_HW
+    for shape in rng.permutation(len(context)).tolist():
+        crop = context.crops[shape]
+        rows, columns = crop.mask_hw.shape
+        margin = max(2, min(rows, columns) // 8)
+        if rows + 2 > height or columns + 2 > width:
+            continue
+        for number in range(PLACES):
+            taken_HW = product_HW if number < PLACES // 2 else objects_HW
+            x = int(rng.integers(1, width - columns))
+            y = int(rng.integers(1, height - rows))
+            top, left = max(0, y - margin), max(0, x - margin)
+            if not taken_HW[top : y + rows + margin, left : x + columns + margin].any():
+                offset = (x - crop.x, y - crop.y)
+                parameters = {"shape": shape, "offset": list(offset)}
+                return (), parameters, [crop.moved(*offset).box_4]
+    return None
+
+
+def _surroundings(
+    context: ImageContext, rng: np.random.Generator, prompts: tuple[str, ...]
+) -> Found | None:
+    """Everything around the product; None where the product fills the image."""
+    if context.proposals.foreground_HW.all():
+        return None
+    height, width = context.size_HW
+    return (), {"prompt": str(rng.choice(prompts))}, [(0, 0, width, height)]
+
+
+def repaint(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
+    parameters, masks_NHW = edit.parameters, context.proposals.masks_NHW
+    if "prompt" in parameters:
+        # The product with all its objects, and a margin, is kept.
+        product_HW = context.proposals.foreground_HW | masks_NHW.any(0)
+        keep_HW = dilated(product_HW, canvas.dilation)
+        canvas.fill(canvas.cut(~keep_HW), context.painted(edit, keep_HW, "replace"))
+        return ~keep_HW
+    dx, dy = parameters["offset"]
+    shape_HW = shifted(masks_NHW[parameters["shape"]], dx, dy)
+    canvas.take_away(canvas.cut(shape_HW))
+    return shape_HW
+
+
+CONTROL_BACKGROUND = EditKind(plan, repaint)

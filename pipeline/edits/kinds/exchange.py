@@ -1,0 +1,129 @@
+"""`swapped`: two objects trade places. `wrong_order`: three to five of them do, in a ring."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from pipeline.edits.appearance import SIMILAR_AREA
+from pipeline.edits.base import EditKind, Found
+from pipeline.edits.compositing.canvas import Canvas
+from pipeline.edits.context import ImageContext
+from pipeline.edits.placement import MAX_OVERLAP
+from pipeline.edits.settings import EditSettings
+from pipeline.imaging.masks import Box, MaskCrop, shifted
+from pipeline.records import Edit, ObjectProposals
+
+# Random sets of objects that are tried for an order.
+RINGS = 32
+# Most objects that one wrong order moves.
+LONGEST_RING = 5
+
+
+def plan_swapped(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings
+) -> Found | None:
+    """Two separate objects of like area and unlike appearance, each brought to the other's
+    middle."""
+    pairs = list(combinations(context.movable(), 2))
+    order = [pairs[index] for index in rng.permutation(len(pairs))]
+    # Surely unlike ones first.
+    order.sort(key=lambda pair: not context.far_in_colour(*pair))
+    for first, second in order:
+        offsets = _offsets(context, (first, second))
+        if offsets is not None:
+            boxes = _boxes_after(context, (first, second), offsets)
+            before = [context.crops[index].box_4 for index in (first, second)]
+            parameters = {"offset": offsets[0], "boxes": _lists(before)}
+            return (first, second), parameters, before + boxes
+    return None
+
+
+def plan_wrong_order(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings
+) -> Found | None:
+    """Three to five separate, like-sized, unlike objects; each goes to the place of the next.
+
+    Unlike, because a ring through two of a kind shows as an exchange, which is another kind.
+    """
+    movable = context.movable()
+    for attempt in range(RINGS if len(movable) >= 3 else 0):
+        # Clearly different colours first, other differences then.
+        strict = attempt < RINGS // 2
+        count = int(rng.integers(3, min(LONGEST_RING, len(movable)) + 1))
+        ring = tuple(int(index) for index in rng.permutation(movable)[:count])
+        if strict and not all(context.far_in_colour(*pair) for pair in combinations(ring, 2)):
+            continue
+        offsets = _offsets(context, ring)
+        if offsets is not None:
+            before = [context.crops[index].box_4 for index in ring]
+            parameters = {"offsets": offsets, "boxes": _lists(before)}
+            return ring, parameters, before + _boxes_after(context, ring, offsets)
+    return None
+
+
+def _offsets(context: ImageContext, ring: tuple[int, ...]) -> list[list[int]] | None:
+    """How each object of the ring gets to the middle of the next; None where that does not do."""
+    areas = context.areas_N[list(ring)]
+    crops = [context.crops[index] for index in ring]
+    if areas.max() > SIMILAR_AREA * areas.min() or _overlapping(crops):
+        return None
+    middles = [(int(crop.centre[0]), int(crop.centre[1])) for crop in crops]
+    offsets = [
+        [there[0] - here[0], there[1] - here[1]]
+        for here, there in zip(middles, middles[1:] + middles[:1], strict=True)
+    ]
+    after = [crop.moved(*offset) for crop, offset in zip(crops, offsets, strict=True)]
+    reach = SIMILAR_AREA * float(areas.max())
+    for crop in after:
+        if not crop.whole_in(context.size_HW) or context.crowded(crop, ring, reach) > MAX_OVERLAP:
+            return None
+    if any(context.alike(one, other) for one, other in combinations(ring, 2)):
+        return None
+    return None if _overlapping(after) else offsets
+
+
+def _overlapping(crops: list[MaskCrop]) -> bool:
+    """True when two outlines share a pixel."""
+    return any(one.meets(other) for one, other in combinations(crops, 2))
+
+
+def _boxes_after(
+    context: ImageContext, ring: tuple[int, ...], offsets: list[list[int]]
+) -> list[Box]:
+    return [
+        context.crops[index].moved(*offset).box_4
+        for index, offset in zip(ring, offsets, strict=True)
+    ]
+
+
+def _lists(boxes: list[Box]) -> list[list[int]]:
+    return [list(box) for box in boxes]
+
+
+def exchange(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
+    """Every object to the place of the next one, the last to that of the first."""
+    inner = [canvas.cut(context.proposals.masks_NHW[target]) for target in edit.targets]
+    clean_hw3 = canvas.take_away(np.logical_or.reduce(inner))
+    for k, offset in enumerate(offsets_of(edit)):
+        beside_hw = np.logical_or.reduce(inner[:k] + inner[k + 1 :])
+        cutout = context.cutout(edit.targets[k], canvas.band, canvas.feather)
+        canvas.put_down(cutout, offset, inner[k], clean_hw3, beside_hw)
+    return context.union(edit.targets)
+
+
+def offsets_of(edit: Edit) -> list[tuple[int, int]]:
+    """How far each target moves: `offsets`, or of a pair one `offset` there and back."""
+    dx, dy = edit.parameters.get("offset", (0, 0))
+    return edit.parameters.get("offsets") or [(dx, dy), (-dx, -dy)]
+
+
+def placed(
+    edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None
+) -> list[np.ndarray]:
+    offsets = offsets_of(edit)
+    return [shifted(mask_HW, *offset) for mask_HW, offset in zip(masks, offsets, strict=True)]
+
+
+SWAPPED = EditKind(plan_swapped, exchange, placed)
+WRONG_ORDER = EditKind(plan_wrong_order, exchange, placed)

@@ -1,0 +1,101 @@
+"""`extra`: an object is there twice. `misplaced`: it lies in another place.
+
+Offsets are whole pixels, so a pasted object keeps its sensor noise.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.edits.appearance import SIMILAR_AREA
+from pipeline.edits.base import EditKind, Found
+from pipeline.edits.compositing.canvas import Canvas
+from pipeline.edits.context import ImageContext
+from pipeline.edits.placement import MAX_OVERLAP, MIN_BACKGROUND, PLACES
+from pipeline.edits.settings import EditSettings
+from pipeline.imaging.masks import MaskCrop, shifted
+from pipeline.records import Edit, ObjectProposals
+
+
+def plan_extra(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings
+) -> Found | None:
+    return _moved(context, rng, stays=True)
+
+
+def plan_misplaced(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings
+) -> Found | None:
+    return _moved(context, rng, stays=False)
+
+
+def _moved(context: ImageContext, rng: np.random.Generator, *, stays: bool) -> Found | None:
+    movable = context.movable()
+    if not movable:
+        return None
+    target = movable[int(rng.integers(len(movable)))]
+    offset = _free_offset(context, target, rng, stays=stays)
+    if offset is None:
+        return None
+    before = context.crops[target]
+    return (target,), {"offset": list(offset)}, [before.box_4, before.moved(*offset).box_4]
+
+
+def _free_offset(
+    context: ImageContext, target: int, rng: np.random.Generator, *, stays: bool
+) -> tuple[int, int] | None:
+    """Where the target may go, else None. With `stays` its own place is taken as well."""
+    crop = context.crops[target]
+    others_N = context.areas_N <= SIMILAR_AREA * context.areas_N[target]
+    others_N[target] = stays
+    taken_HW = context.once(lambda: context.union(others_N), "taken", target, stays)
+    background_HW = context.background_of(target)
+    rows, columns = crop.mask_hw.shape
+    height, width = context.size_HW
+    # Nearer than half its shorter side it has not really moved.
+    reach = max(2, min(columns, rows) // 2)
+    lefts = rng.integers(1, width - columns, PLACES).tolist()
+    tops = rng.integers(1, height - rows, PLACES).tolist()
+    for left, top in zip(lefts, tops, strict=True):
+        dx, dy = left - crop.x, top - crop.y
+        if dx * dx + dy * dy < reach * reach:
+            continue
+        place = MaskCrop(crop.mask_hw, left, top)
+        if place.share_of(background_HW) < MIN_BACKGROUND:
+            continue
+        if place.share_of(taken_HW) <= MAX_OVERLAP:
+            return dx, dy
+    return None
+
+
+def duplicate(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
+    object_HW = context.union(edit.targets)
+    inner_hw = canvas.cut(object_HW)
+    # The object stays; without it only its shadow is found.
+    _put_down(canvas, edit, context, inner_hw, canvas.without(inner_hw))
+    return object_HW
+
+
+def move(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
+    object_HW = context.union(edit.targets)
+    inner_hw = canvas.cut(object_HW)
+    _put_down(canvas, edit, context, inner_hw, canvas.take_away(inner_hw))
+    return object_HW
+
+
+def _put_down(
+    canvas: Canvas, edit: Edit, context: ImageContext, inner_hw: np.ndarray, clean_hw3: np.ndarray
+) -> None:
+    cutout = context.cutout(edit.targets[0], canvas.band, canvas.feather)
+    canvas.put_down(cutout, edit.parameters["offset"], inner_hw, clean_hw3)
+
+
+def placed(
+    edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None
+) -> list[np.ndarray]:
+    dx, dy = map(int, edit.parameters["offset"])
+    return [shifted(masks[0], dx, dy)]
+
+
+EXTRA = EditKind(plan_extra, duplicate, placed)
+MISPLACED = EditKind(plan_misplaced, move, placed)

@@ -1,0 +1,40 @@
+"""`wrong_colour`: an object has the colour of another object, else a hue far from its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.edits.base import EditKind, Found
+from pipeline.edits.compositing.canvas import Canvas
+from pipeline.edits.context import ImageContext
+from pipeline.edits.settings import EditSettings
+from pipeline.records import Edit, ObjectProposals
+
+# Turns of the hue, degrees, where no other object has a colour to copy.
+HUES = tuple(range(60, 301, 30))
+
+
+def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
+    target = int(rng.integers(len(context)))
+    for other in rng.permutation(len(context)).tolist():
+        if context.far_in_colour(target, other):
+            lab = [round(float(value), 2) for value in context.colour(other)]
+            return (target,), {"lab": lab, "like": other}, [context.crops[target].box_4]
+    hue = int(rng.choice(HUES))
+    return (target,), {"hue": hue}, [context.crops[target].box_4]
+
+
+def recolor(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
+    object_HW = context.union(edit.targets)
+    parameters = edit.parameters
+    canvas.recolour(canvas.cut(object_HW), parameters.get("lab"), parameters.get("hue"))
+    return object_HW
+
+
+def placed(
+    edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None
+) -> list[np.ndarray]:
+    return [masks[0]]
+
+
+WRONG_COLOUR = EditKind(plan, recolor, placed)

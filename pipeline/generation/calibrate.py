@@ -1,0 +1,65 @@
+"""Stage 2 of generation: calibrate the gate on normal images of the category.
+
+Limits and patch bank are learned once per plan, before any sample is judged.
+"""
+
+import threading
+from functools import partial
+from pathlib import Path
+
+from pipeline.gate import calibration
+from pipeline.gate.calibration import NormalModel
+from pipeline.generation.analysis import analyse, pixels_and_objects
+from pipeline.generation.cache_keys import PlannedImage, calibration_images, teacher_file
+from pipeline.generation.plan import RunPlan
+
+# Workers of a run share the models that were read last, and learn one only once.
+_LOCK = threading.Lock()
+_RESIDENT: dict[tuple[str, str], NormalModel] = {}
+MOST_RESIDENT = 2
+
+
+def images_to_analyse(plan: RunPlan) -> tuple[PlannedImage, ...]:
+    """The images that the calibration will look at; none when it is in the cache already."""
+    if plan.cache.has("normality", plan.calibration_key):
+        return ()
+    return calibration_images(plan.images)
+
+
+def calibrate(plan: RunPlan) -> None:
+    """Calibrate the gate unless the cache has it; analyses the images that it lacks.
+
+    Two processes that do so at once write the same entry.
+    """
+    with plan.cache.in_use():
+        normal_model_of(plan)
+
+
+def normal_model_of(plan: RunPlan) -> NormalModel:
+    """What is normal in the category, from memory, from the cache, or learned now.
+
+    An image that cannot be read teaches nothing.
+    """
+    at = (str(plan.cache.root), plan.calibration_key)
+    with _LOCK:
+        if at in _RESIDENT and plan.cache.has("normality", plan.calibration_key):
+            return _RESIDENT[at]
+        stored = plan.cache.read("normality", plan.calibration_key)
+        if stored is None:
+            arrays, facts = calibration.pack(_learned(plan))
+            plan.cache.write("normality", plan.calibration_key, arrays, facts)
+            stored = arrays, facts
+        while len(_RESIDENT) >= MOST_RESIDENT:
+            del _RESIDENT[next(iter(_RESIDENT))]
+        _RESIDENT[at] = calibration.unpack(*stored, _teacher(plan))
+        return _RESIDENT[at]
+
+
+def _learned(plan: RunPlan) -> NormalModel:
+    images = [i for i in calibration_images(plan.images) if not analyse(plan, i).error]
+    normals = {image.digest: partial(pixels_and_objects, plan, image) for image in images}
+    return calibration.learn(normals, _teacher(plan), plan.settings.edits.dilation)
+
+
+def _teacher(plan: RunPlan) -> Path | None:
+    return teacher_file(plan.settings) if plan.settings.asks_patches else None

@@ -1,0 +1,101 @@
+"""Stage 4 of generation: publish what the stage cache holds of a plan as one dataset version."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pipeline.dataset.version import Version
+from pipeline.dataset.version_writer import VersionHeader
+from pipeline.errors import ImageError
+from pipeline.generation.cache_codecs import read_result
+from pipeline.generation.cache_keys import code_version, software
+from pipeline.generation.calibrate import normal_model_of
+from pipeline.generation.plan import RunPlan
+from pipeline.generation.publish import publish
+from pipeline.generation.sampler import generate_image
+from pipeline.imaging.decode import read_header
+from pipeline.records import ImageResult, TestImage
+from pipeline.sources.ground_truth import load_test
+
+
+def pack(
+    plan: RunPlan,
+    failures: Sequence[dict[str, str]],
+    progress: Callable[[int], None] | None = None,
+    waiting: Callable[[], None] | None = None,
+) -> Version:
+    """Publish what the cache holds of the plan as one version.
+
+    The plan is saved beside the cache: it says which entries the version was made from.
+    """
+    from pipeline.models import device as devices
+
+    failed = [*plan.failures, *failures]
+    output = plan.settings.output
+    header = VersionHeader(
+        settings=plan.settings.digest_content(),
+        plan_digest=plan.digest,
+        weights=plan.weights,
+        code_version=code_version(),
+        licence=plan.settings.licence,
+        failures=failed,
+        defects_config=plan.defects_config,
+        original_size=_original_size(plan),
+        limits=normal_model_of(plan).limits.to_json(),
+        software=software()
+        | {
+            "compute": devices.choose(
+                plan.settings.models.device, plan.settings.models.precision
+            ).describe()
+        },
+    )
+    with plan.cache.in_use():
+        plan.save()
+        return publish(
+            plan.settings.store,
+            plan.settings.name,
+            _results(plan, failed),
+            _test_images(plan, failed),
+            header,
+            profile=output.profile,
+            shard_images=output.shard_images,
+            keep_rejects=64 if output.keep_rejects else 0,
+            gallery=output.gallery,
+            audit=output.audit,
+            progress=progress,
+            waiting=waiting,
+        )
+
+
+def _original_size(plan: RunPlan) -> tuple[int, int] | None:
+    """The (H, W) of the first readable image, as its file has it; a category is of one size."""
+    for image in plan.images:
+        try:
+            return read_header(Path(image.path)).size_HW
+        except ImageError:
+            continue
+    return None
+
+
+def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResult]:
+    known = {failure["name"] for failure in failed}
+    for image in plan.images:
+        if image.name in known:
+            continue
+        keys = (image.analysis_key, image.samples_key)
+        result = read_result(plan.cache, image.name, image.digest, image.split, keys)
+        if result is None:  # the entry went away or was damaged since: make it again
+            outcome = generate_image(plan, image)
+            if outcome.error:
+                failed.append({"name": image.name, "error": outcome.error})
+                continue
+            result = read_result(plan.cache, image.name, image.digest, image.split, keys)
+        if result is not None:
+            yield result
+
+
+def _test_images(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[TestImage]:
+    for entry in plan.test:
+        try:
+            yield load_test(entry, plan.settings.image_size, plan.defects_config)
+        except ImageError as error:
+            failed.append({"name": entry.name, "error": str(error)})

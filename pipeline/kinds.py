@@ -1,0 +1,99 @@
+"""The kinds of edits: the taxonomy of logical anomalies, and the controls.
+
+A kind is three things: its row here (name, summary, traits), a file in `edits/kinds/` that plans
+and applies it, and a line in `edits/registry.py`. Everything that treats kinds differently (gate,
+rule books, audit, presets, manifest schema, help, galleries, tables of the docs) asks the traits
+of the row, never a name. This file imports nothing, so readers of a dataset need no OpenCV.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import RecordError
+
+# A kind whose name starts like this leaves the meaning unchanged: its samples are labelled normal.
+CONTROL = "control_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of edit. `summary` says in one line what a sample of it shows."""
+
+    name: str
+    summary: str
+    # Made of several edits of other kinds, whose regions share no pixel.
+    composite: bool = False
+    # Nothing is taken away: the edited object stays where it is.
+    adds: bool = False
+    # Objects trade places with one another.
+    exchanges: bool = False
+    # The object is interpolated anew where it stands, which changes its sensor noise.
+    resamples: bool = False
+    # Another object, or another view of it, stands in the object's place and must look different.
+    replaces: bool = False
+    # The whole change mask is inpainted (apart from an object that is put back unchanged).
+    inpaints: bool = False
+    # Part of the object's old place is left free, and the inpainter fills it.
+    uncovers: bool = False
+    # What the change mask holds afterwards; a fair comparison pairs it with a control of the same.
+    mask_shows: Literal["background", "object", "both"] = "object"
+
+    @property
+    def control(self) -> bool:
+        """True when the meaning stays: the sample is labelled 0, normal."""
+        return is_control(self.name)
+
+
+# The order is part of the format: presets take turns in it, and shards number kinds by it. A shard
+# carries the list that it was written with, so a version older than a kind stays readable.
+TABLE = (
+    Kind(name="missing", summary="an object is missing", inpaints=True, mask_shows="background"),
+    Kind(name="extra", summary="an object is there twice", adds=True),
+    Kind(name="misplaced", summary="an object lies in another place", uncovers=True,
+         mask_shows="both"),
+    Kind(name="swapped", summary="two objects have traded places", exchanges=True, replaces=True),
+    Kind(name="wrong_type", summary="something else lies in an object's place", replaces=True,
+         uncovers=True),
+    Kind(name="wrong_orientation", summary="an object is turned or mirrored", resamples=True,
+         replaces=True, uncovers=True),
+    Kind(name="wrong_size", summary="an object is too large or too small", resamples=True,
+         uncovers=True),
+    Kind(name="wrong_colour", summary="an object has another colour"),
+    Kind(name="wrong_order", summary="three to five objects have traded places in a ring",
+         exchanges=True, replaces=True),
+    Kind(name="combined", summary="two of these in one sample, when asked for", composite=True,
+         mask_shows="both"),
+    Kind(name="control_noop", summary="an object is removed and put back", inpaints=True),
+    Kind(name="control_background", summary="bare background is inpainted again", inpaints=True,
+         mask_shows="background"),
+)  # fmt: skip
+
+
+def is_control(kind: str) -> bool:
+    """True for the kinds of edits that leave the meaning unchanged: their label is 0, normal."""
+    return kind.startswith(CONTROL)
+
+
+def kind_of(name: str) -> Kind:
+    """The row of a kind; RecordError when there is none."""
+    for kind in TABLE:
+        if kind.name == name:
+            return kind
+    raise RecordError(f"kind must be one of {KINDS}, got {name!r}")
+
+
+def names(wanted: Callable[[Kind], bool]) -> tuple[str, ...]:
+    """The names of the kinds that a condition picks, in the order of the table."""
+    return tuple(kind.name for kind in TABLE if wanted(kind))
+
+
+KINDS = names(lambda kind: True)
+# The kinds that change the meaning; `controls_per_image` asks for the others.
+EDIT_KINDS = names(lambda kind: not kind.control)
+CONTROLS = names(lambda kind: kind.control)
+
+if TYPE_CHECKING:
+    EditKind = str
+else:  # for pydantic: the choices of the manifest, of its schema and of its error messages
+    EditKind = Literal[EDIT_KINDS]
