@@ -16,7 +16,7 @@ from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.evaluate import REPORT, EvaluateJob, checkpoints_in, evaluate_once
 from flows.jobs.train import home_of, planned_version
 from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
-from flows.orchestration.pairs import Row, finished, leave_evaluation, row_of
+from flows.orchestration.artifacts import Row, finished, leave_evaluation, row_of
 from flows.orchestration.tasks import RunLog, patient_task
 from pipeline.config.schema import CategorySettings
 from pipeline.errors import AnomalysmithError

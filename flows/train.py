@@ -16,7 +16,7 @@ from prefect import flow, get_run_logger
 from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.train import TrainJob, home_of, placed, planned_version, report_json, train
 from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
-from flows.orchestration.pairs import Row, finished, leave_training, row_of
+from flows.orchestration.artifacts import Row, finished, leave_training, row_of
 from flows.orchestration.tasks import RunLog, patient_task
 from pipeline.config.schema import CategorySettings
 from pipeline.errors import AnomalysmithError

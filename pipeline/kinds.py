@@ -18,10 +18,12 @@ CONTROL = "control_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of edit. `summary` says in one line what a sample of it shows."""
+    """One kind of edit. `summary` says in one line what a sample of it shows, `stands_for` which
+    logical anomalies of MVTec LOCO AD it imitates."""
 
     name: str
     summary: str
+    stands_for: str = ""
     # Made of several edits of other kinds, whose regions share no pixel.
     composite: bool = False
     # Nothing is taken away: the edited object stays where it is.
@@ -48,26 +50,87 @@ class Kind:
 # The order is part of the format: presets take turns in it, and shards number kinds by it. A shard
 # carries the list that it was written with, so a version older than a kind stays readable.
 TABLE = (
-    Kind(name="missing", summary="an object is missing", inpaints=True, mask_shows="background"),
-    Kind(name="extra", summary="an object is there twice", adds=True),
-    Kind(name="misplaced", summary="an object lies in another place", uncovers=True,
-         mask_shows="both"),
-    Kind(name="swapped", summary="two objects have traded places", exchanges=True, replaces=True),
-    Kind(name="wrong_type", summary="something else lies in an object's place", replaces=True,
-         uncovers=True),
-    Kind(name="wrong_orientation", summary="an object is turned or mirrored", resamples=True,
-         replaces=True, uncovers=True),
-    Kind(name="wrong_size", summary="an object is too large or too small", resamples=True,
-         uncovers=True),
-    Kind(name="wrong_colour", summary="an object has another colour"),
-    Kind(name="wrong_order", summary="three to five objects have traded places in a ring",
-         exchanges=True, replaces=True),
-    Kind(name="combined", summary="two of these in one sample, when asked for", composite=True,
-         mask_shows="both"),
-    Kind(name="control_noop", summary="an object is removed and put back", inpaints=True),
-    Kind(name="control_background", summary="bare background is inpainted again", inpaints=True,
-         mask_shows="background"),
-)  # fmt: skip
+    Kind(
+        name="missing",
+        summary="an object is missing",
+        stands_for="missing object, missing separator, empty place, too few in a wrong count",
+        inpaints=True,
+        mask_shows="background",
+    ),
+    Kind(
+        name="extra",
+        summary="an object is there twice",
+        stands_for="extra object, too many in a wrong count, wrong ratio",
+        adds=True,
+    ),
+    Kind(
+        name="misplaced",
+        summary="an object lies in another place",
+        stands_for="misplaced label or icon, wrong location, cable in the wrong place",
+        uncovers=True,
+        mask_shows="both",
+    ),
+    Kind(
+        name="swapped",
+        summary="two objects have traded places",
+        stands_for="swapped labels, swapped compartments",
+        exchanges=True,
+        replaces=True,
+    ),
+    Kind(
+        name="wrong_type",
+        summary="something else lies in an object's place",
+        stands_for="wrong connector, mismatched content and label, two tangerines and a nectarine, "
+        "wrong combination",
+        replaces=True,
+        uncovers=True,
+    ),
+    Kind(
+        name="wrong_orientation",
+        summary="an object is turned or mirrored",
+        stands_for="(none of its own: a label upside down, a part put in the wrong way round)",
+        resamples=True,
+        replaces=True,
+        uncovers=True,
+    ),
+    Kind(
+        name="wrong_size",
+        summary="an object is too large or too small",
+        stands_for="screw too long, too short; cable too short; wrong size",
+        resamples=True,
+        uncovers=True,
+    ),
+    Kind(
+        name="wrong_colour",
+        summary="an object has another colour",
+        stands_for="wrong cable colour, wrong juice",
+    ),
+    Kind(
+        name="wrong_order",
+        summary="three to five objects have traded places in a ring",
+        stands_for="wrong arrangement of several parts",
+        exchanges=True,
+        replaces=True,
+    ),
+    Kind(
+        name="combined",
+        summary="two of these in one sample, when asked for",
+        stands_for="several anomalies in one image",
+        composite=True,
+        mask_shows="both",
+    ),
+    Kind(
+        name="control_noop",
+        summary="an object is removed and put back",
+        inpaints=True,
+    ),
+    Kind(
+        name="control_background",
+        summary="bare background is inpainted again",
+        inpaints=True,
+        mask_shows="background",
+    ),
+)
 
 
 def is_control(kind: str) -> bool:

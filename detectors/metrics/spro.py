@@ -25,7 +25,7 @@ Defects = Mapping[int, Mapping[str, Any]]
 
 
 def defects_by_value(defects_config: Sequence[Mapping[str, Any]]) -> Defects:
-    """What `pipeline.sources.layouts.base.read_defects_config` returns, ready to be looked up."""
+    """What `pipeline.sources.layouts.mvtec.read_defects_config` returns, ready to be looked up."""
     return {defect["pixel_value"]: defect for defect in defects_config}
 
 

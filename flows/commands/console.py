@@ -7,7 +7,7 @@ library prints meanwhile goes to standard error.
 import errno
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any, NoReturn
 
@@ -69,6 +69,12 @@ def is_refusal(error: OSError) -> bool:
 
 def leave(code: int) -> NoReturn:
     raise typer.Exit(code)
+
+
+def in_words(choices: Iterable[str], last: str) -> str:
+    """`a, b or c`: names as a sentence lists them."""
+    *others, final = choices
+    return f"{', '.join(others)} {last} {final}" if others else final
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

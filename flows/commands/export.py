@@ -5,8 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, answer, quiet_output, remark
+from flows.commands.console import Json, answer, in_words, quiet_output, remark
 from flows.commands.versions import VersionDir
+from pipeline.export.registry import FORMATS, TRAIN_TEST
+
+SPLIT_FORMATS = in_words(TRAIN_TEST, "and")
 
 
 def export_command(
@@ -15,7 +18,7 @@ def export_command(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="mvtec, anomalib, coco, hf, webdataset or fiftyone.",
+            help=f"{in_words(FORMATS, 'or')}.",
             show_default=False,
         ),
     ],
@@ -26,7 +29,7 @@ def export_command(
         str,
         typer.Option(
             metavar="WHICH",
-            help="mvtec and anomalib: held-out = test with samples of validation images only; "
+            help=f"{SPLIT_FORMATS}: held-out = test with samples of validation images only; "
             "all = with those of training images too.",
         ),
     ] = "held-out",
@@ -34,7 +37,7 @@ def export_command(
         str,
         typer.Option(
             metavar="WHICH",
-            help="mvtec and anomalib: test with what is synthetic, with the real test split, or "
+            help=f"{SPLIT_FORMATS}: test with what is synthetic, with the real test split, or "
             "with both.",
         ),
     ] = "synthetic",

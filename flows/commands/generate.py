@@ -14,6 +14,7 @@ from flows.commands.console import (
     Json,
     answer,
     complain,
+    in_words,
     leave,
     quiet_output,
     remark,
@@ -25,6 +26,7 @@ from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.generate import GenerateReport, generate
 from pipeline.config.schema import CategorySettings
 from pipeline.errors import AnomalysmithError
+from pipeline.sources.layouts.registry import LAYOUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ def generate_command(
         str | None,
         typer.Option(
             metavar="KIND:PATH",
-            help="One folder in place of the manifest's sources: mvtec_ad, mvtec_loco, "
-            "retinal_oct or folder, a colon, the folder of one category.",
+            help="One folder in place of the manifest's sources: "
+            f"{in_words(LAYOUTS, 'or')}, a colon, the folder of one category.",
         ),
     ] = None,
     store: Annotated[

@@ -7,23 +7,10 @@ from typing import TYPE_CHECKING, Any
 from flows.commands.console import table
 from flows.jobs.evaluate import number
 from flows.jobs.generate import GenerateReport
+from pipeline.kinds import is_control, kind_of
 
 if TYPE_CHECKING:
     from flows.demo.detectors import Learnt
-
-KINDS = {
-    "missing": "an object taken away",
-    "extra": "an object too many",
-    "misplaced": "an object in another place",
-    "swapped": "two objects exchanged",
-    "wrong_type": "something else in an object's place",
-    "wrong_orientation": "an object turned",
-    "wrong_size": "an object too large or too small",
-    "wrong_colour": "an object in another colour",
-    "wrong_order": "several objects in another order",
-    "control_noop": "an object taken away and put back, labelled normal",
-    "control_background": "bare ground painted anew, labelled normal",
-}
 
 
 def greeting(names: Sequence[str]) -> str:
@@ -56,7 +43,7 @@ def made(reports: Sequence[GenerateReport], sound: bool) -> str:
         table(("product", "images", "samples", "refused", "time"), rows),
         "",
         "What the samples show:",
-        *(f"  {count:4d}  {KINDS.get(kind, kind)} ({kind})" for kind, count in kinds.items()),
+        *(f"  {count:4d}  {_shown(kind)}" for kind, count in kinds.items()),
         "",
         "Every version was read back and verified." if sound else "A version is BROKEN, see above.",
         "",
@@ -64,6 +51,11 @@ def made(reports: Sequence[GenerateReport], sound: bool) -> str:
         *(f"  {short(report.gallery)}" for report in reports if report.gallery),
     ]
     return "\n".join(lines)
+
+
+def _shown(kind: str) -> str:
+    label = ", labelled normal" if is_control(kind) else ""
+    return f"{kind_of(kind).summary}{label} ({kind})"
 
 
 def learning(category: str, learnt: Sequence["Learnt"]) -> str:

@@ -29,21 +29,9 @@ from pipeline.edits.settings import EditSettings
 from pipeline.errors import ManifestError
 from pipeline.models.settings import MODEL_STAGES, ModelSettings
 from pipeline.settings import Settings
-from pipeline.sources.layouts.base import KINDS
-from pipeline.sources.listing import LICENCES, RENDERED_LICENCE
+from pipeline.sources.layouts.registry import LAYOUTS
+from pipeline.sources.licences import RENDERED_LICENCE
 from pipeline.utils.yaml_lines import explain, load_yaml, nearest
-
-__all__ = [
-    "CategorySettings",
-    "Manifest",
-    "manifest_for_source",
-    "override",
-    "read_manifest",
-    "resolve",
-]
-
-ONE_CATEGORY_KINDS = ("retinal_oct", "folder")
-"""Kinds whose source folder is itself the category; the others hold one folder per category."""
 
 Model = TypeVar("Model", bound=Settings)
 
@@ -73,9 +61,11 @@ def manifest_for_source(
     `overrides` are top-level keys (`edits={"per_image": 2}`). The category is the folder's name
     unless one is given. Relative paths count from the working folder.
     """
-    if kind not in KINDS:
-        hint = nearest(kind, list(KINDS))
-        raise ManifestError(f"unknown source kind {kind!r}{hint}; the kinds are {', '.join(KINDS)}")
+    if kind not in LAYOUTS:
+        hint = nearest(kind, list(LAYOUTS))
+        raise ManifestError(
+            f"unknown source kind {kind!r}{hint}; the kinds are {', '.join(LAYOUTS)}"
+        )
     folder = Path(path).resolve()
     # A dataset name must be a plain folder name in the store, whatever the folder is called.
     name = category or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.name).lstrip("_.-") or "category"
@@ -127,7 +117,7 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
             f"there is no rule book {entry.rules}; write one with `anomalysmith rules draft`",
         )
     licence = entry.licence or source.licence
-    licence = licence or (RENDERED_LICENCE if rendered else LICENCES[source.kind])
+    licence = licence or (RENDERED_LICENCE if rendered else LAYOUTS[source.kind].licence)
     if not manifest.licence.allow_noncommercial and _is_noncommercial(licence):
         raise _EntryError(
             here,
@@ -199,9 +189,9 @@ def _located(
     keys = ("categories", category)
     source = manifest.sources.get(entry.source)
     if source is None:
-        if entry.source not in KINDS:
-            known = ", ".join([*manifest.sources, *KINDS])
-            hint = nearest(entry.source, [*manifest.sources, *KINDS])
+        if entry.source not in LAYOUTS:
+            known = ", ".join([*manifest.sources, *LAYOUTS])
+            hint = nearest(entry.source, [*manifest.sources, *LAYOUTS])
             raise _EntryError(
                 (*keys, "source"), f"unknown source {entry.source!r}{hint}; known: {known}"
             )
@@ -212,7 +202,8 @@ def _located(
             _absolute(manifest.folder, entry.path),
         )
     top = _absolute(manifest.folder, source.path)
-    below = entry.path or ("." if source.kind in ONE_CATEGORY_KINDS else category)
+    layout = LAYOUTS.get(source.kind)
+    below = entry.path or ("." if layout and layout.one_category else category)
     if Path(below).is_absolute() or ".." in Path(below).parts:
         raise _EntryError(
             (*keys, "path"), f"must stay below the source's folder {source.path}, got {below!r}"

@@ -5,22 +5,63 @@ data_manifest.schema.json are generated from them.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
-from pipeline.config.settings_output import LicencePolicy, OutputSettings, SplitSettings
 from pipeline.edits.settings import EditSettings
 from pipeline.gate.settings import GateSettings, asks_patches
 from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.settings import ImageSize, Seed, Settings
+from pipeline.sources.layouts.registry import LAYOUTS
 
 SCENES = "scenes"
 """The kind of a source that is rendered on first use and read as `mvtec_loco` from then on."""
 
-SourceKind = Literal["mvtec_ad", "mvtec_loco", "retinal_oct", "folder", "scenes"]
+if TYPE_CHECKING:
+    SourceKind = str
+else:  # for pydantic: the choices of the manifest, of its schema and of its error messages
+    SourceKind = Literal[(*LAYOUTS, SCENES)]
 SceneProduct = Literal["tray", "bottle", "pins", "bag"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+class SplitSettings(Settings):
+    """How normals are parted where the source has no validation split of its own."""
+
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.1, description="share of the normals held out for validation"
+    )
+    seed: Seed | None = Field(default=None, description="which ones; null = the manifest's seed")
+
+
+class OutputSettings(Settings):
+    """How a version is stored; changes bytes, never content."""
+
+    profile: Literal["default", "portable", "fast"] = Field(
+        default="default",
+        description="default = small (lz4); portable = gzip only, reads without plugins; fast = "
+        "nothing packed: some ten times larger, reads at the speed of memory",
+    )
+    shard_images: int = Field(
+        default=64, ge=1, le=100_000, description="source images per HDF5 shard"
+    )
+    keep_rejects: bool = Field(default=True, description="show refused samples in the gallery")
+    gallery: bool = Field(default=True, description="write gallery/index.html")
+    audit: bool = Field(
+        default=True,
+        description="ask of every version whether traces of editing give its samples away, and how "
+        "visible each kind is (docs/audit.md)",
+    )
+
+
+class LicencePolicy(Settings):
+    """What may be used."""
+
+    allow_noncommercial: bool = Field(
+        default=True,
+        description="false = refuse data and weights whose licence forbids commercial use",
+    )
 
 
 class SceneCounts(Settings):

@@ -11,21 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.dataset.files import FORMAT
-from pipeline.dataset.hdf5_file import CRC, Handle
+from pipeline.dataset.hdf5_file import Handle
 from pipeline.errors import UserError
 from pipeline.utils.hashing import digest_of, sha256_array
-
-__all__ = [
-    "CRC",
-    "FORMAT",
-    "SampleBatch",
-    "ShardReader",
-    "TestShardReader",
-    "pack",
-    "row_digest",
-    "unpack",
-]
 
 _MAPPED_WHOLE = ("originals/pixels", "samples/edited", "samples/mask_bytes")
 

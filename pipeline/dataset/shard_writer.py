@@ -20,7 +20,6 @@ import numpy as np
 
 from pipeline.dataset.files import FORMAT
 from pipeline.dataset.hdf5_columns import (
-    PROFILES,
     Bytes,
     Column,
     Edits,
@@ -41,20 +40,6 @@ from pipeline.utils.files import sync
 from pipeline.utils.hashing import canonical_json, digest_of
 
 Role = Literal["samples", "rejects", "test"]
-__all__ = [
-    "PROFILES",
-    "Profile",
-    "Role",
-    "SampleRows",
-    "ShardInfo",
-    "ShardReader",
-    "TestRows",
-    "TestShardReader",
-    "content_digest",
-    "write_shard",
-    "write_test_shard",
-]
-
 
 _NO_SCORES, _NO_VALUES = np.zeros(0, np.float32), np.zeros(0, np.uint8)
 

@@ -1,10 +1,12 @@
-"""What can be chosen about an export, and what a format says about itself when it is written."""
+"""What an export format is, what can be chosen about an export, and what a format wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.dataset.version import Version
 from pipeline.errors import UserError
+from pipeline.export.folder import ExportFolder
 
 SAMPLES = ("held-out", "all")
 TESTS = ("synthetic", "real", "both")
@@ -47,3 +49,20 @@ class Content:
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     front: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFormat:
+    """One format. `title` completes "..., as TITLE" in the README of an export.
+
+    `files` and `readers` (Markdown) are its row of docs/export.md: what is written, and what opens
+    it. A format with `train_test` has a training and a test side, whose test side can be chosen;
+    the others hold every split under its own name.
+    """
+
+    name: str
+    title: str
+    files: str
+    readers: str
+    write: Callable[[Version, ExportOptions, ExportFolder], Content]
+    train_test: bool = False

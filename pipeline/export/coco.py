@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.version import Version
-from pipeline.export.base import Content, ExportOptions
+from pipeline.export.base import Content, ExportFormat, ExportOptions
 from pipeline.export.folder import ExportFolder
 from pipeline.export.samples import ExportImage, anomaly_kinds, pictures, real_defects
 from pipeline.records import SPLITS, bounding_box
@@ -136,3 +136,12 @@ def _regions(version: Version, picture: ExportImage) -> Iterator[tuple[np.ndarra
     }
     for mask_HW, value in picture.regions:
         yield mask_HW, {"defect_name": named[value]} if value in named else {}
+
+
+COCO = ExportFormat(
+    name="coco",
+    title="COCO instances",
+    files="`images/SPLIT`, `annotations/instances_SPLIT.json` with run-length masks",
+    readers="pycocotools (2.0.11)",
+    write=write_coco,
+)

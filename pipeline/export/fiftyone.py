@@ -8,7 +8,7 @@ folder type is written instead. It has room for masks only; split, kind and line
 """
 
 from pipeline.dataset.version import Version
-from pipeline.export.base import Content, ExportOptions
+from pipeline.export.base import Content, ExportFormat, ExportOptions
 from pipeline.export.folder import ExportFolder
 from pipeline.export.samples import pictures
 from pipeline.utils.files import slug
@@ -55,3 +55,12 @@ for sample in dataset.iter_samples(autosave=True):
 ```""",
         notes=tuple(notes),
     )
+
+
+FIFTYONE = ExportFormat(
+    name="fiftyone",
+    title="a FiftyOne dataset",
+    files="`data/SPLIT/KIND`, `labels/SPLIT/KIND` (`ImageSegmentationDirectory`)",
+    readers="FiftyOne's importer (1.22.1); see below",
+    write=write_fiftyone,
+)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 from pipeline.dataset.version import Version
-from pipeline.export.base import Content, ExportOptions
+from pipeline.export.base import Content, ExportFormat, ExportOptions
 from pipeline.export.folder import ExportFolder
 from pipeline.export.samples import pictures
 from pipeline.records import SPLITS
@@ -83,3 +83,12 @@ def _front(version: Version, counts: dict[str, int]) -> str:
     ]
     lines += [f'  - {{split: {split}, path: "{split}/**"}}' for split in counts]
     return "\n".join([*lines, "---", ""]) + "\n"
+
+
+HUGGING_FACE = ExportFormat(
+    name="hf",
+    title="an image folder for Hugging Face datasets",
+    files="`SPLIT/images`, `masks`, `originals`, `metadata.jsonl`, a card for the hub",
+    readers="Hugging Face `datasets` (5.2.0)",
+    write=write_hf,
+)

@@ -14,30 +14,15 @@ from typing import Any
 
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
-from pipeline.export.base import Content, ExportOptions
-from pipeline.export.coco import write_coco
-from pipeline.export.fiftyone import write_fiftyone
-from pipeline.export.folder import ExportFolder, earlier_export, export_folder
-from pipeline.export.huggingface import write_hf
+from pipeline.export.base import ExportOptions
+from pipeline.export.folder import earlier_export, export_folder
 from pipeline.export.readme import render_export_card
+from pipeline.export.registry import FORMATS, TRAIN_TEST
 from pipeline.export.samples import picture_count
-from pipeline.export.train_test import write_anomalib, write_mvtec
-from pipeline.export.webdataset import write_webdataset
 from pipeline.sources.licences import terms_of
 
-Writer = Callable[[Version, ExportOptions, ExportFolder], Content]
 Progress = Callable[[int, int | None], None]
 
-FORMATS: Mapping[str, tuple[str, Writer]] = {
-    "mvtec": ("a category in the layout of MVTec AD", write_mvtec),
-    "anomalib": ("folders for anomalib", write_anomalib),
-    "coco": ("COCO instances", write_coco),
-    "hf": ("an image folder for Hugging Face datasets", write_hf),
-    "webdataset": ("WebDataset shards", write_webdataset),
-    "fiftyone": ("a FiftyOne dataset", write_fiftyone),
-}
-TREES = ("mvtec", "anomalib")
-"""Formats with a training and a test side, whose test side can be chosen."""
 UNSTATED = (
     "the licence of the source images is not stated; say it in the manifest (`licence`) and "
     "generate again before you pass the export on"
@@ -73,7 +58,7 @@ def export(
     """
     options = options or ExportOptions()
     _check(version, to, out, options)
-    (title, write), terms = FORMATS[to], terms_of(version.index)
+    chosen, terms = FORMATS[to], terms_of(version.index)
     identity: dict[str, Any] = {
         "to": to,
         "layout": LAYOUT,
@@ -84,12 +69,12 @@ def export(
     }
     found = earlier_export(out, identity)
     if found is None:
-        total = None if to in TREES else picture_count(version, controls=options.controls)
+        total = None if chosen.train_test else picture_count(version, controls=options.controls)
         with export_folder(out) as folder:
             if progress:
                 folder.on_picture = lambda done: progress(done, total)
-            content = write(version, options, folder)
-            folder.text("README.md", render_export_card(version.index, title, content))
+            content = chosen.write(version, options, folder)
+            folder.text("README.md", render_export_card(version.index, chosen.title, content))
             found = identity | {
                 "licence": terms.text,
                 "licence_url": terms.url,
@@ -116,10 +101,10 @@ def _check(version: Version, to: str, out: Path, options: ExportOptions) -> None
     """Raise UserError for what cannot be meant."""
     if to not in FORMATS:
         raise UserError(f"--to is one of {', '.join(FORMATS)}, got {to!r}")
-    if to not in TREES and (options.samples, options.test) != ("held-out", "synthetic"):
+    if not FORMATS[to].train_test and (options.samples, options.test) != ("held-out", "synthetic"):
         raise UserError(
-            f"--samples and --test choose the test side of {' and '.join(TREES)}; {to} holds every "
-            "split under its own name"
+            f"--samples and --test choose the test side of {' and '.join(TRAIN_TEST)}; {to} holds "
+            "every split under its own name"
         )
     if out.resolve().is_relative_to(version.dir.resolve()):
         raise UserError(f"{out} lies in the version, which never changes; choose another folder")

@@ -1,15 +1,12 @@
-"""Folder trees that anomaly-detection tools read: MVTec AD's own, and anomalib's `Folder`.
+"""Which image goes to the training side and which to the test side of a folder tree.
 
-    mvtec     train/good  test/good  test/KIND  ground_truth/KIND/STEM_mask.png
-    anomalib  normal  normal_test  abnormal  mask (flat; image and mask share a name)  anomalib.yaml
-
-Such a tree has a training side (good images only) and a test side, and no third place. A sample
-made from a training image would be tested by a detector that has seen all of it but the edit, so
-only samples of validation images go to the test side unless the user asks for all of them.
-Masks are 0 and 255: tools that divide by 255 and cut would lose any other value.
+Trees that anomaly-detection tools read (MVTec AD's own, anomalib's `Folder`) have a training side
+(good images only) and a test side, and no third place. A sample made from a training image would
+be tested by a detector that has seen all of it but the edit, so only samples of validation images
+go to the test side unless the user asks for all of them. Masks are 0 and 255: tools that divide by
+255 and cut would lose any other value.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,87 +15,9 @@ from pipeline.errors import UserError
 from pipeline.export.base import Content, ExportOptions
 from pipeline.export.folder import ExportFolder
 from pipeline.export.samples import ExportImage, pictures
-from pipeline.records import GOOD
-from pipeline.utils.files import slug
 
 
-def write_mvtec(version: Version, options: ExportOptions, out: ExportFolder) -> Content:
-    """The layout of MVTec AD, for one category: the folder is what other tools call `bottle`."""
-    content = _Side(version, options)
-    for picture, side in content.pictures():
-        mask = None
-        if side == "train":
-            image = f"train/{GOOD}/{picture.name}.png"
-        else:
-            folder = slug(picture.kind) if picture.label else GOOD
-            image = f"test/{folder}/{picture.name}.png"
-            if picture.label and picture.mask_HW.any():
-                mask = f"ground_truth/{folder}/{picture.name}_mask.png"
-        _write(out, picture, image, mask)
-    name = version.category
-    return content.finish(
-        """```text
-train/good/          normal images of the training split
-test/good/           normal images that training does not see, and controls
-test/KIND/           anomalies, one folder per kind
-ground_truth/KIND/   NAME_mask.png for every NAME.png of test/KIND: 0, and 255 where it was changed
-```""",
-        f"""```python
-from anomalib.data import MVTecAD   # root is the folder that holds this one, named {name}
-
-datamodule = MVTecAD(root="..", category="{name}")
-```
-
-anomalysmith reads it too: `anomalysmith generate --source mvtec_ad:PATH`.""",
-    )
-
-
-def write_anomalib(version: Version, options: ExportOptions, out: ExportFolder) -> Content:
-    """Four flat folders and a data configuration for anomalib's `Folder`."""
-    content = _Side(version, options)
-    for picture, side in content.pictures():
-        mask = None
-        if side == "train":
-            image = f"normal/{picture.name}.png"
-        elif picture.label:
-            name = f"{slug(picture.kind)}-{picture.name}"  # kinds stay together when sorted
-            image = f"abnormal/{name}.png"
-            if picture.mask_HW.any():
-                mask = f"mask/{name}.png"
-        else:
-            image = f"normal_test/{picture.name}.png"
-        _write(out, picture, image, mask)
-    folders = {"normal_dir": "normal", "abnormal_dir": "abnormal"}
-    if content.good:  # without it anomalib takes its own share of the normals for testing
-        folders["normal_test_dir"] = "normal_test"
-    if not content.without_mask:
-        folders["mask_dir"] = "mask"
-    arguments = {"name": version.category, "root": "."} | folders
-    quoted = {key: json.dumps(value) for key, value in arguments.items()}  # YAML and Python too
-    lines = "".join(f"  {key}: {value}\n" for key, value in quoted.items())
-    out.text("anomalib.yaml", f"class_path: anomalib.data.Folder\ninit_args:\n{lines}")
-    call = "".join(f"    {key}={value},\n" for key, value in quoted.items())
-    return content.finish(
-        """```text
-normal/        normal images of the training split
-normal_test/   normal images that training does not see, and controls
-abnormal/      anomalies, KIND-NAME.png
-mask/          the mask of the same name: 0, and 255 where it was changed
-anomalib.yaml  the data configuration
-```""",
-        f"""```python
-from anomalib.data import Folder   # run in this folder, or set root
-
-datamodule = Folder(
-{call})
-```
-
-On the command line, in this folder: `anomalib train --model Patchcore --data anomalib.yaml`.
-anomalib takes half of the test side to find its threshold and reports on the other half.""",
-    )
-
-
-class _Side:
+class Side:
     """Which pictures go to the training and which to the test side, and what is left out."""
 
     def __init__(self, version: Version, options: ExportOptions) -> None:
@@ -158,7 +77,8 @@ def _held_out(version: Version) -> int:
     return version.index["counts"]["splits"].get("validation", {}).get("samples", 0)
 
 
-def _write(out: ExportFolder, picture: ExportImage, image: str, mask: str | None) -> None:
+def write_pair(out: ExportFolder, picture: ExportImage, image: str, mask: str | None) -> None:
+    """Write an image, its mask if there is one, and its line of the lineage."""
     out.png(image, picture.image_HW3)
     if mask:
         out.png(mask, picture.mask_HW)

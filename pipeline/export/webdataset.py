@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.dataset.version import Version
-from pipeline.export.base import Content, ExportOptions
+from pipeline.export.base import Content, ExportFormat, ExportOptions
 from pipeline.export.folder import ExportFolder, png_bytes
 from pipeline.export.samples import ExportImage, pictures
 from pipeline.utils.hashing import canonical_json
@@ -112,3 +112,12 @@ def _range(family: str, count: int) -> str:
     if count == 1:
         return f"{family}-000000.tar"
     return f"{family}-{{000000..{count - 1:06d}}}.tar"
+
+
+WEBDATASET = ExportFormat(
+    name="webdataset",
+    title="WebDataset shards",
+    files="`SPLIT-ROLE-NNNNNN.tar`",
+    readers="webdataset (1.0.2)",
+    write=write_webdataset,
+)

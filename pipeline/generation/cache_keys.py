@@ -7,7 +7,7 @@ import ast
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def code_version() -> str:
 
 
 # Stages share most of their files, and parsing takes a few milliseconds each.
-@lru_cache(maxsize=None)
+@cache
 def _code_of(path: Path) -> bytes:
     return hashlib.sha256(without_words(path.read_text()).encode()).digest()
 

@@ -1,8 +1,8 @@
-"""What happens when a GPU has no memory left: once more with an empty cache, then a clear error.
+"""What happens when a GPU has no memory left: smaller batches, or one retry, then a clear error.
 
-Nothing is moved to the CPU by itself: other rounding would make another dataset under the same
-settings. Stages that work in batches make them smaller instead (`proposals.py`); an inpainter sees
-one window at a time and has nothing to divide.
+How much fits depends on the image size, the model and whoever else uses the GPU, so it is found out
+and not configured. Nothing is moved to the CPU by itself: other rounding would make another dataset
+under the same settings. An inpainter sees one window at a time and has nothing to divide.
 """
 
 import gc
@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 
 from pipeline.errors import DeviceError
-from pipeline.models.backoff import release
 
 Result = TypeVar("Result")
 
@@ -46,3 +45,42 @@ def with_second_try(call: Callable[[], Result], doing: str) -> Result:
 def ran_out(error: BaseException) -> bool:
     """True when a CUDA allocation failed. TorchScript turns the type into text on its way out."""
     return isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in str(error)
+
+
+def in_batches(
+    rows: torch.Tensor, batch: int, work: Callable[[torch.Tensor], Result]
+) -> tuple[list[Result], int]:
+    """What `work` makes of consecutive parts of `rows`, and the batch size that fitted in the end.
+
+    Halved with each torch.OutOfMemoryError; DeviceError when not even one row fits.
+    """
+    results: list[Result] = []
+    done = 0
+    while done < len(rows):
+        part = rows[done : done + batch]
+        try:
+            results.append(work(part))
+        except torch.OutOfMemoryError as error:
+            if len(part) == 1:
+                raise DeviceError(
+                    f"out of memory on {rows.device}: not even one step fits "
+                    f"({_first_line(error)}); free it, use smaller images, or set "
+                    "models.device: cpu",
+                    passing=True,
+                ) from error
+            batch = len(part) // 2
+        else:
+            done += len(part)
+            continue
+        release()  # after the error is gone, and with it the tensors that it kept alive
+    return results, batch
+
+
+def release() -> None:
+    """Give the device's cached memory back; call it when the error that held tensors is gone."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -16,8 +16,8 @@ import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from pipeline.models.backoff import in_batches
 from pipeline.models.device import Compute
+from pipeline.models.out_of_memory import in_batches
 from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.decoder import DetailDecoder, decode_good
 from pipeline.records import ForegroundMask, ObjectProposals

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.dataset.files import GALLERY
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version, open_version
-from pipeline.gate.score_limits import Asked, score_limits
+from pipeline.gate.checks import Asked, score_limits
 from pipeline.kinds import KINDS
 from pipeline.reports.audit import text as audit_text
 from pipeline.utils.files import write_whole

@@ -24,11 +24,9 @@ import numpy as np
 from pipeline.edits.registry import placed_masks
 from pipeline.kinds import kind_of
 from pipeline.records import Edit, ObjectProposals, Sample, Verdict
-from pipeline.rulebook.book import RuleBook, digest_of_file, load
+from pipeline.rulebook.book import RuleBook, load
 from pipeline.rulebook.check import broken_rules, seen_in
 from pipeline.rulebook.parts import Parts, finder
-
-__all__ = ["Judge", "RuleBook", "digest_of_file", "judge_for", "load"]
 
 NO_RULE = "breaks_no_rule"
 OTHER_RULES = "breaks_other_rules"

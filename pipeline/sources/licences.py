@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.sources.layouts.registry import LAYOUTS
 from pipeline.utils.html import cell
 
 NOT_STATED = "not stated by the source"
@@ -26,14 +27,8 @@ _KNOWN = {  # our spelling without spaces and case: address of the terms, name o
     "apache-2.0": ("https://www.apache.org/licenses/LICENSE-2.0", "apache-2.0"),
     "mit": ("https://opensource.org/license/mit", "mit"),
 }
-_MVTEC = "https://www.mvtec.com/company/research/datasets"
-_CREDITS = {
-    "mvtec_ad": f"MVTec Software GmbH, MVTec AD, {_MVTEC}/mvtec-ad",
-    "mvtec_loco": f"MVTec Software GmbH, MVTec LOCO AD, {_MVTEC}/mvtec-loco",
-    "retinal_oct": "Kermany et al., Large Dataset of Labeled Optical Coherence Tomography (OCT) "
-    "Images, https://doi.org/10.17632/rscbjbr9sj.3",
-}
-_CREDITED_LICENCE = {"mvtec_ad": "cc-by-nc-sa-4.0", "mvtec_loco": "cc-by-nc-sa-4.0"}
+# Images that the project renders itself, in the layout of MVTec LOCO AD.
+RENDERED_LICENCE = "Apache-2.0 (rendered)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +71,17 @@ def terms_of(index: Mapping[str, Any]) -> Terms:
     """The terms of the source images of a version, from its index."""
     text = index["licence"]
     stated = bool(text) and text != "unknown"
-    # "Apache-2.0 (rendered)" says how the pictures came about; the licence is the first word.
-    key = re.sub(r"\s+", "-", re.sub(r"\(.*?\)", "", text).strip()).lower()
+    key = _key(text)
     url, hub = _KNOWN.get(key, ("", "other" if stated else "unknown"))
-    kind = index["settings"].get("kind", "")
+    layout = LAYOUTS.get(index["settings"].get("kind", ""))
     # A folder in MVTec's layout may hold anybody's images; only its own licence names its owner.
-    ours = key == _CREDITED_LICENCE.get(kind, "cc-by-4.0")
-    credit = _CREDITS.get(kind, "") if ours else ""
+    credit = layout.credit if layout and key == _key(layout.licence) else ""
     return Terms(text if stated else NOT_STATED, url, hub, credit, stated)
+
+
+def _key(text: str) -> str:
+    """A licence without spaces and case.
+
+    "Apache-2.0 (rendered)" says how the images came about; the licence is the first word.
+    """
+    return re.sub(r"\s+", "-", re.sub(r"\(.*?\)", "", text).strip()).lower()

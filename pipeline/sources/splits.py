@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.records import SourceEntry
-from pipeline.sources.layouts.base import group_of
+from pipeline.sources.layouts.registry import group_of
 
 
 def split_entries(

@@ -19,11 +19,6 @@ from tqdm import tqdm
 from pipeline.errors import UserError
 from pipeline.utils.files import write_whole
 from pretraining.data import clutter
-from pretraining.data.textures import photographs
-
-__all__ = [
-    "Example", "example", "held_out", "open_ahead", "photographs", "render_ahead", "render_sets",
-]  # fmt: skip
 
 SCENES_SHARE = 0.5
 CENTRED_SHARE = 0.35

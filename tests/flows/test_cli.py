@@ -216,7 +216,7 @@ def test_a_bug_of_ours_shows_where_it_is(anomalysmith, monkeypatch):
     def break_promise(*_: Any) -> NoReturn:
         raise RecordError("two masks but one score")
 
-    monkeypatch.setattr("pipeline.generation.publish.open_version", break_promise)
+    monkeypatch.setattr("pipeline.dataset.version.open_version", break_promise)
     monkeypatch.setattr(sys, "argv", ["anomalysmith", "stats", "x"])
     with pytest.raises(RecordError):  # the interpreter prints the traceback and exits with 1
         cli.main()
@@ -345,6 +345,12 @@ def test_every_command_and_option_has_help():
 
 def test_the_reference_page_is_fresh():
     assert reference.PAGE.read_text() == reference.page(), "run python -m flows.reference"
+
+
+@pytest.mark.parametrize(("document", "name", "make"), reference.TABLES)
+def test_tables_of_the_documents_are_those_of_the_registries(document, name, make):
+    text = (reference.PROJECT / document).read_text()
+    assert reference.with_table(text, name, make()) == text, "run python -m flows.reference"
 
 
 def test_version_is_said(anomalysmith):

@@ -11,7 +11,7 @@ from flows import evaluate as evaluate_module
 from flows import train as train_module
 from flows.jobs.evaluate import checkpoints_in
 from flows.jobs.train import TrainJob, home_of, placed
-from flows.orchestration.pairs import PairsFailed, artifact_key
+from flows.orchestration.artifacts import PairsFailed, artifact_key
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 

@@ -19,8 +19,7 @@ from flows.orchestration.tasks import is_transient
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import latest
 from pipeline.errors import DeviceError, RemoteError, UserError
-from pipeline.models.backoff import in_batches
-from pipeline.models.out_of_memory import with_second_try
+from pipeline.models.out_of_memory import in_batches, with_second_try
 
 
 @pytest.fixture(scope="module")
@@ -149,4 +148,4 @@ def test_no_telemetry():
 
 
 def test_artifact_keys_are_what_prefect_takes():
-    assert artifact_key("Screw_Bag.2") == "anomalies-screw-bag-2"
+    assert artifact_key("anomalies-Screw_Bag.2") == "anomalies-screw-bag-2"

@@ -19,40 +19,15 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.base import Batch, Detector, DetectorSettings, Schedule, Scores
-from detectors.data.perlin import Noise, corrupt
-from detectors.data.textures import read_textures
+from detectors.base import Batch, Detector, Schedule, Scores
+from detectors.data.perlin import corrupt
 from detectors.models.destseg.segmentation import Segmentation, focal, products
-from detectors.networks.cosine import Fusion, distance, fused, top_mean
+from detectors.networks.corruption import DamageSettings, noise_textures
+from detectors.networks.cosine import distance, fused, top_mean
 from detectors.networks.denoising_student import Decoder, Student
-from pipeline.errors import UserError
 from pipeline.models.backbone import Levels, Trunk, normalise, trunk_of
 
 LEVELS = ("student_fine", "student_middle", "student_coarse")
-
-
-class DamageSettings(DetectorSettings):
-    """What DeSTSeg and SemRec's local branch share: teacher, damage, how a map becomes a score."""
-
-    teacher: Literal["resnet18", "bundled-teacher"] = Field(
-        default="resnet18", description="entry of the weights registry that the frozen part reads"
-    )
-    noise: Noise = Field(
-        default="perlin_self",
-        description="what fills the damage: perlin_self = another picture of the batch, scrambled; "
-        "perlin_dtd = a picture of `textures`, as published; perlin_gauss = Gauss noise",
-    )
-    textures: Path | None = Field(
-        default=None, description="folder of textures for perlin_dtd, such as the DTD data set"
-    )
-    level_fusion: Fusion = Field(
-        default="prod", description="how the three levels' distances become one map"
-    )
-    top_pixels: int = Field(
-        default=100,
-        ge=1,
-        description="the image score is the mean of so many highest pixels, at 256 px",
-    )
 
 
 class DestSegSettings(DamageSettings):
@@ -187,17 +162,6 @@ def build(settings: DestSegSettings, weights: Path | None) -> DestSeg:
     """DeSTSeg on the trunk that `settings.teacher` names; textures are read for training only."""
     textures = noise_textures(settings.noise, settings.textures, settings.size, weights)
     return DestSeg(settings, trunk_of(settings.teacher, weights), textures)
-
-
-def noise_textures(
-    noise: Noise, folder: Path | None, size: int, weights: Path | None
-) -> Tensor | None:
-    """The textures that the noise needs; none without weights: a checkpoint will be filled in."""
-    if noise != "perlin_dtd" or weights is None:
-        return None
-    if folder is None:
-        raise UserError("noise perlin_dtd needs a folder of textures: set `textures` to one")
-    return read_textures(folder, size)
 
 
 PAPER = DestSegSettings(), Schedule(steps=5000, batch_size=32)

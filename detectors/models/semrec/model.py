@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from detectors.base import Batch, Batches, Detector, Schedule, Scores, View
 from detectors.data.perlin import corrupt
 from detectors.data.source_sampler import SourceSettings
-from detectors.models.destseg.model import DamageSettings, noise_textures
+from detectors.networks.corruption import DamageSettings, noise_textures
 from detectors.networks.cosine import distance, fused, top_mean
 from detectors.networks.denoising_student import Decoder, Student
 from detectors.networks.unet import Skips, UNet

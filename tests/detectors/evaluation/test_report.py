@@ -16,12 +16,10 @@ import pytest
 from PIL import Image
 from small_evaluations import AD_TYPES, loco_version, tiny_known, trained, version_of
 
-from detectors.comparison import compare
 from detectors.evaluation.evaluate import evaluate
 from detectors.evaluation.report_images import choose
 from detectors.evaluation.results import ImageRow
 from detectors.heatmaps import Scale, deep_grey, outlined, over, scale_of
-from pipeline.errors import IntegrityError, UserError
 
 CPU = {"device": "cpu", "precision": "fp32"}
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -206,56 +204,3 @@ def test_the_outline_lies_on_the_border_and_the_rest_is_untouched():
     assert tuple(picture[6, 6]) != (120, 120, 120)
     assert (picture[:2] == 120).all()
     assert (outlined(image, np.zeros_like(mask)) == image).all()
-
-
-def test_reports_side_by_side(reports, tmp_path):
-    one = numbers_of(reports["ad"])
-    other = one | {"detector": "better", "image_auroc": 0.999, "spro": None}
-    second = one | {"category": "bag", "image_auroc": 0.5}
-    path = tmp_path / "other.json"
-    path.write_text(json.dumps(other))
-    table = compare([reports["ad"] / "report.json", path, second])
-    assert table.detectors == ("tiny", "better")
-    assert table.categories == ("bag", "tray")
-    first = one["image_auroc"]
-    assert table.rows("image_auroc") == [
-        ["tiny", "0.500", f"{first:.3f}", f"{(0.5 + first) / 2:.3f}"],
-        ["better", "–", "**0.999**", "–"],
-    ]
-    assert "spro" not in table.metrics()
-    assert "| better | – | **0.999** | – |" in table.markdown()
-    page = Page(table.html())
-    assert not page.links
-    assert "0.999" in page.text
-
-
-def test_loco_counts_by_the_mean_of_its_groups(reports):
-    content = numbers_of(reports["loco"])
-    table = compare([content])
-    assert table.number("image_auroc", "tiny", "tray") == content["mean"]["image_auroc"]
-    assert any("logical and structural" in note for note in table.notes)
-
-
-def test_what_cannot_be_compared_is_said_or_refused(reports, tmp_path):
-    one = numbers_of(reports["ad"])
-    other = one | {
-        "detector": "b",
-        "version": one["version"] | {"digest": "0"},
-        "precision": "bf16",
-    }
-    notes = " ".join(compare([one, other]).notes)
-    assert "different dataset versions" in notes
-    assert "precision" in notes
-    with pytest.raises(UserError, match="two reports"):
-        compare([one, one])
-    with pytest.raises(UserError, match="no report to compare"):
-        compare([])
-    with pytest.raises(UserError, match="no such report"):
-        compare([tmp_path / "none.json"])
-    bad = tmp_path / "bad.json"
-    bad.write_text("{")
-    with pytest.raises(IntegrityError, match="damaged"):
-        compare([bad])
-    bad.write_text("{}")
-    with pytest.raises(UserError, match=r"no report\.json"):
-        compare([bad])

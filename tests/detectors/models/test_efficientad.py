@@ -13,12 +13,12 @@ from toy_normals import Toys, onnx_scores, pictures, trained
 
 from detectors.base import Batch
 from detectors.data.image_folder import FolderPictures
-from detectors.models.efficientad.jitter import jittered
 from detectors.models.efficientad.model import (
     EfficientAd,
     EfficientAdSettings,
     build,
     hard_loss,
+    jittered,
     masked_mean,
 )
 from detectors.networks.pdn import cells

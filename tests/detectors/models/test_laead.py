@@ -6,8 +6,7 @@ import torch
 from pydantic import ValidationError
 from toy_normals import Toys, onnx_scores, pictures, trained
 
-from detectors.models.efficientad.jitter import jittered
-from detectors.models.efficientad.model import EfficientAd
+from detectors.models.efficientad.model import EfficientAd, jittered
 from detectors.models.laead.model import (
     ContextExtractor,
     LaEad,

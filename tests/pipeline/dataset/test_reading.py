@@ -20,7 +20,8 @@ from pipeline.dataset.shard_writer import write_shard, write_test_shard
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import IntegrityError, UserError
-from pipeline.export.run import FORMATS, export
+from pipeline.export.registry import FORMATS
+from pipeline.export.run import export
 from pipeline.reports.diff.compare import diff
 from pipeline.reports.gallery import write_gallery_of
 from pipeline.reports.sample import find_sample, triptych

@@ -25,7 +25,8 @@ from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.export.base import ExportOptions
 from pipeline.export.folder import export_folder
-from pipeline.export.run import FORMATS, export
+from pipeline.export.registry import FORMATS
+from pipeline.export.run import export
 from pipeline.generation.publish import publish
 from pipeline.sources.ground_truth import load_test
 from pipeline.sources.listing import read_source

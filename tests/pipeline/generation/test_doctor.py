@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.commands.doctor_text import as_text
+from flows.commands.doctor import as_text
 from pipeline.config.manifest import manifest_for_source, read_manifest
 from pipeline.generation.doctor import DoctorReport, inspect
 from pipeline.models.weights import store as weights

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pipeline.errors import DeviceError
-from pipeline.models.backoff import in_batches
 from pipeline.models.device import choose
+from pipeline.models.out_of_memory import in_batches
 from pipeline.models.proposals import SamProposals
 from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam

@@ -14,7 +14,7 @@ from small_results import TURNS, header, image_result, small_version
 from pipeline.dataset.lineage import JUDGED
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version
-from pipeline.gate.score_limits import score_limits
+from pipeline.gate.checks import score_limits
 from pipeline.reports.gallery import choose, render, write_gallery
 
 NASTY = 'good/<script>alert("x")</script>&\'.png'

@@ -14,14 +14,10 @@ from small_sources import DEFECT, mask, mvtec_ad, mvtec_loco, picture, pictures
 from pipeline.errors import ImageError, SourceError
 from pipeline.records import SourceEntry
 from pipeline.sources.ground_truth import load_test
-from pipeline.sources.layouts.base import (
-    KINDS,
-    group_of,
-    guess_kind,
-    natural_key,
-    read_defects_config,
-)
-from pipeline.sources.listing import LICENCES, SourceListing, read_source
+from pipeline.sources.layouts.base import natural_key
+from pipeline.sources.layouts.mvtec import read_defects_config
+from pipeline.sources.layouts.registry import LAYOUTS, group_of, guess_layout
+from pipeline.sources.listing import SourceListing, read_source
 from pipeline.sources.splits import split_entries
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "mvtec_ad"
@@ -48,14 +44,14 @@ def of(listing: SourceListing | Sequence[SourceEntry], split: str) -> list[str]:
     return [entry.name for entry in entries if entry.split == split]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_every_layout_is_read_without_complaint_and_alike_each_time(tmp_path, kind):
     root = MAKERS[kind](tmp_path / "product")
     listing = read_source(kind, root, "product")
     assert listing == read_source(kind, root, "product")
     assert not listing.problems
-    assert listing.licence == LICENCES[kind]
-    assert guess_kind(root) == kind
+    assert listing.licence == LAYOUTS[kind].licence
+    assert guess_layout(root) == kind
     for entry in listing.entries:
         assert entry.category == "product"
         assert entry.path == root.resolve() / entry.name
@@ -111,7 +107,7 @@ def test_natural_order_is_total_and_counts(names):
 # What is wrong with a whole folder: SourceError with expected, found, what to do.
 
 
-PAIRS = [(there, asked) for there in KINDS for asked in KINDS if asked != there]
+PAIRS = [(there, asked) for there in LAYOUTS for asked in LAYOUTS if asked != there]
 PAIRS.remove(("mvtec_loco", "mvtec_ad"))  # has a test of its own below
 
 
@@ -147,7 +143,7 @@ def test_missing_and_empty_folders_and_files(tmp_path):
     with pytest.raises(SourceError, match="is a file"):
         read_source("folder", picture(tmp_path / "a.png"), "p")
     (tmp_path / "empty").mkdir()
-    for kind in KINDS:
+    for kind in LAYOUTS:
         with pytest.raises(SourceError, match="is empty"):
             read_source(kind, tmp_path / "empty", "p")
     (tmp_path / "ad" / "train" / "good").mkdir(parents=True)

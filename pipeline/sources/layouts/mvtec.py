@@ -1,0 +1,130 @@
+"""MVTec AD and MVTec LOCO AD.
+
+mvtec_ad      train/good/*  test/{good,DEFECT}/*  ground_truth/DEFECT/STEM_mask.png
+mvtec_loco    train/good/*  validation/good/*  test/{good,DEFECT}/*
+              ground_truth/DEFECT/STEM/*.png (grey value = defect type)  defects_config.json
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import SourceError
+from pipeline.records import GOOD
+from pipeline.sources.layouts.base import FolderReader, Layout, WrongLayout
+
+_DEFECT_FIELDS = {"defect_name", "pixel_value", "saturation_threshold", "relative_saturation"}
+
+
+def _read_mvtec_ad(reader: FolderReader) -> None:
+    reader.expect(f"train/{GOOD}")
+    if _is_loco(reader.root):
+        raise WrongLayout("no validation folder")
+    _read_mvtec(reader, lambda test: [test.with_name(f"{test.stem}_mask.png")], "{stem}_mask.png")
+
+
+def _read_mvtec_loco(reader: FolderReader) -> None:
+    reader.expect(f"train/{GOOD}", f"validation/{GOOD}")
+    for path in reader.images(reader.root / "validation" / GOOD):
+        reader.add(path, "validation")
+    _read_mvtec(reader, lambda test: reader.images(test.with_suffix("")), "{stem}/000.png")
+    config = reader.root / "defects_config.json"
+    if config.is_file() and reader.is_inside(config):
+        reader.defects_config = read_defects_config(config)
+    elif any(entry.masks for entry in reader.entries):
+        reader.problem(config, "missing: saturated overlap (sPRO) cannot be measured without it")
+
+
+def _read_mvtec(
+    reader: FolderReader, masks_of: Callable[[Path], list[Path]], expected: str
+) -> None:
+    """What both MVTec layouts share; `masks_of` maps a path below ground_truth to mask files."""
+    truth = reader.root / "ground_truth"
+    for path in reader.images(reader.root / "train" / GOOD):
+        reader.add(path, "train")
+    used: set[Path] = set()
+    for folder in reader.folders(reader.root / "test"):
+        for path in reader.images(folder):
+            masks = []
+            if folder.name != GOOD:
+                masks = [
+                    mask
+                    for mask in masks_of(truth / folder.name / path.name)
+                    if mask.is_file() and reader.is_inside(mask)
+                ]
+                if not masks:
+                    wanted = f"ground_truth/{folder.name}/{expected.format(stem=path.stem)}"
+                    reader.problem(path, f"defective but without a mask; expected {wanted}")
+            used.update(masks)
+            reader.add(path, "test", folder.name, masks)
+    for folder in reader.folders(truth):
+        below = [folder, *reader.folders(folder)]
+        for mask in (path for place in below for path in reader.images(place)):
+            if mask not in used:
+                reader.problem(mask, "a mask without its test image")
+
+
+def read_defects_config(path: Path) -> list[dict[str, Any]]:
+    """MVTec LOCO's defect types: grey value, name and saturation of each; SourceError when odd."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: not readable as JSON ({error}); copy it again") from error
+    if not isinstance(content, list):
+        raise SourceError(f"{path}: expected a list of defect types, got {type(content).__name__}")
+    seen: set[int] = set()
+    for number, defect in enumerate(content):
+        fault = _defect_fault(defect, seen)
+        if fault:
+            raise SourceError(f"{path}: entry {number}: {fault}; take the dataset's own file")
+        seen.add(defect["pixel_value"])
+    return content
+
+
+def _defect_fault(defect: Any, seen: set[int]) -> str:
+    """What is wrong with one entry of defects_config.json, or nothing."""
+    if not isinstance(defect, dict) or not set(defect) >= _DEFECT_FIELDS:
+        return f"expected the keys {', '.join(sorted(_DEFECT_FIELDS))}"
+    value, limit = defect["pixel_value"], defect["saturation_threshold"]
+    if type(value) is not int or not 1 <= value <= 255:
+        return f"pixel_value must be a whole number from 1 to 255, got {value!r}"
+    if value in seen:
+        return f"pixel_value {value} is given twice"
+    if type(defect["relative_saturation"]) is not bool:
+        return f"relative_saturation must be true or false, got {defect['relative_saturation']!r}"
+    if type(limit) not in (int, float) or not limit > 0:
+        return f"saturation_threshold must be above 0, got {limit!r}"
+    if defect["relative_saturation"] and limit > 1:
+        return f"a relative saturation_threshold is at most 1, got {limit!r}"
+    return ""
+
+
+def _is_ad(root: Path) -> bool:
+    return (root / "train" / GOOD).is_dir() and not _is_loco(root)
+
+
+def _is_loco(root: Path) -> bool:
+    return (root / "train" / GOOD).is_dir() and (root / "validation" / GOOD).is_dir()
+
+
+_LICENCE = "CC BY-NC-SA 4.0"
+_DATASETS = "https://www.mvtec.com/company/research/datasets"
+
+MVTEC_AD = Layout(
+    name="mvtec_ad",
+    files="`train/good/*`, `test/{good,DEFECT}/*`, `ground_truth/DEFECT/STEM_mask.png`",
+    read=_read_mvtec_ad,
+    matches=_is_ad,
+    licence=_LICENCE,
+    credit=f"MVTec Software GmbH, MVTec AD, {_DATASETS}/mvtec-ad",
+)
+MVTEC_LOCO = Layout(
+    name="mvtec_loco",
+    files="`train/good/*`, `validation/good/*`, `test/{good,DEFECT}/*`, "
+    "`ground_truth/DEFECT/STEM/*.png` (grey value = defect type), `defects_config.json`",
+    read=_read_mvtec_loco,
+    matches=_is_loco,
+    licence=_LICENCE,
+    credit=f"MVTec Software GmbH, MVTec LOCO AD, {_DATASETS}/mvtec-loco",
+)
