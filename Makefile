@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: install ## render example scenes, forge dataset versions, train detectors on one, report
+demo: install ## render example scenes, generate dataset versions, train and evaluate detectors
 	$(BIN)/python -m flows.demo
 
 test: install ## the whole test suite (PYTEST='-x -k name' for a part, '-m slow' for the slow tests)

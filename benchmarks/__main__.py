@@ -2,10 +2,13 @@
 
 import sys
 
-from benchmarks import detectors, quality, storage
+from benchmarks import quality
+from benchmarks.detectors import __main__ as detectors
 from benchmarks.generation import __main__ as generation
+from benchmarks.storage import __main__ as storage
 
 if __name__ == "__main__":
     rows = [*generation.main(), *storage.main(), *detectors.main()]
+    # The quality of the bundled models has aims, not claims, so it does not change the exit code.
     quality.main()
     sys.exit(not all(row.holds for row in rows))

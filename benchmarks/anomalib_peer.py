@@ -2,11 +2,10 @@
 
     python -m benchmarks.anomalib_peer --model medium --threads 1
 
-Reads one word per line, `step` or `infer`, does it once and answers with its seconds: of the
-processor with one thread, else of the wall. Training is what anomalib's trainer does in a step:
-losses with a batch of foreign pictures, gradients, Adam, schedule. Teacher, pictures and foreign
-pictures are random numbers, so nothing is downloaded; logging and reading of pictures are left out.
-Only anomalib and PyTorch are imported here.
+Reads one word per line, `step` or `infer`, runs it once and prints its seconds: processor time with
+one thread, else wall time. A step is what anomalib's trainer does: losses with a batch of ImageNet
+images, gradients, Adam, schedule. Teacher and images are random numbers, so nothing is downloaded;
+logging and reading of images are left out. Only anomalib and PyTorch are imported here.
 """
 
 import argparse
@@ -16,8 +15,8 @@ import time
 import torch
 from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, EfficientAdModelSize
 
+# The smallest size that anomalib's autoencoder accepts.
 SIZE = 256
-"""Their autoencoder takes nothing smaller."""
 
 
 class Peer:
@@ -26,13 +25,17 @@ class Peer:
     def __init__(self, model: str) -> None:
         torch.manual_seed(0)
         self.model = EfficientAdModel(model_size=EfficientAdModelSize(model))
+        # One image to train on and one that stands for an ImageNet image of the penalty.
         self.images, self.foreign = torch.rand(2, 1, 3, SIZE, SIZE)
         with torch.no_grad():
+            # The teacher's statistics, which anomalib measures on the training set.
             features = self.model.teacher(self.images)
             self.model.mean_std["mean"].copy_(features.mean((0, 2, 3), keepdim=True))
             self.model.mean_std["std"].copy_(features.std((0, 2, 3), keepdim=True))
+        # Statistics, not weights: anomalib keeps them as parameters.
         for values in (*self.model.mean_std.values(), *self.model.quantiles.values()):
             values.requires_grad_(False)
+        # anomalib optimises student and autoencoder together.
         trained = [*self.model.student.parameters(), *self.model.ae.parameters()]
         self.optimizer = torch.optim.Adam(trained, lr=1e-4, weight_decay=1e-5)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 66_500, gamma=0.1)
@@ -48,7 +51,7 @@ class Peer:
 
     @torch.inference_mode()
     def infer(self) -> None:
-        """Score and map of one picture."""
+        """Score and map of one image."""
         self.model.eval()
         self.model(self.images)
 
@@ -59,8 +62,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    # Processor time would add up the seconds of several threads.
     clock = time.process_time if args.threads == 1 else time.perf_counter
     peer = Peer(args.model)
+    # The parent process waits for this line: importing and building the model take many seconds.
     print("ready", flush=True)
     for line in sys.stdin:
         call = {"step": peer.step, "infer": peer.infer}[line.strip()]

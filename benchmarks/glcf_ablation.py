@@ -1,12 +1,12 @@
-"""What GLCF's parts are worth: the rows of the paper's ablation, and ours, as settings.
+"""Ablation of GLCF: the rows of the paper's ablation, and ours, as settings.
 
     python -m benchmarks.glcf_ablation --versions STORE/tray/0001-* STORE/bag/0001-* --seeds 0 1 2 \
         --out out/glcf-ablation
 
-A row either trains, or scores the weights of `full` anew with other weights of scales and branches
-(a start from its checkpoint with no step). Runs that are finished are read again, interrupted ones
-go on, so the command may be repeated and widened. The tables go to standard output and to
-`OUT/glcf.md`, the numbers to `OUT/glcf.json`. Test images are scored at the end and choose nothing.
+A row either trains, or scores the network of `full` again with other weights of scales and branches
+(it starts from that checkpoint and trains no step). Finished runs are reused and interrupted ones
+resumed, so the command may be repeated and extended. The tables go to standard output and to
+`OUT/glcf.md`, the numbers to `OUT/glcf.json`. Test images are scored at the end and select nothing.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from benchmarks.runs import Result, run
 from detectors.registry import PROFILES, Profile, configure
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
-from pipeline.utils.files import write_whole
+from pipeline.utils.files import write_atomic
 
 FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One variant: what it changes, and whether that needs a training of its own."""
+    """One variant: the settings that it changes, and whether it needs a training of its own."""
 
     name: str
     words: str
@@ -38,6 +38,7 @@ class Row:
     trains: bool = True
 
 
+# Name, description in the table, changed settings; the last value tells whether the row trains.
 ROWS = (
     Row(FULL, "as the settings say: PSS, three scales, both branches"),
     Row("no-bottleneck", "decoders see the deepest level", {"bottleneck": False}),
@@ -47,7 +48,7 @@ ROWS = (
     Row("pgs", "semantic tokens: PGS", {"aggregation": "pgs"}),
     Row("pss", "semantic tokens: PSS", {"aggregation": "pss"}),
     Row("expand", "up-sampling of the released code", {"up": "expand"}),
-    Row("clean-target", "GLCF-D: forged samples, clean target", {"clean_target": True}),
+    Row("clean-target", "GLCF-D: synthetic samples, clean target", {"clean_target": True}),
     Row("correspondence", "global map: F against G", {"global_map": "correspondence"}, False),
     Row("stride-4", "finest scale alone", {"scale_weights": (1, 0, 0)}, False),
     Row("stride-8", "middle scale alone", {"scale_weights": (0, 1, 0)}, False),
@@ -59,12 +60,15 @@ ROWS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    """Train and score what is missing, print the tables; gives the folder."""
+    """Train and score missing runs, print the tables and return the output folder."""
     args = _parser().parse_args(arguments)
+    # In the order of ROWS, whatever the order of the arguments.
     rows = [row for row in ROWS if row.name in args.rows]
     changes: dict[str, Any] = dict(pair(text) for text in args.set)
     if args.steps is not None:
+        # Applied to all rows.
         changes |= {"steps": args.steps}
+    # Row -> category -> seed -> result, as the tables expect it.
     found: Runs = {}
     for version in opened(args.versions):
         for seed in args.seeds:
@@ -74,16 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     words = {row.name: row.words for row in rows}
     text = report(found, words, [], args.profile, what="GLCF", against=FULL)
     print(text)
-    write_whole(args.out / "glcf.md", text.encode())
-    write_whole(args.out / "glcf.json", json.dumps(found, indent=1).encode())
+    write_atomic(args.out / "glcf.md", text.encode())
+    write_atomic(args.out / "glcf.json", json.dumps(found, indent=1).encode())
     return Path(args.out)
 
 
 def opened(folders: Sequence[Path]) -> list[Version]:
-    """The versions, each of another category: the tables have one cell per category."""
+    """Open the versions; UserError when two are of the same category, which tables cannot show."""
     found = [open_version(folder) for folder in folders]
     categories = [version.category for version in found]
     for category in categories:
+        # Results are kept by category, so a second version would overwrite the first.
         if categories.count(category) > 1:
             raise UserError(f"two versions are of {category}; name one version per category")
     return found
@@ -98,25 +103,29 @@ def measured(
     changes: Mapping[str, Any],
     device: str = "auto",
 ) -> dict[str, Result]:
-    """The result of every row; `full` is trained even when only rows that start from it ask."""
+    """The result of every row; `full` is also trained when only its derived rows are given."""
     results: dict[str, Result] = {}
 
     def once(row: Row, start: Path | None = None) -> Result:
+        # No step: only the settings of scoring differ from `full`.
         steps = {"steps": 0} if start else {}
         recipe = configure("glcf", profile, {**changes, **row.changes, **steps})
+        # Runs that only score have a label of their own: they must not be mistaken for the trained
+        # `full`.
         made = run(
             version, recipe, seed, out / "runs", start=start, device=device, details=True,
             label="glcf-scored" if start else "",
         )  # fmt: skip
         auroc = made["metrics"]["image_auroc"]
-        told = "no AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
-        print(f"{version.category}, seed {seed}, {row.name}: {told}", file=sys.stderr, flush=True)
+        score = "no AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
+        print(f"{version.category}, seed {seed}, {row.name}: {score}", file=sys.stderr, flush=True)
         return made
 
     for row in rows:
         if row.trains:
             results[row.name] = once(row)
             continue
+        # Trained at most once: `run` returns a finished run from its folder.
         full = results.get(FULL) or once(ROWS[0])
         results[row.name] = once(row, Path(full["checkpoint"]))
     return results

@@ -1,11 +1,12 @@
-"""What papers print for MVTec AD and MVTec LOCO, to be read beside our numbers; fractions.
+"""Published results for MVTec AD and MVTec LOCO, shown next to our numbers; as fractions.
 
-Paper sizes, whole training sets, ImageNet teachers: orientation, not a reproduction. Image AUROC:
-LA-EAD's paper (its own re-runs of EfficientAD-M without penalty and of PUAD; PatchCore stands
-beside our simpler `nearest`). IAP and IAP@90: SemRec's paper. Its DeSTSeg column for MVTec AD
-stands in another order of categories than its rows: see `SHIFTED`.
+Paper sizes, whole training sets, ImageNet teachers: for orientation, not a reproduction. Image
+AUROC: LA-EAD's paper (its own re-runs of EfficientAD-M without penalty and of PUAD; PatchCore is
+compared with our simpler `nearest`). IAP and IAP@90: SemRec's paper. Its DeSTSeg column for MVTec
+AD has another order of categories than its rows: see `SHIFTED`.
 """
 
+# A note that the tables print below quoted DeSTSeg values.
 SHIFTED = (
     "DeSTSeg's published IAP and IAP@90 for MVTec AD seem to belong to other categories than they "
     "are printed at; they are quoted as printed."
@@ -38,15 +39,16 @@ _IAP = {
 
 
 def published(detector: str, category: str, metric: str) -> float | None:
-    """The printed value of `image_auroc`, `iap` or `iap90`, as a fraction, or None.
+    """The published value of `image_auroc`, `iap` or `iap90`, as a fraction, or None.
 
-    A reduced category is held against the whole one.
+    A reduced category is compared with the whole one.
     """
     category = category.removesuffix("_reduced")
     if metric == "image_auroc":
         value = _AUROC.get(category, {}).get(detector)
     elif metric in ("iap", "iap90"):
         pair = _IAP.get(category, {}).get(detector)
+        # The pair is (IAP, IAP@90): a bool serves as index.
         value = pair and pair[metric == "iap90"]
     else:
         value = None

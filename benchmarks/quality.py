@@ -1,8 +1,8 @@
-"""How good the bundled models are: the measures of their cards, most of them on fewer pictures.
+"""Quality of the bundled models: the measures of their cards, most of them on fewer images.
 
 python -m benchmarks.quality
 
-Aims that are missed are shown and change no exit code: they are aims, the README claims less.
+Missed aims are shown but do not change the exit code: the README claims less than the aims.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from pretraining.proposals import table as proposals_table
 from pretraining.quality import Measure, print_measures
 
 SHARED = Path("../shared")
+# Rendered scenes for foreground and proposals; the cards used 200 and 100.
 SCENES = 40
-"""Rendered scenes for foreground and proposals; the cards used 200 and 100."""
 
 
 def main() -> list[Measure]:
@@ -28,6 +28,7 @@ def main() -> list[Measure]:
     devices.one_thread()
     print("\n## Quality of the bundled models\n")
     measures = [
+        # Ordered by the stages of the pipeline.
         *foreground_table.evaluate(weights.require("bundled-u2netp"), SHARED, SCENES),
         *proposals_table.evaluate(weights.require("bundled-sam"), SCENES),
         *inpainting(),
@@ -38,30 +39,33 @@ def main() -> list[Measure]:
 
 
 def inpainting() -> list[Measure]:
-    """The small LaMa against the better of OpenCV's two, for each sort of hole."""
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of its own
+    """The small LaMa against the better of OpenCV's two inpainters, for each sort of hole."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        # `evaluate` prints a table of its own, which would appear in the middle of this one.
         table = inpainting_evaluation.evaluate(weights.require("bundled-lama"))
     measures = []
     for sort in ("removal", "cut", "real"):
+        # *real* is missing without the MVTec images beside the checkout.
         if f"{sort}, Telea" not in table:
             continue
         ours, telea, ns = (table[f"{sort}, {n}"] for n in ("small LaMa", "Telea", "Navier-Stokes"))
+        # Differences and ratios, so that the aims are 0 and 1.
         ahead = ours["psnr"] - max(telea["psnr"], ns["psnr"])
         apart = ours["features"] / min(telea["features"], ns["features"])
-        found = ours["residue"] - telea["residue"]
+        trace = ours["trace"] - telea["trace"]
         measures += [
             Measure("small LaMa", f"{sort}: PSNR above the better of Telea and NS, dB", ahead, 0),
             Measure("small LaMa", f"{sort}: feature distance against theirs", apart, 1, True),
-            Measure("small LaMa", f"{sort}: residue AUROC minus Telea's", found, 0, True),
+            Measure("small LaMa", f"{sort}: trace AUROC minus Telea's", trace, 0, True),
         ]
     return measures
 
 
 def teacher() -> list[Measure]:
-    """The small teacher's patch score against the ResNet-18's; needs the real pictures."""
+    """The small teacher's patch score relative to the ResNet-18's; needs the real images."""
     if not (SHARED / "data").is_dir():
         return []
-    asked = Namespace(
+    options = Namespace(
         shared=SHARED, small=weights.require("bundled-teacher"), size=256, bank=10_000, seed=0,
         category=["bottle", "hazelnut_reduced"],
     )  # fmt: skip
@@ -72,7 +76,7 @@ def teacher() -> list[Measure]:
             float(str(row["ratio"])),
             0.85,
         )
-        for row in patch_score.rows(asked)
+        for row in patch_score.rows(options)
     ]
 
 

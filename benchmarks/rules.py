@@ -1,9 +1,9 @@
-"""Do drafted rules count as the renderer did? `python -m benchmarks.rules`
+"""Do drafted rules have the counts of the renderer? `python -m benchmarks.rules`
 
-Good scenes of every product are rendered from seeds that no bundled model learned from, the bundled
-models find the parts, and the drafted counts are held against what was drawn. A kind of part agrees
-when the drafted group that consists of it has just the drawn range of counts; a kind that is not
-there, or shares its group with another one, does not.
+Good scenes of every product are rendered from seeds that no bundled model was trained on, the
+bundled models find the parts, and the drafted counts are compared with what was drawn. A kind of
+part agrees when the drafted group that consists of it has exactly the drawn range of counts. A kind
+that is missing, or shares its group with another one, does not agree.
 
 Shapes: H, W image.
 """
@@ -26,16 +26,19 @@ from pipeline.rulebook.draft import Draft, draft
 from pipeline.rulebook.parts import Parts, finder
 from scenes.render import PRODUCTS, render
 
+# Within the seeds that pretraining holds out for evaluation.
 FIRST_SEED = 70_800_000
+# Side of a rendered scene, and of an image as a dataset stores it, in pixels.
 RENDERED, STORED = 512, 256
+# IoU from which on a found part is matched with a drawn one.
 SAME = 0.5
-"""IoU from which on a found part is a drawn one."""
+# Share of kinds that has to agree for exit code 0.
 WANTED = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of part: drawn counts, drafted counts, and the group that stands for it."""
+    """One kind of part: drawn counts and drafted counts (least, most), number of parts found."""
 
     product: str
     part: str
@@ -72,13 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
             )
     agree = sum(row.agrees for row in rows)
     share = agree / len(rows)
-    print(f"\n{agree} of {len(rows)} kinds of parts agree ({share:.1%}; asked: {WANTED:.0%})")
+    print(f"\n{agree} of {len(rows)} kinds of parts agree ({share:.1%}; wanted: {WANTED:.0%})")
     return 0 if share >= WANTED else 1
 
 
 def measure(product: str, images: int, first_seed: int) -> list[Row]:
     """Draft from rendered normals and compare, kind by kind."""
     devices.one_thread()
+    # The bundled models, whatever else is installed on this machine.
     settings = ModelSettings.model_validate(
         {"foreground": {"backend": "bundled"}, "proposals": {"backend": "small"}}
     )
@@ -99,14 +103,16 @@ def compare(
     truth: list[list[tuple[str, np.ndarray]]],
 ) -> list[Row]:
     """One row per drawn kind of part."""
+    # For each drafted group, count the drawn kinds of its members.
     whose: dict[int, Counter[str]] = {}
     seen: Counter[str] = Counter()
     for group, members in enumerate(made.shown):
         whose[group] = Counter()
-        for picture, number in members:
-            name = _drawn(found[picture].masks_NHW[number], truth[picture])
+        for image, number in members:
+            name = _drawn(found[image].masks_NHW[number], truth[image])
             whose[group][name] += 1
             seen[name] += 1
+    # Drawn counts of every kind, image by image.
     counts = {
         name: [sum(part == name for part, _ in instances) for instances in truth]
         for name in sorted({part for instances in truth for part, _ in instances})
@@ -114,16 +120,19 @@ def compare(
     ruled = {kind: rules for rules in made.book.parts.values() for kind in rules.kinds}
     rows = []
     for name, numbers in counts.items():
+        # A group belongs to the kind that most of its members are.
         groups = [g for g, tally in whose.items() if tally and tally.most_common(1)[0][0] == name]
+        # Only a kind with exactly one group has drafted counts.
         drafted = ruled[groups[0]].admitted if len(groups) == 1 and groups[0] in ruled else None
         why = ""
         if not groups:
             why = "shares a group with another kind" if seen[name] else "not found"
         elif len(groups) > 1:
-            why = f"parted into {len(groups)} groups"
+            why = f"split into {len(groups)} groups"
         elif groups[0] in made.not_used:
             why = f"not used: {made.not_used[groups[0]]}"
         drawn = (min(numbers), max(numbers))
+        # Row of the table: drawn and drafted counts, parts found and drawn.
         rows.append(Row(product, name, drawn, drafted, seen[name], sum(numbers), why))
     return rows
 
@@ -132,11 +141,13 @@ def _scene(product: str, seed: int) -> tuple[np.ndarray, list[tuple[str, np.ndar
     """A good scene as a dataset stores it, and its instances at that size."""
     scene = render(product, seed, size=RENDERED)
     with tempfile.TemporaryDirectory() as folder:
+        # Through a file, so that decoding and resizing are those of the pipeline.
         path = Path(folder) / "scene.png"
         Image.fromarray(scene.image_HW3).save(path)
         image_HW3 = load_image(path, (STORED, STORED))
     size = (STORED, STORED)
     masks = [
+        # Area averaging and a threshold of one half.
         cv2.resize(i.mask_HW.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
         for i in scene.instances
     ]
@@ -145,7 +156,7 @@ def _scene(product: str, seed: int) -> tuple[np.ndarray, list[tuple[str, np.ndar
 
 
 def _drawn(mask_HW: np.ndarray, instances: list[tuple[str, np.ndarray]]) -> str:
-    """The name of the drawn part that a found one is, or a question mark."""
+    """The name of the drawn part that matches a found one best, or a question mark."""
     best, name = SAME, "?"
     for part, drawn_HW in instances:
         iou = float((mask_HW & drawn_HW).sum() / (mask_HW | drawn_HW).sum())

@@ -3,9 +3,9 @@
     result = run(version, configure("laead", "tiny"), seed=0, out=Path("out/results"))
     result["metrics"]["image_auroc"]
 
-A run that is finished is read again, an interrupted one goes on where it stopped. What tells two
-runs apart is the version's digest, the recipe, the seed and where it started from; not the code, so
-take another folder after changing a detector.
+A finished run is read again, an interrupted one is resumed. Runs are identified by the digest of
+the version, the recipe, the seed and the checkpoint that they start from, not by the code: use
+another folder after changing a detector.
 """
 
 import json
@@ -23,15 +23,16 @@ import torch
 
 from detectors.evaluation.evaluate import evaluate
 from detectors.registry import Recipe
+from detectors.training.job import TrainJob
 from detectors.training.trainer import train
 from pipeline.dataset.version import Version
-from pipeline.utils.files import write_whole
+from pipeline.utils.files import write_atomic
 from pipeline.utils.hashing import digest_of
 
+# The keys of result.json: `label`, `detector`, `category`, `licence`, `version`, `seed`,
+# `checkpoint`, `steps`, `train_seconds`, `evaluate_seconds`, `validation` (of the training),
+# `metrics` (as `anomalysmith evaluate --json` prints them).
 Result = dict[str, Any]
-"""JSON: `label`, `detector`, `category`, `licence`, `version`, `seed`, `checkpoint`, `steps`,
-`train_seconds`, `evaluate_seconds`, `validation` (what training found), `metrics` (what `evaluate`
-prints)."""
 
 
 def run(
@@ -48,8 +49,8 @@ def run(
 ) -> Result:
     """Train and evaluate once, in a folder of its own below `out`.
 
-    `label` names a variant of a detector; `start` is the checkpoint whose weights are taken over;
-    `details` keeps the score of every test image as well.
+    `label` names a variant of a detector; `start` is the checkpoint whose weights initialise the
+    detector; `details` keeps the score of every test image as well.
     """
     label = label or recipe.name
     parts = {
@@ -58,14 +59,16 @@ def run(
         "schedule": recipe.schedule.model_dump(mode="json"),
         "seed": seed, "start": start.parent.name if start else None,
     }  # fmt: skip
+    # The readable parts of the name are for people, the digest tells runs apart.
     home = out / f"{version.category}-{label}-{seed}-{digest_of(parts)[:8]}"
     kept = home / "result.json"
     if kept.is_file():
         return dict(json.loads(kept.read_bytes()))
-    trained = train(
-        recipe, version, home / "checkpoint", seed=seed, device=device, precision=precision,
-        start=start,
-    )  # fmt: skip
+    # Training resumes by itself when the folder holds a checkpoint of the same run.
+    trained = train(TrainJob(
+        recipe=recipe, version=version.dir, out=home / "checkpoint", seed=seed, device=device,
+        precision=precision, start=start,
+    ))  # fmt: skip
     started = time.perf_counter()
     report = evaluate(trained.checkpoint, version, None, device=device, precision=precision)
     result: Result = {
@@ -76,7 +79,8 @@ def run(
         "evaluate_seconds": time.perf_counter() - started,
         "validation": trained.validation, "metrics": report.to_json(details),
     }  # fmt: skip
-    write_whole(kept, json.dumps(_plain(result), indent=1, default=_record).encode())
+    # Written last: its presence marks a finished run.
+    write_atomic(kept, json.dumps(_plain(result), indent=1, default=_record).encode())
     return dict(json.loads(kept.read_bytes()))
 
 
@@ -86,6 +90,7 @@ def found(results: Iterable[Result], path: str) -> list[float]:
     for result in results:
         value: Any = result
         for part in path.split("."):
+            # A metric may be absent at any level, for example without anomalies of a type.
             value = value.get(part) if isinstance(value, Mapping) else None
         if isinstance(value, int | float):
             numbers.append(float(value))
@@ -93,7 +98,7 @@ def found(results: Iterable[Result], path: str) -> list[float]:
 
 
 def spread(numbers: Sequence[float], digits: int = 3) -> str:
-    """Mean and standard deviation over seeds as text; a dash for none."""
+    """Mean and standard deviation over seeds as text; a dash when there are no numbers."""
     if not numbers:
         return "–"
     mean = f"{statistics.fmean(numbers):.{digits}f}"
@@ -108,6 +113,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def hardware() -> str:
     """The machine in one line: processor, cores, threads in use, GPU, torch."""
+    # Linux names the processor in /proc/cpuinfo; elsewhere only the architecture is known.
     processor = platform.machine()
     if Path("/proc/cpuinfo").is_file():
         names = [
@@ -116,6 +122,7 @@ def hardware() -> str:
             if line.startswith("model name")
         ]
         processor = names[0] if names else processor
+    # Both decide how fast bfloat16 is on a CPU.
     matrix = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
     bf16 = "AVX-512 BF16" if torch.cpu._is_avx512_bf16_supported() else "no AVX-512 BF16"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -126,7 +133,7 @@ def hardware() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same with null for what is no number: JSON has no NaN."""
+    """The same with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -135,5 +142,5 @@ def _plain(value: Any) -> Any:
 
 
 def _record(value: Any) -> Any:
-    """Dataclasses and paths, as JSON."""
+    """Paths and dataclasses as JSON values."""
     return str(value) if isinstance(value, Path) else asdict(value)

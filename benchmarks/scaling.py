@@ -1,15 +1,15 @@
-"""What Prefect and its task runners cost and give: images per second on one and two workers.
+"""Cost and gain of Prefect and its task runners: images per second on one and two workers.
 
     python -m benchmarks.scaling [--images N] [--runner NAME]...
 
 The baseline is `flows.jobs.generate` on one thread: the same images, the same models, an empty
-store. The flow runs under Prefect's own server on this machine. Starting that server is not
-counted, as it runs all day; everything else is, and nothing is subtracted: planning, task runs,
-starting the workers, loading the models in each of them, packing, and the check of every byte,
-which the flow adds (its time is given on its own). Each run has a process of its own, so none
-inherits warm models. The yardstick runs before and after the others, so it shows how quiet the
-machine was; where others compute meanwhile, seconds of CPU say more than seconds of wall clock.
-They count the flow's process and its workers, and the server is left out.
+store. The flow runs with a local Prefect server. Starting that server is not counted, as it runs
+permanently; everything else is, and nothing is subtracted: planning, task runs, starting the
+workers, loading the models in each of them, packing, and the check of every byte, which the flow
+adds (its time is listed separately). Each run has a process of its own, so none inherits warm
+models. The baseline runs before and after the others and shows how constant the load of the machine
+was; on a busy machine CPU time is more meaningful than wall time. CPU time covers the flow's
+process and its workers, not the server.
 """
 
 from flows import environment as _quiet  # noqa: F401  isort: skip  first: telemetry off
@@ -25,19 +25,22 @@ from pathlib import Path
 from typing import Any
 
 RUNNERS = ("threads", "processes", "dask", "ray")
+# Images per task.
 BATCH = 16
+# The largest share of the baseline's time that orchestration is claimed to cost.
 CLAIMED = 0.05
-"""Most that the orchestration may cost, as a share of the time without it."""
 
 
 def main(images: int = 96, runners: tuple[str, ...] = RUNNERS) -> list[dict[str, Any]]:
     """Print the table and return its rows."""
+    # Imported here: a measured run is this module in a process of its own and needs no test server.
     from prefect.testing.utilities import prefect_test_harness
 
     from scenes.loco import write_loco
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, prefect_test_harness(server_startup_timeout=180):
+        # A fifth of the images calibrates the gate.
         validation = max(1, images // 5)
         root = write_loco(
             Path(folder), "bag", train=images - validation, validation=validation, test_good=1,
@@ -47,6 +50,7 @@ def main(images: int = 96, runners: tuple[str, ...] = RUNNERS) -> list[dict[str,
         for runner in runners:
             rows += [_measured(root, runner, workers) for workers in (1, 2)]
         rows.append(_measured(root, "local", 1))
+    # All runners must produce the same version.
     if len({row["digest"] for row in rows}) != 1:
         raise SystemExit(f"the digests differ: {[(r['runner'], r['digest'][:8]) for r in rows]}")
     _table(rows, images)
@@ -56,9 +60,10 @@ def main(images: int = 96, runners: tuple[str, ...] = RUNNERS) -> list[dict[str,
 def _measured(root: Path, runner: str, workers: int) -> dict[str, Any]:
     """One run in a process of its own, with an empty store."""
     with tempfile.TemporaryDirectory() as store:
-        words = [sys.executable, "-m", "benchmarks.scaling", "--one", runner, str(workers)]
+        arguments = [sys.executable, "-m", "benchmarks.scaling", "--one", runner, str(workers)]
+        # A fresh process: no models, caches or task runners of an earlier run.
         done = subprocess.run(
-            [*words, str(root), store], env=_environment(), capture_output=True, text=True,
+            [*arguments, str(root), store], env=_environment(), capture_output=True, text=True,
             check=False,
         )  # fmt: skip
     if done.returncode:
@@ -78,7 +83,7 @@ def _environment() -> dict[str, str]:
 
 
 def one(runner: str, workers: int, root: Path, store: Path) -> dict[str, Any]:
-    """Run once and say how long it took, and how much of that was the flow's check of its bytes."""
+    """Run once; seconds in total, of CPU, and of the check of all bytes that the flow includes."""
     from flows.jobs.category_options import Choices, settings_of
     from flows.jobs.generate import generate
     from pipeline.dataset.verify import verify
@@ -98,8 +103,10 @@ def one(runner: str, workers: int, root: Path, store: Path) -> dict[str, Any]:
         )  # fmt: skip
     seconds, cpu = time.perf_counter() - started, _cpu_seconds() - before
     started = time.perf_counter()
+    # Repeat the flow's check by itself, to know its share of the time.
     verify(Path(report["version_dir"])).raise_if_bad()
     checking = time.perf_counter() - started
+    # The size of the stage cache is reported per image.
     cache = [p.stat().st_size for p in (store / ".cache").rglob("*.npz")]
     return {
         "seconds": seconds, "cpu": cpu, "verify": checking, "images": report["images"],
@@ -110,24 +117,29 @@ def one(runner: str, workers: int, root: Path, store: Path) -> dict[str, Any]:
 
 def _cpu_seconds() -> float:
     """User and system time of this process and of children that have ended."""
+    # Own user and system time, and those of children that have been waited for.
     return sum(os.times()[:4])
 
 
 def _table(rows: list[dict[str, Any]], images: int) -> None:
     first, last = rows[0]["seconds"], rows[-1]["seconds"]
-    yardstick = (first + last) / 2
+    baseline = (first + last) / 2
     print(f"\n## Scaling: {images} images of 256 px, {BATCH} per task, {os.cpu_count()} CPUs\n")
-    print(f"The yardstick before and after: {first:.1f} and {last:.1f} s.\n")
+    print(f"The baseline before and after: {first:.1f} and {last:.1f} s.\n")
+    # The first and the last row are the baseline; their mean allows for drift of the machine's
+    # load.
     cpu = (rows[0]["cpu"] + rows[-1]["cpu"]) / 2
     print("| runner | workers | s | images/s | times | CPU s | added: wall, CPU; check of bytes |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    own = f"{yardstick:.1f} | {images / yardstick:.2f} | 1.00 | {cpu:.1f}"
+    own = f"{baseline:.1f} | {images / baseline:.2f} | 1.00 | {cpu:.1f}"
     print(f"| none (`flows.jobs.generate`) | 1 | {own} | |")
     for row in rows[1:-1]:
-        speed, cost = yardstick / row["seconds"], ""
+        speed, cost = baseline / row["seconds"], ""
+        # With one worker the difference to the baseline is the cost of orchestration.
         if row["workers"] == 1:
-            added, check = row["seconds"] / yardstick - 1, row["verify"] / yardstick
+            added, check = row["seconds"] / baseline - 1, row["verify"] / baseline
             cost = f"{added:+.1%}, {row['cpu'] / cpu - 1:+.1%}; {check:.1%}"
+        # "times" is the speed relative to the baseline.
         rate = images / row["seconds"]
         print(f"| {row['runner']} | {row['workers']} | {row['seconds']:.1f} | {rate:.2f} | "
               f"{speed:.2f} | {row['cpu']:.1f} | {cost} |")  # fmt: skip
@@ -138,18 +150,20 @@ def _table(rows: list[dict[str, Any]], images: int) -> None:
         print(f"{timing['stage']}: {timing['seconds']:.4f} s per unit, {timing['units']} units")
     for row in rows[1:-1]:
         if (row["runner"], row["workers"]) == ("threads", 1):
-            cost = row["seconds"] / yardstick - 1
+            cost = row["seconds"] / baseline - 1
             print(f"Orchestration, batches of {BATCH}: {cost:+.1%} of the time, claimed at most "
                   f"{CLAIMED:.0%}: {'yes' if cost <= CLAIMED else 'NO'}")  # fmt: skip
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        words = sys.argv[2:]
-        print(json.dumps(one(words[0], int(words[1]), Path(words[2]), Path(words[3]))))
+        arguments = sys.argv[2:]
+        print(
+            json.dumps(one(arguments[0], int(arguments[1]), Path(arguments[2]), Path(arguments[3])))
+        )
     else:
         parser = argparse.ArgumentParser()
         parser.add_argument("--images", type=int, default=96)
         parser.add_argument("--runner", action="append", choices=RUNNERS)
-        asked = parser.parse_args()
-        main(asked.images, tuple(asked.runner or RUNNERS))
+        args = parser.parse_args()
+        main(args.images, tuple(args.runner or RUNNERS))

@@ -1,12 +1,13 @@
-"""What SemRec's branches see, for the docs: input, local map, object map, their sum, ground truth.
+"""Maps of SemRec's branches for the docs: input, local map, object map, their sum, ground truth.
 
     python -m benchmarks.semrec_figure --checkpoint out/run --version STORE/tray/0001-… \
-        --out docs/pictures/semrec.png
+        --out docs/images/semrec.png
 
-Cases are chosen by their scores, never by looks: of logical and of structural anomalies the image
+Cases are selected by their scores, not by eye: of logical and of structural anomalies the image
 with the highest and the one with the lowest score, and the good image with the highest. Each column
-has one scale, from the maps of validation normals: pale is what good products reach. Only versions
-of rendered scenes are drawn, for pictures in the repository must be free of other people's rights.
+has one scale, from the maps of validation normals: pale is the level of good products. Only
+versions of rendered scenes are accepted: images in the repository must carry no third-party rights.
+Shapes: B batch; K regions of ground truth; H, W image; 3 colour (RGB, uint8).
 """
 
 import argparse
@@ -20,16 +21,17 @@ import numpy as np
 import torch
 
 from benchmarks.pictures import captioned, framed
-from detectors.data.dataset import VersionDataset, as_made
-from detectors.data.resize import fitted
-from detectors.heatmaps import Scale, over, scale_of
+from detectors.data.dataset import VersionDataset, collate
+from detectors.data.resize import resize_images
+from detectors.heatmaps import Scale, overlay, scale_of
 from detectors.metrics.per_type import group_of
-from detectors.scoring import enlarged, stacked
+from detectors.scoring import resize_maps, stack_images
 from detectors.training.checkpoint import Restored, load
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
 from pipeline.records import GOOD
 
+# The two branches by SemRec's own names, and the combined map.
 COLUMNS = ("local", "object", "sum")
 BATCH = 16
 
@@ -55,32 +57,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     version = open_version(args.version)
     if "rendered" not in version.index.get("licence", ""):
         raise UserError(
-            f"{args.version} has licence {version.index.get('licence')!r}; draw rendered scenes"
+            f"{args.version} has licence {version.index.get('licence')!r}; use rendered scenes"
         )
-    picture_HW3 = figure(load(args.checkpoint), version)
+    figure_HW3 = figure(load(args.checkpoint), version)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.out), cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(args.out), cv2.cvtColor(figure_HW3, cv2.COLOR_RGB2BGR))
 
 
 def figure(restored: Restored, version: Version) -> np.ndarray:
-    """The whole picture, uint8 RGB."""
+    """The whole figure, uint8 RGB."""
     normals = VersionDataset.normals(version, "validation")
-    seen = maps_of(restored, as_made(normals.__getitems__(range(len(normals))))["image"])
+    seen = maps_of(restored, collate(normals.__getitems__(range(len(normals))))["image"])
+    # One scale per column from validation normals, so that strips are comparable.
     scales = {name: scale_of(list(maps)) for name, (maps, _) in seen.items()}
     picked = chosen(cases(restored, version))
     strips = [strip(case, scales) for _, case in picked]
-    words = [f"{why}: {case.name}, score {case.score:.3f}" for why, case in picked]
-    words[0] += "   |   input, local, object, sum, ground truth"
-    return captioned(strips, words)
+    captions = [f"{why}: {case.name}, score {case.score:.3f}" for why, case in picked]
+    # The first caption also names the columns.
+    captions[0] += "   |   input, local, object, sum, ground truth"
+    return captioned(strips, captions)
 
 
 def cases(restored: Restored, version: Version) -> list[Case]:
-    """Every test image, scored and explained."""
+    """Every test image with its score and its maps."""
     images = list(version.test_images())
     found = []
     for start in range(0, len(images), BATCH):
+        # In batches, to limit memory.
         lot = images[start : start + BATCH]
-        seen = maps_of(restored, stacked([pixels for pixels, *_ in lot]))
+        seen = maps_of(restored, stack_images([pixels for pixels, *_ in lot]))
         for place, (pixels_HW3, masks_KHW, _, record) in enumerate(lot):
             found.append(Case(
                 name=record["name"], group=group_of(record["defect"]),
@@ -92,12 +97,13 @@ def cases(restored: Restored, version: Version) -> list[Case]:
 
 
 def chosen(all_cases: Sequence[Case]) -> list[tuple[str, Case]]:
-    """Best and worst of each kind, with the reason why it is shown."""
+    """Highest and lowest score of each anomaly type, each with the reason for its selection."""
     picked = []
-    for words, highest in (("found", True), ("missed", False)):
+    for reason, highest in (("found", True), ("missed", False)):
         for group in sorted({case.group for case in all_cases} - {GOOD}):
             of = sorted((case for case in all_cases if case.group == group), key=lambda c: c.score)
-            picked.append((f"{words}, {group}", of[-1 if highest else 0]))
+            picked.append((f"{reason}, {group}", of[-1 if highest else 0]))
+    # The good image that comes closest to a false alarm.
     good = [case for case in all_cases if case.group == GOOD]
     return [*picked, *([("highest good image", max(good, key=lambda c: c.score))] if good else [])]
 
@@ -108,23 +114,27 @@ def maps_of(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(B, H, W) maps at the images' size and (B,) scores, by column."""
     height, width = images_B3HW.shape[2:]
-    images = fitted(images_B3HW.to(restored.compute.device), restored.detector.settings.size)
+    images = resize_images(images_B3HW.to(restored.compute.device), restored.detector.settings.size)
     with restored.compute.autocast():
+        # Score and maps of the same forward settings.
         scores = restored.detector(images)
         parts = restored.detector.explain(images)
+    # Other detectors, and SemRec with one branch, explain nothing or less.
     if not set(COLUMNS[:2]) <= set(parts):
         raise UserError("the checkpoint must hold a SemRec with both branches")
+    # "sum" is no branch: it is the detector's own map.
     maps = {name: parts.get(name, scores.maps_BHW) for name in COLUMNS}
     image_B = scores.image_B.float().cpu().numpy()
     return {
-        name: (enlarged(map_BHW.float(), (height, width)).cpu().numpy(), image_B)
+        name: (resize_maps(map_BHW.float(), (height, width)).cpu().numpy(), image_B)
         for name, map_BHW in maps.items()
     }
 
 
 def strip(case: Case, scales: dict[str, Scale]) -> np.ndarray:
     """input | local | object | sum | ground truth."""
-    heat = [over(case.image_HW3, case.maps[name], scales[name]) for name in COLUMNS]
+    heat = [overlay(case.image_HW3, case.maps[name], scales[name]) for name in COLUMNS]
+    # Ground truth in white on black.
     truth_HW3 = case.truth_HW[..., None].repeat(3, 2).astype(np.uint8) * 255
     return np.hstack([framed(tile) for tile in (case.image_HW3, *heat, truth_HW3)])
 

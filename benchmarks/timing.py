@@ -1,4 +1,4 @@
-"""Medians of repeated calls, and a table of ratios against a named yardstick of the same run."""
+"""Medians of repeated calls, and a table of ratios against a named baseline of the same run."""
 
 import os
 import platform
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured claim: how many times the yardstick's speed, and the least that is claimed."""
+    """One measured claim: the speed relative to a baseline, and the least ratio that is claimed."""
 
     what: str
     seconds: float
-    yardstick: str
-    yardstick_seconds: float
+    baseline: str
+    baseline_seconds: float
     claimed: float
 
     @property
     def ratio(self) -> float:
-        return self.yardstick_seconds / self.seconds
+        # Above 1 is faster than the baseline.
+        return self.baseline_seconds / self.seconds
 
     @property
     def holds(self) -> bool:
@@ -28,7 +29,8 @@ class Row:
 
 
 def median_seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall time of `call`, after one call that is not counted."""
+    """Median wall time of `call` in seconds, after one warm-up call."""
+    # The first call loads libraries and warms caches.
     call()
     times = []
     for _ in range(repeats):
@@ -42,9 +44,10 @@ def print_table(title: str, rows: list[Row]) -> None:
     """A Markdown table with the machine it was measured on."""
     print(f"\n## {title}\n\n{platform.machine()}, {os.cpu_count()} cores, "
           f"Python {platform.python_version()}\n")  # fmt: skip
-    print("| what | s | yardstick | s | times | claimed | holds |\n|---|---|---|---|---|---|---|")
+    # "times" is the ratio of both times.
+    print("| what | s | baseline | s | times | claimed | holds |\n|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row.what} | {row.seconds:.3f} | {row.yardstick} | {row.yardstick_seconds:.3f} "
+            f"| {row.what} | {row.seconds:.3f} | {row.baseline} | {row.baseline_seconds:.3f} "
             f"| {row.ratio:.3g} | {row.claimed:g} | {'yes' if row.holds else 'NO'} |"
         )

@@ -6,13 +6,15 @@
     scores = detector(images_B3HW)               # image scores and maps
 
 Everything that scoring needs, from teacher weights to quantiles, is a parameter or a buffer, so a
-checkpoint's state dict is the whole detector. Test images are seen by `forward` alone.
+checkpoint's state dict is the whole detector. Test images reach `forward` only.
 
-Shapes: B batch; H, W picture, both `settings.size`; 3 colour (RGB).
+Shapes: B batch; H, W image, both `settings.size`; 3 colour (RGB).
 """
 
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -21,46 +23,53 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.settings import Settings
 
+# Tensors by name as `detectors.data.dataset` makes them, on the device; images uint8, `size` px.
 Batch = dict[str, Tensor]
-"""Tensors by name as `detectors.data.dataset` makes them, on the device; images uint8, `size`
-px."""
+# Batches of one view in a fixed order. Can be iterated any number of times.
 Batches = Iterable[Batch]
-"""Batches of one view in a fixed order; may be iterated as often as one likes."""
+# What a detector trains on: `image`, or `original`, `edited`, `mask`, `label`, `kind`.
 View = Literal["normals", "sources"]
-"""What a detector trains on: `image`, or `original`, `edited`, `mask`, `label`, `kind`."""
 
 
 class DetectorSettings(Settings):
-    """What every detector may be told; each adds its own. Defaults are the paper's."""
+    """Settings that every detector has; each adds its own. Defaults are the paper's."""
 
+    # Networks halve the side five times, hence multiples of 32; an unpadded PDN has no cell at 32.
     size: int = Field(
-        default=256, ge=64, le=1024, multiple_of=32, description="side of the input, px"
+        default=256, ge=64, le=1024, multiple_of=32, description="side of the input image in pixels"
     )
-    teacher: str = Field(description="entry of the weights registry that the frozen part reads")
+    teacher: str = Field(description="weights registry entry loaded into the frozen network")
 
 
 class Schedule(Settings):
-    """How long a detector trains, and what ends it."""
+    """How long a detector trains, and when it stops."""
 
     steps: int = Field(ge=0, description="optimiser steps; 0 for detectors without a loss")
-    batch_size: int = Field(ge=1, description="pictures per step and process")
+    batch_size: int = Field(ge=1, description="images per step and process")
     validate_every: int = Field(
         default=0,
         ge=0,
-        description="steps between two looks at the validation split; 0: at the end only",
+        description="steps between two validation passes; 0: validate at the end only",
     )
+    # Weights are chosen on validation data only: test images never decide when to stop.
     stop_on: Literal["never", "loss", "synthetics"] = Field(
         default="never",
-        description="early stopping: on the loss over fixed validation batches, or on the image "
-        "AUROC of validation normals against validation synthetics; the best weights are kept",
+        description="criterion for early stopping: the loss on fixed validation batches, or the "
+        "image AUROC of validation normals against synthetic validation anomalies; the best "
+        "weights are kept",
     )
-    patience: int = Field(default=8, ge=1, description="looks without a better one before it stops")
-    min_steps: int = Field(default=0, ge=0, description="steps before it may stop")
+    patience: int = Field(
+        default=8, ge=1, description="validation passes without improvement before training stops"
+    )
+    min_steps: int = Field(
+        default=0, ge=0, description="steps before early stopping becomes possible"
+    )
 
     @model_validator(mode="after")
-    def _check_looks(self) -> "Schedule":
+    def _check_stopping(self) -> "Schedule":
+        # Early stopping compares validation passes, so there must be some.
         if self.stop_on != "never" and not self.validate_every:
-            raise ValueError("stop_on needs looks to stop at: set validate_every, too")
+            raise ValueError("stop_on needs validation passes: set validate_every above 0, too")
         return self
 
 
@@ -72,13 +81,14 @@ class Scores(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Base of all detectors. Subclasses set `view`, and implement what raises here.
+    """Base of all detectors. Subclasses set `view` and implement the methods that raise here.
 
     `forward` and `explain` take uint8 images (B, 3, size, size) and normalise them themselves.
-    Frozen parts stay in evaluation mode whatever `train()` is told. Randomness comes from torch's
-    global generator, which the trainer seeds for every step.
+    Frozen parts stay in evaluation mode even after `train()`. Randomness comes from torch's global
+    generator, which the trainer seeds for every step.
     """
 
+    # Which view of the dataset version the trainer reads; `sources` includes edited samples.
     view: View = "normals"
 
     def __init__(self, settings: DetectorSettings) -> None:
@@ -86,7 +96,7 @@ class Detector(nn.Module):
         self.settings = settings
 
     def prepare(self, normals: Batches) -> None:
-        """Collect what the frozen parts need from the training normals, un-augmented.
+        """Collect what the frozen parts need from the training normals, without augmentation.
 
         Called once before the first step and again after a resume; the same normals give the same
         bytes. Items have `image` and `index`.
@@ -97,14 +107,14 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LambdaLR]:
-        """The optimiser over what trains, and its schedule over `steps` (stepped every step)."""
+        """The optimiser of the trainable parameters and its schedule, stepped at every step."""
         raise NotImplementedError
 
     def calibrate(self, train: Batches, validation: Batches) -> None:
         """Set the statistics of the scores from normals of both splits; never from test images."""
 
     def tune(self, normals: Batches, pairs: Batches) -> None:
-        """Choose what the settings leave to the validation split, such as weights of a sum.
+        """Choose on the validation split what the settings leave open, such as fusion weights.
 
         Called after `calibrate` with the validation normals and the pairs made from them.
         """
@@ -114,8 +124,27 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def explain(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """The maps that `forward` sums up, by name, each (B, size, size); empty when there is one.
+        """The maps that `forward` adds up, by name, each (B, size, size).
 
-        For pictures and for TensorBoard.
+        Empty when there is only one. For reports and for TensorBoard.
         """
         return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorEntry:
+    """One detector of the registry. Its `model.py` exports it as `ENTRY`.
+
+    `build(settings, weights)` makes the network from settings of the profiles' class and the file
+    of the teacher that `settings.teacher` names; without a file all weights are random, to be
+    filled from a checkpoint. `paper` and `tiny` are settings and schedule of the two profiles: the
+    published configuration, and the tiny config that trains on a CPU within minutes.
+    """
+
+    name: str
+    summary: str
+    citation: str
+    # `Any`: each detector takes its own class of settings.
+    build: Callable[[Any, Path | None], Detector]
+    paper: tuple[DetectorSettings, Schedule]
+    tiny: tuple[DetectorSettings, Schedule]

@@ -1,9 +1,10 @@
-"""Scores and maps of images, the way evaluation, prediction and reports all get them.
+"""Scores and maps of images, computed the same way for evaluation, prediction and reports.
 
-Images come as they are stored, uint8 of any size; the detector sees them at its own. Maps go back
-to the size that the caller names, bilinear, because ground truth is never resized to suit a map.
+Images come as they are stored, uint8 of any size, and are resized to the detector's input size.
+Maps are resized (bilinear) to the size that the caller names, because ground-truth masks are never
+resized to fit a map.
 
-Shapes: B batch; H, W picture as stored; S, S picture as the detector takes it; 3 colour (RGB).
+Shapes: B batch; H, W stored image; S, S input of the detector; 3 colour (RGB).
 """
 
 from collections.abc import Sequence
@@ -15,21 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.base import Detector
-from detectors.data.resize import fitted
+from detectors.data.resize import resize_images
 from pipeline.errors import UserError
 from pipeline.models.device import Compute
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """`scores_B` float32; `maps_BHW` float32 at the size that was asked for. All finite."""
+class ScoredBatch:
+    """`scores_B` float32; `maps_BHW` float32 at the requested size. All values are finite."""
 
     scores_B: np.ndarray
     maps_BHW: np.ndarray
 
 
-def stacked(images: Sequence[np.ndarray]) -> Tensor:
-    """(B, 3, H, W) uint8 from (H, W, 3) pictures of one size, in channels_last memory."""
+def stack_images(images: Sequence[np.ndarray]) -> Tensor:
+    """(B, 3, H, W) uint8 from (H, W, 3) images of one size, in channels_last memory."""
+    # A permuted view of (B, H, W, 3) memory is what PyTorch calls channels_last: nothing is copied.
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
@@ -39,29 +41,33 @@ def score(
     compute: Compute,
     images_B3HW: Tensor,
     size_HW: tuple[int, int] | None = None,
-) -> Scored:
-    """Score a batch of uint8 images; maps at `size_HW`, or as the detector gives them.
+) -> ScoredBatch:
+    """Score a batch of uint8 images; maps at `size_HW`, or at the detector's input size.
 
-    UserError when a score or a map is not finite: such a detector did not train.
+    UserError when a score or a map is not finite, which means that training diverged.
     """
-    images = fitted(images_B3HW.to(compute.device), detector.settings.size)
+    # The same resize as in training.
+    images = resize_images(images_B3HW.to(compute.device), detector.settings.size)
+    # A detector in training mode would use dropout and batch statistics.
     detector.eval()
     with compute.autocast():
         image_B, maps_BSS = detector(images)
-    scored = Scored(
-        image_B.float().cpu().numpy(), enlarged(maps_BSS.float(), size_HW).cpu().numpy()
+    # Back to float32 before resizing: bfloat16 has only 8 significant bits.
+    scored = ScoredBatch(
+        image_B.float().cpu().numpy(), resize_maps(maps_BSS.float(), size_HW).cpu().numpy()
     )
     for what, values in (("image score", scored.scores_B), ("map", scored.maps_BHW)):
         if not np.isfinite(values).all():
             raise UserError(
-                f"{type(detector).__name__} gave a {what} that is not a finite number; it did not "
-                "train, or its checkpoint is for another kind of image: look at its losses"
+                f"{type(detector).__name__} gave a {what} that is not a finite number: training "
+                "diverged, or the checkpoint belongs to other images; check the training losses"
             )
     return scored
 
 
-def enlarged(maps_BSS: Tensor, size_HW: tuple[int, int] | None) -> Tensor:
-    """Maps at another size, bilinear; averaged over what they shrink to, as images are."""
+def resize_maps(maps_BSS: Tensor, size_HW: tuple[int, int] | None) -> Tensor:
+    """Maps (B, S, S) at another size, bilinear with antialias, as images are resized."""
+    # Without a change of size the maps stay bit-identical.
     if size_HW is None or tuple(maps_BSS.shape[1:]) == tuple(size_HW):
         return maps_BSS
     return F.interpolate(

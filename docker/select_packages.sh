@@ -1,8 +1,8 @@
-# sh select_packages.sh cpu|cuda LOCK: splits a lock into locked.txt and torch.txt, both here.
+# sh select_packages.sh cpu|cuda LOCK: split a lock file into locked.txt and torch.txt, both here.
 #
-# The locked PyTorch is the build with CUDA, which does not load without the NVIDIA libraries and
-# brings Triton too: about 5 GB. A CPU image takes the same release of torch and torchvision from
-# PyTorch's own index of CPU wheels (torch.txt) and leaves those packages out.
+# The locked PyTorch is the CUDA build, which needs the NVIDIA libraries and Triton: about 5 GB. A
+# CPU image installs the same releases of torch and torchvision from PyTorch's own index of CPU
+# wheels (torch.txt) and omits those packages.
 set -eu
 device=$1 lock=$2
 case $device in

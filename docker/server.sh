@@ -1,5 +1,5 @@
-# The Prefect server inside its container. It listens on every interface of the container, because
-# the worker is another one; what the host sees of it is up to `ports` in compose.yaml.
+# Start the Prefect server inside its container. It listens on all interfaces of the container,
+# because the worker runs in another container; `ports` in compose.yaml limits access from the host.
 set -eu
 : "${POSTGRES_PASSWORD:?set it in .env}"
 PREFECT_SERVER_DATABASE_CONNECTION_URL="postgresql+asyncpg://prefect:$POSTGRES_PASSWORD@database:5432/prefect"

@@ -1,7 +1,7 @@
-"""The command `anomalysmith`: which commands there are, and how a run ends.
+"""The program `anomalysmith`: its commands, and its exit codes.
 
-Exit codes: 0 done; 2 a user's mistake, one line on standard error; 3 done, but inputs were
-skipped; 4 integrity failure; 1 a bug, with a traceback; 130 interrupted.
+Exit codes: 0 done; 2 a user error, one line on standard error; 3 done, but inputs were skipped;
+4 integrity error; 1 a bug, with a traceback; 130 interrupted.
 """
 
 import sys
@@ -11,7 +11,7 @@ import typer
 
 from flows import environment as _environment  # noqa: F401  sets what libraries read when imported
 from flows.commands.audit import audit_command
-from flows.commands.console import INTERRUPTED, MISTAKE, answer, complain, is_refusal
+from flows.commands.console import INTERRUPTED, USER_ERROR, is_user_error, print_error, print_result
 from flows.commands.deployments import deployments_command
 from flows.commands.detectors import detectors_command
 from flows.commands.diff import diff_command
@@ -34,8 +34,10 @@ from pipeline.errors import AnomalysmithError
 app = typer.Typer(
     name="anomalysmith",
     no_args_is_help=True,
+    # Plain tracebacks and plain help: they can be copied, and rich takes time to import.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    # Click itself knows only --help.
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -47,9 +49,11 @@ def _print_version(wanted: bool) -> None:
 
 
 def _number() -> str:
+    """The release that is installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
+        # From the metadata of the installation; a bare checkout has none.
         return version("anomalysmith")
     except PackageNotFoundError:
         return "(not installed)"
@@ -64,9 +68,10 @@ def _top(
         ),
     ] = False,
 ) -> None:
-    """Forge labelled logical anomalies out of images of good products."""
+    """Generate labelled synthetic logical anomalies from images of good products."""
 
 
+# In the order of the help and of docs/cli.md.
 app.command("doctor")(doctor_command)
 app.command("plan")(plan_command)
 app.command("generate")(generate_command)
@@ -86,30 +91,33 @@ app.command("distill-teacher")(distill_teacher_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)
 app.command("export-onnx")(export_onnx_command)
+# Groups of commands come last.
 app.add_typer(rules_app, name="rules")
 app.add_typer(weights_app, name="weights")
 
 
 def _end(error: BaseException | str, code: int) -> NoReturn:
-    """Say what went wrong, to a person and to the program that asked for JSON."""
-    complain(error)
+    """Print the error on standard error and, with `--json`, as JSON on standard output."""
+    print_error(error)
+    # The error may have come before options were parsed, hence the look at the raw arguments.
     if "--json" in sys.argv:
-        answer({"error": str(error), "exit_code": code}, True, "")
+        print_result({"error": str(error), "exit_code": code}, True, "")
     sys.exit(code)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line, never a traceback."""
+    """Run the command line; user errors are one line, never a traceback."""
     try:
         app()
     except AnomalysmithError as error:
-        if error.exit_code == 1:  # a broken promise of ours: show where
+        # A bug of ours: show where it is.
+        if error.exit_code == 1:
             raise
         _end(error, error.exit_code)
     except OSError as error:
-        if not is_refusal(error):
+        if not is_user_error(error):
             raise
-        _end(f"{error.filename or 'the disk'}: {error.strerror}", MISTAKE)
+        _end(f"{error.filename or 'the disk'}: {error.strerror}", USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -1,17 +1,18 @@
 """The Prefect flow `generate-anomalies`: batches of images as tasks, then pack, verify, report.
 
-    settle ─▶ analyse the normals to study ─▶ study them ─▶ forge ─▶ pack ─▶ verify
+    plan ─▶ analyse normals for the calibration ─▶ calibrate the gate ─▶ generate ─▶ pack ─▶ verify
 
-Tasks are one line around plain functions and pass paths, counts and digests, never arrays. What
-Prefect knows is only the order of work: results live in the content-addressed stage cache beside
-the dataset versions, so a flow run that is started again goes on where the last one stopped, and
-the digest equals that of `anomalysmith generate`.
+Tasks are one line around plain functions and pass paths, counts and digests, never arrays. Prefect
+only orders the work: results live in the content-addressed stage cache beside the dataset versions.
+A flow run that is started again therefore continues where the last one stopped, and the digest
+equals that of `anomalysmith generate`.
 """
 
 from flows.environment import available_cpus  # isort: skip  first: it switches telemetry off
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +21,13 @@ from prefect import flow, get_run_logger
 from prefect.exceptions import CancelledRun
 
 from flows.jobs.category_options import Choices, settings_of
-from flows.jobs.generate import WAITING, GenerateReport, report_of, settle
+from flows.jobs.generate import WAITING, GenerateReport, make_plan, report_of
 from flows.jobs.progress import Watcher
 from flows.jobs.stopwatch import Stopwatch
 from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
-from flows.orchestration.artifacts import leave_artifact
+from flows.orchestration.artifacts import store_report
 from flows.orchestration.runners import Pool, RunnerName, chosen, task_runner
-from flows.orchestration.tasks import patient_task
+from flows.orchestration.tasks import retrying_task
 from flows.orchestration.worker_check import require_alike, software_here
 from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import find_by_plan, open_version
@@ -41,6 +42,7 @@ class CategoriesFailed(AnomalysmithError):
     """Some categories failed and the others are published; one line per failed one."""
 
     def __init__(self, failed: Mapping[str, Exception], of: int) -> None:
+        # Our messages stand on their own; of other errors the class is worth knowing.
         lines = [f"{len(failed)} of {of} categories failed"]
         for name, error in failed.items():
             ours = isinstance(error, AnomalysmithError)
@@ -48,51 +50,52 @@ class CategoriesFailed(AnomalysmithError):
         super().__init__("\n".join(lines))
 
 
-class Remarks(Watcher):
-    """What a run has to say goes to the flow run's log."""
+class FlowLog(Watcher):
+    """Remarks go to the log of the flow run; Prefect itself shows the progress of tasks."""
 
     def say(self, text: str) -> None:
         get_run_logger().info(text)
 
-    def skipped(self, failure: Any) -> None:
+    def input_skipped(self, failure: Any) -> None:
         get_run_logger().warning("skipped %s: %s", failure["name"], failure["error"])
 
 
-@patient_task(name="settle-plan", task_run_name="settle-{settings.name}")
-def settle_plan(settings: CategorySettings, limit: int | None) -> Path:
-    """List, digest and plan one category; the path of the plan that the other tasks read."""
-    return settle(settings, limit, Remarks()).save()
+@retrying_task(name="make-plan", task_run_name="plan-{settings.name}")
+def save_plan(settings: CategorySettings, limit: int | None) -> Path:
+    """Plan one category; returns the path of the plan, which the other tasks read."""
+    return make_plan(settings, limit, FlowLog()).save()
 
 
-@patient_task(name="analyse-batch", task_run_name="analyse-{numbers[0]}")
+@retrying_task(name="analyse-batch", task_run_name="analyse-{numbers[0]}")
 def analyse_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
-    """Foreground and proposals of some images of a plan, by their places in it."""
+    """Foreground and proposals of some images of a plan, by their indices in it."""
     from pipeline.generation import analysis
 
     require_alike(made_on)
-    settled = load_plan(plan)
-    outcomes = analysis.analyse_batch(settled, [settled.images[n] for n in numbers])
-    return {"seconds": [_seconds(outcome) for outcome in outcomes]}
+    loaded = load_plan(plan)
+    outcomes = analysis.analyse_batch(loaded, [loaded.images[n] for n in numbers])
+    return {"seconds": [outcome.seconds for outcome in outcomes]}
 
 
-@patient_task(name="calibrate-gate")
+@retrying_task(name="calibrate-gate")
 def calibrate_gate(plan: Path) -> None:
-    """Learn from the analysed images what is normal, once for all batches."""
+    """Calibrate the gate on the analysed normal images, once for all batches."""
     from pipeline.generation.calibrate import calibrate
 
     calibrate(load_plan(plan))
 
 
-@patient_task(name="generate-batch", task_run_name="generate-{numbers[0]}")
+@retrying_task(name="generate-batch", task_run_name="generate-{numbers[0]}")
 def generate_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> dict[str, Any]:
-    """Generate samples of some images of a plan, by their places in it, into the cache; counts and
-    failures."""
+    """Generate the samples of some images of a plan, by their indices in it, into the cache.
 
+    Returns counts, failures and seconds per stage and image.
+    """
     require_alike(made_on)
-    settled, ledger, seconds = load_plan(plan), Ledger(), []
-    for outcome in sampler.generate_batch(settled, [settled.images[n] for n in numbers]):
+    loaded, ledger, seconds = load_plan(plan), Ledger(), []
+    for outcome in sampler.generate_batch(loaded, [loaded.images[n] for n in numbers]):
         ledger.add(outcome)
-        seconds.append(_seconds(outcome))
+        seconds.append(outcome.seconds)
     return {
         "images": ledger.images,
         "cached": ledger.cached,
@@ -103,28 +106,22 @@ def generate_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> d
     }
 
 
-def _seconds(outcome: Any) -> dict[str, float]:
-    return {
-        "analysis_seconds": outcome.analysis_seconds,
-        "samples_seconds": outcome.samples_seconds,
-    }
-
-
-@patient_task(name="pack-version")
+@retrying_task(name="pack-version")
 def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
-    """Publish what the cache holds of a plan: all of it or nothing."""
+    """Publish what the cache has for a plan as one version; returns its folder."""
     from pipeline.generation.pack import pack
 
-    settled, log = load_plan(plan), get_run_logger()
-    said = WAITING.format(name=settled.settings.name)
-    return pack(settled, failures, waiting=lambda: log.info(said)).dir
+    loaded, log = load_plan(plan), get_run_logger()
+    waiting = partial(log.info, WAITING.format(name=loaded.settings.name))
+    return pack(loaded, failures, waiting=waiting).dir
 
 
-@patient_task(name="verify-version")
+@retrying_task(name="verify-version")
 def verify_version(folder: Path) -> str:
-    """Check every byte of the published version; its digest."""
+    """Verify every byte of the published version; returns its digest."""
     from pipeline.dataset.verify import verify
 
+    # IntegrityError, which is not retried.
     verify(folder).raise_if_bad()
     return open_version(folder).digest
 
@@ -146,13 +143,14 @@ def generate_anomalies(
 ) -> list[dict[str, Any]]:
     """Generate one category of the manifest, or all of them; one report per category.
 
-    Of several, one that fails does not keep the others; the run fails at its end.
+    A category that fails does not stop the others; the run fails at its end.
 
-    The parameters mean what the options of `anomalysmith generate` mean. `batch_size` images make
-    one task; `runner` says where tasks run (`threads` unless ANOMALYSMITH_RUNNER says otherwise),
-    `runner_address` names a Dask scheduler or a Ray cluster that is up already. None of them, nor
-    `workers`, changes the result.
+    The parameters have the meaning of the options of `anomalysmith generate`. `batch_size` images
+    form one task. `runner` is where tasks run, by default what ANOMALYSMITH_RUNNER names, else
+    `threads`; `runner_address` is a running Dask scheduler or Ray cluster. Neither these nor
+    `workers` change the result.
     """
+    # Arguments are checked before anything starts.
     where = chosen(runner, runner_address)
     choices = Choices(
         manifest=Path(manifest) if manifest else None,
@@ -163,21 +161,24 @@ def generate_anomalies(
         per_image=per_image,
         seed=seed,
     )
+    # One runner for all categories: workers keep their models.
     with Pool(lambda: task_runner(where[0], workers, where[1])) as pool:
-        hands = workers or available_cpus()
-        made = partial(_one_category, limit=limit, batch_size=batch_size, pool=pool, workers=hands)
-        return _each(settings_of(choices), made)
+        count = workers or available_cpus()
+        run = partial(_one_category, limit=limit, batch_size=batch_size, pool=pool, workers=count)
+        return _each(settings_of(choices), run)
 
 
 def _each(
-    wanted: Sequence[CategorySettings], made: Callable[[CategorySettings], GenerateReport]
+    wanted: Sequence[CategorySettings], run: Callable[[CategorySettings], GenerateReport]
 ) -> list[dict[str, Any]]:
-    """The reports of all; a single category's error as it is, those of several at the end."""
+    """The reports of all categories. A single category raises its own error, several at the end."""
+    # All errors are caught, bugs too: overnight, the other categories should still be generated.
     reports: list[dict[str, Any]] = []
     failed: dict[str, Exception] = {}
     for settings in wanted:
         try:
-            reports.append(made(settings).to_json())
+            reports.append(run(settings).to_json())
+        # A cancelled run ends as a whole; it is no failure of this category.
         except CancelledRun:
             raise
         except Exception as error:
@@ -193,55 +194,64 @@ def _each(
 def _one_category(
     settings: CategorySettings, *, limit: int | None, batch_size: int, pool: Pool, workers: int
 ) -> GenerateReport:
+    """Run one category up to its verified version; leaves the report as an artifact."""
     started, log = time.perf_counter(), get_run_logger()
-    with StageCache(settings.store / CACHE).in_use():  # from the saved plan on
-        plan_path = settle_plan(settings, limit)
-        settled = load_plan(plan_path)
-        version = find_by_plan(settled.settings.store, settled.settings.name, settled.digest)
+    # Before the plan is saved: to `gc`, a plan without a version is an orphan.
+    with StageCache(settings.store / CACHE).in_use():
+        plan_path = save_plan(settings, limit)
+        plan = load_plan(plan_path)
+        version = find_by_plan(plan.settings.store, plan.settings.name, plan.digest)
+        # Served at once where the same plan was published before.
         cached = version is not None
         if version is None:
-            watch = Stopwatch(settled, workers)
-            failures = _generated(settled, plan_path, batch_size, pool, watch)
-            with watch.stage("version"):
+            watch = Stopwatch(plan, workers)
+            failures = _generate_missing(plan, plan_path, batch_size, pool, watch)
+            with watch.time("version"):
                 version = open_version(pack_version(plan_path, failures))
-            watch.note()
+            watch.save()
+    # The task reads the version from disk, as any user would.
     if verify_version(version.dir) != version.digest:
         raise IntegrityError(f"{version.dir} changed while it was being checked")
     report = report_of(version, time.perf_counter() - started, cached)
-    leave_artifact(report)
+    store_report(report)
     log.info("%s: %d samples, %s", report.category, report.accepted, report.version_dir)
     return report
 
 
-def _generated(
-    settled: RunPlan, plan: Path, batch_size: int, pool: Pool, watch: Stopwatch
+def _generate_missing(
+    plan: RunPlan, path: Path, batch_size: int, pool: Pool, watch: Stopwatch
 ) -> list[dict[str, str]]:
-    """Bring every missing image into the cache; what failed, by name."""
+    """Generate the samples of every image that the cache lacks; the inputs that failed, by name."""
     from pipeline.generation.calibrate import images_to_analyse
 
-    missing = settled.missing()
-    place = {image.name: number for number, image in enumerate(settled.images)}
-    counts = settled.settings.name, len(settled.images), len(missing)
+    # Images that an interrupted run has finished are in the cache.
+    missing = plan.missing()
+    # Tasks receive indices into the plan, which every worker reads from the store.
+    index = {image.name: number for number, image in enumerate(plan.images)}
+    counts = plan.settings.name, len(plan.images), len(missing)
     get_run_logger().info("%s: %d images, %d to generate", *counts)
     if not missing:
         return []
 
     def batches(images: Any) -> list[dict[str, Any]]:
-        numbers = sorted(place[image.name] for image in images)
+        numbers = sorted(index[image.name] for image in images)
         parts = [numbers[n : n + batch_size] for n in range(0, len(numbers), batch_size)]
-        return [{"plan": plan, "numbers": part, "made_on": software_here()} for part in parts]
+        return [{"plan": path, "numbers": part, "made_on": software_here()} for part in parts]
 
-    normals = images_to_analyse(settled)
+    normals = images_to_analyse(plan)
     for batch in pool.spread(analyse_batch, batches(normals)):
         for seconds in batch["seconds"]:
-            watch.analysed(seconds)
-    with watch.stage("normality", bool(normals)):
-        calibrate_gate(plan)
+            watch.add(seconds)
+    # Measured only where it is computed, not where it is read from the cache.
+    with watch.time("normality") if normals else nullcontext():
+        calibrate_gate(path)
     failures: list[dict[str, str]] = []
+    # Results come in the order in which batches are done.
     for batch in pool.spread(generate_batch, batches(missing)):
+        # Failures of all batches become part of the published version.
         failures += batch["failures"]
         for failure in batch["failures"]:
-            Remarks().skipped(failure)
+            FlowLog().input_skipped(failure)
         for seconds in batch["seconds"]:
-            watch.forged(seconds)
+            watch.add(seconds)
     return sorted(failures, key=lambda failure: failure["name"])

@@ -1,43 +1,45 @@
-"""What can go wrong, as one small tree; the command line prints one line and the exit code.
+"""The exceptions of this project, as one small tree with the exit code of the command line.
 
 AnomalysmithError            exit 1  (never raised itself)
-├── UserError                exit 2  a mistake that the user can mend: manifest, paths, options
+├── UserError                exit 2  a user error: manifest, paths, options
 │   ├── ManifestError                the manifest, with line and key
 │   ├── SourceError                  a dataset folder that is not in the stated layout
-│   ├── WeightsError                 a weights file that is missing or not what it should be
-│   ├── DeviceError                  the device that was asked for is not there, or is too small
-│   └── RemoteError                  a server does not answer, or not as it should
+│   ├── WeightsError                 a weights file that is missing, damaged or forbidden
+│   ├── DeviceError                  the requested device is absent or has too little memory
+│   └── RemoteError                  a server does not answer, or answers wrongly
 ├── ImageError               exit 3  one input image cannot be used; recorded, the run goes on
 ├── IntegrityError           exit 4  stored bytes are not what was written
-└── RecordError              exit 1  a record that breaks its own promise: a bug of ours
+└── RecordError              exit 1  a record whose fields contradict each other: a bug of ours
 """
 
 
 class AnomalysmithError(Exception):
     """Root of every error that this project raises on purpose.
 
-    `passing` is said where it is raised: True when waiting some seconds may mend it.
+    Set `transient` where the error is raised: True when the same call may succeed some seconds
+    later. Tasks are retried after such errors only.
     """
 
+    # The command line prints the message on one line and exits with this code.
     exit_code = 1
 
-    def __init__(self, *words: object, passing: bool = False) -> None:
-        super().__init__(*words)
-        self.passing = passing
+    def __init__(self, *args: object, transient: bool = False) -> None:
+        super().__init__(*args)
+        self.transient = transient
 
 
 class UserError(AnomalysmithError):
-    """A mistake that the user can mend."""
+    """The user can fix it: a wrong option, path, manifest or file."""
 
     exit_code = 2
 
 
 class ManifestError(UserError):
-    """The manifest cannot be read; the message names file, line and key."""
+    """The manifest is not valid; the message names file, line and key."""
 
 
 class SourceError(UserError):
-    """A dataset folder is not in the layout that was named."""
+    """A dataset folder is not in the stated layout."""
 
 
 class WeightsError(UserError):
@@ -45,11 +47,11 @@ class WeightsError(UserError):
 
 
 class DeviceError(UserError):
-    """The device or provider that was asked for is not available, or its memory is too small."""
+    """The requested device or provider is not available, or its memory is too small."""
 
 
 class RemoteError(UserError):
-    """A server does not answer (`passing`), or not as it should (not, unless it says 5xx)."""
+    """A server does not answer (transient), or answers wrongly (transient only for status 5xx)."""
 
 
 class ImageError(AnomalysmithError):
@@ -65,4 +67,4 @@ class IntegrityError(AnomalysmithError):
 
 
 class RecordError(AnomalysmithError):
-    """A record was built with parts that do not fit together."""
+    """A record was built from fields that contradict each other."""

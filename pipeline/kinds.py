@@ -1,9 +1,9 @@
-"""The kinds of edits: the taxonomy of logical anomalies, and the controls.
+"""The table of edit kinds: the taxonomy of logical anomalies, and the controls.
 
-A kind is three things: its row here (name, summary, traits), a file in `edits/kinds/` that plans
-and applies it, and a line in `edits/registry.py`. Everything that treats kinds differently (gate,
-rule books, audit, presets, manifest schema, help, galleries, tables of the docs) asks the traits
-of the row, never a name. This file imports nothing, so readers of a dataset need no OpenCV.
+A kind consists of its row here (name, summary, traits), a file in `edits/kinds/` that plans and
+applies it, and a line in `edits/registry.py`. Everything that treats kinds differently (gate, rule
+books, audit, presets, manifest schema, help, galleries, tables of the docs) uses the traits of the
+row and never a name. This file imports no image library, so readers of a dataset need no OpenCV.
 """
 
 from collections.abc import Callable
@@ -12,43 +12,48 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import RecordError
 
-# A kind whose name starts like this leaves the meaning unchanged: its samples are labelled normal.
+# Name prefix of kinds that leave the meaning unchanged; their samples are labelled normal. Readers
+# decide by the prefix alone, so that they can label kinds of newer releases.
 CONTROL = "control_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of edit. `summary` says in one line what a sample of it shows, `stands_for` which
-    logical anomalies of MVTec LOCO AD it imitates."""
+    """One kind of edit.
+
+    `summary` says in one line what a sample shows, `stands_for` which logical anomalies of MVTec
+    LOCO AD it imitates. The other fields are the traits by which the program treats kinds.
+    """
 
     name: str
     summary: str
     stands_for: str = ""
-    # Made of several edits of other kinds, whose regions share no pixel.
+    # Consists of several edits of other kinds, whose regions share no pixel.
     composite: bool = False
-    # Nothing is taken away: the edited object stays where it is.
+    # Nothing is removed: the edited object stays where it is.
     adds: bool = False
     # Objects trade places with one another.
     exchanges: bool = False
-    # The object is interpolated anew where it stands, which changes its sensor noise.
+    # The object is interpolated at its place, which changes its sensor noise.
     resamples: bool = False
-    # Another object, or another view of it, stands in the object's place and must look different.
+    # Another object, or the same one in another pose, takes the object's place and must look
+    # different from it.
     replaces: bool = False
-    # The whole change mask is inpainted (apart from an object that is put back unchanged).
+    # The whole change mask is inpainted (except for an object that is pasted back unchanged).
     inpaints: bool = False
-    # Part of the object's old place is left free, and the inpainter fills it.
+    # Part of the object's old place stays free and shows inpainted background.
     uncovers: bool = False
-    # What the change mask holds afterwards; a fair comparison pairs it with a control of the same.
+    # What the change mask shows afterwards; audits compare it with controls that show the same.
     mask_shows: Literal["background", "object", "both"] = "object"
 
     @property
     def control(self) -> bool:
-        """True when the meaning stays: the sample is labelled 0, normal."""
+        """True when the meaning does not change: samples are labelled 0, normal."""
         return is_control(self.name)
 
 
-# The order is part of the format: presets take turns in it, and shards number kinds by it. A shard
-# carries the list that it was written with, so a version older than a kind stays readable.
+# The order is part of the format: presets alternate in it, and shards number kinds by it. Shards
+# store the list that they were written with, so versions that are older than a kind stay readable.
 TABLE = (
     Kind(
         name="missing",
@@ -134,12 +139,15 @@ TABLE = (
 
 
 def is_control(kind: str) -> bool:
-    """True for the kinds of edits that leave the meaning unchanged: their label is 0, normal."""
+    """True for kinds that leave the meaning unchanged (label 0, normal), by their name's prefix.
+
+    It also decides about kinds that this release does not know.
+    """
     return kind.startswith(CONTROL)
 
 
 def kind_of(name: str) -> Kind:
-    """The row of a kind; RecordError when there is none."""
+    """The row of a kind; RecordError for an unknown one."""
     for kind in TABLE:
         if kind.name == name:
             return kind
@@ -147,16 +155,17 @@ def kind_of(name: str) -> Kind:
 
 
 def names(wanted: Callable[[Kind], bool]) -> tuple[str, ...]:
-    """The names of the kinds that a condition picks, in the order of the table."""
+    """The names of the kinds that fulfil a condition, in the order of the table."""
     return tuple(kind.name for kind in TABLE if wanted(kind))
 
 
 KINDS = names(lambda kind: True)
-# The kinds that change the meaning; `controls_per_image` asks for the others.
+# The kinds that change the meaning; the others are counted by `controls_per_image`.
 EDIT_KINDS = names(lambda kind: not kind.control)
 CONTROLS = names(lambda kind: kind.control)
 
 if TYPE_CHECKING:
     EditKind = str
-else:  # for pydantic: the choices of the manifest, of its schema and of its error messages
+else:
+    # For pydantic: the choices of the manifest, of its schema and of its error messages.
     EditKind = Literal[EDIT_KINDS]

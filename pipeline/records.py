@@ -1,7 +1,8 @@
-"""The words of the project as frozen records that check themselves once, at construction.
+"""Data records shared by all packages: frozen, and validated once at construction.
 
-Shapes: H, W image; N proposals; 3 colour (RGB, uint8, 0-255); 4 box as x0 y0 x1 y1 (exclusive end).
-Inside the border that a record makes, nobody checks again. No record holds a file or a model.
+Shapes: H, W image; N proposals; K ground-truth masks; 3 colour (RGB, uint8, 0-255); 4 box as x0 y0
+x1 y1 (exclusive end). Code that receives a record does not validate it again. No record holds an
+open file or a model.
 """
 
 from collections.abc import Mapping
@@ -18,19 +19,21 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+# Largest number of pixels of an image. Defined here, so that readers of versions need no image
+# library.
 MAX_PIXELS = 80_000_000
-"""Pixels that an image may have; here, so that readers of versions need no image library."""
 
 
+# The defect name of a normal image, in every source layout.
 GOOD = "good"
-"""The defect name of a normal image, in every source layout."""
+# Records with arrays have `eq=False`: comparing arrays gives arrays, not a truth value.
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """One image of a source: where it lies and what its layout says about it, no pixels.
+    """One image of a source: its path and what its layout says about it, without pixels.
 
-    `name` is the path below the category folder with `/`, the id that people read. `defect` is
+    `name` is the path below the category folder with `/`, used as the readable id. `defect` is
     `good` or the defect folder's name. `masks` are ground-truth PNGs, several for MVTec LOCO.
     """
 
@@ -48,10 +51,10 @@ class SourceEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForegroundMask:
-    """Where the parts are. `mask_HW` is bool, True on foreground.
+    """The foreground (product) of an image. `mask_HW` is bool, True on foreground.
 
-    `peak` is the highest raw saliency in [0, 1] before any stretch. `fallback` is empty, or says
-    why the whole frame was taken instead of the model's answer.
+    `peak` is the highest raw saliency in [0, 1] before rescaling. `fallback` is empty, or says why
+    the whole image was taken instead of the model's output.
     """
 
     mask_HW: np.ndarray
@@ -67,7 +70,7 @@ class ObjectProposals:
     """Candidate objects inside one foreground, best first.
 
     `masks_NHW` is bool, `scores_N` float32 (predicted IoU, 0-1), `foreground_HW` bool. `relaxed`
-    names the filters that had to be loosened to find any, in order; N may be 0.
+    names the filters that had to be relaxed to find any, in order. N may be 0.
     """
 
     masks_NHW: np.ndarray
@@ -79,6 +82,7 @@ class ObjectProposals:
         _expect("masks_NHW", self.masks_NHW, np.bool_, 3)
         _expect("scores_N", self.scores_N, np.float32, 1)
         _expect("foreground_HW", self.foreground_HW, np.bool_, 2)
+        # Fields that belong together must agree.
         if len(self.scores_N) != len(self.masks_NHW):
             raise RecordError(f"{len(self.masks_NHW)} masks but {len(self.scores_N)} scores")
         if self.masks_NHW.shape[1:] != self.foreground_HW.shape:
@@ -97,10 +101,10 @@ class ObjectProposals:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A plan, no pixels: what to do to which proposals. JSON-able, so it can be replayed.
+    """A planned edit without pixels: what to do with which proposals. JSON-able and replayable.
 
-    `targets` index the proposals; `parameters` hold JSON values only (`docs/edits.md` names them
-    per kind); `seed` feeds every random choice made while composing.
+    `targets` index the proposals. `parameters` hold JSON values only; `docs/edits.md` lists them
+    per kind. `seed` is the random seed of the compositing. RecordError for an unknown kind.
     """
 
     kind: str
@@ -119,7 +123,7 @@ class Edit:
 
     @property
     def parts(self) -> "tuple[Edit, ...]":
-        """The edits that a `combined` one is made of, else the edit itself."""
+        """The edits that a composite one consists of, else the edit itself."""
         return tuple(map(Edit.from_json, self.parameters.get("edits", ()))) or (self,)
 
     def to_json(self) -> dict[str, Any]:
@@ -137,10 +141,10 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """The result of an edit: pixels, where they may differ from the source, and the touched object.
+    """The result of an edit: pixels, change mask, and object mask.
 
-    `change_HW` is the edited region (dilated removals and destinations); outside it
-    `pixels_HW3` is byte-identical to the source. `object_HW` is the undilated object.
+    `change_HW` is the edited region (dilated removals and destinations); outside it `pixels_HW3`
+    is byte-identical to the source. `object_HW` is the undilated object at its old place.
     """
 
     edit: Edit
@@ -164,10 +168,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says. `reason` is empty when accepted; `scores` are the measured quantities.
+    """The gate's decision. `reason` is empty when accepted; `scores` are the measured quantities.
 
-    `rule` names the rule of a rule book that the edit was to break (several joined by `+`), and
-    `broken` those found broken when the parts were sought again; both are empty without a book.
+    `rule` is the rule of a rule book that the edit should break (several joined by `+`), `broken`
+    are the rules found broken in the edited image. Both are empty without a rule book.
     """
 
     accepted: bool
@@ -177,13 +181,20 @@ class Verdict:
     broken: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        # Every rejection has a reason, and only rejections have one.
         if self.accepted == bool(self.reason):
-            raise RecordError(f"accepted={self.accepted} does not go with reason {self.reason!r}")
+            raise RecordError(
+                "expected a reason exactly when a sample is rejected, got "
+                f"accepted={self.accepted} and reason {self.reason!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:
-    """One try at one sample of one image. `sample` is None when no edit could be planned."""
+    """One attempt to generate a sample of an image; `sample` is None if no edit could be planned.
+
+    `number` counts the samples of the image, `attempt` the attempts at one sample.
+    """
 
     number: int
     attempt: int
@@ -191,14 +202,15 @@ class Attempt:
     seed: int
     sample: Sample | None
     verdict: Verdict
+    # Wall-clock time of planning, applying and judging.
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageResult:
-    """Everything that generation made of one normal image, in order of sample number and attempt.
+    """Everything generated from one normal image; attempts in order of sample number and attempt.
 
-    `digest` is the SHA-256 of the source file; `pixels_HW3` the image as stored.
+    `digest` is the SHA-256 of the source file, `pixels_HW3` the image at its stored size.
     """
 
     name: str
@@ -217,11 +229,13 @@ class ImageResult:
 class TestImage:
     """One image of the real test split with its ground truth, at the stored size.
 
-    `masks_KHW` is bool, one per ground-truth region file and grey value; `values_K` uint8 is that
-    grey value (MVTec LOCO's defect type; 255 elsewhere). K is 0 for good images and maskless sets.
+    `masks_KHW` is bool, one per ground-truth file and grey value. `values_K` is that grey value,
+    uint8 (the defect type in MVTec LOCO, else 255). K is 0 for good images and for sets without
+    masks.
     """
 
-    __test__ = False  # the name is the field's word; pytest must not collect it
+    # Pytest must not collect this class as a test.
+    __test__ = False
 
     name: str
     digest: str
@@ -238,6 +252,7 @@ class TestImage:
 
 def bounding_box(mask_HW: np.ndarray) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) of the True pixels, exclusive end; zeros when there are none."""
+    # Search columns only in the rows found: boxes are small compared with images.
     rows = np.flatnonzero(mask_HW.any(1))
     if not len(rows):
         return (0, 0, 0, 0)
@@ -254,6 +269,7 @@ def expect_image(name: str, image_HW3: np.ndarray) -> None:
 
 
 def _expect(name: str, array: np.ndarray, dtype: type, ndim: int) -> None:
+    """Raise RecordError unless an array has this dtype and number of axes."""
     if array.dtype != dtype or array.ndim != ndim:
         raise RecordError(
             f"{name} must have {ndim} axes of {np.dtype(dtype)}, got {array.shape} {array.dtype}"

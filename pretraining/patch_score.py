@@ -1,10 +1,11 @@
-"""Do a network's features tell real defects from good products? The nearest-neighbour detector.
+"""Do a network's features separate real defects from good products? A nearest-neighbour score.
 
     python -m pretraining.patch_score                    # bottle and hazelnut_reduced, the table
     python -m pretraining.patch_score --category bottle --json
 
 `detectors/models/nearest` with its random bank, on each network, over one folder of MVTec AD.
-There is nothing to tune, and test pictures only get scored. An untrained slim trunk is the floor.
+There is nothing to tune, and test images are only scored. An untrained slim trunk is the lower
+baseline. Shapes: N images; K regions of ground truth; H, W image; 3 colour (RGB, uint8).
 """
 
 import argparse
@@ -26,8 +27,10 @@ from pipeline.sources.ground_truth import load_test
 from pipeline.sources.listing import read_source
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "small_teacher.safetensors"
+# Categories that have real defects beside the checkout; transistor_reduced is available by option.
 CATEGORIES = ("bottle", "hazelnut_reduced")
 BATCH = 8
+# One category of the printed table.
 LINE = (
     "{category}: {train} good for the bank; tested on {good} good, {defective} defective\n"
     "  image AUROC: ResNet-18 {resnet18:.4f}, small {small:.4f}, untrained {untrained:.4f}; "
@@ -38,11 +41,15 @@ LINE = (
 
 
 def separation(trunk: Trunk, root: Path, size: int, bank: int, seed: int) -> dict[str, float]:
-    """Fit on train/good of one MVTec AD folder; image and pixel AUROC of its test pictures."""
+    """Fit on train/good of one MVTec AD folder; image and pixel AUROC of its test images.
+
+    `bank` is the number of cells in the memory bank, `size` the side of the square images.
+    """
     entries = read_source("mvtec_ad", root, root.name).entries
     train = [load_image(e.path, (size, size)) for e in entries if e.split == "train"]
     detector = Nearest(NearestSettings(size=size, bank=bank, seed=seed), trunk)
     device = trunk.conv1.weight.device
+    # Channels-last is the faster memory layout for the trunk's convolutions.
     detector.to(device).to(memory_format=torch.channels_last)
     detector.prepare(batches(train, device))
     test = [entry for entry in entries if entry.split == "test"]
@@ -51,6 +58,7 @@ def separation(trunk: Trunk, root: Path, size: int, bank: int, seed: int) -> dic
         found = [detector(b["image"]) for b in batches([i.pixels_HW3 for i in images], device)]
     scores = torch.cat([part.image_B for part in found]).cpu().numpy()
     maps_NHW = torch.cat([part.maps_BHW for part in found]).cpu().numpy()
+    # Any region of any defect counts as defective for the pixel AUROC.
     truth_NHW = np.stack([image.masks_KHW.any(0) for image in images])
     defective = [entry.defect != GOOD for entry in test]
     return {
@@ -61,7 +69,7 @@ def separation(trunk: Trunk, root: Path, size: int, bank: int, seed: int) -> dic
 
 
 def batches(images: Sequence[np.ndarray], device: torch.device) -> list[Batch]:
-    """Pictures (H, W, 3) uint8 of one size as a detector is given them, in order."""
+    """Images (H, W, 3) uint8 of one size as batches in the form that detectors take, in order."""
     made = []
     for at in range(0, len(images), BATCH):
         stacked_BHW3 = np.stack(images[at : at + BATCH])
@@ -70,8 +78,10 @@ def batches(images: Sequence[np.ndarray], device: torch.device) -> list[Batch]:
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """One row per category: the AUROC of each network, and the ratio that the card states."""
+    """One row per category: the AUROC of each network, and the ratio that the card reports."""
+    # fp32: reduced precision would blur small differences between the networks.
     device = choose("auto", "fp32").device
+    # Seeds the untrained trunk; the random bank has a seed of its own.
     torch.manual_seed(args.seed)
     networks = {
         "resnet18": resnet18_trunk(args.shared / "weights" / "resnet18_layers1-3.safetensors"),
@@ -84,10 +94,12 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, object]]:
             name: separation(trunk.to(device), root, args.size, args.bank, args.seed)
             for name, trunk in networks.items()
         }
+        # Counts are the same for every network; only the AUROCs differ.
         aurocs = {name: result.pop("auroc") for name, result in found.items()}
         pixels = {f"{name}_pixel": result.pop("pixel") for name, result in found.items()}
         yield {
             "category": category, **found["small"], **aurocs, **pixels,
+            # The aim of the small teacher's card is stated as this ratio.
             "ratio": aurocs["small"] / aurocs["resnet18"],
         }  # fmt: skip
 
@@ -97,7 +109,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="data and ResNet-18")
     parser.add_argument("--small", type=Path, default=WEIGHTS, help="the small teacher's file")
     parser.add_argument("--category", action="append", help="a folder of data/mvtec_ad")
-    parser.add_argument("--size", type=int, default=256, help="pixels; pictures become squares")
+    parser.add_argument("--size", type=int, default=256, help="side of the square images, pixels")
     parser.add_argument("--bank", type=int, default=10_000, help="cells in the bank")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

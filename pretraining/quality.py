@@ -1,4 +1,4 @@
-"""One measured property of a bundled model, and the table that the cards and `make bench` show."""
+"""One measured property of a bundled model, and the table in the cards and in `make bench`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value with what was hoped for; `at_most` turns the comparison round.
+    """A value and its aim: at least `aim`, or with `at_most` at most `aim`.
 
-    Without an aim it is for information only.
+    Without an aim the row is for information only.
     """
 
     model: str
@@ -29,6 +29,7 @@ class Measure:
     def __str__(self) -> str:
         sign = "≤" if self.at_most else "≥"
         aim = "-" if self.aim is None else f"{sign} {self.aim:g}"
+        # Capitals make a missed aim stand out in the table.
         met = {True: "yes", False: "NO", None: "-"}[self.met]
         return f"| {self.model} | {self.what} | {self.value:.3f} | {aim} | {met} |"
 
@@ -42,5 +43,6 @@ def print_measures(measures: Iterable[Measure]) -> None:
 
 def overlap(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
     """Intersection over union of two bool masks; 1 when both are empty."""
+    # Two empty masks agree: 1 instead of a division by zero.
     either = np.count_nonzero(one_HW | other_HW)
     return np.count_nonzero(one_HW & other_HW) / either if either else 1.0

@@ -1,6 +1,6 @@
 """Product `bag`: a clear zip bag of hardware on an inspection mat.
 
-Rule: one long bolt, one short bolt, two nuts, two washers; they lie anywhere in the bag.
+Rule: one long bolt, one short bolt, two nuts and two washers, anywhere in the bag.
 """
 
 import math
@@ -20,10 +20,12 @@ Array = np.ndarray
 RULE = "one long bolt, one short bolt, two nuts, two washers"
 BACKDROP = "felt"
 COUNTS = {"long_bolt": 1, "short_bolt": 1, "nut": 2, "washer": 2}
+# Half width and height of the bag.
 HALF = (0.375, 0.425)
-"""Half width and height of the bag."""
+# Where parts may lie: below the zip, inside the seals.
 ROOM = (0.165, 0.235, 0.835, 0.865)
-"""Where parts may lie: below the zip, inside the seals."""
+# The second value is the fraction of the image at which sPRO saturates: the visible area of one
+# such part.
 DEFECTS = {
     "missing_nut": Defect("logical", 0.0035),
     "extra_nut": Defect("logical", 0.0035),
@@ -40,13 +42,15 @@ DEFECTS = {
 
 
 def layout(rng: Rng) -> Layout:
-    """Bolts first, then the small parts where there is room."""
+    """Place the bolts first, then the small parts where there is room."""
     parts: list[Part] = []
     for name, count in COUNTS.items():
         for _ in range(count):
             parts.append(_place(name, parts, rng))
-    # A washer is thin and slides under: paint small parts first, bolts on top.
+    # A washer is thin and slides under a bolt: paint the small parts first, the bolts on top.
     parts.sort(key=lambda part: part.name in LENGTHS)
+    # Where a tear would be. It is drawn for every plan, so that good and torn bags use the same
+    # draws.
     spot = (float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.3, 0.8)))
     return Layout(tuple(parts), int(rng.integers(2**31)), spot=spot)
 
@@ -56,11 +60,13 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
     parts = list(plan.parts)
     if defect.startswith("missing_"):
         k = _pick(parts, defect.removeprefix("missing_"), rng)
+        # The part stays in the plan as a ghost: its empty place is the ground-truth region.
         parts[k] = replace(parts[k], ghost=True, region=0)
     elif defect.startswith("extra_"):
         extra = _place(defect.removeprefix("extra_"), parts, rng)
         parts.append(replace(extra, region=0))
     elif defect in ("two_long_bolts", "two_short_bolts"):
+        # The totals stay the same; one bolt is exchanged for another of the other length.
         wrong, right = (
             ("short_bolt", "long_bolt") if "long" in defect else ("long_bolt", "short_bolt")
         )
@@ -68,6 +74,7 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
         others = [part for i, part in enumerate(parts) if i != k]
         parts[k] = replace(_place(right, others, rng), region=0)
     elif defect == "torn_bag":
+        # The tear belongs to the bag, not to a part; `draw_over` paints and marks it.
         return replace(plan, flaw="torn")
     else:
         name, flaw = {
@@ -83,9 +90,11 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
 def draw_base(stage: Stage, plan: Layout) -> None:
     """The back sheet: a faint haze, and the bag's own soft shadow on the mat."""
     p, d = _sheet(stage)
+    # The sheet is almost clear: a grey haze of a tenth.
     alpha = p.cover(d)
     stage.put(Sprite(p, np.full((*p.shape, 3), 0.30, np.float32), alpha * 0.10))
     stage.product_HW[p.top : p.top + p.height, p.left : p.left + p.width] |= alpha > 0.5
+    # Contact shadow: falls off over about 1 % of the image outside the sheet.
     edge = np.exp(-((np.maximum(d, 0) / 0.012) ** 2)) * (d > 0) * 0.35
     stage.blend(p, np.zeros(3, np.float32), edge.astype(np.float32))
 
@@ -100,36 +109,42 @@ def draw_over(stage: Stage, plan: Layout) -> None:
     p, d = _sheet(stage)
     y = p.y_HW
     inside = p.cover(d)
+    # Highlights of the folds, computed at half resolution and enlarged.
     gleam = cv2.resize(_folds(stage, rng), (p.width, p.height), interpolation=cv2.INTER_LINEAR)
     # Seams at both sides and the bottom, the zip near the top.
     seam = np.exp(-(((d + 0.016) / 0.0028) ** 2)) * (y > -HALF[1] + 0.06)
     rim = np.exp(-(((d + 0.002) / 0.0025) ** 2))
     zip_y = y + HALF[1] - 0.072
+    # Two parallel ridges of the zip on a slightly milky band.
     zips = sum(np.exp(-(((zip_y - k) / 0.0028) ** 2)) for k in (0.0, 0.013))
     band = ramp(0.016 - np.abs(zip_y - 0.006), 0, 0.004)
     white = 0.03 + gleam + 0.22 * seam + 0.30 * rim + 0.32 * zips + 0.10 * band
+    # A torn sheet reflects nothing inside the hole; its stretched border turns white.
     if plan.flaw == "torn":
         hole, ring, mask_HW = _tear(stage, rng, p, plan.spot)
         white = white * (1 - hole) + 0.75 * ring
         stage.mark(0, p, mask_HW)
     alpha = np.clip(white, 0, 0.9) * inside
+    # Reflections on polyethylene look slightly blue.
     tint = np.array([0.93, 0.97, 1.0], np.float32)
     stage.blend(p, tint, alpha.astype(np.float32))
 
 
 def _folds(stage: Stage, rng: Rng) -> Array:
-    """How much lamp light the front sheet sends to the camera: creases and soft billows.
+    """Lamp light that the front sheet reflects to the camera: creases and soft billows.
 
-    Drawn at half size: film is smooth, and its fine lines are the seams.
+    Computed at half size, because the film is smooth and its fine lines are the seams.
     """
     p = stage.patch(0.5, 0.5, 0.62, over=1)
     shape = (max(2, p.height // 2), max(2, p.width // 2))
     x = cv2.resize(p.x_HW, shape[::-1], interpolation=cv2.INTER_AREA)
     y = cv2.resize(p.y_HW, shape[::-1], interpolation=cv2.INTER_AREA)
     height = 0.022 * fractal(rng, shape, 4, 4, 3)
+    # The parts push the film up in the middle; it is held down at the seams.
     bulge = np.maximum(1 - (x / HALF[0]) ** 2, 0) * np.maximum(1 - (y / HALF[1]) ** 2, 0)
     height += 0.05 * np.sqrt(bulge)
     wander = 0.02 * fractal(rng, shape, 3, 3, 2)
+    # Eleven creases look like a bag that has been handled; each is a ridge of the height map.
     for k in range(11):
         # A crease: sharp across, long along; half of them start at a corner or at the zip.
         angle = float(rng.uniform(0, 3.142))
@@ -140,8 +155,10 @@ def _folds(stage: Stage, rng: Rng) -> Array:
         across = c * (y - cy) - s * (x - cx) + wander
         along = (c * (x - cx) + s * (y - cy)) / float(rng.uniform(0.10, 0.24))
         wide = float(rng.uniform(0.008, 0.024))
+        # The small constant rounds the crest, so that its normal is defined there.
         crest = np.sqrt(across * across + 1e-5) / wide
         height += 0.45 * wide * np.exp(-crest - along * along)
+    # A sharp highlight for creases and a broad one for the sheen of the whole film.
     n = normals(height, 2 * p.unit)
     return 0.42 * highlight(n, stage.light, 170) + 0.07 * highlight(n, stage.light, 14)
 
@@ -152,7 +169,8 @@ def _sheet(stage: Stage) -> tuple[Patch, Array]:
 
 
 def _tear(stage: Stage, rng: Rng, p: Patch, spot: tuple[float, float]) -> tuple[Array, ...]:
-    """A ripped hole: its inside, its stretched white border, and both as the damage."""
+    """A ripped hole: its inside, its stretched white border, and the mask of both."""
+    # An ellipse three times as long as wide, with a noisy outline.
     angle = rng.uniform(0, 3.14)
     dx, dy = p.x_HW - (spot[0] - 0.5), p.y_HW - (spot[1] - 0.5)
     c, s = math.cos(angle), math.sin(angle)
@@ -164,7 +182,7 @@ def _tear(stage: Stage, rng: Rng, p: Patch, spot: tuple[float, float]) -> tuple[
 
 
 def _skeleton(name: str, x: float, y: float, angle: float) -> tuple[Array, float]:
-    """Points along the part's axis and its radius, for the crowding test."""
+    """Points along the part's axis and its radius, to measure gaps between parts."""
     if name in LENGTHS:
         t = np.linspace(-0.5, 0.5, 9) * LENGTHS[name]
         return np.stack([x + t * np.cos(angle), y + t * np.sin(angle)], 1), 0.036
@@ -172,7 +190,7 @@ def _skeleton(name: str, x: float, y: float, angle: float) -> tuple[Array, float
 
 
 def _place(name: str, parts: list[Part], rng: Rng) -> Part:
-    """The first of many random places with room, or the least crowded one."""
+    """The first random place with enough room, or the least crowded of 80."""
     x0, y0, x1, y1 = ROOM
     best, best_gap = None, -9.0
     for _ in range(80):
@@ -180,15 +198,19 @@ def _place(name: str, parts: list[Part], rng: Rng) -> Part:
         angle = float(rng.uniform(0, 6.283))
         points, radius = _skeleton(name, x, y, angle)
         low, high = points.min(0) - radius, points.max(0) + radius
+        # How far the part would stick out of the allowed area.
         over = max(x0 - low[0], y0 - low[1], high[0] - x1, high[1] - y1, 0.0)
+        # More than this gap brings no further advantage.
         gap = 0.012
         for part in parts:
             other, wide = _skeleton(part.name, part.x, part.y, part.angle)
             far = np.sqrt(((points[:, None] - other[None]) ** 2).sum(-1)).min()
             gap = min(gap, float(far) - radius - wide)
+        # Leaving the bag is worse than overlapping another part.
         gap -= 4 * over
         if best is None or gap > best_gap:
             best, best_gap = (x, y, angle), gap
+        # A slight overlap is accepted: loose hardware in a bag touches.
         if best_gap >= -0.004:
             break
     if best is None:

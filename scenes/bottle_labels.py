@@ -16,47 +16,55 @@ from scenes.stage import Sprite, Stage
 
 Array = np.ndarray
 FRUITS = ("orange", "cherry", "lime")
+# Half width and height of each label on the glass, in product-frame units.
 HALF = {"label": (0.112, 0.112), "text": (0.118, 0.062)}
-"""Half width and height of each label on the glass, in product-frame units."""
 
 
 def paint_label(stage: Stage, part: Part) -> Sprite:
-    """Paper on a cylinder: print foreshortens and darkens towards the sides."""
+    """Paper on a cylinder: the print is foreshortened and darker towards the sides."""
     rng = np.random.default_rng(part.seed)
     kind = "text" if part.name == "text_label" else "label"
     half_x, half_y = HALF[kind]
     p = stage.long_patch(part.x, part.y, half_x + 0.006, half_y + 0.010, part.angle)
     x = p.x_HW
-    # Seen slightly from above, level lines sag in the middle.
+    # Seen from slightly above, horizontal lines sag in the middle.
     y = p.y_HW - 0.008 * (np.sqrt(np.maximum(1 - (x / BODY) ** 2, 0)) - 0.85)
     t = np.clip(x / BODY, -0.99, 0.99)
+    # `u` is the arc length on the glass: print is laid out in (u, y), pixels lie in (x, y).
     u = np.arcsin(t) * BODY
     d = box(x, y, half_x, half_y, 0.014 if kind == "label" else 0.006)
     paper = jitter(rng, linear("#ece7d8"), 0.03)
-    grain = 1 + 0.025 * fractal(rng, p.shape, 50, 50, 2)
-    albedo = tint(grain, paper)
+    # Faint paper texture.
+    mottle = 1 + 0.025 * fractal(rng, p.shape, 50, 50, 2)
+    albedo = tint(mottle, paper)
     if kind == "label":
         albedo = _icon(p, albedo, u, y, part.name.removeprefix("label_"))
     else:
         albedo = _print(albedo, u, y, half_x * 1.13, half_y)
     alpha, flaw = p.cover(d), None
     if part.flaw == "torn":
+        # The tear takes one upper or lower corner, along a slanted noisy line.
         side = -1.0 if rng.random() < 0.5 else 1.0
         rip = (side * x + y * rng.uniform(0.5, 1.2)) / half_x - 0.72
         rip = rip + 0.12 * fractal(rng, p.shape, 5, 5, 4)
         gone = ramp(rip, -0.01, 0.01)
+        # Torn paper shows white fibres beside the missing area.
         fibre = ramp(rip, -0.09, -0.06) * (1 - gone)
         albedo = mix(albedo, 0.92 * WHITE, fibre)
+        # The region holds both what is missing and the torn border.
         flaw = alpha * np.maximum(gone, fibre)
         alpha = alpha * (1 - gone)
     elif part.flaw == "smudged":
         cx, cy = half_x * rng.uniform(-0.5, 0.5), half_y * rng.uniform(-0.5, 0.5)
+        # An irregular blot, wider than high, as a wiping finger leaves it.
         m = np.hypot((x - cx) / 0.055, (y - cy) / 0.026) + 0.45 * fractal(rng, p.shape, 5, 4, 3)
         smear = ramp(1 - m, -0.08, 0.25) * alpha
         albedo = mix(albedo, linear("#3b2f2a"), 0.85 * smear)
         flaw = smear
+    # Normals of a cylinder.
     n = (t, np.zeros_like(t), np.sqrt(1 - t * t))
     rgb = lit(albedo, n, stage.light, 0.05, 12)
+    # The cut edge of the paper is slightly darker.
     edge = np.exp(-(((d + 0.0015) / 0.0014) ** 2))
     return Sprite(p, rgb * triple(1 - 0.15 * edge), alpha, flaw, lift=0.0022, shadow=0.45)
 
@@ -70,10 +78,12 @@ def _icon(p: Patch, albedo: Array, u: Array, y: Array, fruit: str) -> Array:
     def leaf(cx: float, cy: float, turn: float, size: float) -> Array:
         c, s = math.cos(turn), math.sin(turn)
         a, b = c * (u - cx) + s * (y - cy), c * (y - cy) - s * (u - cx)
+        # A pointed leaf is the intersection of two circles.
         return p.cover(np.maximum(circle(a, b - 0.7 * size, size), circle(a, b + 0.7 * size, size)))
 
     def ball(cx: float, cy: float, r: float, colour: Array) -> Array:
         k = np.clip(np.hypot(u - cx, y - cy) / r, 0, 1)
+        # A printed sphere: darker towards the rim, with a highlight at the upper left.
         shade = 1.08 - 0.35 * k**2
         gleam = 0.55 * np.exp(-((np.hypot(u - cx + 0.35 * r, y - cy + 0.35 * r) / (0.28 * r)) ** 2))
         painted = mix(tint(shade, colour), WHITE, gleam)
@@ -91,6 +101,7 @@ def _icon(p: Patch, albedo: Array, u: Array, y: Array, fruit: str) -> Array:
         albedo = mix(albedo, leaf_green, leaf(0.038, -0.058, 0.2, 0.034))
     else:
         cx, cy, r = 0.0, 0.012, 0.062
+        # The lime is shown as a slice: peel, pith, eight segments of pulp.
         k = np.hypot(u - cx, y - cy) / r
         theta = np.arctan2(y - cy, u - cx)
         albedo = mix(albedo, linear("#5f8f1f"), p.cover(circle(u - cx, y - cy, r)))
@@ -104,6 +115,7 @@ def _icon(p: Patch, albedo: Array, u: Array, y: Array, fruit: str) -> Array:
 
 def _print(albedo: Array, u: Array, y: Array, half_x: float, half_y: float) -> Array:
     """Sample the printed text at label coordinates."""
+    # Look the ink up in the prepared bitmap: print is resampled, not drawn per label.
     text = _text()
     column = (u / half_x * 0.5 + 0.5) * text.shape[1]
     row = (y / half_y * 0.5 + 0.5) * text.shape[0]

@@ -7,9 +7,11 @@ from scenes.shapes import Patch, ramp
 from scenes.stage import Sprite, Stage
 
 Array = np.ndarray
+# The patch of the bottle is centred here; its y is measured from this height.
 AXIS_Y = 0.5
-"""The patch of the bottle is centred here; its y is measured from this height."""
 BODY = 0.158
+# Height (y from AXIS_Y, negative is up) and radius along the bottle: mouth, thread collar, neck,
+# shoulder, straight body, foot.
 _KNOTS = [
     (-0.40, 0.052),
     (-0.352, 0.052),
@@ -34,6 +36,7 @@ def _table() -> tuple[Array, Array]:
     y = np.linspace(-0.5, 0.5, 16001)
     heights, radii = zip(*_KNOTS, strict=True)
     r = np.interp(y, heights, radii)
+    # A Gaussian over 201 of 16001 samples: about 1 % of the image height.
     kernel = np.exp(-(np.linspace(-2.5, 2.5, 201) ** 2) / 2)
     smooth = np.convolve(np.pad(r, 100, mode="edge"), kernel / kernel.sum(), mode="valid")
     return y.astype(np.float32), smooth.astype(np.float32)
@@ -44,9 +47,11 @@ _SLOPE = np.gradient(_R, _Y).astype(np.float32)
 
 
 def outline(p: Patch, y: Array) -> tuple[Array, Array]:
-    """(distance to the silhouette, radius at that height)."""
+    """Distance to the silhouette (negative inside), and radius at that height."""
+    # A table lookup by index is much faster than np.interp for every pixel.
     place = np.clip((y + 0.5) * (len(_Y) - 1) + 0.5, 0, len(_Y) - 1).astype(np.int32)
     radius, slope = np.take(_R, place), np.take(_SLOPE, place)
+    # Scaled by the wall's slope, the horizontal distance becomes the distance to the wall.
     side = (np.abs(p.x_HW) - radius) / np.sqrt(1 + slope * slope)
     return np.maximum(side, np.maximum(-0.392 - y, y - 0.382)), radius
 
@@ -66,8 +71,10 @@ def glass(stage: Stage) -> Sprite:
     p = stage.patch(0.5, AXIS_Y, 0.46, over=1, narrow=0.18)
     d, radius = outline(p, p.y_HW)
     t = np.clip(p.x_HW / radius, -1, 1)
+    # Glass refracts strongly near its silhouette only.
     rim = np.abs(t) ** 7
     inside = p.cover(d)
+    # The thick bottom is darker.
     foot = np.exp(-(((p.y_HW - 0.366) / 0.012) ** 2)) * 0.45
     # The open mouth, seen when the cap is gone: a lip and two turns of thread.
     sag = p.y_HW + 0.006 * np.sqrt(np.maximum(1 - t * t, 0))
@@ -75,7 +82,9 @@ def glass(stage: Stage) -> Sprite:
     shine = strips(stage, t, inside, p.y_HW)
     alpha = np.clip(0.10 + 0.62 * rim + foot + shine + 0.4 * mouth, 0, 0.95)
     dark = np.array([0.075, 0.095, 0.09], np.float32)
+    # `alpha` mixes dark glass and bright reflections; this is the reflections' share of it.
     lightness = shine / np.maximum(alpha, 1e-3)
+    # A thin bright line inside the silhouette, where glass guides light.
     edge = np.exp(-(((np.abs(t) - 0.93) / 0.025) ** 2)) * 0.45
     rgb = tint(1 - lightness, dark) + triple(lightness + edge * 0.5 + 0.25 * mouth)
     return Sprite(p, rgb, alpha * inside)

@@ -5,7 +5,7 @@
   train/good, validation/good, test/good    NNN.png
   test/{logical,structural}_anomalies       NNN.png
   ground_truth/{logical,structural}_anomalies/NNN/KKK.png    one file per region, 0 elsewhere
-  scene.json                                our marker: the arguments; written last
+  scene.json                                marker with the arguments, written last
 """
 
 import hashlib
@@ -22,8 +22,9 @@ from scenes.render import defect_table, pixel_value, render
 
 MARKER = "scene.json"
 _FOLDERS = {"logical": "logical_anomalies", "structural": "structural_anomalies"}
+# Every data set seed owns a million scene seeds, and every split a hundred thousand of them, so no
+# scene occurs twice.
 _SEED_STRIDE, _SPLIT_STRIDE = 1_000_000, 100_000
-"""Every data set seed owns a million scene seeds, every split a hundred thousand of them."""
 
 
 def write_loco(
@@ -39,7 +40,7 @@ def write_loco(
     """Write one category and return its folder; the same arguments give the same bytes.
 
     Nothing is done when the folder is already complete for these arguments. A folder that this
-    function did not make is never replaced: that is a FileExistsError.
+    function did not write is never replaced: it raises FileExistsError.
     """
     table = defect_table(product)
     counts = {
@@ -67,16 +68,19 @@ def write_loco(
             "move it away or choose another root"
         )
 
+    # Write to a hidden folder and rename it at the end: readers see all of it or nothing.
     aside = folder.with_name(f".{product}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     _write_config(aside, table, product, size)
     base = seed * _SEED_STRIDE
+    # Good images of the three splits.
     for slot, (split, count) in enumerate(
         (("train", train), ("validation", validation), ("test", test_good))
     ):
         for number in range(count):
             scene = render(product, base + slot * _SPLIT_STRIDE + number, size=size)
             _write_png(aside / split / "good" / f"{number:03d}.png", scene.image_HW3)
+    # Anomalous test images, numbered per kind as in MVTec LOCO.
     numbers = dict.fromkeys(_FOLDERS, 0)
     scene_seed = base + 3 * _SPLIT_STRIDE
     for name, defect in table.items():
@@ -93,7 +97,7 @@ def write_loco(
 def _write_anomaly(
     folder: Path, product: str, seed: int, defect: str, number: int, size: int
 ) -> None:
-    """One anomalous test picture and its region files."""
+    """One anomalous test image and its region files."""
     scene = render(product, seed, defect, size)
     kind = _FOLDERS[scene.kind]
     _write_png(folder / "test" / kind / f"{number:03d}.png", scene.image_HW3)
@@ -107,6 +111,7 @@ def _write_config(folder: Path, table: dict[str, Defect], product: str, size: in
     rows = []
     for name, defect in table.items():
         relative = defect.area == 0
+        # LOCO's evaluation reads an absolute threshold as a number of pixels of this image size.
         threshold = 1.0 if relative else max(1, round(defect.area * size * size))
         rows.append(
             {
@@ -122,7 +127,9 @@ def _write_config(folder: Path, table: dict[str, Defect], product: str, size: in
 
 def _write_png(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # OpenCV expects BGR.
     pixels = array[:, :, ::-1] if array.ndim == 3 else array
+    # Level 3 is much faster than the default and hardly larger for rendered images.
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
         raise OSError(f"OpenCV could not encode {path.name} as PNG")
@@ -130,7 +137,7 @@ def _write_png(path: Path, array: np.ndarray) -> None:
 
 
 def _renderer_digest() -> str:
-    """Changes with the renderer's sources, so stale pictures are never taken for current ones."""
+    """Digest of the renderer's sources: images of older sources are rendered again."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -146,7 +153,8 @@ def _is_complete(folder: Path, marker: dict[str, object]) -> bool:
 
 
 def _publish(aside: Path, folder: Path, marker: dict[str, object]) -> None:
-    """Move the finished folder into place, over an older one of ours if there is one."""
+    """Move the finished folder into place, replacing an older one that `write_loco` wrote."""
+    # A folder cannot be renamed onto a non-empty one: the old version steps aside first.
     old = folder.with_name(f"{aside.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""The words of the renderer: a finished picture, and the plan (no pixels) it was drawn from.
+"""Records of the renderer: a finished image, and the plan (no pixels) that it is drawn from.
 
-A plan is made in full before the first pixel, so leaving out one part changes no other draw.
-Plan coordinates are the product frame: the picture is 1 x 1, x to the right, y down.
+A plan is complete before the first pixel is drawn, so leaving out one part changes no other draw.
+Plan coordinates are the product frame: the image is 1 x 1, x to the right, y down.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """One rendered picture with everything that is known about it.
+    """One rendered image with its ground truth.
 
     `image_HW3` is uint8 RGB. `product_HW` is the silhouette of the whole product with its parts.
     `defect_masks` holds (grey value of the defect type, bool mask), empty for a good scene.
@@ -38,10 +38,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One planned part. `seed` feeds its own texture, so it looks the same in every variant.
+    """One planned part. `seed` fixes its texture, so it looks the same in every variant.
 
-    `flaw` names a structural damage; `region` puts the part (or its flaw) into that ground-truth
-    region; a `ghost` is absent: nothing is drawn, but its place is marked as the region.
+    `x`, `y` are in the product frame, `angle` in radians. `flaw` names a structural damage.
+    `region` adds the part (or its flaw) to that ground-truth region. A `ghost` is absent: nothing
+    is drawn, but its place is marked as the region.
     """
 
     name: str
@@ -57,7 +58,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The plan of one scene: parts from bottom to top, and what the product's base needs."""
+    """The plan of one scene: parts from bottom to top, and what the product's base needs.
+
+    `flaw` and `spot` are a damage of the product as a whole, such as a torn bag, and its place.
+    """
 
     parts: tuple[Part, ...]
     seed: int
@@ -68,7 +72,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where the product lies: rotation (radians), scale, shift (fractions of the picture)."""
+    """Pose of the product: rotation (radians), scale, shift (fractions of the image)."""
 
     angle: float = 0.0
     scale: float = 1.0
@@ -78,7 +82,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One way to be wrong. `area` is the fraction of the picture where sPRO saturates.
+    """One type of defect. `area` is the fraction of the image at which sPRO saturates.
 
     An area of 0 means the whole region counts (relative saturation 1), as for structural damage.
     """

@@ -1,4 +1,4 @@
-"""Draw one scene: plan everything, spoil the plan, then paint from bottom to top."""
+"""Draw one scene: make the plan, add the defect to the plan, then paint from bottom to top."""
 
 import zlib
 from types import ModuleType
@@ -58,20 +58,24 @@ def render(
         raise ValueError(f"size must be at least 64 pixels, got {size}")
 
     def stream(purpose: str) -> np.random.Generator:
-        # One independent generator per purpose: no draw of one can shift another.
+        # One independent generator per purpose, so that an extra draw in one shifts no other.
         return np.random.default_rng([zlib.crc32(f"{product}/{purpose}".encode()), seed])
 
     plan = module.layout(stream("layout"))
     if without is not None and not 0 <= without < len(plan.parts):
         raise ValueError(f"without must be 0 to {len(plan.parts) - 1}, got {without}")
     if defect != GOOD:
+        # The defect changes the finished plan: everything else stays as in the good scene of this
+        # seed.
         plan = module.spoil(plan, defect, stream(f"defect/{defect}"))
 
     light = draw_light(stream("light"))
     surface = backdrop or module.BACKDROP
     if surface == "any":
+        # `studio` has a shelf line for standing bottles, so it fits no product seen from above.
         names = sorted(set(SURFACES) - {"studio"})
         surface = names[stream("surface").integers(len(names))]
+    # Background, product, parts, and what covers them, in this order.
     background_HW3 = SURFACES[surface](stream("background"), size)
     stage = Stage(size, light, _pose(stream("pose"), module), background_HW3)
 
@@ -79,9 +83,11 @@ def render(
     for index, part in enumerate(plan.parts):
         if index == without:
             continue
+        # `index` becomes the owner of the visible pixels, also of those in `instances` below.
         stage.put(module.paint(stage, part), index, part.region, part.ghost)
     module.draw_over(stage, plan)
 
+    # Lighting fall-off, noise and tone curve of the camera come last.
     image_HW3 = develop(stream("camera"), stage.image_HW3, light)
     instances = tuple(
         Instance(part.name, stage.owner_HW == index)
@@ -103,7 +109,9 @@ def _module(product: str) -> ModuleType:
 def _pose(rng: np.random.Generator, module: ModuleType) -> Pose:
     """A small turn, shift and zoom; upright products (`UPRIGHT`) barely move."""
     upright = getattr(module, "UPRIGHT", False)
+    # A standing bottle moves a third as much as parts seen from above.
     reach = 0.35 if upright else 1.0
+    # Angles up to 0.05 radians (3 degrees), 2.5 % of scale, 1.4 % of shift.
     angle, scale, dx, dy = rng.uniform(-1, 1, 4)
     return Pose(
         float(0.05 * reach * angle),

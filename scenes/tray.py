@@ -1,7 +1,7 @@
 """Product `tray`: a fruit-and-nut tray with four compartments.
 
 Rule: top left 2 mandarins; bottom left 3 walnuts; top right 6 almonds; bottom right 5 banana
-chips. Nothing else, and no kind in a compartment that is not its own.
+chips. Nothing else, and no kind in another compartment than its own.
 """
 
 import math
@@ -21,16 +21,18 @@ RULE = (
     "bottom right 5 banana chips, nothing else"
 )
 BACKDROP = "wood"
+# The compartment of each kind, x0, y0, x1, y1 in the product frame.
 CELLS: dict[str, Cell] = {
     "mandarin": (0.085, 0.155, 0.485, 0.500),
     "walnut": (0.085, 0.530, 0.485, 0.845),
     "almond": (0.515, 0.155, 0.915, 0.465),
     "banana_chip": (0.515, 0.495, 0.915, 0.845),
 }
-"""The compartment of each kind."""
 COUNTS = {"mandarin": 2, "walnut": 3, "almond": 6, "banana_chip": 5}
+# Half the distance that the centres of two parts of a kind keep.
 REACH = {"mandarin": 0.080, "walnut": 0.064, "almond": 0.045, "banana_chip": 0.047}
-"""Half the free space that a kind wants around its centre."""
+# The second value is the fraction of the image at which sPRO saturates: the visible area of one
+# such part.
 DEFECTS = {
     "missing_mandarin": Defect("logical", 0.016),
     "missing_walnut": Defect("logical", 0.009),
@@ -76,6 +78,7 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
         parts.append(_another(plan, kind, CELLS[kind], rng))
     elif defect == "misplaced_almond":
         k = _pick(parts, "almond", rng)
+        # Into a compartment of another kind; both the empty place and the new one are regions.
         home = str(rng.choice(["mandarin", "walnut", "banana_chip"]))
         moved = _another(plan, "almond", CELLS[home], rng)
         parts[k] = replace(parts[k], ghost=True, region=0)
@@ -94,7 +97,7 @@ def spoil(plan: Layout, defect: str, rng: Rng) -> Layout:
             "broken_almond": ("almond", "broken"),
             "burnt_chip": ("banana_chip", "burnt"),
         }[defect]
-        # The topmost of its kind, so that nothing hides the damage.
+        # The one of its kind that is drawn last, so that nothing hides the damage.
         k = max(i for i, part in enumerate(parts) if part.name == kind)
         parts[k] = replace(parts[k], flaw=flaw, region=0)
     return replace(plan, parts=tuple(parts))
@@ -129,6 +132,7 @@ def draw_over(stage: Stage, plan: Layout) -> None:
 
 
 def _inside(kind: str, cell: Cell) -> Cell:
+    # The margin keeps parts off the sloped walls.
     margin = REACH[kind] + 0.022
     return (cell[0] + margin, cell[1] + margin, cell[2] - margin, cell[3] - margin)
 
@@ -140,6 +144,7 @@ def _pick(parts: list[Part], kind: str, rng: Rng) -> int:
 def _clear_spot(plan: Layout, rng: Rng) -> tuple[float, float]:
     """Of a few random points on a floor, the one farthest from all food: a spill must be seen."""
     x0, y0, x1, y1 = CELLS[str(rng.choice(list(CELLS)))]
+    # Twelve candidates, at least 0.06 from the walls.
     points = [
         (float(rng.uniform(x0 + 0.06, x1 - 0.06)), float(rng.uniform(y0 + 0.06, y1 - 0.06)))
         for _ in range(12)

@@ -1,15 +1,16 @@
-"""What SemRec's parts are worth: six variants, several seeds, paired differences.
+"""Ablation of SemRec: the variants of `ROWS`, several seeds, paired differences.
 
     anomalysmith generate --manifest m.yaml                   # preset full, holes by LaMa
     anomalysmith generate --manifest m.yaml --preset paper
     anomalysmith generate --manifest m.yaml --inpaint telea
     python -m benchmarks.ablation --store STORE --categories tray bag pins --out out/ablation
 
-Every row of `ROWS` names the versions that it trains on by how they were made, and the settings
-that it changes. A row without such a version is left out and said so. Runs that are finished are
-read again, interrupted ones go on, so the command may be repeated and widened; `--jobs 2` trains
-two at a time and shares the threads. The tables go to standard output and to `OUT/ablation.md`, the
-numbers to `OUT/ablation.json`. Test images are scored at the end and choose nothing.
+Every row of `ROWS` selects the versions that it trains on by how they were generated, and names the
+settings that it changes. A row without such a version is left out and reported. Finished runs are
+reused and interrupted ones resumed, so the command may be repeated and extended; `--jobs 2` trains
+two at a time and divides the threads between them. The tables go to standard output and to
+`OUT/ablation.md`, the numbers to `OUT/ablation.json`. Test images are scored at the end and select
+nothing.
 """
 
 import argparse
@@ -29,16 +30,16 @@ from benchmarks.runs import Result, run
 from detectors.registry import PROFILES, Profile, Recipe, configure
 from pipeline.dataset.version import Version, open_version, versions
 from pipeline.errors import UserError
-from pipeline.utils.files import write_whole
+from pipeline.utils.files import write_atomic
 from pipeline.utils.hashing import digest_of
 
+# Backends that inpaint without a network.
 PLAIN = ("telea", "ns")
-"""Inpainting without a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One variant: a letter, words for the table, which version it reads, what it changes."""
+    """One variant: name, description, kind of version (see `chosen`), and changed settings."""
 
     name: str
     words: str
@@ -46,6 +47,7 @@ class Row:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
+# f1 and f2 repeat e on versions of one inpainter each.
 ROWS = (
     Row("a", "no object branch", "full", {"branches": "local"}),
     Row("b", "clean pairs only", "full", {"clean_share": 1.0}),
@@ -59,7 +61,7 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One training that several rows may share; what identifies it is what it reads and does."""
+    """One training, which several rows may share; identified by version, recipe and seed."""
 
     version: Path
     recipe: Recipe
@@ -68,13 +70,15 @@ class Job:
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    """Train what is missing, print the tables; gives the folder."""
+    """Train missing runs, print the tables and return the output folder."""
     args = _parser().parse_args(arguments)
     rows = [row for row in ROWS if row.name in args.rows]
     changes = dict(pair(text) for text in args.set)
     if args.steps is not None:
+        # min_steps 0: early stopping may not ask for more steps than there are.
         changes |= {"steps": str(args.steps), "min_steps": "0"}
     jobs, remarks = planned(rows, args.store, args.categories, args.seeds, args.profile, changes)
+    # Rows that share a training refer to one job: each job runs once.
     done = carried_out(sorted(set(jobs.values()), key=str), args.out, args.jobs, args.device)
     found: Runs = {}
     for (row, category, seed), job in jobs.items():
@@ -82,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     text = report(found, {row.name: row.words for row in rows}, remarks, args.profile)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
-    write_whole(args.out / "ablation.md", text.encode())
-    write_whole(args.out / "ablation.json", json.dumps(found, indent=1).encode())
+    write_atomic(args.out / "ablation.md", text.encode())
+    write_atomic(args.out / "ablation.json", json.dumps(found, indent=1).encode())
     return Path(args.out)
 
 
@@ -95,10 +99,11 @@ def planned(
     profile: Profile,
     changes: Mapping[str, Any],
 ) -> tuple[dict[tuple[str, str, int], "Job"], list[str]]:
-    """The training behind every row, category and seed, and what is left out and why."""
+    """The training of every row, category and seed, and remarks on rows that are left out."""
     jobs: dict[tuple[str, str, int], Job] = {}
     remarks = []
     for category in categories:
+        # Versions may be spread over several stores, for example one per inpainter.
         known = [version for store in stores for version in versions(store, category)]
         if not known:
             raise UserError(f"no version of {category} in {', '.join(map(str, stores))}")
@@ -114,28 +119,33 @@ def planned(
 
 
 def chosen(known: Iterable[Version], made: str) -> Version | None:
-    """The newest version made that way: `paper`, `full` (by any LaMa), or full by one inpainter."""
+    """The newest version of a kind: `paper` or `full` (by a network), or full by one inpainter."""
     fitting = []
     for version in known:
         edits, inpainter = version.index["settings"]["edits"], inpainter_of(version)
+        # LaMa of any size, or a diffusion model.
         by_network = inpainter not in PLAIN
+        # A list of kinds would replace the preset's.
         full = edits["preset"] == "full" and edits["kinds"] is None
         ways = {"paper": edits["preset"] == "paper" and by_network, "full": full and by_network}
         if ways.get(made, full and inpainter == made):
             fitting.append(version)
+    # `versions` lists the oldest first.
     return fitting[-1] if fitting else None
 
 
 def inpainter_of(version: Version) -> str:
-    """The backend that filled the holes, by the index; empty when it says nothing."""
+    """The inpainting backend as recorded in the index; empty when it is not recorded."""
     names = [name for name in version.index["weights"] if name.startswith("inpaint/")]
     return names[0].removeprefix("inpaint/") if names else ""
 
 
 def carried_out(jobs: Sequence[Job], out: Path, workers: int, device: str) -> dict[Job, Result]:
-    """Every result, trained where it is missing; some at a time, each in a process of its own."""
+    """Every result, trained where missing; `workers` at a time, each in a process of its own."""
     done: dict[Job, Result] = {}
+    # Processes share the cores.
     threads = max(1, torch.get_num_threads() // workers)
+    # Spawn: forked processes would inherit PyTorch's threads in an undefined state.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _threads, (threads,))
     with pool:
         waiting = {pool.submit(_one, job, out / "runs", device): job for job in jobs}
@@ -143,10 +153,10 @@ def carried_out(jobs: Sequence[Job], out: Path, workers: int, device: str) -> di
             job = waiting[finished]
             done[job] = result = finished.result()
             auroc = result["metrics"]["image_auroc"]
-            told = "no AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
+            score = "no AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
             print(
                 f"[{number}/{len(jobs)}] {job.label}, {result['category']}, seed {job.seed}: "
-                f"{told} after {result['steps']} steps, {result['train_seconds']:.0f} s",
+                f"{score} after {result['steps']} steps, {result['train_seconds']:.0f} s",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
     return done
@@ -154,6 +164,7 @@ def carried_out(jobs: Sequence[Job], out: Path, workers: int, device: str) -> di
 
 def _one(job: Job, out: Path, device: str) -> Result:
     version = open_version(job.version)
+    # One label for all rows: shared trainings must share a folder.
     return run(version, job.recipe, job.seed, out, label="semrec", device=device, details=True)
 
 
@@ -162,17 +173,18 @@ def _threads(count: int) -> None:
 
 
 def _shared(jobs: dict[tuple[str, str, int], Job]) -> dict[tuple[str, str, int], Job]:
-    """The same with one job for all rows that come to the same training."""
+    """The same mapping with one job for all rows that amount to the same training."""
     first: dict[str, Job] = {}
     shared = {}
     for key, job in jobs.items():
+        # Two rows amount to the same training when version, category, seed and settings are equal.
         parts = (job.version.name, key[1], job.seed, job.recipe.settings.model_dump(mode="json"))
         shared[key] = first.setdefault(digest_of(parts), job)
     return shared
 
 
 def pair(text: str) -> tuple[str, str]:
-    """`KEY=VALUE` taken apart."""
+    """Split `KEY=VALUE`; UserError without an equals sign."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set takes KEY=VALUE, got {text!r}")

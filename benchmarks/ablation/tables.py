@@ -1,10 +1,10 @@
 """The tables of the ablation: means over categories and seeds, intervals, and paired differences.
 
-An interval is the middle 95 % of resamples. Each draws test images of every category anew (good
-ones among good ones, each anomaly type among its own) and seeds anew, both with replacement, and
-takes the mean. Two rows are compared on the same draws, so what is hard for both does not widen
-their difference. IAP needs all pixels of all images at once; its intervals draw seeds only and say
-nothing of chance in the images.
+An interval is the middle 95 % of bootstrap resamples. Each resample draws test images of every
+category (stratified into good ones and anomaly types) and seeds, both with replacement, and takes
+the mean. Two rows are compared on the same draws, so what is hard for both does not widen their
+difference. IAP needs all pixels of all images at once; its intervals draw seeds only and do not
+cover the choice of images.
 
 Shapes: N test images; R resamples; S seeds; C categories.
 """
@@ -16,20 +16,22 @@ from itertools import combinations
 import numpy as np
 
 from benchmarks.runs import Result, hardware, table
-from detectors.metrics.bootstrap import draw, interval, resampled
+from detectors.metrics.bootstrap import interval, resample_counts, resampled
 from detectors.metrics.per_type import group_of
 from pipeline.errors import IntegrityError
 from pipeline.records import GOOD
 
+# Results by row, category and seed.
 Runs = dict[str, dict[str, dict[int, Result]]]
-"""Results by row, category and seed."""
 
 RESAMPLES = 1000
+# Anomaly types that get a table each; pooled is all of them.
 GROUPS = ("logical", "structural", "pooled")
 METRICS = {"image_auroc": "image AUROC", "image_ap": "image AP", "iap": "IAP", "iap90": "IAP@90"}
+# Metrics that resamples of images are computed for.
 BY_IMAGE = ("image_auroc", "image_ap")
-"""Metrics whose resamples draw images."""
-STAR = "A star: the interval does not hold zero. IAP gets none, for it has draws of seeds only."
+STAR = "A star: zero is outside the interval. IAP gets none, as its interval draws seeds only."
+# Metrics of the table of paired differences.
 COMPARED = ("image_auroc", "iap")
 
 
@@ -46,12 +48,13 @@ def report(
     lines = [f"# Ablation of {what}, profile {profile}", "", hardware() + ".", ""]
     if not rows:
         return "\n".join([*lines, "No row could be trained.", *remarks, ""])
-    runs = [result for row in rows for of in found[row].values() for result in of.values()]
+    # Steps and seeds of all runs, for the headline.
+    runs = [result for row in rows for seeds in found[row].values() for result in seeds.values()]
     lines += [
         f"Categories: {', '.join(sorted({result['category'] for result in runs}))}; seeds: "
         f"{', '.join(map(str, sorted({result['seed'] for result in runs})))}; steps: "
         f"{', '.join(map(str, sorted({result['steps'] for result in runs})))}. Means over "
-        "categories and seeds with 95 % intervals (images and seeds drawn anew; IAP: seeds only).",
+        "categories and seeds with 95 % intervals (images and seeds resampled; IAP: seeds only).",
         *(["", *(f"Left out: {remark}." for remark in remarks)] if remarks else []),
     ]
     for group in GROUPS:
@@ -76,7 +79,7 @@ def report(
 
 
 def difference(one: Mapping, other: Mapping, group: str, metric: str) -> str:
-    """Mean difference of two rows on what both have, with its interval; a dash for nothing."""
+    """Mean difference of two rows on their common runs, with its interval; a dash without any."""
     shared = {
         category: sorted(set(one[category]) & set(other[category]))
         for category in one
@@ -86,6 +89,7 @@ def difference(one: Mapping, other: Mapping, group: str, metric: str) -> str:
     if not shared:
         return "–"
     for category, seeds in shared.items():
+        # Paired differences need the same images in the same order.
         if _images(one[category][seeds[0]]) != _images(other[category][seeds[0]]):
             raise IntegrityError(
                 f"the versions of {category} that are compared have different test images; "
@@ -97,6 +101,7 @@ def difference(one: Mapping, other: Mapping, group: str, metric: str) -> str:
     means = [mean(row, group, metric) for row in cut]
     if means[0] is None or means[1] is None:
         return "–"
+    # Both use the same draws, so their difference is paired.
     first, second = (samples(row, group, metric) for row in cut)
     bounds = interval(first - second) if _drawn(cut[0], metric) else None
     return _written(means[0] - means[1], bounds, signed=True, starred=metric in BY_IMAGE)
@@ -108,6 +113,7 @@ def mean(row: Mapping, group: str, metric: str) -> float | None:
     for seeds in row.values():
         values = [_value(result, group, metric) for result in seeds.values()]
         numbers = [value for value in values if value is not None]
+        # A mean over some of the runs would not be comparable with other rows.
         if len(numbers) != len(values):
             return None
         means.append(float(np.mean(numbers)))
@@ -115,7 +121,7 @@ def mean(row: Mapping, group: str, metric: str) -> float | None:
 
 
 def samples(row: Mapping, group: str, metric: str) -> np.ndarray:
-    """(R,) resampled means of a row. The draws depend on categories and seeds, not on the row."""
+    """Resampled means of a row, (R,). The draws depend on category and number of seeds only."""
     sums_R = np.zeros(RESAMPLES)
     for category, seeds in row.items():
         results = [seeds[seed] for seed in sorted(seeds)]
@@ -123,11 +129,14 @@ def samples(row: Mapping, group: str, metric: str) -> np.ndarray:
             values_SR = np.stack([_resampled(result, group)[metric] for result in results])
         else:
             values = [_value(result, group, metric) for result in results]
+            # Not resampled over images: the same value in every resample.
             values_SR = np.array(values, float)[:, None].repeat(RESAMPLES, 1)
+        # The random stream depends on category and number of seeds, hence equal draws for all rows.
         stream = [len(results), *category.encode()]
         picks_RS = np.random.default_rng(stream).integers(
             0, len(results), (RESAMPLES, len(results))
         )
+        # Mean over the drawn seeds, then over categories.
         sums_R += np.take_along_axis(values_SR.T, picks_RS, 1).mean(1)
     return sums_R / len(row)
 
@@ -140,7 +149,7 @@ def _cell(row: Mapping, group: str, metric: str) -> str:
 
 
 def _drawn(row: Mapping, metric: str) -> bool:
-    """True when there is something to draw from: images, or several seeds."""
+    """Whether there is something to resample: images, or several seeds."""
     return metric in BY_IMAGE or min(len(seeds) for seeds in row.values()) > 1
 
 
@@ -150,6 +159,7 @@ def _written(
     form = "{:+.3f}" if signed else "{:.3f}"
     if bounds is None:
         return form.format(value)
+    # Zero outside the interval.
     star = "*" if starred and (bounds[0] > 0 or bounds[1] < 0) else ""
     return f"{form.format(value)}{star} ({form.format(bounds[0])} to {form.format(bounds[1])})"
 
@@ -176,8 +186,10 @@ def _values(
     """Metrics of the resamples; the same images are drawn for every row and seed."""
     groups_N = np.array([group_of(type) for _, type in images])
     labels_N = (groups_N != GOOD).astype(np.int64)
-    counts_RN = draw(groups_N, RESAMPLES, seed=0)
+    # Stratified by type; the fixed seed gives the same images for every run.
+    counts_RN = resample_counts(groups_N, RESAMPLES, seed=0)
     wanted_N = (
+        # Anomalies of the group against all good images.
         np.ones(len(images), bool) if group == "pooled" else (groups_N == group) | (labels_N == 0)
     )
     return resampled(labels_N[wanted_N], np.array(scores)[wanted_N], counts_RN[:, wanted_N])

@@ -1,10 +1,10 @@
-"""What goes wrong in operation, done on purpose, with real processes: survived or lost.
+"""Fault injection with real processes: is a failure in operation survived, or is something lost?
 
     python -m benchmarks.faults [--only NAME]      a table; exit code 1 when anything was lost
 
 Each drill has a temporary folder of its own. `survived` means that nothing but time was lost: the
-same command again gives the digest of an undisturbed run, or a bad input is refused with one line
-and nothing is published. docs/operation.md says what each stands for.
+same command again gives the digest of an undisturbed run, or a bad input is rejected with one line
+and nothing is published. docs/operation.md describes each.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from benchmarks.faults import memory as faults_memory
 from benchmarks.faults import server as faults_server
 from benchmarks.faults import store as faults_store
 from benchmarks.faults.drill import Outcome
-from flows.commands.console import table
+from pipeline.utils.text_table import table
 
 Drill = Callable[[Path], Outcome]
 
+# Name on the command line, and the drill.
 DRILLS: dict[str, Drill] = {
     "killed": faults_store.killed,
     "server": faults_server.restarted,
@@ -35,27 +36,32 @@ DRILLS: dict[str, Drill] = {
 }
 
 
-def carry_out(name: str) -> Outcome:
-    """One drill in a folder that is gone afterwards."""
+def run_drill(name: str) -> Outcome:
+    """Run one drill in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="anomalysmith-drill-") as work:
         return DRILLS[name](Path(work))
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=DRILLS, action="append", help="this drill; repeatable")
-    chosen = parser.parse_args(words).only or list(DRILLS)
+    parser.add_argument(
+        "--only", choices=DRILLS, action="append", help="only this drill; may be repeated"
+    )
+    chosen = parser.parse_args(arguments).only or list(DRILLS)
     rows, good = [], True
     for name in chosen:
         started = time.monotonic()
         try:
-            outcome = carry_out(name)
-        except Exception as error:  # a drill that breaks has shown nothing
+            outcome = run_drill(name)
+        except Exception as error:
+            # A drill that fails to run proves nothing, so it counts as lost.
             outcome = Outcome(name, False, f"{type(error).__name__}: {error}", "the drill")
+        # Exit code 1 as soon as one drill lost something.
         good &= outcome.survived
         word = "survived" if outcome.survived else "LOST"
         happened = " ".join(outcome.happened.split())
         rows.append((name, word, outcome.lost, f"{time.monotonic() - started:.0f} s", happened))
+        # Progress with details on standard error, the table on standard output.
         print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     print(table(("drill", "", "lost", "time"), [row[:4] for row in rows]))
     return int(not good)

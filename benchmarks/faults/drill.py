@@ -1,4 +1,4 @@
-"""What the drills of `benchmarks.faults` share: photographs, runs of the program, an outcome."""
+"""Shared by the drills of `benchmarks.faults`: source images, runs of the program, outcomes."""
 
 import json
 import os
@@ -16,14 +16,15 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+# Options that make a run short: no inpainting network, small images.
 FAST = ("--inpaint", "telea", "--image-size", "128", "--per-image", "2", "--workers", "1")
+# Seconds after which a drill that does not end counts as lost.
 PATIENCE = 600.0
-"""Seconds after which a drill that hangs counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one drill ended: `survived` when nothing but time was lost; `lost` says what was."""
+    """Result of a drill: `survived` when nothing but time was lost; `lost` names what was."""
 
     name: str
     survived: bool
@@ -31,8 +32,8 @@ class Outcome:
     lost: str = "nothing"
 
 
-def draw_photographs(folder: Path, count: int = 4) -> Path:
-    """Dark round parts on a bright, slightly noisy ground, 128 px."""
+def draw_images(folder: Path, count: int = 4) -> Path:
+    """Write images of dark round parts on a bright, slightly noisy background, 128 px."""
     folder.mkdir(parents=True, exist_ok=True)
     yy, xx = np.mgrid[:128, :128]
     for number in range(count):
@@ -40,31 +41,34 @@ def draw_photographs(folder: Path, count: int = 4) -> Path:
         image_HW3 = 205 + rng.normal(0, 3, (128, 128, 3))
         for cx, cy in ((38, 40), (90, 42), (64, 90)):
             dx, dy, radius = *rng.integers(-4, 5, 2), rng.integers(11, 16)
+            # Three discs with random offset, radius and colour.
             image_HW3[np.hypot(xx - cx - dx, yy - cy - dy) < radius] = rng.integers(20, 110, 3)
         Image.fromarray(image_HW3.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03}.png")
     return folder
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's own, quiet and with one thread."""
+    """This process's environment variables, without telemetry and with one thread."""
     plain = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_DISABLE_JIT": "1"}
+    # No telemetry from any child process.
     quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     return os.environ | plain | quiet | more
 
 
-def words_of(photos: Path, store: Path) -> list[str]:
+def command_of(images: Path, store: Path) -> list[str]:
     """The command that every drill disturbs."""
-    source = ["generate", "--source", f"folder:{photos}", "--store", str(store)]
+    # The command line that a user would type.
+    source = ["generate", "--source", f"folder:{images}", "--store", str(store)]
     return [sys.executable, "-m", "flows.cli", *source, *FAST, "--json"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class FinishedRun:
     """A finished run of the program."""
 
     code: int
     answer: Mapping[str, Any]
-    said: str
+    stderr: str
 
     @property
     def digest(self) -> str:
@@ -73,37 +77,42 @@ class Ended:
     @property
     def message(self) -> str:
         """The last line of standard error that the program itself wrote."""
-        lines = [line for line in self.said.splitlines() if line.startswith("anomalysmith: ")]
+        lines = [line for line in self.stderr.splitlines() if line.startswith("anomalysmith: ")]
         return lines[-1].removeprefix("anomalysmith: ") if lines else ""
 
 
-def generate(photos: Path, store: Path, root: Path = ROOT, **more: str) -> Ended:
+def generate(images: Path, store: Path, root: Path = ROOT, **more: str) -> FinishedRun:
     """One undisturbed run; `root` is the checkout that it runs from."""
     variables = environment(**more) | {"PYTHONPATH": str(root)}
     run = subprocess.run(
-        words_of(photos, store), cwd=root, env=variables, capture_output=True, text=True,
+        command_of(images, store), cwd=root, env=variables, capture_output=True, text=True,
         timeout=PATIENCE, check=False,
     )  # fmt: skip
+    # The last line of standard output is the JSON answer of `--json`.
     lines = run.stdout.strip().splitlines()
     answer = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return Ended(run.returncode, answer, run.stderr)
+    return FinishedRun(run.returncode, answer, run.stderr)
 
 
 @contextmanager
-def process(words: list[str], log: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program beside this one, ended when the block ends; what it says goes to `log`."""
+def process(command: list[str], log: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in the background and kill it when the block ends; its output goes to `log`."""
     with log.open("ab") as file:
-        child = subprocess.Popen(words, cwd=ROOT, env=environment(**more), stdout=file, stderr=file)
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=environment(**more), stdout=file, stderr=file
+        )
         try:
             yield child
         finally:
+            # Killed only when it is still running.
             if child.poll() is None:
                 child.send_signal(signal.SIGKILL)
+            # Always reap it, so that no zombie is left.
             child.wait()
 
 
 def wait_for(ready: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.05) -> bool:
-    """True as soon as `ready` says so, False when the time is over."""
+    """Poll `ready`: True as soon as it returns True, False after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if ready():
@@ -113,5 +122,5 @@ def wait_for(ready: Callable[[], bool], seconds: float = PATIENCE, pause: float 
 
 
 def begun(store: Path) -> Callable[[], bool]:
-    """Whether the first image of a run lies in the cache: it is in the middle of its work."""
+    """A function that tells whether the first image of a run is in the cache: it is at work."""
     return lambda: any((store / ".cache" / "analysis").rglob("*.npz"))

@@ -1,11 +1,11 @@
-"""A drill without a GPU: models that fail as on a full one, for batches above a size."""
+"""An out-of-memory drill without a GPU: a model that fails for batches above a size."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.faults.drill import Outcome, draw_photographs
+from benchmarks.faults.drill import Outcome, draw_images
 from pipeline.imaging.decode import load_image
 from pipeline.models.device import choose
 from pipeline.models.proposals import SamProposals
@@ -14,11 +14,12 @@ from pipeline.models.small_sam.build import small_sam
 from pipeline.models.weights import store as weights
 from pipeline.records import ForegroundMask
 
+# Prompts that fit: not a power of two, so that batches are halved several times.
 ROOM = 9
 
 
-class Cramped(torch.nn.Module):
-    """A prompt encoder for which more prompts than `room` do not fit into memory."""
+class LimitedEncoder(torch.nn.Module):
+    """A prompt encoder that runs out of memory for more than `room` prompts."""
 
     def __init__(self, encoder: torch.nn.Module, room: int) -> None:
         super().__init__()
@@ -37,14 +38,16 @@ class Cramped(torch.nn.Module):
 
 
 def out_of_memory(work: Path) -> Outcome:
-    """Proposals on a cramped device are those of a roomy one, in smaller batches."""
-    image_HW3 = load_image(draw_photographs(work / "parts", 1) / "000.png")
+    """Proposals with little memory equal those with enough memory, in smaller batches."""
+    image_HW3 = load_image(draw_images(work / "parts", 1) / "000.png")
     foreground = ForegroundMask(image_HW3.max(2) < 150, peak=1.0)
+    # The bundled small SAM on the CPU; the error is simulated in its prompt encoder.
     path, settings = weights.require("bundled-sam"), ProposalSettings()
-    roomy = SamProposals(small_sam(path), settings, choose("cpu"))(image_HW3, foreground)
+    expected = SamProposals(small_sam(path), settings, choose("cpu"))(image_HW3, foreground)
     sam = small_sam(path)
-    sam.prompt_encoder = cramped = Cramped(sam.prompt_encoder, ROOM)
+    sam.prompt_encoder = limited = LimitedEncoder(sam.prompt_encoder, ROOM)
     found = SamProposals(sam, settings, choose("cpu"))(image_HW3, foreground)
-    same = np.array_equal(found.masks_NHW, roomy.masks_NHW) and cramped.failures > 0
-    happened = f"{cramped.failures} batches too large, then the same {len(found)} proposals"
+    # It must have failed at least once, or nothing was tested.
+    same = np.array_equal(found.masks_NHW, expected.masks_NHW) and limited.failures > 0
+    happened = f"{limited.failures} batches too large, then the same {len(found)} proposals"
     return Outcome("memory", bool(same), happened, "nothing" if same else "proposals differ")

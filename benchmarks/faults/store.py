@@ -1,4 +1,4 @@
-"""Drills around the store: a killed run, a full disk, a damaged weights file, poisoned images."""
+"""Drills with the store: a killed run, a full disk, damaged weights files, unusable images."""
 
 import io
 import os
@@ -15,116 +15,133 @@ from PIL import Image
 
 from benchmarks.faults.drill import (
     ROOT,
-    Ended,
+    FinishedRun,
     Outcome,
     begun,
-    draw_photographs,
+    command_of,
+    draw_images,
     generate,
     process,
     wait_for,
-    words_of,
 )
 from pipeline.dataset.verify import verify
 
+# Rooms of a checkout that a run needs; they are copied where a drill damages a file.
 COPIED = ("pipeline", "flows", "detectors", "scenes", "weights")
+# Size of the small disk: less than a version needs.
 MEGABYTES = 1
 
 
 def killed(work: Path) -> Outcome:
-    """SIGKILL in mid-run; the same command again gives the digest of an undisturbed run."""
-    photos, store = draw_photographs(work / "parts", 6), work / "store"
-    whole = generate(photos, work / "whole")
-    with process(words_of(photos, store), work / "log") as child:
+    """SIGKILL during a run; the same command again gives the digest of an undisturbed run."""
+    images, store = draw_images(work / "parts", 6), work / "store"
+    whole = generate(images, work / "whole")
+    with process(command_of(images, store), work / "log") as child:
         if not wait_for(begun(store)):
             return Outcome("killed", False, "the run did not begin", "the drill")
         child.kill()
         child.wait()
+    # What the killed run left behind is reused by the next one.
     kept = len(list((store / ".cache").rglob("*.npz")))
-    again = generate(photos, store)
+    again = generate(images, store)
     same = again.digest == whole.digest != "" and verify(version_of(again)).ok
     happened = f"exit {child.returncode} with {kept} cache entries; again: the same digest"
     return Outcome("killed", same, happened if same else again.message, lost_unless(same))
 
 
 def full(work: Path) -> Outcome:
-    """The store's disk fills up; one line says so, and with room the run goes on."""
-    photos = draw_photographs(work / "parts", 6)
-    whole = generate(photos, work / "whole")
+    """The store's disk fills up; one line reports it, and with more room the run succeeds."""
+    images = draw_images(work / "parts", 6)
+    whole = generate(images, work / "whole")
     with small_disk(work / "disk") as disk:
         if disk is None:
             return Outcome("full", False, "a tmpfs cannot be mounted here", "not carried out")
         store = disk / "store"
-        refused = generate(photos, store)
+        rejected = generate(images, store)
         more_room(disk)
-        again = generate(photos, store)
-        told = refused.code == 2 and "No space left" in refused.message
-        same = told and again.digest == whole.digest != ""
-    happened = f"exit {refused.code}: {refused.message[:60]}…; with room: the same digest"
-    return Outcome("full", same, happened if same else said_by(refused, again), lost_unless(same))
+        again = generate(images, store)
+        # Exit code 2 is a user error, reported in one line.
+        reported = rejected.code == 2 and "No space left" in rejected.message
+        same = reported and again.digest == whole.digest != ""
+    happened = f"exit {rejected.code}: {rejected.message[:60]}…; with room: the same digest"
+    return Outcome(
+        "full", same, happened if same else messages_of(rejected, again), lost_unless(same)
+    )
 
 
 def damaged_bundled_weights(work: Path) -> Outcome:
-    """One bit of a bundled model file is wrong; nothing is made with it."""
-    photos = draw_photographs(work / "parts", 2)
+    """One bit of a bundled model file is flipped; nothing is generated with it."""
+    images = draw_images(work / "parts", 2)
     for room in COPIED:
         shutil.copytree(ROOT / room, work / "checkout" / room)
     path = work / "checkout" / "weights" / "small_sam.safetensors"
     content = bytearray(path.read_bytes())
+    # In the middle: among the weights, not in the header.
     content[len(content) // 2] ^= 64
     path.write_bytes(content)
-    run = generate(photos, work / "store", root=work / "checkout")
-    told = run.code == 2 and path.name in run.said and not published(work / "store")
-    return Outcome("bundled weights", told, told_or_said(run, told), lost_unless(told))
+    run = generate(images, work / "store", root=work / "checkout")
+    reported = run.code == 2 and path.name in run.stderr and not published(work / "store")
+    return Outcome(
+        "bundled weights", reported, message_or_stderr(run, reported), lost_unless(reported)
+    )
 
 
 def damaged_pulled_weights(work: Path) -> Outcome:
-    """A pulled LaMa is cut short after its first use; its pin refuses it."""
-    photos, folder = draw_photographs(work / "parts", 2), work / "weights"
+    """A pulled LaMa is truncated; the checksum of its pin rejects it."""
+    images, folder = draw_images(work / "parts", 2), work / "weights"
     folder.mkdir()
     path = folder / "big-lama.pt"
     shutil.copy(ROOT / "weights" / "small_lama.pt", path)
     with path.open("r+b") as file:
+        # As an interrupted copy leaves it.
         file.truncate(path.stat().st_size // 2)
-    run = generate_with_lama(photos, work / "store", folder)
-    told = run.code == 2 and "big-lama" in run.message and not published(work / "store")
-    return Outcome("pulled weights", told, told_or_said(run, told), lost_unless(told))
+    run = generate_with_lama(images, work / "store", folder)
+    reported = run.code == 2 and "big-lama" in run.message and not published(work / "store")
+    return Outcome(
+        "pulled weights", reported, message_or_stderr(run, reported), lost_unless(reported)
+    )
 
 
 def weights_cut_in_mid_run(work: Path) -> Outcome:
-    """A model file changes under a running program, which holds what it has read."""
-    photos, store = draw_photographs(work / "parts", 4), work / "store"
+    """A model file changes during a run, which keeps using what it has read."""
+    images, store = draw_images(work / "parts", 4), work / "store"
     for room in COPIED:
         shutil.copytree(ROOT / room, work / "checkout" / room)
-    whole = generate(photos, work / "whole")
+    whole = generate(images, work / "whole")
     variables = {"PYTHONPATH": str(work / "checkout")}
-    with process(words_of(photos, store), work / "log", **variables) as child:
+    with process(command_of(images, store), work / "log", **variables) as child:
         began = wait_for(begun(store))
         path = work / "checkout" / "weights" / "small_sam.safetensors"
         half = path.read_bytes()[: path.stat().st_size // 2]
-        path.unlink()  # as a copy that replaces it does
+        # Unlink first, as a copy that replaces the file does: the running program keeps the old
+        # inode.
+        path.unlink()
         path.write_bytes(half)
         child.wait()
-    again = generate(photos, store)
+    again = generate(images, store)
     same = began and again.digest == whole.digest != ""
     happened = f"the run ended with {child.returncode}; with the right file: the same digest"
     return Outcome("weights in mid-run", same, happened, lost_unless(same))
 
 
 def poisoned(work: Path) -> Outcome:
-    """Every kind of bad image among good ones: each is recorded, the others are forged."""
-    photos = draw_photographs(work / "parts", 2)
-    whole = generate(photos, work / "whole")
-    bad = poisons(photos)
-    run = generate(photos, work / "store")
+    """Every kind of bad image among good ones: each is recorded, the others are generated."""
+    images = draw_images(work / "parts", 2)
+    whole = generate(images, work / "whole")
+    bad = write_bad_images(images)
+    run = generate(images, work / "store")
     failures = run.answer.get("failures", [])
-    told = sorted(failure["name"] for failure in failures) == sorted(bad)
-    same = run.code == 3 and told and run.answer.get("accepted") == whole.answer.get("accepted")
-    happened = f"exit {run.code}; {len(failures)} of {len(bad)} poisons recorded, 2 images forged"
-    return Outcome("poison", same, happened if same else run.said[-400:], lost_unless(same))
+    reported = sorted(failure["name"] for failure in failures) == sorted(bad)
+    same = run.code == 3 and reported and run.answer.get("accepted") == whole.answer.get("accepted")
+    happened = (
+        f"exit {run.code}; {len(failures)} of {len(bad)} bad images recorded, 2 images generated"
+    )
+    return Outcome("poison", same, happened if same else run.stderr[-400:], lost_unless(same))
 
 
-def poisons(folder: Path) -> list[str]:
-    """Write one image of each kind that cannot be used; their names."""
+def write_bad_images(folder: Path) -> list[str]:
+    """Write one file of each kind that cannot be used; returns their names."""
+    # JPEG as CMYK and TIFF with NaN: formats that decode but hold no usable image.
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(noise).convert("CMYK").save(jpeg, "JPEG")
@@ -147,37 +164,38 @@ def poisons(folder: Path) -> list[str]:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, with checksums that agree and a million packed zeros."""
+    """A PNG whose header claims that size, with correct checksums and a million packed zeros."""
 
     def chunk(kind: bytes, some: bytes) -> bytes:
         checked = kind + some
         return struct.pack(">I", len(some)) + checked + struct.pack(">I", zlib.crc32(checked))
 
+    # Width, height, 8 bits, greyscale.
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packed = zlib.compress(bytes(1_000_000), 9)
     parts = chunk(b"IHDR", head), chunk(b"IDAT", packed), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def generate_with_lama(photos: Path, store: Path, weights: Path) -> Ended:
-    """A run that finds a pulled LaMa, which is preferred to the small bundled one."""
+def generate_with_lama(images: Path, store: Path, weights: Path) -> FinishedRun:
+    """A run with a pulled LaMa, which takes precedence over the small bundled one."""
     manifest = weights.parent / "manifest.yaml"
     manifest.write_text(
         "image_size: 128\nmodels: {inpaint: {backend: lama}}\nedits: {per_image: 2}\n"
-        f"store: {store}\ncategories: {{parts: {{source: folder, path: {photos}}}}}\n"
+        f"store: {store}\ncategories: {{parts: {{source: folder, path: {images}}}}}\n"
     )
-    words = ["generate", "--manifest", str(manifest), "--workers", "1", "--json"]
+    arguments = ["generate", "--manifest", str(manifest), "--workers", "1", "--json"]
     run = subprocess.run(
-        [*words_of(photos, store)[:3], *words], cwd=ROOT, capture_output=True, text=True,
+        [*command_of(images, store)[:3], *arguments], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "ANOMALYSMITH_WEIGHTS": str(weights)},
         check=False,
     )  # fmt: skip
-    return Ended(run.returncode, {}, run.stderr)
+    return FinishedRun(run.returncode, {}, run.stderr)
 
 
 @contextmanager
 def small_disk(place: Path) -> Iterator[Path | None]:
-    """A file system in memory of a megabyte, or None where none may be mounted."""
+    """A file system in memory of one megabyte, or None where mounting is not permitted."""
     place.mkdir()
     size = f"size={MEGABYTES}m"
     mount = ["mount", "-t", "tmpfs", "-o", size, "none", str(place)]
@@ -186,6 +204,7 @@ def small_disk(place: Path) -> Iterator[Path | None]:
         yield place if mounted else None
     finally:
         if mounted:
+            # Lazy: a child process may still have a file open.
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
@@ -193,7 +212,7 @@ def more_room(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
 
 
-def version_of(run: Ended) -> Path:
+def version_of(run: FinishedRun) -> Path:
     return Path(run.answer["version_dir"])
 
 
@@ -201,12 +220,12 @@ def published(store: Path) -> bool:
     return any(store.glob("*/[0-9]*"))
 
 
-def said_by(*runs: Ended) -> str:
+def messages_of(*runs: FinishedRun) -> str:
     return " / ".join(f"exit {run.code}, {run.digest[:8]}: {run.message[-200:]}" for run in runs)
 
 
-def told_or_said(run: Ended, told: bool) -> str:
-    return f"exit {run.code}: {run.message[:110]}" if told else run.said[-300:]
+def message_or_stderr(run: FinishedRun, reported: bool) -> str:
+    return f"exit {run.code}: {run.message[:110]}" if reported else run.stderr[-300:]
 
 
 def lost_unless(good: bool) -> str:

@@ -1,11 +1,12 @@
-"""How fast generation is: each row against a named peer, or against its own parts, in the same run.
+"""Speed of generation: each row against a named peer, or against its own parts, in the same run.
 
     python -m benchmarks.generation [--quick] [--images N] [--memory N] [--peers .venv-peers]
 
-segment-anything's generator, anomalib's Perlin generator (in its own environment, as `make
-test-peers` builds it), eager PyTorch, a loop that embeds at every click, and our own first run are
-the yardsticks. Processor time of one thread; ratios are what counts. `--memory 5000` adds the rows
-about memory, which take a quarter of an hour; `--quick` leaves out ViT-B and takes few images.
+The baselines are segment-anything's generator, anomalib's Perlin generator (in its own environment,
+as `make test-peers` builds it), eager PyTorch, a loop that embeds the image for every click, and
+our own first run. Processor time of one thread; the claims are about ratios. `--memory 5000` adds
+the rows about memory, which take a quarter of an hour; `--quick` leaves out ViT-B and uses few
+images.
 """
 
 import argparse
@@ -28,12 +29,14 @@ def main(arguments: Sequence[str] = ()) -> list[Claim]:
     """Print the table row by row and return its rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few images, no ViT-B")
-    parser.add_argument("--images", type=int, help="pictures of each product")
+    parser.add_argument("--images", type=int, help="images of each product")
     parser.add_argument("--memory", type=int, default=0, metavar="N", help="watch memory over N")
     peers = Path(os.environ.get("PEERS", ".venv-peers"))
     parser.add_argument("--peers", type=Path, default=peers, help="environment with anomalib")
     args = parser.parse_args(arguments)
+    # One thread: processor time would add up several.
     devices.one_thread()
+    # Rows follow one by one, as soon as they are measured.
     print_head()
     rows = []
     for row in measured(
@@ -45,8 +48,9 @@ def main(arguments: Sequence[str] = ()) -> list[Claim]:
 
 
 def measured(images: int, quick: bool, memory_images: int, peers: Path) -> Iterator[Claim]:
-    """Every row, as soon as it is known."""
-    if memory_images:  # first: the models of the other rows would blur it
+    """Every row, as soon as it is measured."""
+    if memory_images:
+        # First, because models of other rows would still occupy memory.
         yield from memory.rows(memory_images)
     yield from proposals.rows(images, full_size=not quick)
     yield from foreground.rows(images)
@@ -55,14 +59,16 @@ def measured(images: int, quick: bool, memory_images: int, peers: Path) -> Itera
 
 
 def cached_run() -> Claim:
-    """The same command again, served from the published version; wall time: it has workers."""
+    """The same command again, served from the published version; wall time, as it has workers."""
     with tempfile.TemporaryDirectory() as folder:
+        # A small category: the ratio hardly depends on its size.
         root = write_loco(
             Path(folder), "bag", train=6, validation=2, test_good=1, per_defect=1, size=256
         )
         manifest = manifest_for_source("mvtec_loco", root, store=str(Path(folder) / "store"))
         settings = resolve(manifest, "bag")
         first = generate(settings, workers=2).seconds
+        # `median_seconds` discards one call; every call finds the published version.
         again = median_seconds(lambda: generate(settings, workers=2), repeats=3)
     return Claim("second run, 8 images, wall", f"{again:.3f} s", "first run", f"{first:.3f} s",
                  first / again, 10)  # fmt: skip

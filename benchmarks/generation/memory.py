@@ -1,10 +1,10 @@
-"""Does memory stay flat? A category of thousands of small pictures through the whole pipeline.
+"""Does memory stay flat? A category of thousands of small images through the whole pipeline.
 
-The pictures are drawn on the fly: bright discs on grainy ground, 128 px. U²-Net and SAM would take
-an hour for 5 000 of them, so foreground and proposals are read off the drawing; planning, edits,
-Telea, gate, cache, packing and publishing are the real ones. The resident memory is noted after
-every hundredth image, while forging and while packing; what counts is its slope over the second
-half of each, in megabytes per thousand images.
+The images are drawn on the fly: bright discs on a noisy background, 128 px. U²-Net and SAM would
+take an hour for 5 000 of them, so foreground and proposals are derived from the drawing; planning,
+edits, Telea, gate, cache, packing and publishing are the real ones. The resident memory is recorded
+after every hundredth image, during generation and during packing; the measure is its slope over the
+second half of each, in megabytes per thousand images.
 """
 
 import tempfile
@@ -27,30 +27,34 @@ from pipeline.models import build as models
 from pipeline.models.inpaint import base as inpaint
 from pipeline.records import ForegroundMask, ObjectProposals
 
+# Side of an image, and number of images between two measurements.
 SIZE, EVERY = 128, 100
-GROUND = 90
-"""Grey level between the ground and the discs."""
+# Grey level between background and discs.
+THRESHOLD = 90
+# Megabytes per thousand images that still count as flat: the records of rows are kept in memory.
 FLAT = 2.0
-"""Megabytes per thousand images that still count as flat: records of rows have to be kept."""
 
 
 def rows(images: int) -> Iterator[Claim]:
-    """Two rows: forging, and packing and publishing."""
+    """Two rows: generation, and packing with publishing."""
     with tempfile.TemporaryDirectory() as folder:
         run = plan(_settings(_drawn(Path(folder) / "discs" / "train" / "good", images)))
+        # Stand-ins for the networks.
         with patch.object(models, "load", lambda *_: _models()):
-            forging, packing = [resident()], [resident()]
+            generating, packing = [resident()], [resident()]
             for start in range(0, len(run.images), EVERY):
                 generate_batch(run, run.images[start : start + EVERY])
-                forging.append(resident())
+                generating.append(resident())
             packing = [resident()]
 
             def packed(done: int) -> None:
                 if done % EVERY == 0:
                     packing.append(resident())
 
+            # `packed` is called with the number of images that are done.
             pack(run, [], packed)
-    for what, seen in (("forging", forging), ("packing", packing)):
+    # The first half contains caches and libraries that fill once.
+    for what, seen in (("generating", generating), ("packing", packing)):
         slope = _slope(seen[len(seen) // 2 :])
         text = f"memory growth while {what}, second half of {images} images of {SIZE} px"
         yield Claim(text, f"{slope:.2f} MB per 1 000", "as much as counts as flat",
@@ -58,31 +62,31 @@ def rows(images: int) -> Iterator[Claim]:
 
 
 def resident() -> float:
-    """Megabytes of this process in memory now."""
+    """Current resident memory of this process, megabytes."""
+    # The second number is resident pages, of 4096 bytes on Linux x86-64.
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
 
 def _slope(megabytes: list[float]) -> float:
-    """Megabytes per thousand images, by least squares over marks that are EVERY images apart."""
+    """Megabytes per thousand images, by least squares; measurements are EVERY images apart."""
     if len(megabytes) < 2:
         return 0.0
     return float(np.polyfit(np.arange(len(megabytes)), megabytes, 1)[0]) * 1000 / EVERY
 
 
 def _drawn(folder: Path, images: int) -> Path:
-    """Pictures of six discs each; returns the category's folder."""
+    """Images of six discs each; returns the category's folder."""
     folder.mkdir(parents=True)
     for number in range(images):
         rng = np.random.default_rng(number)
-        picture_HW3 = rng.normal(45, 3, (SIZE, SIZE, 3)).astype(np.float32)
+        image_HW3 = rng.normal(45, 3, (SIZE, SIZE, 3)).astype(np.float32)
+        # Six of nine cells of a 3 x 3 grid, so that discs never touch.
         for cell in rng.permutation(9)[:6]:
             x, y = 21 + 42 * (cell % 3) + rng.integers(-4, 5), 21 + 42 * (cell // 3)
             colour = rng.uniform(150, 230, 3).tolist()
-            cv2.circle(picture_HW3, (int(x), int(y)), int(rng.integers(9, 14)), colour, -1)
-        cv2.imwrite(
-            str(folder / f"{number:05d}.png"), np.clip(picture_HW3, 0, 255).astype(np.uint8)
-        )
+            cv2.circle(image_HW3, (int(x), int(y)), int(rng.integers(9, 14)), colour, -1)
+        cv2.imwrite(str(folder / f"{number:05d}.png"), np.clip(image_HW3, 0, 255).astype(np.uint8))
     return folder.parent.parent
 
 
@@ -91,6 +95,7 @@ def _settings(root: Path) -> CategorySettings:
     found = settled(manifest, root.name)
     return found.model_copy(update={
         "image_size": (SIZE, SIZE),
+        # One edit per image and no optional documents: many images in little time.
         "edits": found.edits.model_copy(update={"per_image": 1, "controls_per_image": 0}),
         "gate": found.gate.model_copy(update={"patches": False}),
         "output": found.output.model_copy(update={"audit": False, "gallery": False}),
@@ -98,10 +103,10 @@ def _settings(root: Path) -> CategorySettings:
 
 
 def _models() -> models.Models:
-    """Stand-ins that read parts off the drawing, and Telea."""
+    """Stand-ins that derive parts from the drawing, and Telea."""
 
     def find(image_HW3: np.ndarray) -> ForegroundMask:
-        return ForegroundMask(image_HW3.max(2) > GROUND)
+        return ForegroundMask(image_HW3.max(2) > THRESHOLD)
 
     def propose(image_HW3: np.ndarray, foreground: ForegroundMask) -> ObjectProposals:
         count, labels_HW = cv2.connectedComponents(foreground.mask_HW.astype(np.uint8))

@@ -1,8 +1,8 @@
-"""The whole pipeline: what is not a model, many edits of one image, and the classical profile.
+"""The whole pipeline: time outside the models, many edits of one image, the classical profile.
 
-Time inside the models is that of U²-Net's session, SAM's encoder and decoder, the inpainter's
-network and the gate's teacher with its bank of patches; reading, filtering, composing, judging
-and writing are the rest.
+Time inside the models is that of U²-Net's session, SAM's encoder and decoder, the inpainting
+network and the gate's teacher with its patch bank. The rest is reading, filtering, compositing,
+judging and writing.
 """
 
 import os
@@ -31,25 +31,27 @@ from pipeline.models.inpaint import lama
 from pipeline.models.settings import InpaintBackend
 from scenes.loco import write_loco
 
+# Edits of one image in the row about many edits, and samples per image of the classical one.
 MANY = 20
-"""Edits of one image in the row about many edits, and samples per image of the classical one."""
+# Methods whose time counts as time inside the models.
 MODELS = (
-    (foreground._PeakTap, "run"),
+    (foreground._PeakRecorder, "run"),
     (proposals.SamProposals, "_embed"),
-    (proposals.SamProposals, "_answer"),
+    (proposals.SamProposals, "_decode_prompts"),
     (lama.TorchScriptLama, "_fill"),
     (patches, "describe"),
-    (patches.PatchBank, "_nearest"),
+    (patches, "nearest_distances"),
     (trunk.Trunk, "forward"),
 )
 
 
 def rows(images: int, peers: Path) -> Iterator[Claim]:
-    """All rows, on so many rendered images of bags and trays."""
+    """All rows, on `images` rendered images of bags and of trays."""
     with tempfile.TemporaryDirectory() as folder:
         for product in ("bag", "tray"):
             root = write_loco(Path(folder), product, train=images, validation=1, test_good=1,
                               per_defect=0, size=256)  # fmt: skip
+            # With and without audit and gallery, which are optional documents of a version.
             for extras in (False, True) if product == "bag" else (False,):
                 store = Path(folder) / f"overhead-{product}-{extras}"
                 yield overhead(settings_of(root, store, audit=extras, gallery=extras))
@@ -60,8 +62,9 @@ def rows(images: int, peers: Path) -> Iterator[Claim]:
 
 
 def settings_of(root: Path, store: Path, per_image: int = 6, **changes: bool) -> CategorySettings:
-    """A rendered category's default settings; `patches`, `audit`, `gallery`, `telea` as said."""
+    """Default settings of a rendered category; `patches`, `audit`, `gallery`, `telea` as given."""
     manifest = manifest_for_source("mvtec_loco", root, store=str(store))
+    # Settings are immutable records: every change is a copy.
     found = settled(manifest, root.name)
     settings = found.model_copy(
         update={"edits": found.edits.model_copy(update={"per_image": per_image})}
@@ -76,10 +79,12 @@ def settings_of(root: Path, store: Path, per_image: int = 6, **changes: bool) ->
 
 
 def overhead(settings: CategorySettings) -> Claim:
-    """`generate` of a category in one thread: what is not a model, as a share of the models."""
+    """`generate` of a category in one thread: time outside the models, relative to theirs."""
     warm = plan(settings)
+    # Load the models beforehand, so that loading does not count.
     models.load(settings.models, settings.proposals, warm.files)
     with watched(*MODELS) as spent:
+        # Whatever is not spent in a watched method is the pipeline's own time.
         total = seconds_of(lambda: generate(settings, workers=1))
     rest = total - spent[0]
     extras = settings.output.audit
@@ -91,13 +96,17 @@ def overhead(settings: CategorySettings) -> Claim:
 
 
 def many_edits(settings: CategorySettings) -> Claim:
-    """Twenty edits of one image against its parts, each measured by itself."""
+    """Twenty edits of one image against the time of its parts, each measured by itself."""
     run = plan(settings, 1)
     image = run.images[0]
     loaded = models.load(settings.models, settings.proposals, run.files)
-    generate_batch(run, [image])  # learns what is normal, warms the models up
+    # Calibrates the gate and warms up the models.
+    generate_batch(run, [image])
     pixels_HW3, sight, found = analysis_of(run, image)
+    # As many holes as edits, of the proposals in turn.
     holes = [found.masks_NHW[index % len(found)] for index in range(MANY)]
+    # The same work without the pipeline: one foreground pass, one proposal pass, one inpainting per
+    # edit.
     parts = [
         seconds_of(lambda: loaded.foreground(pixels_HW3)),
         seconds_of(lambda: loaded.proposals(pixels_HW3, sight)),
@@ -109,7 +118,8 @@ def many_edits(settings: CategorySettings) -> Claim:
         context = ImageContext(pixels_HW3, again, loaded.inpaint)
         generate_samples(settings, image.digest, context, normal_model_of(run))
 
-    whole, gated = seconds_of(edit_all), settings.asks_patches
+    whole, gated = seconds_of(edit_all), settings.uses_patches
+    # The gate's network is not among the parts, so with it there is no claim.
     aim = None if gated else 1.10
     what = f"{MANY} edits of one image, {'with' if gated else 'without'} the gate's network"
     return Claim(what, f"{whole:.2f} s", f"one foreground, one proposal pass, {MANY} inpaints",
@@ -117,12 +127,15 @@ def many_edits(settings: CategorySettings) -> Claim:
 
 
 def classical(root: Path, folder: Path, peers: Path) -> Iterator[Claim]:
-    """Given proposals: Telea, no network in the gate, no audit, no gallery; all written."""
+    """The classical profile: Telea, no network in the gate, no audit or gallery; with writing."""
+    # The baseline of another kind of synthetic anomaly, where it is installed.
     perlin = _perlin(peers)
+    # Many edits per image share analysis and packing, so they are faster per sample.
     for per_image, aims in ((MANY, (100.0, 3.0)), (6, (None, None))):
         settings = settings_of(root, folder / f"telea-{per_image}", per_image, telea=True,
                                patches=False, audit=False, gallery=False)  # fmt: skip
         run = plan(settings)
+        # Foreground and proposals are computed before the clock starts.
         analyse_batch(run, run.images)
         calibrate(run)
         rate, accepted = _samples_per_second(run)
@@ -141,11 +154,11 @@ def classical(root: Path, folder: Path, peers: Path) -> Iterator[Claim]:
 def _samples_per_second(run: RunPlan) -> tuple[float, int]:
     accepted = [0]
 
-    def forge_and_write() -> None:
+    def generate_and_write() -> None:
         generate_batch(run, run.images)
         accepted[0] = pack(run, []).index["counts"]["accepted"]
 
-    seconds = seconds_of(forge_and_write)
+    seconds = seconds_of(generate_and_write)
     return accepted[0] / seconds, accepted[0]
 
 
@@ -154,10 +167,12 @@ def _perlin(peers: Path) -> float | None:
     python = peers / "bin" / "python"
     if not python.is_file():
         return None
+    # The peer's Python has no installation of this project: it finds it by PYTHONPATH.
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(
+    done = subprocess.run(
         [python, "-m", "benchmarks.perlin_peer"],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     devices.one_thread()
-    return float(said.stdout.split()[-1])
+    # The peer prints its median on the last line.
+    return float(done.stdout.split()[-1])

@@ -1,9 +1,9 @@
 """Proposals against segment-anything's own generator, and against embedding again for every click.
 
 The generator's foreground masks are those that pass the filters of our proposals (area, overlap
-with the foreground, share of it, border, largest piece) at the same settings. One is matched when
-a proposal of ours has an IoU of 0.9 with it. How many masks the generator gives again itself when
-its grid is moved by half a step says how much of the rest is chance.
+with the foreground, share of it, border, largest component) with the same settings. A mask is
+matched when one of our proposals has an IoU of 0.9 with it. How many of its masks the generator
+itself reproduces when its grid is moved by half a step shows how much of the rest is chance.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,22 +28,25 @@ from pipeline.records import ForegroundMask
 from scenes.render import render
 
 PRODUCTS = ("tray", "bag", "pins", "bottle")
+# Scenes that no model was trained on.
 FIRST_SEED = 80_000_000
-"""Scenes that no model was trained on."""
 MATCH = 0.9
+# Prompts in the row about clicks.
 CLICKS = 24
+# More points than by default: as many as still leave us 25 times faster than the generator.
 DENSE = {"points": 192, "max_proposals": 64}
-"""More points than by default, as many as leave the generator 25 times slower."""
+# The generator's default grid has 32 x 32 points.
 GRID = 32
 
 
 def rows(images: int, full_size: bool) -> Iterator[Claim]:
-    """`images` of each product; `full_size` adds the clicks on a ViT-B of random weights."""
+    """`images` of each product; `full_size` adds the clicks on a ViT-B with random weights."""
     settings = with_quality(ProposalSettings(), QUALITY["small"])
     sam = small_sam(weights.require("bundled-sam"))
     yield from _against_generator(sam, settings, images)
     yield _clicks("small SAM", sam, settings, repeats=3, decoder_batch=64)
     if full_size:
+        # Random weights predict no useful IoU, so the filters are opened: only the time counts.
         torch.manual_seed(0)
         wide_open = settings.model_copy(update={"min_predicted_iou": 0.0, "min_stability": 0.0})
         vit_b = sam_model_registry["vit_b"]().eval()
@@ -51,7 +54,8 @@ def rows(images: int, full_size: bool) -> Iterator[Claim]:
 
 
 def _against_generator(sam: Sam, settings: ProposalSettings, images: int) -> Iterator[Claim]:
-    """Both halves of the aim are asked of the dense setting; the default one is for information."""
+    """Speed and recall are claimed for the dense setting; the default one is for information."""
+    # Both settings run on the same images.
     dense = settings.model_copy(update=DENSE)
     compute = devices.choose("cpu", "auto")
     ours = [SamProposals(sam, one, compute) for one in (dense, settings)]
@@ -62,18 +66,20 @@ def _against_generator(sam: Sam, settings: ProposalSettings, images: int) -> Ite
             image_HW3 = render(product, FIRST_SEED + seed, size=256).image_HW3
             foreground = find(image_HW3)
             every: list[np.ndarray] = []
-            stock = partial(generated, sam, settings, image_HW3)
-            slow = seconds_of(partial(_into, every, stock))
+            generator = partial(generated, sam, settings, image_HW3)
+            slow = seconds_of(partial(_into, every, generator))
             calls = [partial(propose, image_HW3, foreground) for propose in ours]
             times.append((slow, *in_turn(calls, repeats=1)))
             masks = _kept(every, foreground, settings)
             matched += [_matched(masks, list(call().masks_NHW)) for call in calls]
             wanted += len(masks)
+            # The moved grid is measured on the first scene of each product only.
             if seed == 0:
-                again += _matched(masks, _kept(stock(move=0.5), foreground, settings))
+                again += _matched(masks, _kept(generator(move=0.5), foreground, settings))
                 first = wanted
     slow, *fast = (np.sum(times, 0) / len(times)).tolist()
     peer = f"SamAutomaticMaskGenerator, {GRID}x{GRID}, same weights"
+    # `choose` takes bf16 where the processor is fast at it.
     precision = "bf16" if compute.reduced else "fp32"
     for one, seconds, hits, aims in zip(
         (dense, settings), fast, matched.tolist(), ((25, 0.95), (None, None)), strict=True
@@ -92,7 +98,8 @@ def _against_generator(sam: Sam, settings: ProposalSettings, images: int) -> Ite
 def generated(
     sam: Sam, settings: ProposalSettings, image_HW3: np.ndarray, move: float = 0.0
 ) -> list[np.ndarray]:
-    """The stock generator's masks; its grid moved by a share of its step in both directions."""
+    """The masks of segment-anything's generator, its grid moved by a share of a step both ways."""
+    # Points that leave the image re-enter on the other side.
     grid = (build_point_grid(GRID) + move / GRID) % 1
     generator = SamAutomaticMaskGenerator(
         sam, points_per_side=None, point_grids=[grid],
@@ -109,12 +116,14 @@ def _into(found: list[np.ndarray], generate: Callable[[], list[np.ndarray]]) -> 
 def _kept(
     masks: list[np.ndarray], foreground: ForegroundMask, settings: ProposalSettings
 ) -> list[np.ndarray]:
-    """The largest pieces of the masks that pass the filters that proposals pass."""
+    """The largest components of those masks that pass the filters of our proposals."""
     inside_HW = foreground.mask_HW
+    # The outermost pixels, for the limit on border contact.
     frame_HW = np.ones_like(inside_HW)
     frame_HW[1:-1, 1:-1] = False
     kept = []
     for mask_HW in masks:
+        # The same conditions as in `pipeline.models.proposals`, written independently.
         area, overlap = mask_HW.sum(), (mask_HW & inside_HW).sum()
         part_HW, share = largest_component(mask_HW)
         if (
@@ -136,11 +145,12 @@ def _matched(masks: list[np.ndarray], others: list[np.ndarray]) -> int:
 def _clicks(
     name: str, sam: Sam, settings: ProposalSettings, repeats: int, decoder_batch: int
 ) -> Claim:
-    """So many clicks, embedded once, against Inpaint Anything's way: embedded at every click.
+    """CLICKS prompts with one embedding, against one embedding per prompt (as Inpaint Anything).
 
-    Both in float32. Without repeats each is measured once and the loop is one click's time
-    multiplied, because it would take ten minutes.
+    Both in float32. The loop's time is one click's time multiplied. Without repeats each is
+    measured once, because with ViT-B the loop would take ten minutes.
     """
+    # The position of the click does not matter: only the time counts.
     scene = render("tray", FIRST_SEED, size=256)
     foreground, point_12 = ForegroundMask(scene.product_HW), np.array([[128, 128]])
     compute = devices.choose("cpu", "fp32")
@@ -156,6 +166,6 @@ def _clicks(
     else:
         fast = seconds_of(lambda: ours(scene.image_HW3, foreground))
         slow = seconds_of(click)
-    yardstick = "embedded again per click (SamPredictor), one click times " + str(CLICKS)
-    return Claim(f"{CLICKS} clicks, {name}", f"{fast:.3g} s", yardstick, f"{CLICKS * slow:.3g} s",
+    baseline = "embedded again per click (SamPredictor), one click times " + str(CLICKS)
+    return Claim(f"{CLICKS} clicks, {name}", f"{fast:.3g} s", baseline, f"{CLICKS * slow:.3g} s",
                  CLICKS * slow / fast, None if repeats else 15)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rows of the generation benchmark, processor time of this process, and time inside the models."""
+"""Rows of the generation benchmark; processor time of this process, and time inside methods."""
 
 import platform
 import statistics
@@ -12,14 +12,14 @@ from unittest.mock import patch
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Our value, a yardstick's of the same run, their ratio as the aim states it, and the aim.
+    """Our value, a baseline's of the same run, their ratio in the sense of the aim, and the aim.
 
     Without an aim a row is for information.
     """
 
     what: str
     ours: str
-    yardstick: str
+    baseline: str
     theirs: str
     ratio: float
     at_least: float | None = None
@@ -36,15 +36,17 @@ class Claim:
         if self.at_least is not None or self.at_most is not None:
             aim = f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
             verdict = "yes" if self.holds else "NO"
-        cells = (self.what, self.ours, self.yardstick, self.theirs, f"{self.ratio:.3g}", aim)
+        cells = (self.what, self.ours, self.baseline, self.theirs, f"{self.ratio:.3g}", aim)
         return f"| {' | '.join(cells)} | {verdict} |"
 
 
-HEAD = ("what", "ours", "yardstick", "its value", "ratio", "aim", "holds")
+# Columns of the table, in the order of `Claim.__str__`.
+HEAD = ("what", "ours", "baseline", "its value", "ratio", "aim", "holds")
 
 
 def print_head() -> None:
     """The title, the machine and the head of the table; rows follow as they are measured."""
+    # The processor's name exists on Linux only in this form.
     with open("/proc/cpuinfo") as lines:
         cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
     print(f"\n## Generation\n\n{cpu}, {platform.machine()}, one thread; processor time\n")
@@ -52,7 +54,7 @@ def print_head() -> None:
 
 
 def left_out(what: str) -> None:
-    """Say in the table what could not be measured here."""
+    """Report in the table what could not be measured here."""
     print(f"| left out: {what} |" + " |" * (len(HEAD) - 1), flush=True)
 
 
@@ -64,8 +66,9 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def in_turn(calls: Sequence[Callable[[], object]], repeats: int = 3) -> list[float]:
-    """Median seconds of each, taking turns after a round that is not counted."""
+    """Median processor seconds of each call, taking turns after one warm-up round."""
     times: list[list[float]] = [[] for _ in calls]
+    # The first round loads libraries and warms caches.
     for _ in range(1 + repeats):
         for call, found in zip(calls, times, strict=True):
             found.append(seconds_of(call))
@@ -74,7 +77,7 @@ def in_turn(calls: Sequence[Callable[[], object]], repeats: int = 3) -> list[flo
 
 @contextmanager
 def watched(*methods: tuple[Any, str]) -> Iterator[list[float]]:
-    """Adds up, in a list of one number, the seconds spent in methods of classes; no call twice."""
+    """Sum, in a list of one number, of the seconds spent in methods of classes; no call twice."""
     total, depth = [0.0], [0]
 
     def around(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +88,7 @@ def watched(*methods: tuple[Any, str]) -> Iterator[list[float]]:
                 return method(*args, **kwargs)
             finally:
                 depth[0] -= 1
+                # Only the outermost call counts: watched methods may call each other.
                 total[0] += 0 if depth[0] else time.process_time() - started
 
         return timed

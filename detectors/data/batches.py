@@ -1,9 +1,9 @@
 """From a dataset version to batches on the device, at the detector's size, in a fixed order.
 
-There is one resize routine, `fitted`, for training, validation, test and single photographs: a
-teacher and its student see a domain shift where two routines differ.
+One resize routine, `resize_images`, serves training, validation, test and single images: different
+routines would be a domain shift between a teacher's features and its student's.
 
-Shapes: B batch; H, W picture as stored; 3 colour (RGB).
+Shapes: B batch; H, W stored image; 3 colour (RGB).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,33 +13,36 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from detectors.data.dataset import Batch, VersionDataset, as_made
-from detectors.data.resize import fitted, fitted_masks
+from detectors.data.dataset import Batch, VersionDataset, collate
+from detectors.data.resize import resize_images, resize_masks
 from pipeline.errors import UserError
 
 
-def placed(batch: Batch, size: int, device: torch.device) -> Batch:
-    """A batch as detectors take it: on the device, pictures and masks at `size`.
+def to_device(batch: Batch, size: int, device: torch.device) -> Batch:
+    """A batch as detectors take it: on the device, images and masks at `size`.
 
-    Nothing here waits for a GPU.
+    Never waits for a GPU.
     """
     ready = {}
     for name, tensor in batch.items():
         if device.type == "cuda":
+            # Only copies from pinned memory run beside the computation.
             tensor = tensor.pin_memory().to(device, non_blocking=True)
+        # Images have four dimensions, masks three, labels and numbers one.
         if tensor.ndim == 4:
-            tensor = fitted(tensor, size)
+            tensor = resize_images(tensor, size)
         elif tensor.ndim == 3:
-            tensor = fitted_masks(tensor, size)
+            tensor = resize_masks(tensor, size)
         ready[name] = tensor
     return ready
 
 
 class Feed:
-    """Batches of a dataset in its order, as often as one iterates; `indices` chooses and orders.
+    """Batches of a dataset in its order; can be iterated any number of times.
 
-    With `numbered=False` items have no `index`, so that no detector takes a picture of another
-    split for one that it has seen in training.
+    `indices` selects items and sets their order. With `numbered=False` batches have no `index`:
+    numbers count within a split, and a detector with cached training features would otherwise take
+    an image of another split for a training image.
     """
 
     def __init__(
@@ -55,26 +58,30 @@ class Feed:
     ) -> None:
         self.dataset, self.size, self.device, self.workers = dataset, size, device, workers
         self.numbered = numbered
+        # The last batch can be smaller: evaluation must not drop items.
         chosen = range(len(dataset)) if indices is None else indices
-        self.lots = [list(chosen[at : at + batch_size]) for at in range(0, len(chosen), batch_size)]
+        self.index_batches = [
+            list(chosen[at : at + batch_size]) for at in range(0, len(chosen), batch_size)
+        ]
 
     def __len__(self) -> int:
-        return len(self.lots)
+        return len(self.index_batches)
 
     @property
     def items(self) -> int:
-        """How many items one pass gives."""
-        return sum(map(len, self.lots))
+        """Number of items in one pass."""
+        return sum(map(len, self.index_batches))
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in _read(self.dataset, self.lots, self.workers):
+        for batch in _read(self.dataset, self.index_batches, self.workers):
+            # Drop the numbers on the CPU, before anything is copied to the device.
             if not self.numbered:
                 batch = {name: tensor for name, tensor in batch.items() if name != "index"}
-            yield placed(batch, self.size, self.device)
+            yield to_device(batch, self.size, self.device)
 
 
 class Stream:
-    """Batches of training steps for ever, in the order of a sampler of index lists."""
+    """Endless batches for training steps, in the order of a sampler of index lists."""
 
     def __init__(
         self,
@@ -89,15 +96,15 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in _read(self.dataset, self.sampler, self.workers):
-            yield placed(batch, self.size, self.device)
+            yield to_device(batch, self.size, self.device)
 
 
-class Steps(Sampler[list[int]]):
-    """Endless lists of indices from `start_step` on; a subclass says which belong to a step.
+class EndlessSampler(Sampler[list[int]]):
+    """Endless lists of indices from `start_step` on; a subclass chooses those of each step.
 
-    The list of a step depends on the seed, its number and the rank alone. The steps of all ranks
-    together walk through one endless order, so ranks take different places of it, and `ranks`
-    processes see in a step what one process with a batch `ranks` times as large would see.
+    The list of a step depends only on seed, step number and rank, so a resumed run continues with
+    the same batches. All ranks together walk through one endless order: in one step, `ranks`
+    processes see what a single process with a batch `ranks` times as large would see.
     """
 
     def __init__(self, batch_size: int, seed: int, start_step: int, rank: int, ranks: int) -> None:
@@ -114,11 +121,11 @@ class Steps(Sampler[list[int]]):
         raise NotImplementedError
 
     def first(self, step: int) -> int:
-        """Where this rank's part of a step begins in the endless order."""
+        """Position in the endless order where this rank's part of a step begins."""
         return (step * self.ranks + self.rank) * self.batch_size
 
 
-class StepSampler(Steps):
+class StepSampler(EndlessSampler):
     """Pass after pass over all items, each in a new order."""
 
     def __init__(
@@ -134,6 +141,7 @@ class StepSampler(Steps):
             raise UserError("there is no image to train on in this split; choose another version")
         super().__init__(batch_size, seed, start_step, rank, ranks)
         self.length = length
+        # The order of the latest pass; steps are usually drawn one after another.
         self._pass, self._order = -1, np.zeros(0, np.int64)
 
     def batch(self, step: int) -> list[int]:
@@ -141,28 +149,32 @@ class StepSampler(Steps):
         return [self._item(first + place) for place in range(self.batch_size)]
 
     def _item(self, position: int) -> int:
+        """The item at a position of the endless order."""
+        # Pass number, and the place within it; a step can span two passes.
         number, place = divmod(position, self.length)
         if number != self._pass:
             self._pass = number
+            # The order depends on seed and pass only, so any step can be drawn on its own.
             self._order = np.random.default_rng([self.seed, number]).permutation(self.length)
         return int(self._order[place])
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` indices below `length`, in order, the same on every call.
-
-    Drawn, not evenly apart: samples lie in rounds of kinds, and a step could miss one of them.
-    """
+def fixed_subset(length: int, count: int) -> list[int]:
+    """At most `count` indices below `length`, sorted, the same on every call."""
+    # Drawn at random, because samples are stored in rounds of kinds: with evenly spaced indices, a
+    # stride that shares a factor with the length of a round would miss some kinds.
     order = np.random.default_rng(0).permutation(length)
     return sorted(order[:count].tolist())
 
 
 def _read(
-    dataset: VersionDataset, lots: Sampler[list[int]] | list[list[int]], workers: int
+    dataset: VersionDataset, index_batches: Sampler[list[int]] | list[list[int]], workers: int
 ) -> Iterator[Batch]:
+    """Batches on the CPU as stored, one per list of indices."""
     if workers:
-        options = {"batch_sampler": lots, "num_workers": workers, "collate_fn": as_made}
+        options = {"batch_sampler": index_batches, "num_workers": workers, "collate_fn": collate}
         yield from DataLoader(dataset, **options)  # type: ignore[arg-type]
     else:
-        for indices in lots:
-            yield as_made(dataset.__getitems__(indices))
+        # Without workers a DataLoader would only add overhead.
+        for indices in index_batches:
+            yield collate(dataset.__getitems__(indices))

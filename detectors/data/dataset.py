@@ -1,15 +1,15 @@
-"""A dataset version as PyTorch sees it: normal images, pairs with masks, and the real test split.
+"""A dataset version as PyTorch datasets: normals, pairs with masks, and the real test split.
 
     pairs = VersionDataset.pairs(version, split="train")
     for batch in loader(pairs, batch_size=16, seed=0):
         batch["edited"]        # (B, 3, H, W) uint8
 
-Pixels stay uint8: turning them into floats costs more than reading them, so the model's first
-operation does it, on the device. Images are (B, 3, H, W) over memory that lies B, H, W, 3, which
-PyTorch calls channels_last and convolutions like best. Masks are (B, H, W) uint8, 0 or 1.
+Pixels stay uint8: converting them to float costs more than reading them, so the model does it first
+thing, on the device. Images have shape (B, 3, H, W) and memory order B, H, W, 3, PyTorch's
+channels_last, in which convolutions are fastest. Masks are (B, H, W) uint8, 0 or 1.
 
-Memory is used again only when nobody holds a tensor in it any more, so keeping a batch is safe;
-letting go of it saves the cost of fresh pages. Files are opened in the process that reads them.
+Memory of a batch is reused only after its last tensor is gone, so keeping a batch is safe, and
+dropping it saves the cost of fresh pages. Files are opened in the process that reads them.
 """
 
 import sys
@@ -21,35 +21,38 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detectors.data.views import Sources, _Normals, _Pairs, _Test, _View
+from detectors.data.views import DatasetView, NormalsView, PairsView, SourcesView, TestSplitView
 from pipeline.dataset.sample_table import SampleTable
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 
 Batch = dict[str, Tensor]
+# Batches whose memory a dataset keeps for reuse.
 POOL = 4
-"""Batches of memory that a dataset keeps for another use."""
 
 
-class Loaded(Sequence[Batch]):
-    """A batch that is already made: a list of items for PyTorch, `whole` for `as_made`."""
+class LoadedBatch(Sequence[Batch]):
+    """A batch that is already collated.
 
-    def __init__(self, whole: Batch) -> None:
-        self.whole = whole
+    PyTorch sees a list of items, as `__getitems__` must return one; `collate` takes `batch`.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
     def __len__(self) -> int:
-        return len(self.whole["index"])
+        return len(self.batch["index"])
 
     def __getitem__(self, place: Any) -> Any:
         if not -len(self) <= place < len(self):
             raise IndexError(place)
-        return {name: tensor[place] for name, tensor in self.whole.items()}
+        return {name: tensor[place] for name, tensor in self.batch.items()}
 
 
-def as_made(items: Any) -> Batch:
-    """The collate function for these datasets: hands a batch over without copying it."""
-    if isinstance(items, Loaded):
-        return items.whole
+def collate(items: Any) -> Batch:
+    """The collate function for these datasets: passes a batch on without copying it."""
+    if isinstance(items, LoadedBatch):
+        return items.batch
     return torch.utils.data.default_collate(items)
 
 
@@ -63,18 +66,18 @@ class VersionDataset(Dataset[Batch]):
     | sources | the same; first every normal as its own edit (`kind` -1), then all its samples |
     | test | `image`, `mask` (all ground-truth regions of the image), `label` |
 
-    and in each `index`, the item's number in this dataset; numbers are int64. A missing or damaged
-    shard raises IntegrityError with its name, also out of a loader's worker.
+    Each also has `index`, the item's number in this dataset. Numbers are int64. A missing or
+    damaged shard raises IntegrityError with its name, also from a worker of a loader.
     """
 
-    def __init__(self, view: "_View") -> None:
+    def __init__(self, view: DatasetView) -> None:
         self.view = view
         self._pool = _Pool()
 
     @classmethod
     def normals(cls, version: Version, split: str | None = "train") -> Self:
-        """The good images of a split, or of all."""
-        return cls(_Normals(version, split))
+        """The normal images of a split, or of all splits."""
+        return cls(NormalsView(version, split))
 
     @classmethod
     def pairs(
@@ -84,18 +87,18 @@ class VersionDataset(Dataset[Batch]):
         kinds: Iterable[str] | None = None,
         label: int | None = None,
     ) -> Self:
-        """The accepted samples with their originals, of a split, of some kinds, of one label."""
-        return cls(_Pairs(SampleTable(version, split, kinds, label)))
+        """The accepted samples with their originals, filtered by split, kinds and label."""
+        return cls(PairsView(SampleTable(version, split, kinds, label)))
 
     @classmethod
     def sources(cls, version: Version, split: str | None = "train") -> Self:
-        """The normals of a split unedited, then their accepted samples; see `SourceSampler`."""
-        return cls(Sources(version, split))
+        """The unedited normals of a split, then their accepted samples; see `SourceSampler`."""
+        return cls(SourcesView(version, split))
 
     @classmethod
     def test(cls, version: Version) -> Self:
-        """The real test split, to be scored and for nothing else."""
-        return cls(_Test(version))
+        """The real test split, for scoring only."""
+        return cls(TestSplitView(version))
 
     def __len__(self) -> int:
         return len(self.view)
@@ -103,8 +106,10 @@ class VersionDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> Loaded:
-        indices = [range(len(self))[index] for index in indices]  # IndexError; negatives count back
+    def __getitems__(self, indices: Sequence[int]) -> LoadedBatch:
+        # PyTorch calls this with a whole batch, so shards are read once per batch, not per item.
+        # Indexing a range checks bounds (IndexError) and resolves negative indices.
+        indices = [range(len(self))[index] for index in indices]
         images, masks = self.view.shapes
         arrays = [
             self._pool.take((len(indices), *self.view.size_HW, *tail))
@@ -112,11 +117,15 @@ class VersionDataset(Dataset[Batch]):
         ]
         numbers = self.view.read(indices, arrays)
         tensors = [torch.from_numpy(array) for array in arrays]
-        whole = dict(zip(self.view.names, tensors, strict=True))
-        whole = {n: t.permute(0, 3, 1, 2) if t.ndim == 4 else t for n, t in whole.items()}
+        batch = dict(zip(self.view.names, tensors, strict=True))
+        # (B, H, W, 3) memory becomes a (B, 3, H, W) view in channels_last order, without a copy.
+        batch = {n: t.permute(0, 3, 1, 2) if t.ndim == 4 else t for n, t in batch.items()}
         numbers["index"] = np.array(indices, np.int64)
-        return Loaded(whole | {name: torch.from_numpy(array) for name, array in numbers.items()})
+        return LoadedBatch(
+            batch | {name: torch.from_numpy(array) for name, array in numbers.items()}
+        )
 
+    # Workers get the view only: pooled memory belongs to the process that filled it.
     def __getstate__(self) -> dict[str, Any]:
         return {"view": self.view}
 
@@ -125,11 +134,11 @@ class VersionDataset(Dataset[Batch]):
 
 
 class EpochSampler(Sampler[int]):
-    """Indices in an order that depends on seed and epoch alone, shared out over ranks.
+    """Indices in an order that depends only on seed and epoch, divided among ranks.
 
-    Every rank gets the same number of steps: the order is filled up from its own beginning, as
-    PyTorch's DistributedSampler does. `even=False` gives each index exactly once instead, for
-    measuring. Call `set_epoch` before each epoch.
+    Every rank gets the same number of steps: the order is padded from its own beginning, as by
+    PyTorch's DistributedSampler. With `even=False` each index comes exactly once, for evaluation.
+    Call `set_epoch` before each epoch.
     """
 
     def __init__(
@@ -160,6 +169,7 @@ class EpochSampler(Sampler[int]):
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
         if self.even and self.length:
+            # Ceiling division: the next multiple of the number of ranks.
             order = np.resize(order, -(-self.length // self.ranks) * self.ranks)
         return iter(order[self.rank :: self.ranks].tolist())
 
@@ -169,33 +179,37 @@ def loader(
 ) -> DataLoader[Batch]:
     """A DataLoader over a version; `options` are PyTorch's. Its sampler has `set_epoch`.
 
-    Zero workers are the fastest for the `default` and `fast` profiles: reading a sample takes less
-    time than sending it from one process to another.
+    No workers are fastest for the `default` and `fast` profiles: reading a sample takes less time
+    than sending it to another process.
     """
     options = {"sampler": EpochSampler(len(dataset), seed, shuffle)} | options
-    return DataLoader(dataset, batch_size, collate_fn=as_made, **options)
+    return DataLoader(dataset, batch_size, collate_fn=collate, **options)
 
 
 class _Pool:
-    """Arrays to be filled again, once every tensor that looks into them is gone."""
+    """Arrays that are filled again once every tensor that shares their memory is gone."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A uint8 array of that shape whose memory nobody else holds."""
+        """A uint8 array of that shape whose memory nothing else refers to."""
         size = int(np.prod(shape))
+        # At most twice the size, so small batches do not occupy the memory of large ones.
         for place, array_size in enumerate([array.size for array in self.arrays]):
             if size <= array_size < 2 * size + 1 and _holders(self.arrays, place) == _NOBODY:
                 return self.arrays[place][:size].reshape(shape)
         array = np.empty(size, np.uint8)
+        # The newest arrays of `POOL` batches: a pair takes three (original, edited, mask).
         self.arrays = [*self.arrays, array][-3 * POOL :]
         return array[:size].reshape(shape)
 
 
 def _holders(arrays: list[np.ndarray], place: int) -> int:
-    """How often an array is referred to; a tensor or a view of it counts as well."""
+    """How many references an array has; tensors and views that share its memory count as well."""
     return sys.getrefcount(arrays[place])
 
 
+# The count for an array that only the list refers to, measured rather than assumed: it differs
+# between versions of Python.
 _NOBODY = _holders([np.empty(0, np.uint8)], 0)

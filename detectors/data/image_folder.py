@@ -1,10 +1,11 @@
-"""Random pictures of a folder: what EfficientAD's penalty takes from ImageNet.
+"""Random images from a folder: the images of EfficientAD's ImageNet penalty.
 
-    pictures = FolderPictures(Path("imagenet/train"), size=256)
-    images_B3HW = pictures.draw(1, device)      # uint8
+    images = FolderImages(Path("imagenet/train"), size=256)
+    images_B3HW = images.draw(1, device)      # uint8
 
-Any folder of pictures will do, at any depth; the paper's is ImageNet's training set. Each picture
-is resized to twice the size, the centre half is kept, and three in ten lose their colour.
+Any folder of images works, at any depth; the paper uses ImageNet's training set. Each image is
+resized to twice the size, cropped to its centre, and converted to grey with probability 0.3
+(Batzner, Heckler, König, WACV 2024, section 3.2 and the appendix).
 """
 
 import os
@@ -18,15 +19,17 @@ from torch import Tensor
 from pipeline.errors import ImageError, UserError
 from pipeline.imaging.decode import is_image_name, load_image
 
+# Probability that an image is converted to grey.
 GREY_SHARE = 0.3
+# Unreadable files in a row before the folder is rejected.
 _TRIES = 20
 
 
-class FolderPictures:
-    """Draws pictures with torch's global generator on the CPU. The folder is listed at first use.
+class FolderImages:
+    """Draws images with torch's global generator on the CPU. The folder is listed at first use.
 
-    UserError when it is absent or holds no picture. A picture that cannot be read is passed over
-    for another.
+    UserError when the folder is missing or contains no image. An image that cannot be read is
+    replaced with another draw.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -34,7 +37,8 @@ class FolderPictures:
 
     @cached_property
     def paths(self) -> list[Path]:
-        """All pictures in a fixed order."""
+        """All images in a fixed order."""
+        # ImageNet has 1.3 million files: os.walk lists them much faster than Path.rglob.
         found = [
             Path(place) / name
             for place, _, names in os.walk(self.folder)
@@ -43,8 +47,8 @@ class FolderPictures:
         ]
         if not found:
             raise UserError(
-                f"penalty_folder: expected pictures under {self.folder}, found none; "
-                "name a folder of pictures, or use --set penalty=none"
+                f"penalty_folder: expected images under {self.folder}, found none; "
+                "pass a folder of images, or use --set penalty=none"
             )
         return sorted(found)
 
@@ -54,6 +58,7 @@ class FolderPictures:
         return images.permute(0, 3, 1, 2).to(device, non_blocking=True)
 
     def _one(self) -> np.ndarray:
+        """(size, size, 3) uint8, cropped and in three of ten cases grey."""
         margin = self.size // 2
         for _ in range(_TRIES):
             path = self.paths[int(torch.randint(len(self.paths), ()))]
@@ -63,10 +68,11 @@ class FolderPictures:
                 continue
             image_HW3 = whole_HW3[margin : margin + self.size, margin : margin + self.size]
             if float(torch.rand(())) < GREY_SHARE:
+                # ITU-R BT.601 luma, as Pillow converts to grey.
                 luma_HW = image_HW3 @ np.array([0.299, 0.587, 0.114])
                 image_HW3 = np.repeat(luma_HW.round().astype(np.uint8)[..., None], 3, -1)
             return image_HW3
         raise UserError(
-            f"penalty_folder: {_TRIES} pictures in a row under {self.folder} cannot be read; "
+            f"penalty_folder: {_TRIES} images in a row under {self.folder} cannot be read; "
             "check the folder"
         )

@@ -1,53 +1,56 @@
-"""Which items of the view `sources` go into which step of a training.
+"""Chooses the items of the view `sources` for every training step.
 
     sampler = SourceSampler(VersionDataset.sources(version), SourceSettings(), batch_size=16)
     for indices in sampler: ...                       # never ends
 
-First a normal is drawn, then one of its samples, so normals weigh the same however many samples the
-gate let pass. A step depends on the seed, its number and the rank alone: a run that starts again at
-step k reads what the uninterrupted run reads from there on.
+A normal is drawn first, then one of its samples, so every normal has the same weight no matter how
+many of its samples the gate accepted. A step depends only on seed, step number and rank: a run that
+resumes at step k reads the same items as an uninterrupted run.
 """
 
 import numpy as np
 from pydantic import Field
 
-from detectors.data.batches import Steps
+from detectors.data.batches import EndlessSampler
 from detectors.data.dataset import VersionDataset
-from detectors.data.views import Sources
+from detectors.data.views import SourcesView
 from pipeline.errors import UserError
 from pipeline.kinds import EDIT_KINDS, KINDS, EditKind
 from pipeline.settings import Settings
 
+# Keys of two independent random streams: the order of the normals, and the choice among samples.
 ORDER, CHOICE = 0, 1
-"""Streams of random numbers: the order of the normals, and what is taken of each."""
 
 
 class SourceSettings(Settings):
-    """Which samples of a normal are drawn, and how often it is taken as it is."""
+    """Which samples of a normal are drawn, and how often the unedited normal is used instead."""
 
+    # Without clean images a detector could take the traces of editing for the anomaly.
     clean_share: float = Field(
-        default=0.25, ge=0, le=1, description="probability that a normal is taken unedited"
+        default=0.25, ge=0, le=1, description="probability of using a normal image unedited"
     )
     controls: bool = Field(
         default=True,
-        description="draw samples whose edit changed nothing, too; they look made, yet normal",
+        description="also draw control samples, whose edits change nothing logical: they carry "
+        "editing artifacts, but are labelled normal",
     )
     kinds: tuple[EditKind, ...] | None = Field(
-        default=None, min_length=1, description="only these edits; null = all"
+        default=None, min_length=1, description="kinds of edits to draw; null = all"
     )
 
     def wanted(self) -> tuple[str, ...]:
-        """The kinds of samples that may be drawn."""
+        """The kinds of samples that can be drawn; controls follow the edits."""
         edits = EDIT_KINDS if self.kinds is None else self.kinds
+        # `KINDS` lists all kinds of samples, `EDIT_KINDS` those that make an anomaly.
         controls = tuple(kind for kind in KINDS if kind not in EDIT_KINDS)
         return (*edits, *controls) if self.controls else tuple(edits)
 
 
-class SourceSampler(Steps):
+class SourceSampler(EndlessSampler):
     """Endless batches of items of the view `sources`, from `start_step` on.
 
-    Every pass over the normals takes each of them once, in a new order; the ranks share it. A
-    normal without a wanted sample gives itself.
+    Every pass draws each normal once, in a new order that the ranks share. A normal without a
+    wanted sample is used unedited.
     """
 
     def __init__(
@@ -60,18 +63,21 @@ class SourceSampler(Steps):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        if not isinstance(dataset.view, Sources):
+        if not isinstance(dataset.view, SourcesView):
             raise UserError("the dataset must be made by VersionDataset.sources")
         if not dataset.view.normals:
             raise UserError("the version has no normal image in this split; choose another split")
         super().__init__(batch_size, seed, start_step, rank, ranks)
+        # Per normal, the items of its wanted samples.
         self.samples = dataset.view.samples_of(settings.wanted())
         self.clean_share = settings.clean_share
 
     def batch(self, step: int) -> list[int]:
         first = self.first(step)
+        # A generator per step and rank: no state to save, and any step can be drawn alone.
         rng = np.random.default_rng([self.seed, CHOICE, step, self.rank])
         clean_B, chance_B = rng.random((2, self.batch_size))
+        # Both numbers are drawn for every item, used or not, so one item never shifts the next.
         items = []
         for place in range(self.batch_size):
             normal = self._normal(first + place)
@@ -84,11 +90,12 @@ class SourceSampler(Steps):
 
     def _normal(self, position: int) -> int:
         """The normal at a position of the endless order."""
+        # Pass number, and the place within it.
         number, place = divmod(position, len(self.samples))
         return int(self._order(number)[place])
 
     def _order(self, number: int) -> np.ndarray:
-        """The order of a pass; the last one is remembered, for a batch asks for it again."""
+        """The order of a pass. The latest one is cached, as every item of a batch needs it."""
         if self._pass[0] != number:
             rng = np.random.default_rng([self.seed, ORDER, number])
             self._pass = number, rng.permutation(len(self.samples))

@@ -1,4 +1,8 @@
-"""What a dataset delivers per index: normals, pairs, sources with their samples, test images."""
+"""What a dataset delivers per index: normals, pairs, sources with their samples, test images.
+
+A view knows which rows of which shards an index stands for, and fills arrays that
+`detectors.data.dataset` allocates. Images are (B, H, W, 3) uint8, masks (B, H, W) uint8.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,12 +16,12 @@ from pipeline.kinds import KINDS
 from pipeline.records import SPLITS
 
 
-class _View:
-    """What a dataset shows: how many items, which arrays, and how to fill them."""
+class DatasetView:
+    """Base: how many items, which arrays an item has, and how to fill them."""
 
     names: tuple[str, ...]
+    # Numbers of images and of masks per item; `names` lists the images first.
     shapes: tuple[int, int]
-    """How many images and how many masks an item has; `names` has them in this order."""
 
     def __init__(self, version: Version) -> None:
         self.version = version
@@ -27,22 +31,25 @@ class _View:
         raise NotImplementedError
 
     def read(self, indices: list[int], arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """Fill the arrays and return the numbers that go with the items."""
+        """Fill the arrays with these items and return their numbers, such as labels, as int64."""
         raise NotImplementedError
 
 
-class _Normals(_View):
+class NormalsView(DatasetView):
+    """The normal images of a split, or of all splits."""
+
     names, shapes = ("image",), (1, 0)
 
     def __init__(self, version: Version, split: str | None) -> None:
         super().__init__(version)
         if split is not None and split not in SPLITS:
             raise UserError(f"expected one of {', '.join(SPLITS)}, got {split!r}")
+        # (shard, row) of every item.
         self.places = [
             (number, row)
             for number, shard in enumerate(version.shards)
-            for row, side in enumerate(shard.array("originals/split").tolist())
-            if split is None or SPLITS[side] == split
+            for row, code in enumerate(shard.array("originals/split").tolist())
+            if split is None or SPLITS[code] == split
         ]
 
     def __len__(self) -> int:
@@ -53,13 +60,16 @@ class _Normals(_View):
         return {}
 
     def fill(self, images: np.ndarray, places: Sequence[int], indices: Sequence[int]) -> None:
-        """Put image `indices[k]` into `images[places[k]]`, in the order of the files."""
+        """Put image `indices[k]` into `images[places[k]]`."""
         chosen = [(self.places[index], place) for index, place in zip(indices, places, strict=True)]
+        # Sorted by shard and row, so files are read from front to back.
         for (number, row), place in sorted(chosen):
             images[place] = self.version.shards[number].stored("originals/pixels", row)
 
 
-class _Pairs(_View):
+class PairsView(DatasetView):
+    """Accepted samples with their originals."""
+
     names, shapes = ("original", "edited", "mask"), (2, 1)
 
     def __init__(self, table: SampleTable) -> None:
@@ -71,18 +81,19 @@ class _Pairs(_View):
 
     def read(self, indices: list[int], arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         original, edited, mask = arrays
+        # The reader expects bool masks; bool and uint8 have the same memory layout.
         self.table.batch(indices, SampleBatch(original, edited, mask.view(np.bool_)))
         return {"label": self.table.labels_N[indices], "kind": self.table.kinds_N[indices]}
 
 
-class Sources(_View):
-    """Items 0 to `normals` - 1 are the normals as they are, the rest their accepted samples."""
+class SourcesView(DatasetView):
+    """Items 0 to `normals` - 1 are the unedited normals, the rest their accepted samples."""
 
     names, shapes = ("original", "edited", "mask"), (2, 1)
 
     def __init__(self, version: Version, split: str | None) -> None:
         super().__init__(version)
-        self.clean = _Normals(version, split)
+        self.clean = NormalsView(version, split)
         self.table = SampleTable(version, split)
         self.normals = len(self.clean)
 
@@ -90,8 +101,9 @@ class Sources(_View):
         return self.normals + len(self.table)
 
     def samples_of(self, kinds: Iterable[str]) -> list[list[int]]:
-        """For each normal its items of those kinds, in order."""
+        """For each normal the items of its samples of those kinds, in ascending order."""
         wanted = [KINDS.index(kind) for kind in kinds]
+        # `samples/source` holds the row of the original, which lies in the same shard.
         number = {place: normal for normal, place in enumerate(self.clean.places)}
         items: list[list[int]] = [[] for _ in range(self.normals)]
         sources = [shard.array("samples/source").tolist() for shard in self.version.shards]
@@ -103,19 +115,26 @@ class Sources(_View):
     def read(self, indices: list[int], arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         original, edited, mask = arrays
         index_N = np.array(indices, np.int64)
-        clean, samples = (np.flatnonzero((index_N >= self.normals) == made) for made in (0, 1))
+        # Places in the batch: unedited normals (0), then samples (1).
+        clean, samples = (
+            np.flatnonzero((index_N >= self.normals) == is_sample) for is_sample in (0, 1)
+        )
         self.clean.fill(original, clean.tolist(), index_N[clean].tolist())
+        # A normal is its own edit, with an empty mask.
         edited[clean], mask[clean] = original[clean], 0
         of_table = index_N[samples] - self.normals
         batch = SampleBatch(original, edited, mask.view(np.bool_))
         self.table.fill(batch, samples.tolist(), of_table.tolist())
+        # Kind -1 marks the unedited normals, which belong to no kind of edit.
         label_N, kind_N = np.zeros(len(indices), np.int64), np.full(len(indices), -1)
         label_N[samples] = self.table.labels_N[of_table]
         kind_N[samples] = self.table.kinds_N[of_table]
         return {"label": label_N, "kind": kind_N}
 
 
-class _Test(_View):
+class TestSplitView(DatasetView):
+    """The real test images. Their mask is the union of all ground-truth regions."""
+
     names, shapes = ("image", "mask"), (1, 1)
 
     def __init__(self, version: Version) -> None:

@@ -1,8 +1,8 @@
-"""The files of a distillation: the teacher with its card, and whose they are.
+"""The file of a distilled teacher: its tensors, and a card with its origin and licence.
 
 A finished teacher is one safetensors file. Its metadata holds `license` and, under `distilled`, a
-record in JSON: the plan (recipe, backbone, digests of its weights and of the list of pictures), the
-final loss, what was skipped, and the machine.
+record in JSON: the plan (recipe, backbone, digests of its weights and of the list of images), the
+final loss, skipped files, and the machine.
 """
 
 import json
@@ -17,24 +17,24 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.utils.hashing import canonical_json
 
+# The licence of a file that names none.
 UNSTATED = "not stated"
+# Key of the record in the metadata of the file.
 CARD = "distilled"
-"""Name of the record in the metadata of the file."""
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The record inside a distilled teacher; UserError when the file is something else."""
+    """The record inside a distilled teacher; UserError for any other file."""
     try:
         with safe_open(path, "pt") as file:
             return dict(json.loads((file.metadata() or {})[CARD]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} should be a teacher made here, but holds something else; name another --out"
-        ) from error
+        raise UserError(f"{path} exists and is no distilled teacher; name another --out") from error
 
 
 def licence_inside(path: Path) -> str:
-    """What a safetensors file says of its licence; other files say nothing."""
+    """The licence in a safetensors file's metadata; `not stated` for other files."""
+    # Only safetensors files have metadata.
     if path.suffix != ".safetensors":
         return UNSTATED
     with safe_open(path, "pt") as file:
@@ -42,12 +42,12 @@ def licence_inside(path: Path) -> str:
 
 
 def state_file(out: Path) -> Path:
-    """Where a run that goes on keeps its state."""
+    """The resume state of an unfinished run, beside its output."""
     return out.with_name(out.name + ".state")
 
 
 def save_student(student: nn.Module, card: Mapping[str, Any], out: Path) -> None:
-    """Write the tensors and the card aside, then rename."""
+    """Write tensors and card under another name, then rename: `out` is complete or absent."""
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()
     }
@@ -55,24 +55,27 @@ def save_student(student: nn.Module, card: Mapping[str, Any], out: Path) -> None
     aside = out.with_name(out.name + ".tmp")
     metadata = {"license": card["plan"]["licence"], CARD: canonical_json(card).decode()}
     save_file(tensors, aside, metadata=metadata)
+    # safetensors creates files that only their owner can read.
     aside.chmod(0o644)
     aside.replace(out)
 
 
-def check_plan(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """UserError, which names the differences, when a file was made by another plan."""
-    unlike = list(_differences(found, json.loads(canonical_json(asked))))
-    if unlike:
+def check_plan(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """UserError that names the differences when a file belongs to another plan."""
+    # Through JSON, as the stored plan was: tuples become lists.
+    differences = list(_differences(found, json.loads(canonical_json(wanted))))
+    if differences:
         raise UserError(
-            f"{path} belongs to another run ({'; '.join(unlike[:3])}); name another --out, or "
-            "delete it to start again"
+            f"{path} belongs to another run ({'; '.join(differences[:3])}); name another --out, or "
+            "delete it to start over"
         )
 
 
-def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(found.keys() | asked.keys()):
-        one, other = found.get(key), asked.get(key)
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """One text per differing key, in nested mappings too."""
+    for key in sorted(found.keys() | wanted.keys()):
+        one, other = found.get(key), wanted.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from _differences(one, other)
         elif one != other:
-            yield f"{key}: {one} there, {other} asked"
+            yield f"{key}: {one} there, {other} here"

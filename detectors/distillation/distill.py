@@ -1,19 +1,20 @@
-"""Distil a teacher for the EfficientAD family: a small network that says what a large one says.
+"""Distil a teacher for the EfficientAD family: a small network that imitates a large one.
 
     source = extractor("torchvision:wide_resnet101_2", weights)
-    pictures = PictureFolder.open(Path("imagenet/train"), recipe.size)
-    distil(Recipe(), source, pictures, Path("teacher.safetensors"), compute=resolve())
+    images = DistillationImages.open(Path("imagenet/train"), recipe.size)
+    distil(Recipe(), source, images, Path("teacher.safetensors"), compute=resolve())
 
-Two layers of the backbone at 512 px, the coarser brought to the finer's 64 x 64 cells, are joined,
-averaged over neighbouring channels down to 384 and normalised by channel; a padded patch
-description network learns to say the same of the picture at 256 px, a tenth of them in grey
-(Batzner, Heckler, König, "EfficientAD", WACV 2024, appendix). As targets have deviation 1, a loss
-of 1 is knowing nothing, and 1 - loss the share of the variance that the student explains.
+The target is made of two layers of the backbone at 512 px. The coarser one is resized to the finer
+one's 64 x 64 cells; both are concatenated, averaged over neighbouring channels down to 384, and
+normalised per channel. A padded patch description network (PDN) is trained to predict it from the
+image at 256 px, with a tenth of the images in grey (Batzner, Heckler, König, "EfficientAD", WACV
+2024, appendix). Targets have a standard deviation of 1, so a constant student has a loss of 1, and
+1 - loss is the share of the variance that the student explains.
 
-The file holds the student, and under `distilled` in its metadata where it comes from. A state
-beside it lets the same call go on after a stop; on a CPU the result has the same bytes then.
+The file holds the student and, under `distilled` in its metadata, its origin. A state beside it
+lets the same call continue after a stop; on a CPU the result then has the same bytes.
 
-Shapes: B batch; C channels; h, w cells (S/4); S side of the student's picture; 3 colour (RGB).
+Shapes: B batch; C channels; h, w cells (S/4); S side of the student's input; 3 colour (RGB).
 """
 
 import json
@@ -37,64 +38,65 @@ from detectors.distillation.card import (
     save_student,
     state_file,
 )
-from detectors.distillation.images import LEAST, PictureFolder, TwoSizes
-from detectors.networks.backbones import Extractor, joined
+from detectors.distillation.images import LEAST, DistillationImages, TwoSizes
+from detectors.networks.backbones import Extractor, join_layers
 from detectors.networks.pdn import STRIDE, Kind, Pdn
 from detectors.networks.teachers import CHANNELS, Moments
-from detectors.training.precision import name_of
+from detectors.training.precision import precision_name
 from detectors.training.progress import Watcher
 from pipeline.errors import UserError
 from pipeline.models.backbone import normalise
 from pipeline.models.device import Compute
 from pipeline.settings import Settings
 from pipeline.utils.hashing import canonical_json
+from pipeline.utils.yaml_lines import first_error
 
+# The reported final loss is a mean over this many steps.
 LATEST = 100
-"""Steps over which the loss that is reported is a mean."""
 
 
 class Recipe(Settings):
     """How a teacher is distilled; the defaults are the paper's."""
 
+    # Field names are keys of the plan, which is stored in the file.
     pdn: Kind = Field("small", description="patch description network: small (S) or medium (M)")
     width: float = Field(
         1.0, gt=0, le=4, description="its hidden channels, times this; detectors expect 1"
     )
     size: int = Field(
-        256, ge=64, le=1024, multiple_of=32, description="side of the student's picture, px; the "
-        "backbone sees twice that",
+        256, ge=64, le=1024, multiple_of=32, description="side of the student's input, px; the "
+        "backbone gets twice that",
     )  # fmt: skip
     steps: int = Field(60_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(16, ge=1, description="pictures per step")
-    statistics: int = Field(10_000, ge=2, description="pictures that the channels are measured on")
-    grey: float = Field(0.1, ge=0, le=1, description="share of the pictures shown in grey")
+    batch_size: int = Field(16, ge=1, description="images per step")
+    statistics: int = Field(10_000, ge=2, description="images for the statistics of the channels")
+    grey: float = Field(0.1, ge=0, le=1, description="share of the images converted to grey")
     rate: float = Field(1e-4, gt=0, description="learning rate of Adam")
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine lets the rate fall to a hundredth; for short runs"
+        "constant", description="cosine decays the rate to a hundredth; for short runs"
     )
     decay: float = Field(1e-5, ge=0, description="weight decay of Adam")
-    seed: int = Field(0, ge=0, description="root of every choice")
+    seed: int = Field(0, ge=0, description="random seed")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
         if self.schedule == "constant":
             return self.rate
+        # Half a cosine from the full rate to a hundredth of it.
         return self.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
-def recipe_of(**words: Any) -> Recipe:
-    """The recipe with some words changed; UserError says what is wrong with one."""
+def recipe_of(**settings: Any) -> Recipe:
+    """The default recipe with some settings changed; UserError for a wrong value."""
     try:
-        return Recipe.model_validate(words)
+        return Recipe.model_validate(settings)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{where}: {fault['msg']}, got {fault['input']!r}") from None
+        raise UserError(first_error(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the card says of the backbone's file."""
+    """The backbone's weight file as the card records it."""
 
     weights: str = "random"
     sha256: str = ""
@@ -104,7 +106,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """How it went. `final_loss` is a mean over the last steps; `skipped` gives reasons by name."""
+    """The result. `final_loss` is a mean over the last steps; `skipped` has reasons by file name.
+
+    `cached` says that the file was complete already.
+    """
 
     path: Path
     steps: int
@@ -117,7 +122,7 @@ class Distilled:
 
 @dataclass(slots=True)
 class _State:
-    """All that a stopped run needs to go on."""
+    """The resume state: everything that a stopped run needs to continue."""
 
     student: Pdn
     optimizer: torch.optim.Adam
@@ -132,106 +137,118 @@ class _State:
 def distil(
     recipe: Recipe,
     source: Extractor,
-    pictures: PictureFolder,
+    images: DistillationImages,
     out: Path,
     *,
     compute: Compute,
     origin: Origin | None = None,
     workers: int = 0,
     save_minutes: float = 5.0,
-    look_seconds: float = 1.0,
+    log_seconds: float = 1.0,
     watcher: Watcher | None = None,
 ) -> Distilled:
-    """Distil into the safetensors file `out`; it is complete or not there.
+    """Distil into the safetensors file `out`, which is complete or absent.
 
-    `look_seconds` lie between two looks at the loss, each of which makes a GPU wait. The same call
-    again goes on from the last saved state, or returns at once when all is done.
-    UserError when `out` or its state belong to another recipe, backbone or folder.
+    The loss is read every `log_seconds`, since each reading makes a GPU wait, and a resume state is
+    written every `save_minutes`. The same call again continues from the last saved state, or
+    returns at once when the teacher is finished. UserError when `out` or its state belong to
+    another recipe, backbone or folder, and when the loss stops being finite.
     """
     watcher = watcher or Watcher()
-    plan = plan_of(recipe, source, pictures, origin or Origin())
+    # The plan is compared with a finished file first, then with a resume state.
+    plan = plan_of(recipe, source, images, origin or Origin())
     finished = read_card(out) if out.exists() else None
     if finished is not None:
         check_plan(out, finished["plan"], plan)
         return Distilled(
             out, recipe.steps, finished["final_loss"], 0.0, True, finished["skipped"], finished
         )
+    # Only when there is work: a finished teacher needs no backbone.
     source = source.to(compute.device).to(memory_format=torch.channels_last)
     state = _resumed(recipe, plan, state_file(out), compute)
     if state is None:
-        state = _begun(recipe, source, pictures, compute, workers, watcher)
+        state = _begun(recipe, source, images, compute, workers, watcher)
     watcher.begin("distilling", recipe.steps, state.step)
+    # Times of start, of the last state and of the last reading of the loss.
     began = saved = shown = time.monotonic()
     before = state.seconds
+    # Losses that are still on the device.
     waiting: list[Tensor] = []
-    batches = pictures.stream(recipe.batch_size, recipe.seed, state.step, recipe.grey, workers)
+    # From the current step on, so that a resumed run draws the same batches.
+    batches = images.stream(recipe.batch_size, recipe.seed, state.step, recipe.grey, workers)
     while state.step < recipe.steps:
         batch = next(batches)
         state.skipped.update(batch.failures)
         waiting.append(_step(recipe, state, source, batch, compute))
         state.step += 1
         now = time.monotonic()
-        if now - shown >= look_seconds or state.step == recipe.steps:
+        if now - shown >= log_seconds or state.step == recipe.steps:
             losses = torch.stack(waiting).tolist()
             if not all(map(math.isfinite, losses)):
                 raise UserError(
-                    f"the loss is no number any more at step {state.step}; lower the rate "
+                    f"the loss is not finite at step {state.step}; lower the learning rate "
                     f"({recipe.rate:g}), or use precision fp32"
                 )
             state.losses.extend(losses)
             watcher.step(state.step, {"loss": sum(losses) / len(losses)})
             waiting, shown = [], now
+        # Only with all losses read and checked: a state must not hold weights with NaN.
         if now - saved >= save_minutes * 60 and not waiting and state.step < recipe.steps:
             state.seconds = before + now - began
             _save_state(state, plan, state_file(out))
             saved = now
     watcher.end()
     state.seconds = before + time.monotonic() - began
-    card = _card(state, plan, pictures, compute)
+    card = _card(state, plan, images, compute)
     save_student(state.student, card, out)
+    # The state is deleted only after the teacher is complete.
     state_file(out).unlink(missing_ok=True)
     return Distilled(out, state.step, card["final_loss"], state.seconds, False, state.skipped, card)
 
 
 def plan_of(
-    recipe: Recipe, source: Extractor, pictures: PictureFolder, origin: Origin
+    recipe: Recipe, source: Extractor, images: DistillationImages, origin: Origin
 ) -> dict[str, Any]:
-    """All that decides the result, as JSON takes it."""
+    """Everything that determines the result, as JSON. Its keys are part of the file format."""
     return {
         "recipe": recipe.model_dump(), "backbone": source.name, "layers": list(source.layers),
         "weights_sha256": origin.sha256, "weights": origin.weights, "licence": origin.licence,
-        "terms": origin.terms, "pictures": len(pictures), "pictures_sha256": pictures.listing,
+        "terms": origin.terms, "pictures": len(images), "pictures_sha256": images.listing,
     }  # fmt: skip
 
 
 def _begun(
     recipe: Recipe,
     source: Extractor,
-    pictures: PictureFolder,
+    images: DistillationImages,
     compute: Compute,
     workers: int,
     watcher: Watcher,
 ) -> _State:
-    """A fresh student, and the channels measured over the first pictures of the training order."""
+    """A fresh student, and channel statistics over the first images of the training order."""
+    # The caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         student = Pdn(recipe.pdn, CHANNELS, recipe.width, padded=True)
+    # Mean and deviation are accumulated batch by batch.
     moments, skipped = Moments(CHANNELS), dict[str, str]()
-    batches = pictures.stream(recipe.batch_size, recipe.seed, 0, recipe.grey, workers)
-    count = -(-min(recipe.statistics, len(pictures)) // recipe.batch_size)
-    watcher.begin("measuring the channels", count)
+    batches = images.stream(recipe.batch_size, recipe.seed, 0, recipe.grey, workers)
+    # Batches of the first pass over at most `statistics` images, rounded up.
+    count = -(-min(recipe.statistics, len(images)) // recipe.batch_size)
+    watcher.begin("channel statistics", count)
     for number, batch in zip(range(count), batches, strict=False):
         skipped.update(batch.failures)
         moments.add(_targets(recipe, source, batch, compute))
         watcher.step(number + 1, {})
     watcher.end()
-    if len(pictures) - len(skipped) < LEAST:
+    # Only now it is known how many files can be read.
+    if len(images) - len(skipped) < LEAST:
         raise UserError(
-            f"{pictures.root}: {len(skipped)} of {len(pictures)} image files cannot be read, and "
+            f"{images.root}: {len(skipped)} of {len(images)} image files cannot be read, and "
             f"at least {LEAST} are needed; first: {next(iter(skipped.values()))}"
         )
     deviation_C = moments.deviation_C
-    # A channel that never changes has nothing to teach; it is left as it is.
+    # A dead channel of the backbone has no deviation to divide by; it stays as it is.
     deviation_C = torch.where(deviation_C > 1e-6, deviation_C, torch.ones_like(deviation_C))
     state = _on_device(recipe, student, moments.mean_C.float(), deviation_C.float(), compute)
     state.skipped = skipped
@@ -241,7 +258,9 @@ def _begun(
 def _on_device(
     recipe: Recipe, student: Pdn, mean_C: Tensor, deviation_C: Tensor, compute: Compute
 ) -> _State:
+    """Student, optimiser and statistics on the device, at step 0."""
     student = student.to(compute.device).to(memory_format=torch.channels_last).train()
+    # One fused kernel updates all parameters.
     optimizer = torch.optim.Adam(
         student.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
     )
@@ -254,13 +273,14 @@ def _on_device(
 def _step(
     recipe: Recipe, state: _State, source: Extractor, batch: TwoSizes, compute: Compute
 ) -> Tensor:
-    """One step of Adam; its loss, still on the device."""
+    """One step of Adam; returns its loss, still on the device."""
     raw_BChw = _targets(recipe, source, batch, compute)
-    wanted_BChw = (raw_BChw - state.mean_C11) / state.deviation_C11
+    target_BChw = (raw_BChw - state.mean_C11) / state.deviation_C11
     with compute.autocast():
-        said_BChw = state.student(normalise(_placed(batch.small_B3SS, compute)))
-    loss = F.mse_loss(said_BChw.float(), wanted_BChw)
+        predicted_BChw = state.student(normalise(_on_compute(batch.small_B3SS, compute)))
+    loss = F.mse_loss(predicted_BChw.float(), target_BChw)
     for group in state.optimizer.param_groups:
+        # Set per step instead of by a scheduler, so that no scheduler state has to be saved.
         group["lr"] = recipe.rate_at(state.step)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -270,32 +290,35 @@ def _step(
 
 @torch.no_grad()
 def _targets(recipe: Recipe, source: Extractor, batch: TwoSizes, compute: Compute) -> Tensor:
-    """What the backbone says of a batch, not yet normalised."""
+    """(B, C, h, w) features of the backbone for a batch, not yet normalised."""
     with compute.autocast():
-        maps = source(normalise(_placed(batch.large_B3LL, compute)))
-    return joined(maps, recipe.size // STRIDE, CHANNELS)
+        maps = source(normalise(_on_compute(batch.large_B3LL, compute)))
+    return join_layers(maps, recipe.size // STRIDE, CHANNELS)
 
 
-def _placed(images_B3HW: Tensor, compute: Compute) -> Tensor:
+def _on_compute(images_B3HW: Tensor, compute: Compute) -> Tensor:
+    # Copies from pinned memory run while the GPU computes.
     if compute.device.type == "cuda":
         images_B3HW = images_B3HW.pin_memory()
     return images_B3HW.to(compute.device, non_blocking=True, memory_format=torch.channels_last)
 
 
 def _card(
-    state: _State, plan: Mapping[str, Any], pictures: PictureFolder, compute: Compute
+    state: _State, plan: Mapping[str, Any], images: DistillationImages, compute: Compute
 ) -> dict[str, Any]:
     return {
         "plan": plan, "steps": state.step, "final_loss": sum(state.losses) / len(state.losses),
         "seconds": round(state.seconds, 1), "device": compute.describe(),
-        "precision": name_of(compute), "torch": str(torch.__version__),
-        "images_folder": pictures.root.name, "skipped": state.skipped,
+        "precision": precision_name(compute), "torch": str(torch.__version__),
+        # The name only: a full path may be private.
+        "images_folder": images.root.name, "skipped": state.skipped,
         "note": "A student of its backbone: the terms of the backbone's weights and of the "
-        "pictures that it was distilled on may bind whoever uses it.",
+        "images that it was distilled on may apply to its use.",
     }  # fmt: skip
 
 
 def _save_state(state: _State, plan: Mapping[str, Any], path: Path) -> None:
+    """Write the resume state atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     torch.save(
@@ -317,7 +340,9 @@ def _resumed(
     if not path.exists():
         return None
     try:
+        # weights_only: the file is data, and must not be able to run code.
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        # A state of another plan is an error, not a reason to start over silently.
         check_plan(path, json.loads(saved["plan"]), plan)
         student = Pdn(recipe.pdn, CHANNELS, recipe.width, padded=True)
         student.load_state_dict(saved["student"])
@@ -325,8 +350,9 @@ def _resumed(
         state.optimizer.load_state_dict(saved["optimizer"])
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged file provokes in the reader
-        raise UserError(f"{path} is a damaged state; delete it to start again") from error
+    # torch.load raises many types for damaged files.
+    except Exception as error:
+        raise UserError(f"{path} is a damaged state; delete it to start over") from error
     state.step, state.seconds = saved["step"], saved["seconds"]
     state.losses.extend(saved["losses"])
     state.skipped = dict(saved["skipped"])

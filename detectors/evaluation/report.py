@@ -1,12 +1,12 @@
-"""The report of one detector on one version, for programs, for diffs and for people.
+"""The report of one detector on one version, as JSON, CSV, Markdown and HTML.
 
-    report.json    every number (what `anomalysmith evaluate --json` prints, with curves and scores)
+    report.json    all numbers (those of `anomalysmith evaluate --json`, with curves and scores)
     images.csv     one line per test image
     report.md      the tables as Markdown
-    report.html    the page: charts, pictures, everything in one file, nothing from elsewhere
+    report.html    one self-contained page with charts and example images
 
-The page works offline, in light and dark and on a phone. It holds pictures of the test images and
-so carries their licence.
+The page works offline, in light and dark mode and on a phone. It contains test images, and
+therefore states their licence.
 """
 
 import json
@@ -20,9 +20,9 @@ from detectors.evaluation import report_text as words
 from detectors.evaluation.charts import Curve, Estimate, curves, estimates, histograms
 from detectors.evaluation.report_images import Example, examples, heat_scale
 from detectors.evaluation.report_text import (
-    LINES,
     NAMES,
     POOLED,
+    THRESHOLD_NAMES,
     markdown,
     percent,
     table_rows,
@@ -34,39 +34,45 @@ from detectors.metrics.image import image_metrics
 from detectors.training.checkpoint import Restored
 from pipeline.dataset.version import Version
 from pipeline.sources.licences import terms_of
-from pipeline.utils.files import naming_the_disk, write_whole
-from pipeline.utils.html import fill
+from pipeline.utils.files import named_disk_errors, write_atomic
+from pipeline.utils.html import render_template
 
+# File names of a report.
 JSON, CSV, MARKDOWN, PAGE = "report.json", "images.csv", "report.md", "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
+# With more anomaly types than this, curves of single types would cover each other.
 _MOST_CURVES = 6
-_DRAWERS = {
+# Sections of example images: title and explanation.
+_SECTIONS = {
     "false_alarms": (
         "Likely false alarms",
         "The good images with the highest scores.",
     ),
     "misses": ("Likely misses", "The anomalous images with the lowest scores."),
-    "hits": ("Typical", "From the middle of the scores of each anomaly type."),
+    "hits": ("Typical anomalies", "From the middle of the scores of each anomaly type."),
 }
 
 
 def write_report(found: EvaluationReport, version: Version, restored: Restored, out: Path) -> Path:
     """Write all four files into `out` and return the path of the page."""
+    # NaN is not allowed in JSON; metrics are None instead.
     content = json.dumps(found.to_json(details=True), indent=1, allow_nan=False) + "\n"
+    # All content is made before the first file is written.
     page = render(found, version, restored)
-    with naming_the_disk(out):
-        write_whole(out / JSON, content.encode())
-        write_whole(out / CSV, found.to_csv().encode())
-        write_whole(out / MARKDOWN, markdown(found, terms_of(version.index)).encode())
-        write_whole(out / PAGE, page.encode())
+    with named_disk_errors(out):
+        write_atomic(out / JSON, content.encode())
+        write_atomic(out / CSV, found.to_csv().encode())
+        write_atomic(out / MARKDOWN, markdown(found, terms_of(version.index)).encode())
+        write_atomic(out / PAGE, page.encode())
     return out / PAGE
 
 
 def render(found: EvaluationReport, version: Version, restored: Restored) -> str:
-    """The page as text."""
-    drawers = examples(found.rows, version, restored)
-    scale = heat_scale(restored, [one for drawer in drawers.values() for one in drawer])
-    return fill(
+    """The page as HTML."""
+    # One colour scale for all examples, so that heat means the same on every image.
+    sections = examples(found.rows, version, restored)
+    scale = heat_scale(restored, [one for section in sections.values() for one in section])
+    return render_template(
         _TEMPLATE,
         {"value": value, "percent": percent, "interval": words.interval},
         found=found,
@@ -76,17 +82,19 @@ def render(found: EvaluationReport, version: Version, restored: Restored) -> str
         size=version.image_size,
         names=NAMES,
         about=words.ABOUT,
-        lines=LINES,
+        threshold_names=THRESHOLD_NAMES,
         tiles=tiles(found),
         groups=table_rows(found),
-        shown_lines=[name for name in ("threshold_1", "threshold_5") if found.alarms[name]],
-        found_share=lambda line, group: _found_share(found, line, group),
+        shown_thresholds=[
+            name for name in ("threshold_1", "threshold_5") if found.at_thresholds[name]
+        ],
+        recall=lambda threshold, group: _recall(found, threshold, group),
         charts=charts(found),
         defects=_defects(found),
-        drawers=[
-            {"key": key, "title": title, "about": about, "cards": _cards(drawers[key], scale)}
-            for key, (title, about) in _DRAWERS.items()
-            if drawers[key]
+        sections=[
+            {"key": key, "title": title, "about": about, "cards": _cards(sections[key], scale)}
+            for key, (title, about) in _SECTIONS.items()
+            if sections[key]
         ],
         heat_from_training=found.card.calibration.heat is not None,
         terms=terms_of(version.index),
@@ -95,7 +103,8 @@ def render(found: EvaluationReport, version: Version, restored: Restored) -> str
 
 
 def tiles(found: EvaluationReport) -> dict[str, list[dict[str, Any]]]:
-    """The headline numbers of images and of pixels; the mean of MVTec LOCO's groups goes first."""
+    """The headline metrics of images and of pixels; the mean of MVTec LOCO's groups goes first."""
+    # On MVTec LOCO the mean of the two groups is the number that papers report.
     pooled, mean = found.result.pooled, found.result.mean
     image: list[tuple[str, Measured, str]] = [(name, pooled, "") for name in words.IMAGE]
     if mean is not None:
@@ -120,13 +129,18 @@ def tiles(found: EvaluationReport) -> dict[str, list[dict[str, Any]]]:
 
 
 def charts(found: EvaluationReport) -> dict[str, str]:
-    """The charts as SVG by name; one that has nothing to show is left out."""
+    """The charts as SVG by name; charts without data are left out."""
     result, made = found.result, {}
     if found.rows:
         by_group = _scores_by_group(found)
+        # Validation normals first: thresholds were computed from them.
         rows = {"validation good": list(found.validation_scores)} if found.validation_scores else {}
         rows |= {"test good" if name == "good" else name: row for name, row in by_group.items()}
-        marks = {LINES[k]: row.threshold for k, row in found.alarms.items() if row is not None}
+        marks = {
+            THRESHOLD_NAMES[k]: row.threshold
+            for k, row in found.at_thresholds.items()
+            if row is not None
+        }
         made["scores"] = histograms(
             "Image scores",
             f"Histograms of the image scores of {', '.join(rows)}, with the thresholds "
@@ -134,6 +148,7 @@ def charts(found: EvaluationReport) -> dict[str, str]:
             rows,
             marks,
         )
+    # Curves exist only with both classes.
     if len(result.roc_P2):
         made |= _curve_charts(found)
     if result.per_type:
@@ -147,26 +162,29 @@ def charts(found: EvaluationReport) -> dict[str, str]:
             rows_,
             "image AUROC against all good images, with 95 % intervals",
         )
+    # Kinds of synthetic anomalies, from the calibration.
     by_kind = found.card.calibration.auroc_by_kind
     if by_kind:
         made["kinds"] = estimates(
             "Validation AUROC by kind of edit",
             "; ".join(f"{kind} {value(auroc)}" for kind, auroc in sorted(by_kind.items())) + ".",
             [Estimate(kind, auroc) for kind, auroc in sorted(by_kind.items())],
-            "image AUROC of validation normals against forged anomalies",
+            "image AUROC of validation normals against synthetic anomalies",
         )
     return made
 
 
 def _curve_charts(found: EvaluationReport) -> dict[str, str]:
-    """ROC and precision-recall curves of the pool and, if they are few, of every type."""
+    """ROC and precision-recall curves of all anomalies and, if they are few, of every type."""
     result, by_group = found.result, _scores_by_group(found)
     lines = [("all anomalies", result.roc_P2, result.pr_P2, result.pooled)]
     if 1 < len(result.per_type) < _MOST_CURVES:
         for name, measured in result.per_type.items():
+            # Curves per type are not stored; they follow from the scores.
             good, bad = by_group["good"], by_group[name]
             metrics = image_metrics([0] * len(good) + [1] * len(bad), [*good, *bad])
             lines.append((name, metrics.roc_P2, metrics.pr_P2, measured))
+    # Random scores have a precision equal to the share of anomalous images, at any recall.
     share = result.pooled.anomalous / len(found.rows)
     roc, pr = (
         [f"{name} ({value(m.metrics[metric])})" for name, *_, m in lines]
@@ -175,10 +193,10 @@ def _curve_charts(found: EvaluationReport) -> dict[str, str]:
     return {
         "roc": curves(
             "ROC curve",
-            f"Recall over false alarm rate; area: {', '.join(roc)}.",
+            f"Recall over false positive rate; area under the curve: {', '.join(roc)}.",
             [Curve(name, line[1]) for name, line in zip(roc, lines, strict=True)],
-            "good images that raise the alarm",
-            "anomalous images found",
+            "false positive rate: good images above the threshold",
+            "recall: anomalous images above it",
             [(0, 0), (1, 1)],
         ),
         "pr": curves(
@@ -188,15 +206,15 @@ def _curve_charts(found: EvaluationReport) -> dict[str, str]:
                 Curve(name, _from_zero(line[2]), step=True)
                 for name, line in zip(pr, lines, strict=True)
             ],
-            "recall: anomalous images found",
-            "precision: alarms that are right",
+            "recall: anomalous images above the threshold",
+            "precision: share of anomalous images above it",
             [(0, share), (1, share)],
         ),
     }
 
 
 def _from_zero(pr_P2: np.ndarray) -> np.ndarray:
-    """The curve from recall 0 on: drawn in steps, the area below it is the average precision."""
+    """The curve extended to recall 0: drawn in steps, its area is the average precision."""
     return np.vstack([[0.0, pr_P2[0, 1]], pr_P2])
 
 
@@ -208,39 +226,46 @@ def _scores_by_group(found: EvaluationReport) -> dict[str, list[float]]:
 
 
 def _defects(found: EvaluationReport) -> list[dict[str, Any]]:
+    """Rows of the table of defects, by group and rising AUROC."""
+    # The lowest AUROC first: what the detector misses.
     rows = [{"name": name, **row} for name, row in found.per_defect.items()]
     return sorted(rows, key=lambda row: (row["group"], row["image_auroc"] or 0, row["name"]))
 
 
-def _cards(drawer: Sequence[Example], scale: Any) -> list[dict[str, Any]]:
+def _cards(section: Sequence[Example], scale: Any) -> list[dict[str, Any]]:
+    """The example images of a section as the template needs them."""
     return [
         {
             "row": one.row,
+            # Names of the defects, or the type where the source does not name them.
             "what": ", ".join(name.replace("_", " ") for name in one.row.defects)
             or one.row.group.replace("_", " "),
             **_verdict(one.row.over),
-            **one.pictures(scale),
+            **one.data_uris(scale),
         }
-        for one in drawer
+        for one in section
     ]
 
 
 def _verdict(over: Mapping[str, bool]) -> dict[str, Any]:
-    """The strictest line that an image reaches, and in which tone to say so."""
+    """The strictest threshold that an image reaches, and the colour of its badge."""
+    # THRESHOLDS is ordered from strict to lenient.
     reached = [name for name in THRESHOLDS if over.get(name)]
     known = {"known": bool(over)}
     if not reached:
-        return known | {"tone": "calm", "verdict": "no alarm"}
-    # The F1 line comes from forged anomalies: with poor ones it lies among the good images.
+        return known | {"tone": "calm", "verdict": "below all thresholds"}
+    # The best-F1 threshold depends on synthetic anomalies. Where they are far from real ones, it
+    # lies among the good images, so exceeding it alone is only a doubt.
     tone = "doubt" if reached[0] == "threshold_f1" else "alarm"
-    return known | {"tone": tone, "verdict": f"above the {LINES[reached[0]]}"}
+    return known | {"tone": tone, "verdict": f"above {THRESHOLD_NAMES[reached[0]]}"}
 
 
-def _found_share(found: EvaluationReport, line: str, group: str) -> str:
-    """How many images of a group (or of all) raise the alarm at a line."""
-    row = found.alarms[line]
+def _recall(found: EvaluationReport, threshold: str, group: str) -> str:
+    """The recall of a group, of the mean of groups, or of all anomalies at a threshold."""
+    row = found.at_thresholds[threshold]
     if row is None:
         return percent(None)
+    # Rows of the table: a type, all pooled, or the mean of the groups.
     if group in row.recall_by_type:
         return percent(row.recall_by_type[group])
     shares = list(row.recall_by_type.values())
@@ -248,8 +273,9 @@ def _found_share(found: EvaluationReport, line: str, group: str) -> str:
 
 
 def _facts(found: EvaluationReport) -> Mapping[str, str]:
-    """How the detector was trained and measured, as rows of a list."""
+    """How the detector was trained and evaluated, as rows of a list."""
     card = found.card
+    # Only where early stopping kept an earlier step.
     best = f", best at {card.best_step}" if card.best_step != card.steps else ""
     return {
         "trained on": f"{card.version.category} {card.version.name}",
@@ -259,7 +285,7 @@ def _facts(found: EvaluationReport) -> Mapping[str, str]:
         "teacher": f"{card.teacher.name} · {card.teacher.sha256[:12]}" if card.teacher else "none",
         "seed": str(card.seed),
         "checkpoint": f"{card.sha256[:12]}…",
-        "measured on": f"{found.version['category']} {found.version['name']}",
+        "evaluated on": f"{found.version['category']} {found.version['name']}",
         "version content": f"{found.version['digest'][:12]}…",
         "scored": f"{len(found.rows)} images in {found.seconds:.1f} s on {found.device}",
     }

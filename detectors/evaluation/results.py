@@ -1,4 +1,4 @@
-"""What an evaluation came to: the record that reports, commands and comparisons read.
+"""The result of an evaluation: the record that reports, commands and comparisons read.
 
 Shapes: N test images.
 """
@@ -15,14 +15,19 @@ from detectors.training.calibration import Calibration
 from detectors.training.checkpoint import Card
 from pipeline.records import GOOD
 
+# Number of the format of report.json, for programs that read stored reports.
 FORMAT = 1
+# The thresholds of a calibration that scores are compared with, strictest first. An image counts as
+# anomalous when `score >= threshold`.
 THRESHOLDS = ("threshold_1", "threshold_5", "threshold_f1")
-"""The thresholds of a calibration that images are held against; `score >= threshold` is alarm."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One test image; `defects` are the names of its defects where the source names them."""
+    """One test image: `over` says which thresholds its score reaches.
+
+    `defects` are the names of its defects where the source names them.
+    """
 
     name: str
     type: str
@@ -32,17 +37,21 @@ class ImageRow:
 
     @property
     def label(self) -> int:
+        """0 for a good image, 1 for an anomalous one."""
         return int(self.type != GOOD)
 
     @property
     def group(self) -> str:
-        """`good`, or what the tables call its type."""
+        """`good`, or the name of its type in the tables."""
         return group_of(self.type)
 
 
 @dataclass(frozen=True, slots=True)
-class Alarms:
-    """One threshold of the checkpoint on the test split; a rate is None without such images."""
+class ThresholdResult:
+    """Detections at one threshold of the checkpoint; a rate is None without images of its class.
+
+    `found` of `anomalous` and `false_alarms` of `good` test images reach the threshold.
+    """
 
     threshold: float
     false_alarms: int
@@ -60,6 +69,7 @@ class Alarms:
         return self.found / self.anomalous if self.anomalous else None
 
     def to_json(self) -> dict[str, Any]:
+        """Counts and rates; the keys are part of the report format."""
         return {
             "threshold": self.threshold,
             "false_positive_rate": self.false_positive_rate,
@@ -74,18 +84,19 @@ class Alarms:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationReport:
-    """Metrics of one detector on one version's test split, and all that a reader must know.
+    """Metrics of one detector on one version's test split, with scores, thresholds and remarks.
 
-    `per_defect` has image AUROC and number of images of every named defect, against all good
-    images. `validation_scores` are those of the version's validation normals, when the detector
-    was calibrated on them. `notes` has a reason for every metric that is None, and remarks.
+    `per_defect` has the number of images, the recall per threshold and the image AUROC of every
+    named defect against all good images. `validation_scores` are those of the version's validation
+    normals, when the detector was calibrated on them. `notes` has a reason for every metric that is
+    None, and remarks.
     """
 
     card: Card
     version: Mapping[str, Any]
     result: EvaluationResult
     rows: tuple[ImageRow, ...]
-    alarms: Mapping[str, Alarms | None]
+    at_thresholds: Mapping[str, ThresholdResult | None]
     per_defect: Mapping[str, Mapping[str, Any]]
     validation_scores: tuple[float, ...]
     notes: Mapping[str, str]
@@ -96,19 +107,22 @@ class EvaluationReport:
 
     def to_json(self, details: bool = False) -> dict[str, Any]:
         """One JSON object, the metrics at its top; with `details` also curves and all scores."""
+        # The metrics come first, in their documented order; the rest of the result follows.
         measured = self.result.to_json(details)
+        # Keys are part of the report format.
         head = {
             "format": FORMAT,
             "detector": self.card.detector,
             "category": self.version["category"],
             **{name: self.result.metrics[name] for name in METRICS},
         }
+        # Scores of validation normals are only needed by charts.
         more = {"validation_scores": list(self.validation_scores)} if details else {}
         return {
             **head,
             **{name: value for name, value in measured.items() if name not in head},
             "per_defect": {name: dict(row) for name, row in self.per_defect.items()},
-            "thresholds": {name: row and row.to_json() for name, row in self.alarms.items()},
+            "thresholds": {name: row and row.to_json() for name, row in self.at_thresholds.items()},
             "validation": self.card.calibration.model_dump(mode="json"),
             "checkpoint": {
                 "sha256": self.card.sha256,
@@ -136,7 +150,9 @@ class EvaluationReport:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["name", "type", "defects", "label", "score", *THRESHOLDS])
         for row in self.rows:
+            # A threshold that the checkpoint lacks leaves its column empty.
             over = [int(row.over[name]) if name in row.over else "" for name in THRESHOLDS]
+            # repr keeps every digit of the score.
             writer.writerow(
                 [row.name, row.type, " ".join(row.defects), row.label, repr(row.score), *over]
             )
@@ -144,6 +160,6 @@ class EvaluationReport:
 
 
 def thresholds_of(calibration: Calibration) -> dict[str, float]:
-    """The thresholds that exist, by their names."""
-    lines = {name: getattr(calibration, name) for name in THRESHOLDS}
-    return {name: line for name, line in lines.items() if line is not None}
+    """The thresholds that the calibration has, by name."""
+    found = {name: getattr(calibration, name) for name in THRESHOLDS}
+    return {name: value for name, value in found.items() if value is not None}

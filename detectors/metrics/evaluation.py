@@ -1,4 +1,4 @@
-"""The whole set of numbers for one detector on one test split: `Evaluation` in, one record out.
+"""All metrics of one detector on one test split: add images to `Evaluation`, get one record.
 
     evaluation = Evaluation(version.index["defects_config"])
     for pixels_HW3, masks_KHW, values_K, record in version.test_images():
@@ -6,10 +6,9 @@
         evaluation.add(score, map_HW, masks_KHW, values_K, record["defect"], record["name"])
     evaluation.result().to_json()
 
-A number that does not exist is None and `notes` says why in words; it is never 0 and never NaN. The
-files beside this one hold one notion each: `metrics_image`, `metrics_groups`, `metrics_bootstrap`
-for scores; `metrics_regions`, `metrics_pixel`, `metrics_instances`, `metrics_spro` for maps, over
-`metrics_stream` and `metrics_values`, which keep what they need of each image.
+A metric that does not exist is None, never 0 or NaN, and `notes` gives the reason. The definitions
+are in the modules beside this one: `image`, `per_type` and `bootstrap` for scores; `aupro`,
+`pixel`, `instance_ap` and `spro` for maps, over `pixel_stream` and `value_counts`.
 
 Shapes: N images; H, W map and masks; K ground-truth channels; P points of a curve.
 """
@@ -28,20 +27,20 @@ from detectors.metrics.pixel_stream import PixelMetrics, PixelStream
 from pipeline.errors import UserError
 from pipeline.records import GOOD
 
+# In the order of reports. `spro` is AU-sPRO up to a false positive rate of 0.05.
 METRICS = (
     "image_auroc", "image_ap", "image_f1", "precision_at_recall_90",
     "iap", "iap90", "pixel_auroc", "pixel_ap", "aupro", "spro",
 )  # fmt: skip
-"""In the order of reports. `spro` is AU-sPRO up to a false positive rate of 0.05."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Metrics of one set of images: the pool, one group, or the mean of MVTec LOCO's two groups.
+    """Metrics of one set of images: all pooled, one group, or the mean of MVTec LOCO's two groups.
 
-    `metrics` has every name of `METRICS`; the None ones have their reason in `notes`. `intervals`
-    (95 %, bootstrap) has the image-level names. `anomalous` images are held against all good ones;
-    `regions` are the 8-connected components among them.
+    `metrics` has every name of `METRICS`; those that are None have a reason in `notes`. `intervals`
+    (95 %, bootstrap) has the image-level names. The `anomalous` images are compared with all good
+    ones; `regions` is the number of 8-connected components in their masks.
     """
 
     anomalous: int
@@ -54,7 +53,9 @@ class Measured:
     notes: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists; the keys are part of the report format."""
         return {
+            # Counts first, then the metrics under their own names.
             "anomalous": self.anomalous,
             "regions": self.regions,
             **self.metrics,
@@ -68,12 +69,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationResult:
-    """Everything that a report needs. `pooled` holds the command's numbers, all anomalies together.
+    """All results of a test split. `pooled` holds the command's numbers, over all anomalies.
 
     `per_type` has one entry per anomaly type, on MVTec LOCO `logical` and `structural`; `mean` is
-    the mean of these two, else None. `roc_P2` and `pr_P2` are the pool's curves as in
-    `metrics_image.ImageMetrics`. Per image, in the order of adding: `names_N`, `types_N`,
-    `labels_N` (int64, 0 or 1), `scores_N` (float64).
+    the mean of these two, else None. `roc_P2` and `pr_P2` are the curves of all images, as in
+    `image.ImageMetrics`. Per image, in the order of adding: `names_N`, `types_N`, `labels_N`
+    (int64, 0 or 1), `scores_N` (float64).
     """
 
     pooled: Measured
@@ -88,16 +89,17 @@ class EvaluationResult:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """The pool's metrics, under the names of `METRICS`."""
+        """The pooled metrics, under the names of `METRICS`."""
         return self.pooled.metrics
 
     @property
     def notes(self) -> dict[str, str]:
-        """Why a metric of the pool is None, and which images were left out."""
+        """Why a pooled metric is None, which images were left out, and other remarks."""
         return self.pooled.notes
 
     def to_json(self, details: bool = False) -> dict[str, Any]:
         """Plain numbers, strings and lists; with `details` also the images and the curves."""
+        # Keys stay flat for the pooled numbers: the command prints them at the top.
         content = {
             "images": len(self.names_N),
             "good": len(self.names_N) - self.pooled.anomalous,
@@ -105,6 +107,7 @@ class EvaluationResult:
             "per_type": {name: measured.to_json() for name, measured in self.per_type.items()},
             "mean": self.mean and self.mean.to_json(),
         }
+        # Curves and scores are large; the command prints them only on request.
         if details:
             content["curves"] = {"roc": self.roc_P2.tolist(), "pr": self.pr_P2.tolist()}
             rows = zip(self.names_N, self.types_N, self.scores_N.tolist(), strict=True)
@@ -127,6 +130,7 @@ class Evaluation:
         resamples: int = RESAMPLES,
         seed: int = 0,
     ) -> None:
+        # Maps are reduced at once; only scores, types and names are kept per image.
         self._pixels = PixelStream(defects_config, saturation_scale)
         self._resamples, self._seed = resamples, seed
         self._images: list[tuple[str, str, float]] = []
@@ -140,24 +144,29 @@ class Evaluation:
         type: str,
         name: str = "",
     ) -> None:
-        """Take in one test image; `type` is `good` or its anomaly type.
+        """Add one test image; `type` is `good` or its anomaly type.
 
-        The map, if any, is float32 at the masks' size. UserError for a score or map that is not
-        finite and for parts that do not fit; then nothing was taken in.
+        `map_HW` is float32 at the masks' size or None, `masks_KHW` bool, `values_K` uint8.
+        UserError for a score or map that is not finite and for arrays that do not fit; the image
+        is then not added.
         """
+        # Errors name the image by number, and by name where it has one.
         what = f"image {len(self._images)}" + (f" ({name})" if name else "")
         if not np.isfinite(score):
             raise UserError(
-                f"{what}: the score is {score}, expected a finite number; a detector that gives "
-                "such scores did not train: look at its loss"
+                f"{what}: the score is {score}, expected a finite number; the detector's training "
+                "diverged: check its loss"
             )
+        # The pixel stream checks its arrays before it keeps anything, so an error leaves no trace.
         self._pixels.add(map_HW, masks_KHW, values_K, type, what)
         self._images.append((name, type, float(score)))
 
     def result(self) -> EvaluationResult:
-        """All metrics of the images so far."""
+        """All metrics of the images added so far."""
+        # zip(*[]) yields nothing to unpack.
         names, types, scores = zip(*self._images, strict=True) if self._images else ((), (), ())
         scores_N = np.array(scores, np.float64)
+        # Image metrics and pixel metrics are computed separately and merged by group.
         by_image = group_metrics(types, scores_N, self._resamples, self._seed)
         by_pixel = self._pixels.result()
         counts = Counter(group_of(type) for type in types if type != GOOD)
@@ -167,8 +176,10 @@ class Evaluation:
         }
         pooled = _measured(by_image.pooled, by_pixel.pooled, sum(counts.values()))
         mean = _mean(by_image.mean, [per_type[group] for group in LOCO_GROUPS if group in per_type])
+        # The frozen record holds a mutable dictionary, which is complete only here.
         pooled.notes.update(self._remarks(set(counts)))
         curves = by_image.pooled.metrics
+        # Rows of groups and of the pool always have metrics; only the mean has none.
         assert curves is not None
         return EvaluationResult(
             pooled, per_type, mean, curves.roc_P2, curves.pr_P2, names, types,
@@ -176,20 +187,21 @@ class Evaluation:
         )  # fmt: skip
 
     def _remarks(self, groups: set[str]) -> dict[str, str]:
-        """What a reader of the pool's numbers should know; the keys are no names of metrics."""
+        """Remarks on the pooled numbers; their keys differ from the names of metrics."""
         remarks = {}
         if self._pixels.left_out:
             remarks["left_out"] = "left out of the pixel metrics: " + ", ".join(
                 f"{count} images ({reason})" for reason, count in self._pixels.left_out.items()
             )
+        # On MVTec LOCO readers expect the mean of two groups; say which number is printed.
         loco = groups & set(LOCO_GROUPS)
         if len(loco) == 2:
             remarks["pooled"] = (
-                "all anomalous images together, but spro is the mean of logical and structural; "
-                "that mean of every metric, the usual number for MVTec LOCO, is under `mean`"
+                "over all anomalous images together, except spro, which is the mean of logical and "
+                "structural; `mean` holds that mean for every metric, as usual for MVTec LOCO"
             )
         elif loco:
-            remarks["pooled"] = f"of MVTec LOCO's two kinds only {loco.pop()} anomalies are there"
+            remarks["pooled"] = f"of MVTec LOCO's two kinds only {loco.pop()} anomalies are present"
         remarks["intervals"] = (
             f"{LEVEL:.0%} bootstrap intervals over images, {self._resamples} resamples, seed "
             f"{self._seed}"
@@ -198,9 +210,10 @@ class Evaluation:
 
 
 def _measured(row: Row, pixels: PixelMetrics, anomalous: int) -> Measured:
-    """One group's image and pixel metrics side by side."""
+    """Image and pixel metrics of one group in one record."""
     assert row.metrics is not None
     values = row.values | pixels.values
+    # Image metrics share one reason: a missing class.
     notes = pixels.reasons | {
         name: row.metrics.reason for name in IMAGE_METRICS if values[name] is None
     }
@@ -217,9 +230,10 @@ def _measured(row: Row, pixels: PixelMetrics, anomalous: int) -> Measured:
 
 
 def _mean(row: Row | None, groups: Sequence[Measured]) -> Measured | None:
-    """The plain mean of MVTec LOCO's two groups, each against all good images."""
+    """The plain mean of MVTec LOCO's two groups, each compared with all good images."""
     if row is None:
         return None
+    # Each group is compared with all good images, as in the official evaluator.
     metrics = mean_of([group.metrics for group in groups])
     missing = [name for name, value in metrics.items() if value is None]
     return Measured(
@@ -230,11 +244,13 @@ def _mean(row: Row | None, groups: Sequence[Measured]) -> Measured | None:
         image_f1_threshold=None,
         aupro_at=_mean_areas([group.aupro_at for group in groups]),
         spro_at=_mean_areas([group.spro_at for group in groups]),
+        # The first group that lacks the metric supplies the reason.
         notes={name: next(g.notes[name] for g in groups if name in g.notes) for name in missing},
     )
 
 
 def _mean_areas(areas: Sequence[Mapping[float, float]]) -> dict[float, float]:
-    """The mean at every limit; nothing unless all groups have areas."""
+    """The mean at every limit that all groups have."""
+    # A group without areas has none at any limit, so the mean has none either.
     limits = [limit for limit in areas[0] if all(limit in area for area in areas)]
     return {limit: sum(area[limit] for area in areas) / len(areas) for limit in limits}

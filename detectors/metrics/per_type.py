@@ -1,8 +1,9 @@
 """Image-level metrics per anomaly type, each against all good test images.
 
 MVTec LOCO's two folders become the groups `logical` and `structural`, and their plain mean is the
-number that its papers print; elsewhere every type is a group. The pool of all anomalous images is a
-different number: it weights the groups by how many images they have.
+number that papers report (Bergmann et al., "Beyond Dents and Scratches", IJCV 130 (2022)).
+Elsewhere every type is a group. Metrics over all anomalous images pooled are different numbers:
+they weight the groups by their images.
 
 Shapes: N images.
 """
@@ -13,19 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from detectors.metrics.bootstrap import RESAMPLES, Interval, draw, interval, resampled
+from detectors.metrics.bootstrap import RESAMPLES, Interval, interval, resample_counts, resampled
 from detectors.metrics.image import METRICS, ImageMetrics, image_metrics
 from detectors.metrics.validate import finite_scores
 from pipeline.errors import UserError
 from pipeline.records import GOOD
 
+# Folder names of MVTec LOCO AD's test split, and the names of their groups in reports.
 LOCO = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 LOCO_GROUPS = tuple(LOCO.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One group, or the pool, or the mean of MVTec LOCO's two groups (which has no `metrics`)."""
+    """One group, all anomalies pooled, or the mean of MVTec LOCO's two groups (no `metrics`)."""
 
     values: dict[str, float | None]
     intervals: dict[str, Interval | None]
@@ -34,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupMetrics:
-    """`groups` in alphabetical order; `mean` is None unless logical and structural are there."""
+    """`groups` in alphabetical order; `mean` is None unless logical and structural are present."""
 
     pooled: Row
     groups: dict[str, Row]
@@ -42,7 +44,7 @@ class GroupMetrics:
 
 
 def group_of(type: str) -> str:
-    """The group of an anomaly type, by its name alone."""
+    """The group of an anomaly type: `logical` or `structural` on MVTec LOCO, else the type."""
     return LOCO.get(type, type)
 
 
@@ -54,25 +56,30 @@ def group_names(types: Iterable[str]) -> list[str]:
 def group_metrics(
     types_N: Sequence[str], scores_N: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> GroupMetrics:
-    """Metrics and intervals of every group against all good images, of the pool, and the mean.
+    """Metrics and intervals of every group against all good images, pooled, and their mean.
 
-    `types_N` holds `good` for a normal image. The mean's interval comes from resamples in which
-    both groups face the same good images.
+    `types_N` holds `good` for a normal image. UserError for a score that is not finite.
     """
     scores = finite_scores(scores_N)
     if len(types_N) != len(scores):
         raise UserError(f"types_N must be ({len(scores)},) as scores_N is, got {len(types_N)}")
+    # Strings as an array, so that groups can be compared element by element.
     groups_N = np.array([group_of(type) for type in types_N], np.str_)
     labels = (groups_N != GOOD).astype(np.int64)
-    counts_RN = draw(groups_N, resamples, seed)
+    # One set of resamples for all groups: in each, both LOCO groups are compared with the same
+    # good images, which the interval of their mean needs.
+    counts_RN = resample_counts(groups_N, resamples, seed)
     rows, values_R = {}, {}
     for group in group_names(types_N):
+        # One group and all good images.
         rows_N = (groups_N == group) | (labels == 0)
         values_R[group] = resampled(labels[rows_N], scores[rows_N], counts_RN[:, rows_N])
         rows[group] = _row(image_metrics(labels[rows_N], scores[rows_N]), values_R[group])
-    pooled = resampled(labels, scores, draw(labels, resamples, seed))
+    # The pool is stratified by label alone, since its share of each group is random as well.
+    pooled = resampled(labels, scores, resample_counts(labels, resamples, seed))
     mean = None
     if set(LOCO_GROUPS) <= set(rows):
+        # Averaged within each resample: the interval of a mean is not the mean of the intervals.
         logical, structural = (values_R[group] for group in LOCO_GROUPS)
         mean = Row(
             mean_of([rows[group].values for group in LOCO_GROUPS]),

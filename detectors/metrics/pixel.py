@@ -1,33 +1,36 @@
-"""Pixel AUROC and pixel average precision over all pixels of a test set, good images included.
+"""Pixel AUROC and pixel average precision over all pixels of a test split, good images included.
 
-The same definitions as for images (metrics_image), read off the ladder of scores of marked pixels:
-no other threshold changes the number of marked pixels that are found.
+The definitions are those of `image`, with pixels inside and outside the ground-truth regions as
+classes. Only scores of region pixels are thresholds: at others the true positives do not change.
 
-Shapes: V distinct scores of marked pixels, highest first.
+Shapes: V distinct scores of region pixels, highest first.
 """
 
 import numpy as np
 
-from detectors.metrics.aupro import Ladder
+from detectors.metrics.aupro import ThresholdCounts
 
 
-def pixel_auroc(ladder: Ladder) -> float:
-    """P(marked > unmarked) + P(equal) / 2; needs both kinds of pixels."""
-    # Unmarked pixels below a score, those that equal it by half; float64, for 3e7 x 5e8 pairs.
-    lower_V = ladder.outside - (ladder.false_V + ladder.above_V) / 2
-    return float(_gained(ladder) @ lower_V / ladder.marked_V[-1] / ladder.outside)
+def pixel_auroc(counts: ThresholdCounts) -> float:
+    """P(inside > outside) + P(equal) / 2; needs pixels inside and outside the regions."""
+    # Outside pixels below a score, plus half of those that equal it. The products of counts, up to
+    # 3e7 x 5e8 pairs on MVTec LOCO, are summed in float64.
+    lower_V = counts.outside - (counts.false_V + counts.false_above_V) / 2
+    return float(_gained(counts) @ lower_V / counts.true_V[-1] / counts.outside)
 
 
-def pixel_ap(ladder: Ladder) -> float:
-    """The sum over falling thresholds of gain in recall times precision; needs marked pixels."""
-    return float(_gained(ladder) @ precisions(ladder) / ladder.marked_V[-1])
+def pixel_ap(counts: ThresholdCounts) -> float:
+    """The sum over falling thresholds of gain in recall times precision; needs region pixels."""
+    return float(_gained(counts) @ precisions(counts) / counts.true_V[-1])
 
 
-def precisions(ladder: Ladder) -> np.ndarray:
-    """(V,) float64: the share of marked ones among all pixels that reach each score."""
-    precision_V: np.ndarray = ladder.marked_V / (ladder.marked_V + ladder.false_V)
+def precisions(counts: ThresholdCounts) -> np.ndarray:
+    """(V,) float64 precision at each score: the share of region pixels among those that reach
+    it."""
+    precision_V: np.ndarray = counts.true_V / (counts.true_V + counts.false_V)
     return precision_V
 
 
-def _gained(ladder: Ladder) -> np.ndarray:
-    return np.diff(ladder.marked_V, prepend=0).astype(np.float64)
+def _gained(counts: ThresholdCounts) -> np.ndarray:
+    """(V,) float64 region pixels with exactly each score."""
+    return np.diff(counts.true_V, prepend=0).astype(np.float64)

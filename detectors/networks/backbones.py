@@ -1,4 +1,4 @@
-"""Feature maps of many networks by name: what a PDN teacher is distilled from.
+"""Feature maps of many networks by name, from which a PDN teacher can be distilled.
 
     source = extractor("torchvision:wide_resnet101_2", weights=path)    # layer2 and layer3
     source = extractor("timm:convnext_tiny", weights=path, layers=["stages.1", "stages.2"])
@@ -6,16 +6,16 @@
 
 | name | network | layers by default |
 |---|---|---|
-| torchvision:NAME | any of torchvision's classifiers | layer2, layer3 |
-| timm:NAME | any of timm's that gives out intermediate features | those of stride 8 and 16 |
+| torchvision:NAME | any classifier of torchvision | layer2, layer3 |
+| timm:NAME | any model of timm with intermediate features | those of stride 8 and 16 |
 | resnet18 | the trunk of `pipeline.models.backbone` | layer2, layer3 |
-| bundled-teacher | the small teacher that comes along | layer2, layer3 |
+| bundled-teacher | the small teacher that ships with this project | layer2, layer3 |
 
-Files are read by the restricted reader (`pipeline.models.weights.safe_load`); nothing is
-downloaded. Without a file the network is random, which is for tests. All are frozen, and take what
-ImageNet networks take: see `trunk.normalise`.
+Files are read by `pipeline.models.weights.safe_load`, which executes no code; nothing is
+downloaded. Without a file the network is randomly initialised, for tests. All networks are frozen
+and take ImageNet-normalised images, see `pipeline.models.backbone.normalise`.
 
-Shapes: B batch; C channels of a layer; h, w its cells; H, W picture; 3 colour (RGB).
+Shapes: B batch; C channels of a layer; h, w its cells; H, W image; 3 colour (RGB).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +30,10 @@ from pipeline.errors import UserError, WeightsError
 from pipeline.models.backbone import STRIDES, Trunk, resnet18_trunk, small_teacher
 from pipeline.models.weights.safe_load import load_state
 
+# The backbone that EfficientAD's authors distilled (WACV 2024, section 3.1).
 PAPER = "torchvision:wide_resnet101_2"
-"""What EfficientAD's authors distilled from."""
 LAYERS = ("layer2", "layer3")
+# Names whose file the weights registry knows; all others need an explicit file.
 KNOWN_WEIGHTS = {
     PAPER: "wide-resnet101-2",
     "torchvision:resnet18": "resnet18",
@@ -40,7 +41,7 @@ KNOWN_WEIGHTS = {
     "resnet18": "resnet18",
     "bundled-teacher": "bundled-teacher",
 }
-"""Names whose file the weights registry knows; for all others a file has to be named."""
+# Networks of this project, built by `pipeline.models.backbone`.
 _TRUNKS: dict[str, Callable[[Path | None], Trunk]] = {
     "resnet18": resnet18_trunk,
     "bundled-teacher": small_teacher,
@@ -49,9 +50,9 @@ _TRUNK_LAYERS = ("layer1", "layer2", "layer3")
 
 
 class Extractor(nn.Module):
-    """Some layers of a frozen network: `forward(images_B3HW)` gives their maps, in `layers`' order.
+    """Some layers of a frozen network: `forward(images_B3HW)` returns their maps, one per layer.
 
-    Takes normalised float RGB. Stays in evaluation mode, whatever `train` is told.
+    Takes normalised float RGB. Always in evaluation mode.
     """
 
     def __init__(self, name: str, layers: Sequence[str], network: nn.Module) -> None:
@@ -60,17 +61,21 @@ class Extractor(nn.Module):
         self.network = network.requires_grad_(False).eval()
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
+        """Maps (B, C, h, w) in the order of `layers`."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Extractor":
+        """Ignore `mode`: the network is frozen."""
         return super().train(False)
 
 
 def extractor(name: str, weights: Path | None = None, layers: Sequence[str] = ()) -> Extractor:
-    """The network of that name, filled from `weights`, giving those layers (none: see the table).
+    """The network of that name with weights from a file, returning the maps of `layers`.
 
-    UserError for a name or a layer that does not exist, WeightsError for a file of another network.
+    Without `layers` the defaults of the table above. UserError for an unknown name or layer,
+    WeightsError for a file of another network.
     """
+    # NAME alone, or FAMILY:NAME.
     family, colon, model = name.partition(":")
     if name in _TRUNKS:
         return _OfTrunk(name, layers or LAYERS, _TRUNKS[name](weights))
@@ -83,13 +88,15 @@ def extractor(name: str, weights: Path | None = None, layers: Sequence[str] = ()
     )
 
 
-def joined(maps: list[Tensor], side: int, channels: int) -> Tensor:
-    """Layers on one grid of `side` cells, averaged over neighbouring channels, as float32.
+def join_layers(maps: list[Tensor], side: int, channels: int) -> Tensor:
+    """Maps of several layers on one grid of `side` cells, pooled to `channels` channels; float32.
 
-    Coarser maps are interpolated, finer ones averaged. Channel c of the result is the mean over the
-    c-th of `channels` equal stretches of all layers' channels, one layer after the other.
+    Coarser maps are interpolated, finer ones averaged. Layers are concatenated and their channels
+    average-pooled: channel c is the mean over the c-th of `channels` equal intervals. This is the
+    feature pooling of EfficientAD's distillation (WACV 2024, appendix).
     """
     same = [_on_grid(map_BChw.float(), side) for map_BChw in maps]
+    # Concatenate the channels, then pool over neighbouring ones.
     all_BhwC = torch.cat(same, 1).permute(0, 2, 3, 1)
     if all_BhwC.shape[3] != channels:
         pooled_NC = F.adaptive_avg_pool1d(all_BhwC.flatten(0, 2), channels)
@@ -98,8 +105,11 @@ def joined(maps: list[Tensor], side: int, channels: int) -> Tensor:
 
 
 class _OfTrunk(Extractor):
+    """Levels of one of the ResNet trunks of `pipeline.models.backbone`."""
+
     def __init__(self, name: str, layers: Sequence[str], trunk: Trunk) -> None:
         super().__init__(name, layers, trunk)
+        # Strides help to choose a layer, so error messages list them.
         known = [f"{own} (stride {s})" for own, s in zip(_TRUNK_LAYERS, STRIDES, strict=True)]
         _check_layers(name, layers, _TRUNK_LAYERS, known)
         self.places = [_TRUNK_LAYERS.index(layer) for layer in layers]
@@ -110,12 +120,16 @@ class _OfTrunk(Extractor):
 
 
 class _OfTorchvision(Extractor):
+    """Named nodes of a torchvision classifier."""
+
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         found = self.network(images_B3HW)
         return [_as_map(found[layer], self.name, layer) for layer in self.layers]
 
 
 class _OfTimm(Extractor):
+    """Intermediate features of a timm model; `places` are their numbers, ascending."""
+
     def __init__(
         self, name: str, layers: Sequence[str], network: nn.Module, places: list[int]
     ) -> None:
@@ -135,12 +149,13 @@ def _of_torchvision(
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    # Of classifiers only: others load a backbone of their own when they are built.
+    # Classifiers only: detection and segmentation models download a backbone when they are built.
     if model not in models.list_models(module=models):
         raise UserError(f"torchvision has no classifier {model!r}; see torchvision.models")
+    # The whole network first, to check the names of the layers.
     whole = models.get_model(model, weights=None)
     _check_layers(name, layers, dict(whole.named_modules()), [n for n, _ in whole.named_children()])
-    # What comes behind the last layer is cut off: neither computed, nor asked of the file.
+    # Everything after the last layer is cut off, so it is not computed and the file may lack it.
     network = create_feature_extractor(whole.eval(), list(layers))
     if weights is not None:
         _fill(network, load_state(weights), weights, name)
@@ -154,53 +169,62 @@ def _of_timm(name: str, model: str, weights: Path | None, layers: Sequence[str])
         raise UserError(f"timm has no model {model!r}; see timm.list_models()")
     network = _timm_of_any_size(model)
     if not hasattr(network, "forward_intermediates"):
-        raise UserError(f"{name} gives out no intermediate features; choose another backbone")
+        raise UserError(f"{name} has no intermediate features; choose another backbone")
+    # timm describes every intermediate layer, with its stride (`reduction`).
     infos: list[dict[str, Any]] = list(network.feature_info)  # type: ignore[arg-type]
     strides = {str(info["module"]): int(info["reduction"]) for info in infos}
     known = [f"{layer} (stride {stride})" for layer, stride in strides.items()]
+    # By default the strides of a ResNet's layer2 and layer3, which other networks name differently.
     if not layers:
         layers = [layer for layer, stride in strides.items() if stride in STRIDES[1:]]
         if [strides[layer] for layer in layers] != list(STRIDES[1:]):
-            raise UserError(f"name the --layers of {name}; there are {', '.join(known)}")
+            raise UserError(f"choose --layers of {name}; known: {', '.join(known)}")
     _check_layers(name, layers, strides, known)
     if weights is not None:
         _fill(network, load_state(weights), weights, name, str(_head_of(network)))
-    # timm gives maps from fine to coarse, whatever the order of the question.
+    # timm returns maps from fine to coarse, independent of the order of the request.
     places = sorted(list(strides).index(layer) for layer in layers)
     ordered = [list(strides)[place] for place in places]
+    # Pruned only after the file is read, as it has tensors of the pruned layers, too.
     if hasattr(network, "prune_intermediate_layers"):
         network.prune_intermediate_layers(places, prune_head=True)  # type: ignore[operator]
     return _OfTimm(name, ordered, network, places)
 
 
 def _timm_of_any_size(model: str) -> nn.Module:
-    """Transformers want to be told that pictures will not have the size they were trained at."""
+    """A model that takes images of other sizes than it was trained at.
+
+    Transformers need an option for that; its name depends on the architecture.
+    """
     import timm
 
     options: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
-    for wish in options:
+    for option in options:
         try:
-            return timm.create_model(model, pretrained=False, **wish)
-        except TypeError:  # not an option of this network
+            return timm.create_model(model, pretrained=False, **option)
+        # The constructor of this network has no such option.
+        except TypeError:
             continue
     return timm.create_model(model, pretrained=False)
 
 
 def _head_of(network: nn.Module) -> object:
-    """The name that the classifier's tensors begin with."""
+    """The prefix of the classifier's tensors."""
     return getattr(network, "pretrained_cfg", {}).get("classifier", "head")
 
 
 def _fill(
     network: nn.Module, state: dict[str, Tensor], path: Path, name: str, head: str = ""
 ) -> None:
-    """Fill a network from a file that may hold more; all that the network has must be there.
+    """Fill a network from a file that may hold more tensors, but must hold all of the network's.
 
-    Tensors that begin with `head` may be absent or of another shape: no feature needs them.
+    Tensors below `head` may be absent or of another shape: no feature depends on them.
     """
     own = network.state_dict()
+    # Batch norm's counters have no effect in evaluation mode, and some files omit them.
     spare = {key for key in own if key.endswith("num_batches_tracked")}
     spare |= {key for key in own if head and key.startswith(head + ".")}
+    # Everything must be in the file and have the right shape, except spare tensors.
     absent = [key for key in own if key not in state and key not in spare]
     taken = {
         key: state[key] for key, value in own.items()
@@ -208,28 +232,31 @@ def _fill(
     }  # fmt: skip
     unlike = [key for key, value in taken.items() if value.shape != own[key].shape]
     if absent or unlike:
+        # One example and the counts are enough to recognise a wrong file.
         first = f"{absent[0]} is not in it" if absent else f"{unlike[0]} has another shape"
         raise WeightsError(
-            f"{path} should hold the weights of {name}, but {first} ({len(absent)} of {len(own)} "
-            f"absent, {len(unlike)} unlike); name the file that belongs to it"
+            f"{path}: expected the weights of {name}, but {first} ({len(absent)} of {len(own)} "
+            f"tensors absent, {len(unlike)} of another shape); pass the matching file"
         )
     network.load_state_dict(taken, strict=False)
 
 
 def _check_layers(
-    name: str, layers: Sequence[str], known: Sequence[str] | Mapping[str, object], told: list[str]
+    name: str, layers: Sequence[str], known: Sequence[str] | Mapping[str, object], listed: list[str]
 ) -> None:
+    """UserError unless all layers are known and distinct; the message shows `listed`."""
     for layer in layers:
         if layer not in known:
-            raise UserError(f"{name} has no layer {layer!r}; there are {', '.join(told)}")
+            raise UserError(f"{name} has no layer {layer!r}; known: {', '.join(listed)}")
     if len(set(layers)) < len(layers):
-        raise UserError(f"each layer may be named once, got {', '.join(layers)}")
+        raise UserError(f"name each layer only once, got {', '.join(layers)}")
 
 
 def _as_map(features: Tensor, name: str, layer: str) -> Tensor:
+    """The features themselves, or UserError when they are no maps (B, C, h, w)."""
     if features.ndim != 4:
         raise UserError(
-            f"{layer} of {name} gives {tuple(features.shape)}, not maps (B, C, h, w); "
+            f"{layer} of {name} returns {tuple(features.shape)}, expected maps (B, C, h, w); "
             "choose another layer"
         )
     return features
@@ -237,13 +264,16 @@ def _as_map(features: Tensor, name: str, layer: str) -> Tensor:
 
 @torch.no_grad()
 def channels_of(source: Extractor, size: int) -> list[tuple[int, int]]:
-    """(channels, cells along a side) of each layer, for pictures of that size."""
+    """(channels, cells per side) of each layer for images of that size."""
     device = next(source.parameters()).device
+    # A black image suffices to measure shapes.
     maps = source(torch.zeros(1, 3, size, size, device=device))
     return [(map_BChw.shape[1], map_BChw.shape[2]) for map_BChw in maps]
 
 
 def _on_grid(map_BChw: Tensor, side: int) -> Tensor:
+    """The map on `side` x `side` cells."""
+    # Average pooling uses every cell of a finer map, interpolation would skip some.
     if map_BChw.shape[2] > side:
         return F.adaptive_avg_pool2d(map_BChw, side)
     if map_BChw.shape[2] < side:

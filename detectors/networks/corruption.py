@@ -1,4 +1,4 @@
-"""What DeSTSeg and SemRec's local branch share: corrupting images, fusing levels."""
+"""Settings that DeSTSeg and SemRec share: image corruption, fusion of levels, image score."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,36 +13,40 @@ from detectors.networks.cosine import Fusion
 from pipeline.errors import UserError
 
 
-class DamageSettings(DetectorSettings):
-    """What DeSTSeg and SemRec's local branch share: teacher, damage, how a map becomes a score."""
+class CorruptionSettings(DetectorSettings):
+    """Teacher, corruption with Perlin noise, and how a map becomes an image score."""
 
     teacher: Literal["resnet18", "bundled-teacher"] = Field(
-        default="resnet18", description="entry of the weights registry that the frozen part reads"
+        default="resnet18", description="weights registry entry loaded into the frozen network"
     )
     noise: Noise = Field(
         default="perlin_self",
-        description="what fills the damage: perlin_self = another picture of the batch, scrambled; "
-        "perlin_dtd = a picture of `textures`, as published; perlin_gauss = Gauss noise",
+        description="what fills the corrupted regions: perlin_self = another image of the batch, "
+        "with shuffled blocks; perlin_dtd = an image from `textures`, as published; "
+        "perlin_gauss = Gaussian noise",
     )
     textures: Path | None = Field(
-        default=None, description="folder of textures for perlin_dtd, such as the DTD data set"
+        default=None, description="folder of texture images for perlin_dtd, such as the DTD dataset"
     )
+    # The product is DeST's fusion.
     level_fusion: Fusion = Field(
-        default="prod", description="how the three levels' distances become one map"
+        default="prod", description="how the distance maps of the three levels are combined"
     )
+    # T = 100 at 256 px in DeSTSeg.
     top_pixels: int = Field(
         default=100,
         ge=1,
-        description="the image score is the mean of so many highest pixels, at 256 px",
+        description="the image score is the mean of this many highest pixels, counted at 256 px",
     )
 
 
 def noise_textures(
     noise: Noise, folder: Path | None, size: int, weights: Path | None
 ) -> Tensor | None:
-    """The textures that the noise needs; none without weights: a checkpoint will be filled in."""
+    """The textures (K, 3, size, size) that the noise needs, or None when it needs none."""
+    # Without weights the detector is filled from a checkpoint, which needs no training data.
     if noise != "perlin_dtd" or weights is None:
         return None
     if folder is None:
-        raise UserError("noise perlin_dtd needs a folder of textures: set `textures` to one")
+        raise UserError("noise perlin_dtd needs a folder of textures: set `textures` to its path")
     return read_textures(folder, size)

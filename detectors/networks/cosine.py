@@ -1,7 +1,9 @@
-"""How far features point away from a teacher's, and the maps and scores made of that.
+"""Cosine distances between student and teacher features, and the maps and scores made of them.
 
-Shapes: B batch; C channels; h, w cells of a level; H, W picture. Everything is float32, whatever
-comes in: in half precision the norms of nearly empty features are lost.
+DeSTSeg (Zhang et al., CVPR 2023, sections 3.2 and 3.4) compares features this way, and SemRec too.
+
+Shapes: B batch; C channels; h, w cells of a level; H, W image. Everything is computed in float32:
+in half precision the norms of features near zero vanish.
 """
 
 from collections.abc import Sequence
@@ -11,31 +13,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# How the maps of the levels are combined into one.
 Fusion = Literal["prod", "mean", "sum"]
-"""How the maps of the levels become one."""
 
+# Added to squared norms, so that features that are all zero have a finite gradient.
 EPSILON = 1e-6
-"""Added to squared norms, so features that are all zero have a direction (none) and a gradient."""
+# Side in pixels of the maps for which the number of top pixels is given.
 TOP_SIDE = 256
-"""Side in pixels of the maps for which the number of top pixels is stated."""
 
 
-def unit(features_BChw: Tensor) -> Tensor:
-    """Features of length one along the channels; zeros stay zeros."""
+def unit_length(features_BChw: Tensor) -> Tensor:
+    """Features with unit L2 norm along the channels; zeros stay zeros."""
     features = features_BChw.float()
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + EPSILON)
 
 
-def distance(features_BChw: Tensor, target_BChw: Tensor) -> Tensor:
-    """1 - cosine of each cell, (B, h, w)."""
-    return 1 - (unit(features_BChw) * unit(target_BChw)).sum(1)
+def cosine_distance(features_BChw: Tensor, target_BChw: Tensor) -> Tensor:
+    """1 minus the cosine similarity at each cell, (B, h, w), from 0 to 2."""
+    return 1 - (unit_length(features_BChw) * unit_length(target_BChw)).sum(1)
 
 
-def fused(maps: Sequence[Tensor], size: int, fusion: Fusion) -> Tensor:
-    """Maps (B, h, w) of the levels enlarged to (B, size, size) and made one."""
+def fuse_levels(maps: Sequence[Tensor], size: int, fusion: Fusion) -> Tensor:
+    """Maps (B, h, w) of the levels, upsampled to (B, size, size) and combined into one."""
     large = [
         F.interpolate(map_Bhw[:, None], (size, size), mode="bilinear")[:, 0] for map_Bhw in maps
     ]
+    # The product is high only where all levels disagree, which suppresses isolated peaks.
     if fusion == "prod":
         return torch.stack(large).prod(0)
     total = torch.stack(large).sum(0)
@@ -43,10 +46,10 @@ def fused(maps: Sequence[Tensor], size: int, fusion: Fusion) -> Tensor:
 
 
 def top_mean(maps_BHW: Tensor, pixels: int, size: int) -> Tensor:
-    """The image scores: the mean of the highest of `size` x `size` pixels.
+    """Image scores (B,): the mean of the highest of `size` x `size` pixels (T = 100 in DeSTSeg).
 
-    Their number is stated at 256 x 256; it must not come from the tensor, or an export would keep
-    the arithmetic of shapes.
+    `pixels` is their number at 256 x 256, scaled here to the area of the map.
     """
+    # From the arguments, not from the tensor's shape: an ONNX export would trace the arithmetic.
     count = min(max(1, round(pixels * size**2 / TOP_SIDE**2)), size**2)
     return maps_BHW.float().flatten(1).topk(count, 1).values.mean(1)

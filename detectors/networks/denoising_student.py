@@ -1,10 +1,10 @@
-"""DeSTSeg's student: an encoder and decoder that rebuild the teacher's features of a clean picture.
+"""DeSTSeg's denoising student: rebuilds the teacher's features of the clean image.
 
-Zhang et al., CVPR 2023. A ResNet-18 that starts from random numbers, down to a stride of 32, then
-four residual stages up again without skip connections: what is to come out has to pass the narrow
-middle, where small damage does not fit through.
+Zhang et al., CVPR 2023, section 3.2. A randomly initialised ResNet-18 encodes down to stride 32,
+then four residual stages decode without skip connections: all information passes the bottleneck,
+which has no room for small corruptions.
 
-Shapes: B batch; H, W picture, multiples of 32; 3 colour (RGB); C channels; h, w cells of a level.
+Shapes: B batch; H, W image, multiples of 32; 3 colour (RGB); C channels; h, w cells of a level.
 """
 
 from torch import Tensor, nn
@@ -14,15 +14,17 @@ from pipeline.models.backbone import Levels, Trunk, residual_stage
 
 
 class Decoder(nn.Module):
-    """From features of stride 16 through a narrow middle of stride 32 to all three levels.
+    """From features of stride 16 through a bottleneck of stride 32 to all three levels.
 
-    With the channels of ResNet-18: 21 882 240 parameters, 8 393 728 of them its layer4.
+    With the channels of ResNet-18 it has 21 882 240 parameters, 8 393 728 of them in layer4.
     """
 
     def __init__(self, channels: tuple[int, int, int]) -> None:
         super().__init__()
         fine, middle, coarse = channels
         deep = 2 * coarse
+        # The encoder's last stage belongs to the decoder here, so a frozen trunk that ends at
+        # layer3 can serve as encoder.
         self.layer4 = residual_stage(coarse, deep, stride=2)
         self.stage4 = residual_stage(deep, deep)
         self.stage3 = residual_stage(deep, coarse)
@@ -33,28 +35,31 @@ class Decoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, coarse_BChw: Tensor) -> Levels:
-        """Features (B, C, h, w) of stride 16 to three levels, fine to coarse, never negative."""
+        """Features (B, C, h, w) of stride 16 to three levels, fine to coarse, all non-negative."""
+        # Each stage ends in a ReLU, as the teacher's levels do.
         deep = self.stage4(self.layer4(coarse_BChw))
-        coarse = self.stage3(doubled(deep))
-        middle = self.stage2(doubled(coarse))
-        return self.stage1(doubled(middle)), middle, coarse
+        coarse = self.stage3(upsample_2x(deep))
+        middle = self.stage2(upsample_2x(coarse))
+        return self.stage1(upsample_2x(middle)), middle, coarse
 
 
 class Student(nn.Module):
-    """An encoder of its own, from random numbers, and a decoder: normalised RGB to three levels.
+    """A randomly initialised encoder and the decoder: normalised RGB to three levels.
 
     With the channels of ResNet-18 it has 24 665 024 parameters.
     """
 
     def __init__(self, channels: tuple[int, int, int] = (64, 128, 256)) -> None:
         super().__init__()
+        # Stem to layer3; layer4 is part of the decoder.
         self.trunk = Trunk(channels)
         self.decoder = Decoder(channels)
 
     def forward(self, images_B3HW: Tensor) -> Levels:
+        """Levels of stride 4, 8 and 16, with the channels of the teacher's."""
         return self.decoder(self.trunk(images_B3HW)[2])
 
 
-def doubled(features_BChw: Tensor) -> Tensor:
-    """Twice as high and wide, bilinear."""
+def upsample_2x(features_BChw: Tensor) -> Tensor:
+    """Features (B, C, 2h, 2w), bilinear."""
     return F.interpolate(features_BChw, scale_factor=2.0, mode="bilinear")

@@ -1,14 +1,14 @@
-"""Frozen feature pyramids of four levels, strides 4, 8, 16 and 32: what GLCF looks at.
+"""Frozen feature pyramids of four levels, strides 4, 8, 16 and 32: GLCF's teachers.
 
     pyramid = pyramid_of("swin-tiny", path, size=224)
     f0, f1, f2, f3 = pyramid(normalise(images_B3HW))    # (B, C, H / stride, W / stride)
 
-Swin's levels are the inputs of its stages, right after patch embedding or merging, as GLCF takes
-them (Yao et al., arXiv 2303.05768; methods.md §8.2): stage 4 itself is never needed. A CNN's levels
-are the outputs of layer1 to layer4; a trunk that ends at layer3 brings its mean over 2 x 2 cells as
-the fourth, so that every pyramid has a level of stride 32.
+Swin's levels are the inputs of its stages, right after patch embedding or merging, as in GLCF's
+released code (Yao et al., arXiv 2303.05768); stage 4 itself is never needed. A CNN's levels are the
+outputs of layer1 to layer4. For a trunk that ends at layer3 the fourth level is the mean of the
+third over 2 x 2 cells, so every pyramid has a level of stride 32.
 
-Shapes: B batch; H, W picture; C channels of a level; h, w its cells; L channels of all levels.
+Shapes: B batch; H, W image; C channels of a level; h, w its cells; L channels of all levels.
 """
 
 from itertools import pairwise
@@ -25,36 +25,36 @@ from pipeline.errors import WeightsError
 from pipeline.models.backbone import Trunk, normalise, trunk_of
 from pipeline.models.weights.safe_load import load_state
 
+# Input pixels per cell of the four levels.
 STRIDES = (4, 8, 16, 32)
-"""Input pixels per cell of the four levels."""
 Channels = tuple[int, int, int, int]
 Levels = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Pyramid(nn.Module):
-    """Base: frozen, in evaluation mode for good (DropPath and batch norm would move otherwise)."""
+    """Base class of frozen pyramids, which are always in evaluation mode."""
 
     channels: Channels
 
     def freeze(self) -> "Pyramid":
-        """Evaluation mode and no gradients, for good."""
+        """Turn gradients off and switch to evaluation mode, permanently."""
         self.requires_grad_(False)
         return self.eval()
 
     def train(self, mode: bool = True) -> "Pyramid":
-        """Stays in evaluation mode."""
+        """Ignore `mode`: a parent's `train()` must not activate DropPath or batch norm."""
         return super().train(False)
 
     def forward(self, images_B3HW: Tensor) -> Levels:
-        """The levels of normalised images, fine to deep."""
+        """The levels of normalised images, from fine to deep."""
         raise NotImplementedError
 
 
 class SwinPyramid(Pyramid):
     """Swin-T up to the merging before stage 4: 96, 192, 384, 768 channels, 13.3 M parameters.
 
-    Windows are 7 x 7 cells whatever the `size` of the picture, as the weights were trained; levels
-    that they do not divide are padded.
+    Windows are 7 x 7 cells at every `size` of the image, as in pre-training; levels whose side is
+    no multiple of 7 are padded.
     """
 
     channels = (96, 192, 384, 768)
@@ -63,18 +63,23 @@ class SwinPyramid(Pyramid):
         super().__init__()
         from timm.models.swin_transformer import SwinTransformer
 
+        # `always_partition` keeps windows of 7 where a level is smaller than a window; timm would
+        # shrink the window otherwise, and the position biases would no longer fit the weights.
         whole = SwinTransformer(
             img_size=size, window_size=7, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24),
             drop_path_rate=0.0, num_classes=0, always_partition=True,
         )  # fmt: skip
         self.patch_embed = whole.patch_embed
         self.layers = whole.layers
-        self.layers[3].blocks = nn.Identity()  # nothing reads behind the last merging
+        # Stage 4 is its merging only: its blocks come after the last level.
+        self.layers[3].blocks = nn.Identity()
 
     def forward(self, images_B3HW: Tensor) -> Levels:
+        # timm's Swin works with channels last.
         level_BhwC = self.patch_embed(images_B3HW)
         levels = [level_BhwC]
         stages: list[Any] = list(self.layers)
+        # timm counts a merging to the stage that follows it.
         for stage, following in pairwise(stages):
             level_BhwC = following.downsample(stage.blocks(level_BhwC))
             levels.append(level_BhwC)
@@ -83,16 +88,18 @@ class SwinPyramid(Pyramid):
 
 
 class StandardisedPyramid(Pyramid):
-    """Another pyramid with zero mean and unit variance per channel over the training normals.
+    """A pyramid whose channels have zero mean and unit variance over the training normals.
 
     `mean_L` and `deviation_L` hold the channels of all four levels, one level after another. Levels
-    come in float32.
+    are float32. Not in the GLCF paper: raw features differ in variance between levels, so some
+    levels can dominate the loss.
     """
 
     def __init__(self, pyramid: Pyramid) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.channels = pyramid.channels
+        # Buffers, so a checkpoint restores them.
         self.mean_L: Tensor
         self.deviation_L: Tensor
         self.register_buffer("mean_L", torch.zeros(sum(self.channels)))
@@ -100,7 +107,8 @@ class StandardisedPyramid(Pyramid):
 
     @torch.no_grad()
     def measure(self, normals: Batches) -> None:
-        """Take both over the images of `normals`. A channel that never changes is not scaled."""
+        """Measure both on `normals`. A constant channel is shifted, but not scaled."""
+        # One accumulator per level.
         moments = [Moments(channels) for channels in self.channels]
         for batch in normals:
             levels = self.pyramid(normalise(batch["image"]))
@@ -124,7 +132,7 @@ class StandardisedPyramid(Pyramid):
 
 
 class TrunkPyramid(Pyramid):
-    """A three-level trunk with the mean over 2 x 2 cells of its last level as the fourth."""
+    """A three-level trunk; its fourth level is the mean of the third over 2 x 2 cells."""
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
@@ -133,12 +141,16 @@ class TrunkPyramid(Pyramid):
         self.channels = (first, second, third, third)
 
     def forward(self, images_B3HW: Tensor) -> Levels:
+        # Strides 4, 8, 16, and pooled to 32.
         fine, middle, coarse = self.trunk(images_B3HW)
         return fine, middle, coarse, F.avg_pool2d(coarse, 2)
 
 
 class WidePyramid(Pyramid):
-    """Wide ResNet-50-2, layer1 to layer4: 256, 512, 1024, 2048 channels."""
+    """Wide ResNet-50-2, layer1 to layer4: 256, 512, 1024, 2048 channels.
+
+    The teacher of GLCF's later code version.
+    """
 
     channels = (256, 512, 1024, 2048)
 
@@ -147,11 +159,13 @@ class WidePyramid(Pyramid):
         from torchvision.models import wide_resnet50_2
 
         self.network = wide_resnet50_2(weights=None)
+        # Only the features are used.
         self.network.fc = nn.Identity()
 
     def forward(self, images_B3HW: Tensor) -> Levels:
         net = self.network
         stem = net.maxpool(net.relu(net.bn1(net.conv1(images_B3HW))))
+        # layer1 to layer4 have strides 4 to 32.
         f0 = net.layer1(stem)
         f1 = net.layer2(f0)
         f2 = net.layer3(f1)
@@ -159,9 +173,9 @@ class WidePyramid(Pyramid):
 
 
 def pyramid_of(teacher: str, weights: Path | None, size: int) -> Pyramid:
-    """The frozen pyramid that an entry of the weights registry belongs to; random without a file.
+    """The frozen pyramid of a weights registry entry; randomly initialised without a file.
 
-    Files may hold more than is used: a head, a last stage.
+    Files may hold more than is used, such as a classifier head or a last stage.
     """
     if teacher == "swin-tiny":
         pyramid = SwinPyramid(size)
@@ -175,24 +189,30 @@ def pyramid_of(teacher: str, weights: Path | None, size: int) -> Pyramid:
 
 
 def _fill(network: nn.Module, weights: Path | None, name: str) -> None:
-    """Copy every tensor that the network has; WeightsError when the file lacks a fitting one."""
+    """Fill every tensor of the network; WeightsError when the file has no fitting one."""
     if weights is None:
         return
     found = _merging_first(load_state(weights))
     own = network.state_dict()
     for key, value in own.items():
-        if key.endswith("num_batches_tracked"):  # decides nothing here, and some files omit it
+        # Batch norm's counter has no effect in evaluation mode, and some files omit it.
+        if key.endswith("num_batches_tracked"):
             found[key] = value
         elif key not in found or found[key].shape != value.shape:
             raise WeightsError(
-                f"{weights} should hold the {name}, but holds another network: no fitting {key}; "
-                "name the file that belongs to it"
+                f"{weights}: expected the {name}, got another network without a fitting {key}; "
+                "pass the matching file"
             )
+    # Tensors that the network lacks, such as those of a head, are dropped.
     network.load_state_dict({key: found[key] for key in own})
 
 
 def _merging_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first Swin files counted a merging to the stage before it; timm counts it to the next."""
+    """Tensors renamed as in current timm, which counts a merging to the stage after it.
+
+    The original Swin files count it to the stage before.
+    """
+    # In current files stage 0 has no merging.
     if "layers.0.downsample.reduction.weight" not in state:
         return state
     renamed = {}

@@ -1,13 +1,14 @@
-"""The frozen teachers of the EfficientAD family, with their normalisation inside.
+"""The frozen teachers of the EfficientAD family, with feature normalisation built in.
 
     teacher = teacher_for("efficientad-m", path)
     teacher.set_statistics(moments)            # of the training normals, before the first step
     target_BChw = teacher(normalise(images))   # zero mean and unit variance per channel
 
-A patch description network is the paper's teacher. The two ResNet trunks stand in for it where
-its weights are not at hand: their three levels, brought to the finest grid, on the same cells.
+The paper's teacher is a patch description network (Batzner, Heckler, König, WACV 2024, section
+3.1). The two ResNet trunks replace it where its weights are not available: their three levels are
+resampled to the finest grid, on the same cells.
 
-Shapes: B batch; 3 colour; H, W picture; C channels; h, w cells (H/4 - 8).
+Shapes: B batch; 3 colour; H, W image; C channels; h, w cells (H/4 - 8).
 """
 
 from pathlib import Path
@@ -20,35 +21,39 @@ from detectors.networks.pdn import BORDER, Kind, Pdn, load_pdn
 from pipeline.errors import UserError
 from pipeline.models.backbone import Trunk, resnet18_trunk, small_teacher
 
+# Outputs of the paper's teachers; the layers they are distilled from are pooled to as many.
 CHANNELS = 384
-"""Outputs of the official patch description networks."""
+# Architectures of the weights registry's entries.
 _PDNS: dict[str, Kind] = {"efficientad-s": "small", "efficientad-m": "medium"}
 TEACHERS = (*_PDNS, "resnet18", "bundled-teacher")
 
 
 class Moments:
-    """Mean and deviation per channel over any number of batches, in float64.
+    """Mean and standard deviation per channel over any number of batches, in float64.
 
-    Batches are merged by their own means (Chan, Golub, LeVeque 1983), so nothing cancels as it
-    does in E[x²] - E[x]².
+    Batches are merged by the update of Chan, Golub, LeVeque (1983), which avoids the cancellation
+    in E[x²] - E[x]².
     """
 
     def __init__(self, channels: int) -> None:
         self.count = 0
         self.mean_C = torch.zeros(channels, dtype=torch.float64)
+        # Sums of squared differences from the mean.
         self.squares_C = torch.zeros(channels, dtype=torch.float64)
 
     def add(self, maps_BChw: Tensor) -> None:
-        """Take in the values of one batch."""
+        """Add the values of one batch."""
+        # All values of a channel in a row; float64 on the device of the maps.
         values_CN = maps_BChw.detach().transpose(0, 1).flatten(1).double()
         count = values_CN.shape[1]
         mean_C = values_CN.mean(1)
         squares_C = (values_CN - mean_C[:, None]).square().sum(1).cpu()
         gap_C = mean_C.cpu() - self.mean_C
-        whole = self.count + count
-        self.squares_C += squares_C + gap_C.square() * (self.count * count / whole)
-        self.mean_C += gap_C * (count / whole)
-        self.count = whole
+        # The second summand is the spread between the two means.
+        total = self.count + count
+        self.squares_C += squares_C + gap_C.square() * (self.count * count / total)
+        self.mean_C += gap_C * (count / total)
+        self.count = total
 
     @property
     def deviation_C(self) -> Tensor:
@@ -57,21 +62,23 @@ class Moments:
 
 
 class Teacher(nn.Module):
-    """Frozen features, normalised by channel. `raw` is the network's own output.
+    """Frozen features, normalised per channel. `raw` is the network's own output.
 
-    The statistics are buffers, so no use of the teacher can forget them.
+    Training and scoring both need normalised features. The statistics are buffers of the teacher,
+    so no caller can forget them and checkpoints include them.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
+        # Shapes (C, 1, 1) broadcast over the cells.
         self.mean_C11: Tensor
         self.deviation_C11: Tensor
         self.register_buffer("mean_C11", torch.zeros(channels, 1, 1))
         self.register_buffer("deviation_C11", torch.ones(channels, 1, 1))
 
     def raw(self, images_B3HW: Tensor) -> Tensor:
-        """Features (B, C, h, w) of normalised images as the network gives them."""
+        """Features (B, C, h, w) of normalised images before feature normalisation."""
         raise NotImplementedError
 
     def normalised(self, raw_BChw: Tensor) -> Tensor:
@@ -79,16 +86,19 @@ class Teacher(nn.Module):
         return (raw_BChw.float() - self.mean_C11) / self.deviation_C11
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
+        """Normalised features (B, C, h, w) of normalised images; float32."""
         return self.normalised(self.raw(images_B3HW))
 
     def set_statistics(self, moments: Moments) -> None:
-        """Take mean and deviation over. A channel that never changes is left unscaled."""
+        """Copy mean and standard deviation. A constant channel is shifted, but not scaled."""
+        # Zero normals would leave features unnormalised without a warning.
         if not moments.count:
             raise UserError(
                 "the teacher's statistics need training normals, but the version's training split "
                 "is empty; generate a version with at least one"
             )
         deviation_C = moments.deviation_C
+        # A trunk has channels that stay zero on simple products (dead ReLUs).
         alive_C = deviation_C > 1e-6
         deviation_C = torch.where(alive_C, deviation_C, torch.ones_like(deviation_C))
         self.mean_C11.copy_(moments.mean_C[:, None, None])
@@ -112,18 +122,20 @@ class PdnTeacher(Teacher):
 
 
 class TrunkTeacher(Teacher):
-    """A ResNet trunk whose three levels are laid side by side on the finest grid.
+    """A ResNet trunk whose three levels are concatenated on the finest grid.
 
-    Four cells per side are cut off, so that the others lie where an unpadded patch description
-    network has its own.
+    Four cells per side are cropped, so that the remaining cells lie where those of an unpadded
+    patch description network do.
     """
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__(sum(trunk.channels))
+        # Frozen weights and batch norm statistics.
         self.trunk = trunk.freeze()
         self.eval()
 
     def raw(self, images_B3HW: Tensor) -> Tensor:
+        # Strides 4, 8 and 16, all on the grid of stride 4.
         fine_BChw, *coarser = self.trunk(images_B3HW)
         side = fine_BChw.shape[-2:]
         levels = [
@@ -134,8 +146,9 @@ class TrunkTeacher(Teacher):
 
 
 def teacher_for(name: str, weights: Path | None) -> Teacher:
-    """The teacher that an entry of the weights registry stands for; random without a file."""
+    """The teacher that belongs to a weights registry entry; randomly initialised without a file."""
     if name in _PDNS:
+        # Unpadded, although the teacher was distilled with padding: the weights fit both.
         pdn = Pdn(_PDNS[name], CHANNELS)
         if weights is not None:
             load_pdn(pdn, weights)

@@ -1,9 +1,10 @@
-"""The U-Net that rebuilds objects: five poolings down, three steps up, to a quarter of the picture.
+"""SemRec's U-Net, which rebuilds objects: five poolings down, three decoder steps up to stride 4.
 
-After Ronneberger et al. (MICCAI 2015), with batch norm and bilinear enlarging. The decoder stops
-where the teacher's finest level lies, and gives one map for each of the teacher's three levels.
+After Ronneberger et al. (MICCAI 2015), with batch norm and bilinear upsampling. The SemRec paper
+gives neither depth nor widths. Five poolings leave a decoder step at stride 16, the teacher's
+coarsest level; the decoder stops at stride 4, its finest, and returns one map per level.
 
-Shapes: B batch; H, W picture, multiples of 32; C channels; h, w cells of a level.
+Shapes: B batch; H, W image, multiples of 32; C channels; h, w cells of a level.
 """
 
 from typing import Literal
@@ -12,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.networks.denoising_student import doubled
+from detectors.networks.denoising_student import upsample_2x
 from pipeline.models.backbone import Levels
 
+# Encoder maps passed to the decoder: of strides 4, 8, 16; of 8 and 16; none.
 Skips = Literal["all", "deep", "none"]
-"""Which encoder maps the decoder sees: strides 4, 8, 16; 8 and 16; none."""
 
 
 class UNet(nn.Module):
-    """Widths base, 2, 4, 8, 16, 16 times base going down; `outputs` (fine to coarse) going up.
+    """Encoder widths are 1, 2, 4, 8, 16, 16 times `base`; decoder widths are `outputs`.
 
-    With base 32 and outputs 64, 128, 256 it has 13 307 360 parameters. Outputs come out of a ReLU,
-    as the teacher's features do.
+    `outputs` are ordered from fine to coarse. With base 32 and outputs 64, 128, 256 there are
+    13 307 360 parameters. Outputs end in a ReLU, as the teacher's features do.
     """
 
     def __init__(
@@ -31,15 +32,18 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [base * factor for factor in (1, 2, 4, 8, 16, 16)]
+        # Encoder 0 keeps the resolution; each of the others pools first.
         self.encoders = nn.ModuleList(
-            double(before, width) for before, width in zip((3, *widths), widths, strict=False)
+            double_conv(before, width) for before, width in zip((3, *widths), widths, strict=False)
         )
         fine, middle, coarse = outputs
+        # Number of decoder steps with a skip connection, counted from the coarsest.
         self.skips = {"all": 3, "deep": 2, "none": 0}[skips]
         decoders = []
+        # (input channels from below, channels of the skip, output channels) of every step.
         steps = ((widths[5], widths[4], coarse), (coarse, widths[3], middle))
         for place, (below, across, out) in enumerate((*steps, (middle, widths[2], fine))):
-            decoders.append(double(below + across * (place < self.skips), out))
+            decoders.append(double_conv(below + across * (place < self.skips), out))
         self.decoders = nn.ModuleList(decoders)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -47,22 +51,23 @@ class UNet(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Levels:
         """Normalised float RGB to maps of strides 4, 8 and 16."""
-        seen = [images_B3HW]
+        encoded = [images_B3HW]
         for number, encoder in enumerate(self.encoders):
-            seen.append(encoder(F.max_pool2d(seen[-1], 2) if number else seen[-1]))
-        features, across = seen[-1], [seen[5], seen[4], seen[3]]
-        made = []
+            encoded.append(encoder(F.max_pool2d(encoded[-1], 2) if number else encoded[-1]))
+        # Maps of strides 16, 8 and 4, in the order of the decoder's steps.
+        features, across = encoded[-1], [encoded[5], encoded[4], encoded[3]]
+        decoded = []
         for place, decoder in enumerate(self.decoders):
-            features = doubled(features)
+            features = upsample_2x(features)
             if place < self.skips:
                 features = torch.cat([features, across[place]], 1)
             features = decoder(features)
-            made.append(features)
-        coarse, middle, fine = made
+            decoded.append(features)
+        coarse, middle, fine = decoded
         return fine, middle, coarse
 
 
-def double(inputs: int, outputs: int) -> nn.Sequential:
+def double_conv(inputs: int, outputs: int) -> nn.Sequential:
     """Two 3 x 3 convolutions, each with batch norm and ReLU."""
     parts: list[nn.Module] = []
     for before in (inputs, outputs):

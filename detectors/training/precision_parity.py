@@ -1,7 +1,7 @@
-"""How far reduced precision moves the scores: the same images once in fp32, once as used.
+"""How far reduced precision moves the scores: the same images in fp32 and in the used precision.
 
-A bf16 score is compared with thresholds that were made in bf16, so a constant shift does no harm;
-images that change places do. Both are measured.
+A bf16 score is compared with thresholds that were computed in bf16, so a constant shift does no
+harm, but images that change their rank do. Both are measured.
 """
 
 from typing import Literal
@@ -13,23 +13,23 @@ from scipy.stats import spearmanr
 
 from detectors.base import Batches, Detector
 from detectors.training.calibration import scores_of
-from detectors.training.precision import Precision, exact, name_of
+from detectors.training.precision import Precision, exact, precision_name
 from pipeline.models.device import Compute
 from pipeline.settings import Settings
 
+# Validation images that are compared, half normals and half synthetics where both suffice.
 IMAGES = 32
-"""Validation images that are compared, normals and synthetics as even as there are."""
+# No warning up to this largest score difference, in standard deviations of the fp32 scores,
 DEVIATIONS = 0.25
-"""Largest difference of a score that goes without a warning, in deviations of the fp32 scores."""
+# and down to this rank correlation.
 RANKS = 0.98
-"""Smallest rank correlation that goes without a warning."""
 
 
 class Parity(Settings):
     """Image scores in `precision` against fp32.
 
-    `difference` is the largest one divided by the standard deviation of the fp32 scores, `ranks`
-    Spearman's correlation; both None when fewer than two images differ in score.
+    `difference` is the largest absolute difference divided by the standard deviation of the fp32
+    scores, `ranks` Spearman's rank correlation; both None when fewer than two scores differ.
     """
 
     precision: Precision
@@ -46,21 +46,24 @@ class Parity(Settings):
 
 
 def parity(detector: Detector, images: Batches, compute: Compute) -> Parity:
-    """Score the images twice. In fp32 there is nothing to compare, and nothing is scored."""
-    precision = name_of(compute)
+    """Score the images in both precisions; in fp32 there is nothing to compare or to score."""
+    precision = precision_name(compute)
     if precision == "fp32":
+        # The number of images is recorded even when nothing is scored.
         count = sum(len(next(iter(batch.values()))) for batch in images)
         return Parity(precision=precision, images=count, difference=0.0, ranks=1.0)
     used_N, _ = scores_of(detector, images, compute)
     with exact():
         exact_N, _ = scores_of(detector, images, Compute(compute.device, torch.float32))
-    return compared(exact_N, used_N, precision)
+    return compare_scores(exact_N, used_N, precision)
 
 
-def compared(exact_N: np.ndarray, used_N: np.ndarray, precision: Precision) -> Parity:
-    """The two numbers for two lists of scores of the same images."""
+def compare_scores(exact_N: np.ndarray, used_N: np.ndarray, precision: Precision) -> Parity:
+    """The parity of two (N,) float32 arrays of scores of the same images."""
+    # Without two distinct scores there is no deviation to divide by and no ranking.
     if len(np.unique(exact_N)) < 2 or len(np.unique(used_N)) < 2:
         return Parity(precision=precision, images=len(exact_N))
+    # In float64, since the difference of close float32 scores loses digits.
     difference = np.abs(exact_N.astype(np.float64) - used_N).max() / exact_N.std(dtype=np.float64)
     ranks = spearmanr(exact_N, used_N).statistic
     return Parity(

@@ -1,8 +1,8 @@
-"""The state of a training that is not over, so that a killed run goes on bit for bit.
+"""Resume states: what an unfinished training saves, so that a killed run continues bit for bit.
 
-`out/resume/<step>/` is made under another name and renamed; then older ones go. It holds the
-tensors of model and optimiser as safetensors, and a JSON with everything else. Random numbers need
-no saving: every step is seeded by its number.
+`out/resume/<step>/` is written under another name and renamed; then older states are deleted. It
+holds the tensors of model and optimiser as safetensors, and a JSON file with everything else.
+States of random generators are not needed: every step is seeded by its number.
 """
 
 import os
@@ -21,21 +21,25 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.base import Detector
-from detectors.training.checkpoint import ValidationPass, fill, first_fault, snapshot
+from detectors.training.checkpoint import ValidationPass, load_state, snapshot
 from pipeline.errors import IntegrityError, UserError
 from pipeline.settings import Settings
-from pipeline.utils.files import naming_the_disk, sync, write_whole
+from pipeline.utils.files import named_disk_errors, sync, write_atomic
+from pipeline.utils.yaml_lines import first_error
 
 RESUME = "resume"
+# File names inside a state folder.
 STATE, MODEL, OPTIMIZER, BEST = "state.json", "model.st", "optimizer.st", "best.st"
+# A state is written every two minutes, or more seldom where writing it (a large model, a slow
+# disk) would take more than this share of the time.
 SAVE_SECONDS = 120.0
 SAVE_SHARE = 0.02
-"""A state is written this often, unless writing would take a larger share of the time."""
+# Names of complete states; unfinished ones start with a dot and do not match.
 _STEP = re.compile(r"\d{9}")
 
 
 class State(Settings):
-    """What a state says about itself: whose it is, how far it is, what validation has found."""
+    """The JSON of a state: identity of the training, progress, optimiser, validation passes."""
 
     identity: dict[str, Any]
     step: int
@@ -52,9 +56,11 @@ class Saver:
 
     def __init__(self, out: Path, every: int | None) -> None:
         self.out, self.every = out, every
+        # Seconds that the last write took; 0 before the first one.
         self.last, self.cost = time.monotonic(), 0.0
 
     def due(self, done: int) -> bool:
+        """True when a state should be written after `done` steps."""
         if self.every:
             return done % self.every == 0
         return time.monotonic() - self.last > max(SAVE_SECONDS, self.cost / SAVE_SHARE)
@@ -66,6 +72,7 @@ class Saver:
         optimizer: Optimizer,
         best: dict[str, Tensor] | None,
     ) -> None:
+        """Write a state, and remember how long that took."""
         began = time.monotonic()
         write(self.out, state, detector, optimizer, best)
         self.last = time.monotonic()
@@ -79,30 +86,37 @@ def write(
     optimizer: Optimizer,
     best: dict[str, Tensor] | None,
 ) -> None:
-    """Write the state of a step, whole, and drop the one before."""
+    """Write the state of a step atomically, then delete older ones."""
     folder = out / RESUME
     target = folder / f"{state.step:09d}"
+    # Hidden and with a suffix, so that `newest` never returns an unfinished state.
     aside = folder / f".{target.name}.tmp"
+    # Its file of best weights may be linked instead of written again.
     before = newest(out)
-    with naming_the_disk(out):
+    with named_disk_errors(out):
+        # A killed run may have left an unfinished state of the same step.
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        write_whole(aside / MODEL, bytes_of(snapshot(detector)))
-        write_whole(aside / OPTIMIZER, bytes_of(_moments(optimizer)))
+        write_atomic(aside / MODEL, bytes_of(snapshot(detector)))
+        write_atomic(aside / OPTIMIZER, bytes_of(_optimizer_tensors(optimizer)))
         if best is not None:
             _write_best(aside / BEST, state, best, before)
-        write_whole(aside / STATE, state.model_dump_json().encode())
-        if target.exists():  # a run that was told to save the same step again
+        # The JSON goes last: a state without it is incomplete.
+        write_atomic(aside / STATE, state.model_dump_json().encode())
+        # A resumed run may save a step that it already has.
+        if target.exists():
             shutil.rmtree(target)
         aside.rename(target)
+        # The rename must reach the disk before older states are deleted.
         sync(folder)
+    # Only now is the older state superfluous.
     for other in folder.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
 
 
 def newest(out: Path) -> Path | None:
-    """The folder of the last whole state, or None."""
+    """The folder of the last complete state, or None."""
     folder = out / RESUME
     if not folder.is_dir():
         return None
@@ -116,21 +130,25 @@ def read_state(folder: Path) -> State:
     except FileNotFoundError:
         raise IntegrityError(f"{folder / STATE} is missing; delete {folder.parent}") from None
     except ValidationError as error:
-        raise _damaged(folder / STATE, first_fault(error)) from None
+        raise _damaged(folder / STATE, first_error(error, "content", show_input=False)) from None
 
 
 def restore(
     folder: Path, state: State, detector: Detector, optimizer: Optimizer, schedule: LambdaLR
 ) -> dict[str, Tensor] | None:
-    """Put a state back into detector, optimiser and schedule; returns the best weights so far."""
-    fill(detector, _tensors(folder / MODEL), folder)
-    _put_moments(optimizer, _tensors(folder / OPTIMIZER), state.optimizer, folder)
+    """Load a state into detector, optimiser and schedule; returns the best weights so far.
+
+    IntegrityError for a damaged or missing file, UserError for tensors that do not fit.
+    """
+    load_state(detector, _tensors(folder / MODEL), folder)
+    _load_optimizer(optimizer, _tensors(folder / OPTIMIZER), state.optimizer, folder)
+    # PyTorch expects an entry per lambda; None leaves the ones that the detector built.
     schedule.load_state_dict(state.schedule | {"lr_lambdas": [None] * len(schedule.lr_lambdas)})
     return _tensors(folder / BEST) if (folder / BEST).is_file() else None
 
 
 def optimizer_numbers(optimizer: Optimizer) -> dict[str, Any]:
-    """The part of the optimiser's state that is no tensor: rates by group, and what has a state."""
+    """The optimiser's state without tensors: options per group, numbers per parameter."""
     content = optimizer.state_dict()
     groups = [
         {name: value for name, value in group.items() if name != "params"}
@@ -144,11 +162,12 @@ def optimizer_numbers(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def schedule_numbers(schedule: LambdaLR) -> dict[str, Any]:
-    """The schedule's counters; its functions come with the code."""
+    """The schedule's counters; its functions are part of the detector's code."""
     return {name: v for name, v in schedule.state_dict().items() if name != "lr_lambdas"}
 
 
-def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Moments and other tensors of the optimiser as `<parameter number>.<name>`."""
     return {
         f"{number}.{name}": value.detach().to("cpu", copy=True).contiguous()
         for number, values in optimizer.state_dict()["state"].items()
@@ -157,25 +176,28 @@ def _moments(optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _put_moments(
-    optimizer: Optimizer, moments: dict[str, Tensor], numbers: dict[str, Any], folder: Path
+def _load_optimizer(
+    optimizer: Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any], folder: Path
 ) -> None:
+    """The inverse of `_optimizer_tensors` and `optimizer_numbers`."""
     state: dict[int, dict[str, Any]] = {
         int(number): dict(values) for number, values in numbers["plain"].items()
     }
-    for key, value in moments.items():
+    for key, value in tensors.items():
         number, name = key.split(".", 1)
+        # Parameters whose state is all tensors have no entry in `plain`.
         state.setdefault(int(number), {})[name] = value
     content = optimizer.state_dict()
     groups = [
-        theirs | {"params": ours["params"]}
-        for ours, theirs in zip(content["param_groups"], numbers["groups"], strict=False)
+        saved | {"params": own["params"]}
+        for own, saved in zip(content["param_groups"], numbers["groups"], strict=False)
     ]
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as error:
         raise UserError(f"{folder} is the state of another optimiser: {error}; delete it") from None
-    # The same memory layout as that of the weights: else the same sums are added in another way.
+    # Moments get the memory layout of their weights (channels_last). In another layout the fused
+    # kernels add the same numbers in another order, and the run is no longer bit for bit the same.
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim == 4:
@@ -183,11 +205,11 @@ def _put_moments(
 
 
 def _write_best(path: Path, state: State, best: dict[str, Tensor], before: Path | None) -> None:
-    """The best weights so far; the file of the state before, where they are still the same."""
+    """Write the best weights, or hard-link the previous state's file while they are the same."""
     if before and (before / BEST).is_file() and read_state(before).best_step == state.best_step:
         os.link(before / BEST, path)
     else:
-        write_whole(path, bytes_of(best))
+        write_atomic(path, bytes_of(best))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -195,7 +217,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return tensors_of(path.read_bytes())
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; delete {path.parent.parent}") from None
-    except Exception as error:  # whatever damaged bytes provoke in the parser
+    # The parser raises several unrelated types for damaged bytes.
+    except Exception as error:
         raise _damaged(path, str(error)) from None
 
 

@@ -1,8 +1,8 @@
-"""Which training a folder holds: the same words find it again, other words are refused.
+"""The identity of a training: equal arguments find the finished or interrupted run, others fail.
 
-A finished training is its recipe, version, seed and the files it started from, and its precision
-where one is named. A state to resume always depends on precision and on the number of processes, or
-the run would not go on bit for bit.
+A finished training is identified by its recipe, version, seed and the files it started from, and by
+its precision where one is named. A resume state is also bound to the precision and to the number
+of processes, since with others the run could not continue bit for bit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectors.registry import Recipe
 from detectors.training.checkpoint import CARD, MODEL, Card, FileCard, read_card, read_tensors
+from detectors.training.job import TrainJob
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.models.weights import store as weights
 
+# A message names this many differences, so that it stays one line.
 SHOWN = 3
-"""Differences that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +30,46 @@ class Inputs:
     start_card: FileCard | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, teacher: Path | None, start: Path | None) -> "Inputs":
-        """The teacher that was named, or the registry's, and the checkpoint to start from."""
-        path = weights.require(recipe.settings.teacher, teacher)
+    def of(cls, job: TrainJob) -> "Inputs":
+        """The job's teacher, or the one of the weights registry, and the checkpoint to start from.
+
+        WeightsError when the teacher is missing, UserError when `start` is no checkpoint.
+        """
+        # A teacher by the same name but with other bytes is another training.
+        path = weights.require(job.recipe.settings.teacher, job.teacher)
         card = FileCard(name=path.name, sha256=weights.sha256(path))
-        if start is None:
+        if job.start is None:
             return cls(path, card)
-        start_card = FileCard(name=Path(start).name, sha256=read_card(Path(start)).sha256)
-        return cls(path, card, Path(start) / MODEL, start_card)
+        start = Path(job.start)
+        # The card already holds the digest of the tensors, so the large file is not hashed here.
+        start_card = FileCard(name=start.name, sha256=read_card(start).sha256)
+        return cls(path, card, start / MODEL, start_card)
 
 
-def identity(recipe: Recipe, version: Version, seed: int, inputs: Inputs) -> dict[str, Any]:
-    """What decides a training, as JSON."""
+def identity(job: TrainJob, version: Version, inputs: Inputs) -> dict[str, Any]:
+    """Everything that determines the result of a training, as JSON."""
+    # Flows hash this into folder names, so its keys and their contents are part of the format.
     return {
-        "detector": recipe.name,
-        "settings": recipe.settings.model_dump(mode="json"),
-        "schedule": recipe.schedule.model_dump(mode="json"),
+        "detector": job.recipe.name,
+        "settings": job.recipe.settings.model_dump(mode="json"),
+        "schedule": job.recipe.schedule.model_dump(mode="json"),
         "version": version.digest,
-        "seed": seed,
+        "seed": job.seed,
         "teacher": inputs.teacher_card.sha256,
         "start": inputs.start_card.sha256 if inputs.start_card else None,
     }
 
 
 def finished(out: Path, wanted: Mapping[str, Any], precision: str = "auto") -> Card | None:
-    """The card of the same training when it is done, None when there is none in `out`.
+    """The card in `out` when the same training has finished there, None without a checkpoint.
 
-    A precision that was asked for by name counts; `auto` takes what there is. IntegrityError when
-    the tensors are gone or damaged.
+    A named precision must match; `auto` accepts the stored one. UserError for another training,
+    IntegrityError when the tensors are missing or damaged.
     """
     if not (out / CARD).exists():
         return None
     card = read_card(out)
+    # Also reads the tensors, so that a damaged checkpoint is found before it is reported as done.
     read_tensors(out / MODEL, card.sha256)
     found = {
         "detector": card.detector,
@@ -72,6 +80,7 @@ def finished(out: Path, wanted: Mapping[str, Any], precision: str = "auto") -> C
         "teacher": card.teacher.sha256 if card.teacher else None,
         "start": card.start.sha256 if card.start else None,
     }
+    # Numbers depend on the precision, but `auto` may resolve differently on another machine.
     if precision != "auto":
         found["precision"], wanted = card.precision, {**wanted, "precision": precision}
     require_same(out, found, wanted, "a finished training")
@@ -79,18 +88,20 @@ def finished(out: Path, wanted: Mapping[str, Any], precision: str = "auto") -> C
 
 
 def require_same(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
-    """UserError that names what differs, in one line."""
+    """UserError that names the differences in one line."""
     lines = list(_differences("", found, wanted))
     if lines:
         more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise UserError(
-            f"{out} holds {what} of something else: {'; '.join(lines[:SHOWN])}{more}; "
+            f"{out} holds {what} with other settings: {'; '.join(lines[:SHOWN])}{more}; "
             "name another folder or delete this one"
         )
 
 
 def _differences(where: str, found: Any, wanted: Any) -> Iterator[str]:
+    """One text per differing leaf of two nested JSON objects, with its dotted path."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        # Sorted, so that the message does not depend on the order of keys.
         for key in sorted({*found, *wanted}):
             yield from _differences(f"{where}.{key}".lstrip("."), found.get(key), wanted.get(key))
     elif found != wanted:
@@ -98,5 +109,6 @@ def _differences(where: str, found: Any, wanted: Any) -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
+    """The value as text; digests and lists are cut."""
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"

@@ -1,7 +1,7 @@
-"""Looks at the validation split: what the loss and the synthetics say, and whether to stop.
+"""Validation passes: loss and AUROC on the validation split, and early stopping on either.
 
-Real test images are not opened here. Every look shows the same images under the same seeds, so two
-looks differ by the weights only, and a resumed run decides as an unbroken one.
+Real test images are never read here. Every pass uses the same images under the same seeds, so two
+passes differ by the weights alone, and a resumed run decides as an uninterrupted one would.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 from detectors.base import Detector, Schedule
-from detectors.data.batches import Feed, spread
+from detectors.data.batches import Feed, fixed_subset
 from detectors.data.dataset import VersionDataset
 from detectors.training.calibration import Calibration, calibrate
 from detectors.training.checkpoint import ValidationPass, snapshot
 from detectors.training.precision_parity import IMAGES, Parity, parity
-from detectors.training.seeds import mixed, sow
-from detectors.training.tensorboard import PICTURES, Board
+from detectors.training.seeds import derived_seed, set_seeds
+from detectors.training.tensorboard import BOARD_IMAGES, Board
 from pipeline.dataset.version import Version
 from pipeline.models.device import Compute
 
+# A pass should cost seconds, however large the version is: the loss takes at most so many batches,
 LOSS_BATCHES = 16
-"""Most batches of the validation loss."""
-LOOK_PAIRS = 256
-"""Most pairs that are scored in a look; the calibration at the end scores all."""
+# and AUROC at most so many pairs. The calibration after training scores all of them.
+PASS_PAIRS = 256
 
 
 class Validation:
-    """The fixed batches of one version for one detector."""
+    """The validation split of one version, as fixed batches for one detector."""
 
     def __init__(
         self, detector: Detector, version: Version, schedule: Schedule, compute: Compute, seed: int
@@ -37,46 +37,52 @@ class Validation:
         self.detector, self.schedule, self.compute, self.seed = detector, schedule, compute, seed
         self.size = detector.settings.size
         self.train = VersionDataset.normals(version, "train")
+        # The same images in every pass.
         self.normals = VersionDataset.normals(version, "validation")
         self.pairs = VersionDataset.pairs(version, "validation")
+        # The loss is computed on the view that the detector trains on.
         sources = detector.view == "sources"
         losses = VersionDataset.sources(version, "validation") if sources else self.normals
-        chosen = spread(len(losses), LOSS_BATCHES * schedule.batch_size)
+        chosen = fixed_subset(len(losses), LOSS_BATCHES * schedule.batch_size)
         self.loss_feed = self._feed(losses, chosen, schedule.batch_size)
 
-    def look(self, step: int, board: Board) -> ValidationPass:
-        """Loss and AUROC as they are after `step` steps; leaves the detector in evaluation mode."""
+    def validate(self, step: int, board: Board) -> ValidationPass:
+        """Loss and AUROC after `step` steps; leaves the detector in evaluation mode."""
         loss = self.loss(step)
-        found = self.calibrate(spread(len(self.pairs), LOOK_PAIRS))
+        found = self.calibrate(fixed_subset(len(self.pairs), PASS_PAIRS))
         board.scalars(step, "validation", {"loss": loss, "auroc": found.auroc})
         board.scalars(step, "validation auroc", found.auroc_by_kind)
-        self.show(step, board, found.heat)
+        self.log_images(step, board, found.heat)
         return ValidationPass(
             step=step, loss=loss, auroc=found.auroc, auroc_by_kind=found.auroc_by_kind
         )
 
     @torch.no_grad()
     def loss(self, step: int) -> float | None:
-        """The mean sum of the terms over the fixed batches; None without validation images."""
+        """The mean total loss over the fixed batches; None without validation images."""
         self.detector.eval()
-        sums: list[Tensor] = []
+        totals: list[Tensor] = []
+        # Terms may depend on the step, for example through a schedule of weights.
         for number, batch in enumerate(self.loss_feed):
-            sow(mixed(self.seed, number, "validation"), self.compute.device)
+            # Losses may draw noise; the same seed per batch keeps passes comparable.
+            set_seeds(derived_seed(self.seed, number, "validation"), self.compute.device)
             with self.compute.autocast():
                 terms = self.detector.losses(batch, step, max(self.schedule.steps, 1))
-            sums.append(total_of(terms))
-        return float(torch.stack(sums).mean()) if sums else None
+            totals.append(total_loss(terms))
+        return float(torch.stack(totals).mean()) if totals else None
 
     @torch.no_grad()
     def calibrate(self, chosen: list[int] | None = None) -> Calibration:
-        """Let the detector set its score statistics, then measure; all pairs, or the chosen ones.
+        """Let the detector set its score statistics, then measure on all pairs, or the chosen ones.
 
         Without validation normals the training normals stand in for the detector's own statistics,
         which every score needs, and thresholds stay unset.
         """
+        # Feeds can be iterated repeatedly: for statistics, for tuning and for scoring.
         normals, pairs = self._feed(self.normals), self._feed(self.pairs, chosen)
         self.detector.eval()
         with self.compute.autocast():
+            # Statistics on training images are too optimistic, but without any there is no score.
             stand_in = normals if len(normals) else self._feed(self.train)
             self.detector.calibrate(self._feed(self.train), stand_in)
             self.detector.tune(normals, pairs)
@@ -84,16 +90,20 @@ class Validation:
 
     @torch.no_grad()
     def calibrate_fp32(self) -> Calibration | None:
-        """The thresholds of the same detector scored in fp32, as ONNX and other machines do."""
+        """Thresholds of the same detector in fp32, the precision of ONNX and of most machines.
+
+        None when it trained in fp32 or tf32, whose thresholds serve both.
+        """
         if not self.compute.reduced:
             return None
         exact = Compute(self.compute.device, torch.float32)
         return calibrate(self.detector, self._feed(self.normals), self._feed(self.pairs), exact)
 
     def parity(self) -> Parity:
-        """Scores in the precision used against fp32, on normals and pairs of the validation."""
-        pairs = spread(len(self.pairs), max(IMAGES // 2, IMAGES - len(self.normals)))
-        normals = spread(len(self.normals), IMAGES - len(pairs))
+        """Scores in the training precision against fp32, on validation normals and pairs."""
+        # Half of the images each; where one side has too few, the other fills up.
+        pairs = fixed_subset(len(self.pairs), max(IMAGES // 2, IMAGES - len(self.normals)))
+        normals = fixed_subset(len(self.normals), IMAGES - len(pairs))
         return parity(
             self.detector,
             [*self._feed(self.normals, normals), *self._feed(self.pairs, pairs)],
@@ -101,14 +111,15 @@ class Validation:
         )
 
     @torch.inference_mode()
-    def show(self, step: int, board: Board, heat: tuple[float, float] | None) -> None:
-        """Some edited images and their maps on the board."""
+    def log_images(self, step: int, board: Board, heat: tuple[float, float] | None) -> None:
+        """Write some edited images and their anomaly maps to the board."""
+        # Controls look like normals and would show nothing.
         anomalous = np.flatnonzero(self.pairs.view.table.labels_N).tolist()  # type: ignore[attr-defined]
-        chosen = [anomalous[place] for place in spread(len(anomalous), PICTURES)]
+        chosen = [anomalous[place] for place in fixed_subset(len(anomalous), BOARD_IMAGES)]
         for batch in self._feed(self.pairs, chosen):
             with self.compute.autocast():
                 maps_BHW = self.detector(batch["edited"]).maps_BHW
-            board.pictures(step, batch["edited"], maps_BHW, heat)
+            board.images(step, batch["edited"], maps_BHW, heat)
 
     def _feed(
         self, dataset: VersionDataset, chosen: list[int] | None = None, batch_size: int = 0
@@ -118,8 +129,8 @@ class Validation:
 
 
 @dataclass(eq=False)
-class Stopping:
-    """Which look was the best so far, its weights, and whether it is time to stop."""
+class EarlyStopping:
+    """The best validation pass so far, its weights, and whether it is time to stop."""
 
     schedule: Schedule
     best_step: int = 0
@@ -128,20 +139,23 @@ class Stopping:
     best: dict[str, Tensor] | None = None
 
     @property
-    def over(self) -> bool:
-        """True when `patience` looks went by without a better one."""
+    def should_stop(self) -> bool:
+        """True after `patience` passes without a better one, but not before `min_steps`."""
+        # `min_steps` protects detectors whose first passes are noisy.
         late = bool(self.history) and self.history[-1].step >= self.schedule.min_steps
         return late and self.stale >= self.schedule.patience
 
-    def take(self, look: ValidationPass, detector: Detector) -> None:
-        """Note a look, and keep the weights when it is the best one."""
-        best = next((old for old in self.history if old.step == self.best_step), None)
-        self.history.append(look)
-        rank = self._rank(look)
+    def record(self, validation_pass: ValidationPass, detector: Detector) -> None:
+        """Append a pass, and keep a copy of the weights when it is the best one."""
+        best = next((one for one in self.history if one.step == self.best_step), None)
+        self.history.append(validation_pass)
+        rank = self._rank(validation_pass)
         if rank is None:
             return
+        # Strictly better: among equals the earlier pass is kept.
         if best is None or rank > (self._rank(best) or ()):
-            self.best_step, self.stale, self.best = look.step, 0, snapshot(detector)
+            self.best_step, self.stale = validation_pass.step, 0
+            self.best = snapshot(detector)
         else:
             self.stale += 1
 
@@ -152,24 +166,28 @@ class Stopping:
         stale: int,
         best: dict[str, Tensor] | None,
     ) -> None:
-        """Go on where a saved run was."""
+        """Continue from a resume state."""
         self.history, self.best_step, self.stale = list(history), best_step, stale
         self.best = best
 
-    def _rank(self, look: ValidationPass) -> tuple[float, ...] | None:
-        """Higher is better; among equal AUROCs the lower loss. None: nothing to stop on."""
-        if self.schedule.stop_on == "loss" and look.loss is not None:
-            return (-look.loss,)
-        if self.schedule.stop_on == "synthetics" and look.auroc is not None:
-            return (look.auroc, -(look.loss or 0.0))
+    def _rank(self, validation_pass: ValidationPass) -> tuple[float, ...] | None:
+        """Higher is better; None when there is nothing to stop on.
+
+        Equal AUROCs are common with few pairs; the lower loss decides between them.
+        """
+        loss, auroc = validation_pass.loss, validation_pass.auroc
+        if self.schedule.stop_on == "loss" and loss is not None:
+            return (-loss,)
+        if self.schedule.stop_on == "synthetics" and auroc is not None:
+            return (auroc, -(loss or 0.0))
         return None
 
 
-def total_of(terms: dict[str, Tensor]) -> Tensor:
-    """The sum that is minimised."""
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the loss terms in float32, which is minimised."""
     return torch.stack([value.float() for value in terms.values()]).sum()
 
 
 def scoring_batch(device: torch.device) -> int:
-    """Images per batch when scores are all that is wanted: small on a CPU for its caches."""
+    """Images per batch for scoring alone: small on a CPU, whose caches hold a few images."""
     return 8 if device.type == "cpu" else 32

@@ -1,11 +1,11 @@
-"""`anomalysmith deployments`: write `prefect.yaml` from the manifest, or say that it is stale."""
+"""`anomalysmith deployments`: write `prefect.yaml` from the manifest, or check that it is fresh."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.console import Json, answer
+from flows.commands.console import Json, print_result
 from flows.jobs.category_options import MANIFEST
 from pipeline.config.manifest import read_manifest
 from pipeline.errors import UserError
@@ -19,28 +19,32 @@ next: prefect work-pool create local --type process     (once)
 def deployments_command(
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Whose categories.  [default: data_manifest.yaml]"),
+        typer.Option(
+            metavar="FILE", help="Manifest with the categories.  [default: data_manifest.yaml]"
+        ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="What is written, in the checkout's root.")
+        Path, typer.Option(metavar="FILE", help="File to write, in the root of the checkout.")
     ] = Path("prefect.yaml"),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail when the file is stale.")
+        bool, typer.Option("--check", help="Write nothing; exit with 2 when the file is stale.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Write Prefect's deployments: per flow one for each category of the manifest, and one for all.
 
-    Schedules are there and off. The file is made from the manifest alone and is not to be edited.
+    Schedules are included but off. The file is generated from the manifest; do not edit it.
     """
     from flows.jobs.deployments import FLOWS, render
 
     path = manifest or MANIFEST
     read = read_manifest(path)
     text = render(read, path, out)
+    # The whole text is compared: new categories, another template or another Prefect make it stale.
     before = out.read_text() if out.is_file() else None
     fresh = before == text
     if check and not fresh:
+        # The command that would repair it, with the options of this call.
         words = [] if manifest is None else [f"--manifest {manifest}"]
         words += [] if out == Path("prefect.yaml") else [f"--out {out}"]
         raise UserError(
@@ -53,4 +57,4 @@ def deployments_command(
     content = {"file": str(out.absolute()), "deployments": count, "written": not fresh}
     said = "is fresh" if fresh else "written"
     lines = f"{out}: {count} deployments, {said}"
-    answer(content, as_json, lines if check else f"{lines}\n{NEXT}")
+    print_result(content, as_json, lines if check else f"{lines}\n{NEXT}")

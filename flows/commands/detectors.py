@@ -1,4 +1,4 @@
-"""`anomalysmith detectors`: which detectors there are, and what each may be told."""
+"""`anomalysmith detectors`: the available detectors, and the settings of each."""
 
 import json
 from textwrap import wrap
@@ -6,26 +6,32 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, answer, quiet_output, table
+from flows.commands.console import Json, print_result, stdout_to_stderr
+from pipeline.utils.text_table import table
 
+# Characters per line of the explanations.
 WIDTH = 100
-"""Columns that an explanation keeps to."""
 
 
 def detectors_command(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Show the settings of this one.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]", help="Show the settings of this detector.", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the detectors; with a name, its settings at both profiles, for `train --set`."""
-    with quiet_output(as_json):
+    """List the detectors; with a name, its settings in both profiles, for `train --set`."""
+    with stdout_to_stderr(as_json):
         content = {"detectors": _listing()} if name is None else _settings(name)
-    answer(content, as_json, _listing_text(content) if name is None else _settings_text(content))
+    print_result(
+        content, as_json, _listing_text(content) if name is None else _settings_text(content)
+    )
 
 
 def _listing() -> list[dict[str, Any]]:
+    """Every detector with its summary and the weights of both profiles."""
     from detectors.registry import DETECTORS
     from pipeline.models.weights import store as weights
 
@@ -35,6 +41,7 @@ def _listing() -> list[dict[str, Any]]:
             "summary": entry.summary,
             "teacher": {
                 profile: {"weights": teacher, "state": weights.state(teacher)}
+                # The profiles may use different weights.
                 for profile, teacher in (
                     ("paper", entry.paper[0].teacher),
                     ("tiny", entry.tiny[0].teacher),
@@ -46,15 +53,18 @@ def _listing() -> list[dict[str, Any]]:
 
 
 def _settings(name: str) -> dict[str, Any]:
+    """The settings of one detector with their values in both profiles."""
     from detectors.registry import PROFILES, Recipe, configure, entry
     from flows.jobs.detector_options import settings_table
 
     summary = entry(name).summary
+    # One column of values per profile.
     recipes: dict[str, Recipe] = {profile: configure(name, profile) for profile in PROFILES}
     return {"name": name, "summary": summary, "settings": settings_table(recipes)}
 
 
 def _listing_text(content: dict[str, Any]) -> str:
+    # Three lines each: name, summary, and the weights of its frozen part.
     lines: list[str] = []
     for row in content["detectors"]:
         teachers = ", ".join(
@@ -72,10 +82,12 @@ def _settings_text(content: dict[str, Any]) -> str:
         "",
         table(("setting", "paper", "tiny"), rows),
     ]
+    # The explanations follow the table, as they are too long for its cells.
     for row in content["settings"]:
         lines += ["", row["key"], *(f"    {line}" for line in wrap(row["meaning"], WIDTH - 4))]
     return "\n".join(lines)
 
 
 def _word(value: Any) -> str:
+    """A value as `train --set` takes it: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)

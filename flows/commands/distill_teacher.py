@@ -1,4 +1,4 @@
-"""`anomalysmith distill-teacher`: a teacher for EfficientAD and its kin, out of any backbone."""
+"""`anomalysmith distill-teacher`: distil a teacher for EfficientAD and its kin from a backbone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,114 +11,128 @@ from flows.commands.console import (
     INTERRUPTED,
     SKIPPED,
     Json,
-    answer,
-    leave,
-    quiet_output,
-    remark,
+    exit_with,
+    print_note,
+    print_result,
+    stdout_to_stderr,
 )
 from pipeline.errors import UserError
+from pipeline.utils.text_table import table
 
 if TYPE_CHECKING:
     from detectors.distillation.distill import Origin, Recipe
     from detectors.networks.backbones import Extractor
     from detectors.training.progress import Watcher
 
+# Skipped files that are printed by name; all of them are in the JSON and in the teacher's card.
 NAMED = 5
-"""Skipped files that are named on the screen; all are in the answer of --json and in the card."""
 
 
 def distill_teacher_command(
+    # What goes in and what comes out.
     images: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="Pictures to learn from, at any depth; the paper's are ImageNet's.",
+            help="Folder of images, at any depth; the paper uses ImageNet.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The teacher, a .safetensors file.", show_default=False),
+        typer.Option(metavar="FILE", help="Teacher to write (.safetensors).", show_default=False),
     ],
+    # The two networks: the student that becomes the teacher, and the backbone that it imitates.
     pdn: Annotated[
-        str, typer.Option(metavar="small|medium", help="The network that learns.")
+        str,
+        typer.Option(
+            metavar="small|medium", help="Student network: the patch description network."
+        ),
     ] = "small",
     backbone: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="The network that is imitated: torchvision:NAME, timm:NAME, resnet18 (the trunk) "
-            "or bundled-teacher.",
+            help="Network to distil from: torchvision:NAME, timm:NAME, resnet18 (the trunk) or "
+            "bundled-teacher.",
         ),
     ] = "torchvision:wide_resnet101_2",
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help="Its weights: a file, or an entry of `weights list`.  [default: the entry that "
-            "goes with the backbone]",
+            help="Weights of the backbone: a file, or an entry of `weights list`.  [default: the "
+            "entry for the backbone]",
         ),
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,NAME",
-            help="Its layers.  [default: layer2,layer3; for timm those of stride 8 and 16]",
+            help="Layers of the backbone.  [default: layer2,layer3; for timm those of stride 8 "
+            "and 16]",
         ),
     ] = None,
+    # The schedule; defaults are those of the EfficientAD paper.
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Optimiser steps.")] = 60_000,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures per step.")] = 16,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images per step.")] = 16,
     size: Annotated[
         int,
-        typer.Option(metavar="PX", help="Side of its picture; the backbone sees twice that."),
+        typer.Option(metavar="PX", help="Input size of the student; the backbone gets twice that."),
     ] = 256,
     statistics: Annotated[
         int,
-        typer.Option(metavar="N", min=2, help="Pictures that its channels are measured on."),
+        typer.Option(metavar="N", min=2, help="Images for the mean and deviation of the channels."),
     ] = 10_000,
     rate: Annotated[float, typer.Option(metavar="R", help="Learning rate of Adam.")] = 1e-4,
     schedule: Annotated[
         str,
         typer.Option(
-            metavar="constant|cosine", help="How the rate goes on; cosine is for short runs."
+            metavar="constant|cosine", help="Learning rate schedule; cosine suits short runs."
         ),
     ] = "constant",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Root of every choice.")] = 0,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs.")] = "auto",
+    # How it is run; none of these changes the recipe.
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device.")] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="auto|fp32|tf32|bf16", help="Number format of the products.")
+        str, typer.Option(metavar="auto|fp32|tf32|bf16", help="Precision of matrix products.")
     ] = "auto",
     workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")
+        int, typer.Option(metavar="N", min=0, help="Processes that read images.")
     ] = 0,
     tensorboard: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the loss for TensorBoard there.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for TensorBoard logs of the loss."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Distil a teacher for EfficientAD, PUAD and LA-EAD from a backbone; for `train --teacher`.
 
-    The recipe is EfficientAD's: 60 000 steps of 16 pictures, for hours on a GPU. The same command
-    goes on after a stop. Files that cannot be read are left out and named; exit code 3 then.
+    The recipe is EfficientAD's: 60 000 steps of 16 images, hours on a GPU. After an interruption
+    the same command continues. Files that cannot be read are skipped and named, with exit code 3.
     """
     from detectors.distillation.distill import distil, plan_of, recipe_of
-    from detectors.distillation.images import PictureFolder
+    from detectors.distillation.images import DistillationImages
     from detectors.training.precision import resolve
     from pipeline.utils.files import require_writable
 
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
+        # Check everything that is cheap before models are loaded.
         if out.suffix != ".safetensors":
-            raise UserError(f"--out is a .safetensors file, got {out}")
+            raise UserError(f"expected --out with a .safetensors file, got {out}")
+        # The recipe checks its own values and raises UserError.
         recipe = recipe_of(
             pdn=pdn, steps=steps, batch_size=batch_size, size=size, statistics=statistics,
             rate=rate, schedule=schedule, seed=seed,
         )  # fmt: skip
         compute = resolve(device, precision)
-        pictures = PictureFolder.open(images, recipe.size)
+        pictures = DistillationImages.open(images, recipe.size)
+        # Before hours of training, not after them.
         require_writable(out.parent)
+        # The slow part: load the backbone.
         source, origin = _backbone(backbone, weights, layers)
         if dry_run:
             content = plan_of(recipe, source, pictures, origin) | _preview(recipe, source, out)
@@ -130,8 +144,8 @@ def distill_teacher_command(
                     workers=workers, watcher=_watcher(tensorboard),
                 )  # fmt: skip
             except KeyboardInterrupt:
-                remark("\ninterrupted: the last saved state is kept, the same command goes on")
-                leave(INTERRUPTED)
+                print_note("\ninterrupted: the last state is saved, the same command continues")
+                exit_with(INTERRUPTED)
             content = {
                 "teacher": str(done.path), "pdn": recipe.pdn, "backbone": source.name,
                 "layers": list(source.layers), "steps": done.steps,
@@ -139,20 +153,22 @@ def distill_teacher_command(
                 "pictures": len(pictures), "skipped": dict(done.skipped), "cached": done.cached,
                 "licence": origin.licence, "terms": origin.terms,
             }  # fmt: skip
-    answer(content, as_json, _preview_text(content) if dry_run else _text(content))
-    leave(SKIPPED if content.get("skipped") else DONE)
+    print_result(content, as_json, _preview_text(content) if dry_run else _text(content))
+    exit_with(SKIPPED if content.get("skipped") else DONE)
 
 
 def _backbone(name: str, weights: str | None, layers: str | None) -> tuple["Extractor", "Origin"]:
-    """The backbone with its weights, and what is known of them."""
+    """The backbone with its weights, and the name, digest and licence of these."""
     from detectors.distillation.card import licence_inside
     from detectors.distillation.distill import Origin
     from detectors.networks.backbones import KNOWN_WEIGHTS, extractor
     from pipeline.models.weights import store as registry
 
+    # A file wins over an entry of the same name.
     path = Path(weights) if weights is not None else None
     entry = weights if weights is not None else KNOWN_WEIGHTS.get(name)
     known = None
+    # No such file: it must be an entry of the registry.
     if path is None or not path.is_file():
         if entry is None:
             raise UserError(
@@ -161,23 +177,27 @@ def _backbone(name: str, weights: str | None, layers: str | None) -> tuple["Extr
             )
         if entry not in {one.name for one in registry.entries()}:
             raise UserError(
-                f"--weights is a file or an entry of `weights list`; there is no {entry}"
+                f"expected --weights with a file or an entry of `weights list`, got {entry}"
             )
         path, known = registry.require(entry), registry.entry(entry)
+    # An empty list means the default layers of the backbone.
     wanted = [layer.strip() for layer in (layers or "").split(",") if layer.strip()]
     source = extractor(name, path, wanted)
+    # Of the user's own file, only what the file itself states is known.
     if known is None:
         return source, Origin(path.name, registry.sha256(path), licence_inside(path))
     return source, Origin(known.name, registry.sha256(path), known.licence, known.terms)
 
 
 def _watcher(tensorboard: Path | None) -> "Watcher":
+    """The progress bar, with a log for TensorBoard if a folder is named."""
     from flows.commands.progress_bars import StepBar
 
     if tensorboard is None:
         return StepBar()
     from detectors.training.tensorboard import Board
 
+    # Bound here, as the type checker forgets the test for None inside the class.
     folder = tensorboard
 
     class OnBoard(StepBar):
@@ -187,6 +207,7 @@ def _watcher(tensorboard: Path | None) -> "Watcher":
 
         def step(self, done: int, losses: Mapping[str, float]) -> None:
             super().step(done, losses)
+            # Opened with the first numbers, whose step says where a resumed run continues.
             if losses and self.board is None:
                 self.board = Board(folder, first_step=done)
             if self.board is not None:
@@ -201,39 +222,48 @@ def _watcher(tensorboard: Path | None) -> "Watcher":
 
 
 def _preview(recipe: "Recipe", source: "Extractor", out: Path) -> dict[str, Any]:
-    """What a dry run adds to the plan."""
+    """What a dry run adds to the plan: the state of the output and the sizes of feature maps."""
     from detectors.distillation.card import state_file
     from detectors.networks.backbones import channels_of
 
+    # What the same call would find: a teacher, a saved state, or neither.
     state = "finished" if out.exists() else "begun" if state_file(out).exists() else "nothing"
     maps = channels_of(source, 2 * recipe.size)
     return {"dry_run": True, "out": str(out), "there": state, "maps": maps}
 
 
 def _preview_text(facts: Mapping[str, Any]) -> str:
+    """A dry run as text: networks, data, output, then the recipe."""
+    # The sizes of the feature maps show whether the layers are of the expected strides.
     maps = [
         f"{layer} {channels} x {cells} x {cells}"
         for layer, (channels, cells) in zip(facts["layers"], facts["maps"], strict=True)
     ]
+    rows = [
+        ("layers", ", ".join(maps)),
+        ("weights", f"{facts['weights']}, licence {facts['licence']}"),
+        ("images", facts["pictures"]),
+        ("to", f"{facts['out']} (found there: {facts['there']})"),
+    ]
     lines = [
         f"would distil {facts['recipe']['pdn']} from {facts['backbone']}, {facts['device']}",
-        f"  layers    {', '.join(maps)}",
-        f"  weights   {facts['weights']}, licence {facts['licence']}",
-        f"  pictures  {facts['pictures']}",
-        f"  to        {facts['out']} (there: {facts['there']})",
+        table(None, rows, "<", indent="  "),
     ]
     lines += [f"    {key} = {value}" for key, value in facts["recipe"].items()]
     return "\n".join(lines)
 
 
 def _text(facts: Mapping[str, Any]) -> str:
-    begin = "there already" if facts["cached"] else f"{facts['seconds']:.1f} s"
+    """A finished distillation as text, with the command that uses the teacher."""
+    begin = "finished before" if facts["cached"] else f"{facts['seconds']:.1f} s"
+    # The next step, with the options that fit this teacher.
     skipped = facts["skipped"]
+    # The next command must name the size of the network, unless it is the default.
     words = {"small": "--set teacher=efficientad-s --set pdn=small", "medium": ""}[facts["pdn"]]
     lines = [
         f"teacher  {facts['teacher']} ({begin})",
-        f"  {facts['steps']} steps on {facts['pictures']} pictures, loss {facts['final_loss']:.4f} "
-        "(1: knows nothing)",
+        f"  {facts['steps']} steps on {facts['pictures']} images, loss {facts['final_loss']:.4f} "
+        "(1: as good as predicting the mean)",
         f"  licence of the backbone's weights: {facts['licence']}",
         *([f"  {facts['terms']}"] if facts["terms"] else []),
         *(f"  skipped {reason}" for reason in list(skipped.values())[:NAMED]),

@@ -1,4 +1,4 @@
-"""`anomalysmith evaluate`: a checkpoint against the real test split of a version."""
+"""`anomalysmith evaluate`: evaluate a checkpoint on the real test split of a version."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,24 +8,26 @@ import typer
 from flows.commands.console import (
     INTERRUPTED,
     Json,
-    answer,
-    leave,
-    quiet_output,
-    remark,
-    table,
+    exit_with,
+    print_note,
+    print_result,
+    stdout_to_stderr,
 )
 from flows.jobs.evaluate import EvaluateJob, evaluate, headline, number
 from pipeline.errors import UserError
+from pipeline.utils.text_table import table
 
 Checkpoint = Annotated[
     Path,
-    typer.Option(metavar="DIR", help="The folder that `train` has filled.", show_default=False),
+    typer.Option(
+        metavar="DIR", help="Folder of a checkpoint, as written by `train`.", show_default=False
+    ),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the detector runs.")]
 Precision = Annotated[
-    str, typer.Option(metavar="auto|fp32|tf32|bf16", help="Number format of the products.")
+    str, typer.Option(metavar="auto|fp32|tf32|bf16", help="Precision of matrix products.")
 ]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Pictures at once.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Images per batch.")]
 
 
 def evaluate_command(
@@ -33,12 +35,14 @@ def evaluate_command(
     version: Annotated[
         Path,
         typer.Option(
-            metavar="VERSION_DIR", help="Whose real test split is scored.", show_default=False
+            metavar="VERSION_DIR",
+            help="Version with a real test split to score.",
+            show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a report page and the scores there."),
+        typer.Option(metavar="DIR", help="Write a report page and the scores to this folder."),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -47,47 +51,51 @@ def evaluate_command(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Size of the images before they were stored, for the absolute areas of a "
-            "defects_config.json.  [default: as the version or MVTec LOCO has it]",
+            help="Size of the original image files, for the absolute areas of a "
+            "defects_config.json.  [default: as recorded in the version, or that of MVTec LOCO]",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained detector on the real test split: pictures, places, kinds of defects.
+    """Evaluate a trained detector on the real test split: per image, per pixel, per defect type.
 
-    A number that cannot be had is null, and `notes` says why. Nothing here changes the checkpoint:
-    its thresholds come from its training version.
+    A metric that cannot be computed is null, and `notes` tells why. The checkpoint is not changed:
+    its thresholds come from the version it was trained on.
     """
+    # Options are checked before anything heavy is imported.
     job = EvaluateJob(
         checkpoint=checkpoint, version=version, out=out, device=device, precision=precision,
         batch_size=batch_size, original_size=size_of(original_size),
     )  # fmt: skip
     try:
-        with quiet_output(as_json):
+        with stdout_to_stderr(as_json):
             from flows.commands.progress_bars import StepBar
 
             content = evaluate(job, StepBar("img"))
     except KeyboardInterrupt:
-        remark("\ninterrupted: nothing was written")
-        leave(INTERRUPTED)
-    answer(content, as_json, as_text(content))
+        print_note("\ninterrupted: no report was written")
+        exit_with(INTERRUPTED)
+    print_result(content, as_json, as_text(content))
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:
     """(height, width) of `1280x1600`."""
     if text is None:
         return None
+    # Height first, as everywhere in the manifest.
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UserError(f"--original-size is HEIGHTxWIDTH, such as 1280x1600; got {text!r}")
+        raise UserError(f"expected --original-size HEIGHTxWIDTH, such as 1280x1600; got {text!r}")
     return int(height), int(width)
 
 
+# Numerator and denominator of the counts at a threshold: true and false positives.
 _COUNTS = (("found", "anomalous"), ("false_alarms", "good"))
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """The numbers as small tables."""
+    """The metrics as small tables: overall, by defect type, at the thresholds of the training."""
+    # Headline metrics, then one row per type of defect, then counts at the thresholds.
     lines = [table(("metric", "value"), headline(content))]
     if content["per_type"]:
         rows = [
@@ -95,13 +103,15 @@ def as_text(content: dict[str, Any]) -> str:
             for name, row in content["per_type"].items()
         ]
         lines += ["", table(("type", "image AUROC", "image AP"), rows)]
+    # A threshold has no row where the split has no images for it.
     alarms = [(name, row) for name, row in content["thresholds"].items() if row]
     if alarms:
         rows = [
             (name, f"{row['threshold']:.4g}", *(f"{row[a]} of {row[b]}" for a, b in _COUNTS))
             for name, row in alarms
         ]
-        lines += ["", table(("threshold", "score", "found", "false alarms"), rows)]
+        lines += ["", table(("threshold", "score", "detected", "false positives"), rows)]
+    # Why a metric is missing.
     if content["notes"]:
         lines += ["", *(f"note: {name}: {why}" for name, why in content["notes"].items())]
     if content["report"]:

@@ -1,15 +1,15 @@
-"""`anomalysmith export`: a version in the layout of another tool."""
+"""`anomalysmith export`: write a version in the layout of another tool."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, answer, in_words, quiet_output, remark
+from flows.commands.console import Json, join_words, print_note, print_result, stdout_to_stderr
 from flows.commands.versions import VersionDir
 from pipeline.export.registry import FORMATS, TRAIN_TEST
 
-SPLIT_FORMATS = in_words(TRAIN_TEST, "and")
+SPLIT_FORMATS = join_words(TRAIN_TEST, "and")
 
 
 def export_command(
@@ -18,7 +18,7 @@ def export_command(
         str,
         typer.Option(
             metavar="FORMAT",
-            help=f"{in_words(FORMATS, 'or')}.",
+            help=f"{join_words(FORMATS, 'or')}.",
             show_default=False,
         ),
     ],
@@ -29,58 +29,64 @@ def export_command(
         str,
         typer.Option(
             metavar="WHICH",
-            help=f"{SPLIT_FORMATS}: held-out = test with samples of validation images only; "
-            "all = with those of training images too.",
+            help=f"{SPLIT_FORMATS}: held-out = test on samples of validation images only; "
+            "all = also on those of training images.",
         ),
     ] = "held-out",
     test: Annotated[
         str,
         typer.Option(
             metavar="WHICH",
-            help=f"{SPLIT_FORMATS}: test with what is synthetic, with the real test split, or "
-            "with both.",
+            help=f"{SPLIT_FORMATS}: test on synthetic anomalies, on the real test split, or on "
+            "both.",
         ),
     ] = "synthetic",
     controls: Annotated[
         bool,
         typer.Option(
             "--controls/--no-controls",
-            help="Take the edited images that stayed normal along; --no-controls leaves them out.",
+            help="Include controls, the edited images that are labelled normal; --no-controls "
+            "leaves them out.",
         ),
     ] = True,
     as_json: Json = False,
 ) -> None:
     """Write a version in the layout of another tool: images, masks, licence and lineage.
 
-    The folder appears whole or not at all. A second run finds it there, checks it and leaves it.
-    What each format holds, and how its tool opens it: docs/export.md.
+    The folder appears complete or not at all. If it already exists, it is checked and left as it
+    is. What each format contains, and how its tool opens it: docs/export.md.
     """
     from flows.commands.progress_bars import counting
     from pipeline.dataset.version import open_version
     from pipeline.export.base import ExportOptions
     from pipeline.export.run import export
 
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
+        # The options check themselves and raise UserError.
         options = ExportOptions(controls=controls, samples=samples, test=test)
         version = open_version(version_dir)
+        # The bar appears only if the export takes longer than a second.
         with counting(f"{version.category}: exporting", "img", delay=1.0) as show:
             report = export(version, to, out, options, show)
+    # What the target format cannot express.
     for note in report.notes:
-        remark(f"note: {note}")
+        print_note(f"note: {note}")
+    # Of a folder that existed before, the same facts from its own index.
     content: dict[str, Any] = {
         "version_dir": str(version_dir.resolve()),
         "to": report.to,
         "out": str(report.out),
-        "pictures": report.pictures,
+        "pictures": report.images,
         "left_out": dict(report.left_out),
         "licence": report.licence,
         "notes": list(report.notes),
         "cached": report.cached,
     }
+    # What was written, under which licence, and how to open it.
     lines = [
-        f"{'there already, whole' if report.cached else 'exported'}: {report.out}",
-        f"{report.pictures} pictures; licence of the source images: {report.licence}",
-        *(f"not here: {count} {reason}" for reason, count in sorted(report.left_out.items())),
+        f"{'already complete' if report.cached else 'exported'}: {report.out}",
+        f"{report.images} images; licence of the source images: {report.licence}",
+        *(f"left out: {count} {reason}" for reason, count in sorted(report.left_out.items())),
         f"how to open it: {report.out / 'README.md'}",
     ]
-    answer(content, as_json, "\n".join(lines))
+    print_result(content, as_json, "\n".join(lines))

@@ -1,11 +1,11 @@
-"""`anomalysmith export-onnx`: a checkpoint as one file for programs without PyTorch."""
+"""`anomalysmith export-onnx`: write a checkpoint as one file for programs without PyTorch."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.console import Json, answer, quiet_output
+from flows.commands.console import Json, print_result, stdout_to_stderr
 from flows.commands.evaluate import Checkpoint
 
 
@@ -18,7 +18,7 @@ def export_onnx_command(
         Path | None,
         typer.Option(
             metavar="VERSION_DIR",
-            help="Compare on its validation images too, not on drawn ones only.",
+            help="Also compare on its validation images, not only on random ones.",
         ),
     ] = None,
     tolerance: Annotated[
@@ -26,7 +26,7 @@ def export_onnx_command(
         typer.Option(
             metavar="X",
             min=0,
-            help="Allowed difference from PyTorch, as a share of the largest value.  "
+            help="Allowed difference from PyTorch, relative to the largest value.  "
             "[default: 0.001]",
         ),
     ] = None,
@@ -34,19 +34,22 @@ def export_onnx_command(
 ) -> None:
     """Write a checkpoint as ONNX and compare it with PyTorch; exit code 4 when they disagree.
 
-    The file takes uint8 RGB images (batch, 3, size, size), gives scores and maps, and carries the
-    thresholds in its metadata. A file that is off by more than the tolerance is not kept.
+    The model takes uint8 RGB images (batch, 3, size, size), returns scores and maps, and has the
+    thresholds in its metadata. A file that differs by more than the tolerance is deleted.
     """
-    with quiet_output(as_json):
+    # torch.onnx prints while it exports.
+    with stdout_to_stderr(as_json):
         from detectors.evaluation.onnx_export import TOLERANCE, export
         from pipeline.dataset.version import open_version
 
+        # The default is known only after the heavy import.
         allowed = TOLERANCE if tolerance is None else tolerance
         probes = None if version is None else open_version(version)
         exported = export(checkpoint, out, allowed, probes)
+    # Size of the file, then how well it agrees with PyTorch.
     lines = [
         f"{exported.path}: {exported.bytes / 1e6:.1f} MB, {exported.size} px",
         f"differs from PyTorch on {exported.images} images by at most {exported.score_error:.1g} "
         f"(scores) and {exported.map_error:.1g} (maps) of the largest value",
     ]
-    answer(exported.to_json(), as_json, "\n".join(lines))
+    print_result(exported.to_json(), as_json, "\n".join(lines))

@@ -1,18 +1,19 @@
-"""`anomalysmith gate --explain SAMPLE`: every rule of the gate on one stored sample, in words."""
+"""`anomalysmith gate --explain SAMPLE`: every check of the gate on one stored sample, in words."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, answer, quiet_output, remark, table
+from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
 from flows.jobs.category_options import Choices, settings_of
 from pipeline.dataset.version import Version, latest, open_version
 from pipeline.errors import UserError
 from pipeline.reports.sample import find_sample
+from pipeline.utils.text_table import table
 
 if TYPE_CHECKING:
-    from pipeline.generation.explain import Found
+    from pipeline.generation.explain import FoundSample
 
 
 def gate_command(
@@ -21,8 +22,8 @@ def gate_command(
         typer.Option(
             "--explain",
             metavar="SAMPLE",
-            help="Its id as the gallery shows it (train/good/000.png@2.0), accepted or kept "
-            "reject; or, with --version, its number from 0.",
+            help="Id of an accepted or rejected sample, as shown in the gallery "
+            "(train/good/000.png@2.0); or, with --version, its number from 0.",
             show_default=False,
         ),
     ],
@@ -30,18 +31,19 @@ def gate_command(
         Path | None,
         typer.Option(
             metavar="VERSION_DIR",
-            help="The version that holds it.  [default: the newest ones of the store]",
+            help="The version with the sample.  [default: the newest of each category]",
         ),
     ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Whose store, without --store.  [default: data_manifest.yaml]"
+            metavar="FILE",
+            help="Manifest that names the store, without --store.  [default: data_manifest.yaml]",
         ),
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to look.  [default: the manifest's]"),
+        typer.Option(metavar="DIR", help="Store to search.  [default: the manifest's]"),
     ] = None,
     picture: Annotated[
         Path | None,
@@ -52,70 +54,84 @@ def gate_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a stored sample again and say what every rule of the gate makes of it.
+    """Measure a stored sample again and show the result of every check of the gate.
 
-    Scores come from the stored pixels, so versions of older releases can be explained as well;
-    where a score differs from the recorded one, both are shown. Limits are those of the version's
-    settings; a calibrated one was learned from the version's own normals.
+    Scores are computed from the stored pixels, so versions of older releases can be explained as
+    well; where a score differs from the recorded one, both are shown. Limits are those of the
+    version's settings; calibrated limits were learned from the version's own normals.
     """
-    from pipeline.generation.explain import explanation, heat_picture
+    from pipeline.generation.explain import explain as explain_sample
+    from pipeline.generation.explain import heat_image
 
-    with quiet_output(as_json):
+    # Loading the teacher may print.
+    with stdout_to_stderr(as_json):
         found = find(explain, version, manifest, store)
-        told = explanation(found)
+        explained = explain_sample(found)
         if picture is not None:
             from PIL import Image
 
-            Image.fromarray(heat_picture(found, told)).save(picture, format="PNG")
-    answer(told.content, as_json, _text(told.content))
+            Image.fromarray(heat_image(found, explained)).save(picture, format="PNG")
+    print_result(explained.content, as_json, _text(explained.content))
     if picture is not None:
-        remark(f"original | edited | change mask | distance: {picture}")
+        print_note(f"original | edited | change mask | distance: {picture}")
 
 
 def find(
     wanted: str, version_dir: Path | None, manifest: Path | None, store: Path | None
-) -> "Found":
+) -> "FoundSample":
     """The sample of that id in a version, or in the newest version of any category of a store."""
-    from pipeline.generation.explain import Found
+    from pipeline.generation.explain import FoundSample
 
+    # A version is named: an id or a number identifies the sample.
     if version_dir is not None:
         version = open_version(version_dir)
-        return Found(version, find_sample(version, wanted))
+        return FoundSample(version, find_sample(version, wanted))
+    # Numbers count the samples of one version.
     if wanted.isdecimal():
-        raise UserError(f"sample {wanted}: a number needs --version; or give the sample's whole id")
+        raise UserError(
+            f"sample {wanted}: a number needs --version; name a version, or the sample's full id"
+        )
+    # Search the newest version of each category for the id.
     newest = _newest(manifest, store)
     found = []
     for version in newest:
         try:
-            found.append(Found(version, find_sample(version, wanted)))
+            found.append(FoundSample(version, find_sample(version, wanted)))
         except UserError:
             continue
+    # Ids are unique inside a category only, so several versions may have this one.
     if len(found) == 1:
         return found[0]
     if not found:
-        looked = ", ".join(str(version.dir) for version in newest) or "no version at all"
+        # The versions that were searched, as the sample may be in an older one.
+        looked = ", ".join(str(version.dir) for version in newest) or "there are none"
         raise UserError(f"no sample {wanted!r} in the newest versions ({looked}); name --version")
     names = ", ".join(str(one.version.dir) for one in found)
     raise UserError(f"sample {wanted!r} is in several versions; name one by --version: {names}")
 
 
 def _newest(manifest: Path | None, store: Path | None) -> list[Version]:
+    """The newest version of each category of a store, or of the manifest's categories."""
+    # A store that is named is searched whole, else the categories of the manifest.
     if store is not None:
         if not store.is_dir():
-            raise UserError(f"there is no store {store}; name the folder that generate writes to")
+            raise UserError(f"there is no store {store}; name the folder that `generate` writes to")
         homes = [path for path in sorted(store.iterdir()) if path.is_dir() and path.name[0] != "."]
         places = [(store, home.name) for home in homes]
     else:
-        wished = settings_of(Choices(manifest=manifest))
-        places = [(settings.store, settings.name) for settings in wished]
+        categories = settings_of(Choices(manifest=manifest))
+        places = [(settings.store, settings.name) for settings in categories]
     return [version for place in places if (version := latest(*place)) is not None]
 
 
 def _text(content: dict[str, Any]) -> str:
+    """Verdicts, a table of all checks, the failed ones in words, notes."""
     head = f"{content['id']}: {content['kind']}, in {content['version_dir']}"
+    # The recorded verdict and the present one, then every check behind the present one.
     then = "accepted" if content["recorded"]["accepted"] else content["recorded"]["reason"]
     now = "accepted" if content["accepted"] else content["reason"]
-    verdict = f"recorded: {then}; by today's rules: {now}"
+    verdict = f"recorded: {then}; judged now: {now}"
+    # One row per check: score, value, limit, where the limit comes from, result.
     rows = [
         (
             row["reason"] + (f" ({row['edit']})" if row["edit"] else ""),
@@ -123,14 +139,15 @@ def _text(content: dict[str, Any]) -> str:
             f"{row['value']:.4g}",
             _limit(row),
             row["origin"] if row["limit"] is not None else "",
-            "passed" if row["passed"] else "REFUSED",
+            "passed" if row["passed"] else "FAILED",
         )
         for row in content["rules"]
     ]
     parts = [head, verdict, "", table(("rule", "score", "value", "limit", "from", ""), rows), ""]
+    # Failed checks in words; passed ones are in the table.
     parts += [f"{row['reason']}: {row['said']}" for row in content["rules"] if not row["passed"]]
     parts += [
-        f"note: {name} is recorded as {pair['recorded']:.4g}, and measured now as "
+        f"note: {name} was recorded as {pair['recorded']:.4g}, now it measures "
         f"{pair['measured']:.4g}"
         for name, pair in content["differs"].items()
     ]
@@ -139,6 +156,7 @@ def _text(content: dict[str, Any]) -> str:
 
 
 def _limit(row: dict[str, Any]) -> str:
+    """The range in which a sample passes."""
     if row["limit"] is None:
-        return "silent"
+        return "none"
     return f"{'<=' if row['refused_when'] == 'above' else '>='} {row['limit']:.4g}"

@@ -1,4 +1,4 @@
-"""`anomalysmith generate`: one dataset version per category, with a bar and a summary."""
+"""`anomalysmith generate`: one dataset version per category, with a progress bar and a summary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,13 @@ from flows.commands.console import (
     INTERRUPTED,
     SKIPPED,
     Json,
-    answer,
-    complain,
-    in_words,
-    leave,
-    quiet_output,
-    remark,
-    table,
-    worst,
+    exit_with,
+    join_words,
+    print_error,
+    print_note,
+    print_result,
+    stdout_to_stderr,
+    worst_code,
 )
 from flows.commands.progress_bars import ImageBar
 from flows.jobs.category_options import Choices, settings_of
@@ -27,11 +26,12 @@ from flows.jobs.generate import GenerateReport, generate
 from pipeline.config.schema import CategorySettings
 from pipeline.errors import AnomalysmithError
 from pipeline.sources.layouts.registry import LAYOUTS
+from pipeline.utils.text_table import table
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What became of one category: JSON for programs, text for people, an exit code."""
+    """The result of one category: JSON for programs, text for people, an exit code."""
 
     content: Mapping[str, Any]
     text: str
@@ -39,9 +39,10 @@ class Part:
 
 
 def generate_command(
+    # What is read and where the versions go.
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What to read and make.  [default: data_manifest.yaml]"),
+        typer.Option(metavar="FILE", help="The manifest.  [default: data_manifest.yaml]"),
     ] = None,
     category: Annotated[
         list[str] | None,
@@ -51,36 +52,38 @@ def generate_command(
         str | None,
         typer.Option(
             metavar="KIND:PATH",
-            help="One folder in place of the manifest's sources: "
-            f"{in_words(LAYOUTS, 'or')}, a colon, the folder of one category.",
+            help="One folder instead of the manifest's sources: "
+            f"{join_words(LAYOUTS, 'or')}, a colon, the folder of one category.",
         ),
     ] = None,
     store: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where dataset versions go.  [default: the manifest's]"),
     ] = None,
+    # Which samples are generated; these options override the manifest.
     preset: Annotated[
         str | None,
         typer.Option(metavar="paper|full", help="Kinds of edits.  [default: the manifest's]"),
     ] = None,
     per_image: Annotated[
-        int | None, typer.Option(metavar="N", help="Anomalous samples wanted per image.")
+        int | None, typer.Option(metavar="N", help="Anomalous samples to aim for per image.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N good images by name.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Root of every choice.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed.")] = None,
+    # How it is run.
     workers: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Images in work at once; changes nothing but the time.  "
+            help="Images processed at once; does not change the result.  "
             "[default: the number of CPUs]",
         ),
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option(metavar="PX|HxW", help="Stored size of the images.")
+        str | None, typer.Option(metavar="PX|HxW", help="Size at which images are stored.")
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the models run.")
@@ -89,55 +92,62 @@ def generate_command(
         str | None,
         typer.Option(
             metavar="BACKEND",
-            help="What fills holes: auto, lama, lama_cleaner, small_lama, telea, ns or remote "
+            help="Inpainting backend: auto, lama, lama_cleaner, small_lama, telea, ns or remote "
             "(a server that the manifest names).",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Forge labelled logical anomalies out of good images and publish them as dataset versions.
+    """Generate labelled logical anomalies from good images and publish them as dataset versions.
 
-    A run that was killed goes on where it stopped; a run that was done before is served from the
-    cache. Exit code 3 says that a version was published, but some input files could not be used.
+    A run that was killed continues where it stopped; a run that was finished before is served from
+    the cache. Exit code 3: a version was published, but some input files could not be used.
     """
+    # Options override the manifest in the settings of every category.
     choices = Choices(
         manifest=manifest, categories=category or (), source=source, store=store, preset=preset,
         per_image=per_image, seed=seed, image_size=image_size, device=device, inpaint=inpaint,
     )  # fmt: skip
     parts: list[Part] = []
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
+        # One category after another; each publishes its own version.
         for settings in settings_of(choices):
             try:
                 part = _preview(settings, limit) if dry_run else _run(settings, limit, workers)
-            except AnomalysmithError as error:  # the other categories go on
-                complain(error)
+            except AnomalysmithError as error:
+                # The other categories go on.
+                print_error(error)
                 content = {"category": settings.name, "error": str(error)}
                 part = Part(content, "", error.exit_code)
             except KeyboardInterrupt:
-                remark("\ninterrupted: finished images are kept, the same command goes on")
-                leave(INTERRUPTED)
+                print_note("\ninterrupted: finished images are kept, the same command continues")
+                exit_with(INTERRUPTED)
             parts.append(part)
     contents: dict[str, Any] = {"categories": [dict(part.content) for part in parts]}
+    # Of a single category, programs find the facts at the top as well.
     if len(parts) == 1:
         contents = {**parts[0].content, **contents}
-    answer(contents, as_json, "\n\n".join(part.text for part in parts if part.text))
-    leave(worst([part.code for part in parts]))
+    print_result(contents, as_json, "\n\n".join(part.text for part in parts if part.text))
+    exit_with(worst_code([part.code for part in parts]))
 
 
 def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> Part:
+    """Generate one category with a progress bar."""
     report = generate(settings, limit=limit, workers=workers, watcher=ImageBar())
+    # A version without anomalies is valid, but hardly what was meant.
     if not report.anomalous and settings.edits.per_image:
-        remark(
-            f"{report.category}: NO ANOMALY was accepted; the reasons are counted below, "
-            "`anomalysmith gate --explain` goes through one refusal"
+        print_note(
+            f"{report.category}: NO ANOMALY was accepted; rejection reasons are counted below, "
+            "`anomalysmith gate --explain` shows every check of one rejected sample"
         )
     return Part(report.to_json(), as_text(report), SKIPPED if report.failures else DONE)
 
 
 def _preview(settings: CategorySettings, limit: int | None) -> Part:
+    """What a run of one category would do."""
     from flows.jobs.generate_preview import preview, preview_text
 
     content = preview(settings, limit)
@@ -145,7 +155,8 @@ def _preview(settings: CategorySettings, limit: int | None) -> Part:
 
 
 def as_text(report: GenerateReport) -> str:
-    """A run in words and two small tables."""
+    """A run in words and small tables."""
+    # Kinds first, then the reasons of rejected attempts, the most frequent first.
     how = "published before, nothing to do" if report.cached else f"{report.seconds:.1f} s"
     lines = [
         f"{report.category}: {report.accepted} samples from {report.images} images ({how})",
@@ -156,11 +167,11 @@ def as_text(report: GenerateReport) -> str:
     ]
     if report.rejected:
         reasons = sorted(report.rejected.items(), key=lambda item: (-item[1], item[0]))
-        lines += ["", table(("refused because", "attempts"), reasons)]
-    lines += ["", f"version  {report.version_dir}", f"digest   {report.digest}"]
-    if report.gallery:
-        lines.append(f"gallery  {report.gallery}")
+        lines += ["", table(("rejection reason", "attempts"), reasons)]
+    # Where the result is, and what was left out.
+    facts = [("version", report.version_dir), ("digest", report.digest)]
+    facts += [("gallery", report.gallery)] if report.gallery else []
     if report.failures:
-        lines.append(f"skipped  {len(report.failures)} inputs that could not be used:")
-        lines += [f"         {failure['name']}: {failure['error']}" for failure in report.failures]
-    return "\n".join(lines)
+        facts.append(("skipped", f"{len(report.failures)} inputs that could not be used:"))
+        facts += [("", f"{failure['name']}: {failure['error']}") for failure in report.failures]
+    return "\n".join([*lines, "", table(None, facts, "<")])

@@ -1,4 +1,4 @@
-"""Progress bars of all commands: one line on standard error, through one door to tqdm."""
+"""Progress bars of all commands: one line on standard error. Only this module uses tqdm."""
 
 import signal
 import sys
@@ -13,11 +13,12 @@ from flows.jobs import progress as generation
 if TYPE_CHECKING:
     from pipeline.generation.outcome import Ledger
 
+# Ctrl-C, and what batch systems send before they kill.
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def say(text: str) -> None:
-    """A remark on standard error that does not tear the bar apart."""
+    """Print a remark on standard error without breaking the bar."""
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
@@ -34,7 +35,7 @@ class Line:
         from tqdm import tqdm
 
         self.close()
-        # A log file gets a line now and then, a terminal one that moves.
+        # A log file gets a line every ten seconds, a terminal a moving one.
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total, initial=done, desc=title, unit=self.unit, file=sys.stderr,
@@ -42,7 +43,7 @@ class Line:
         )  # fmt: skip
 
     def to(self, done: int, beside: Mapping[str, Any] | None = None) -> None:
-        """So many are done; `beside` stands behind the bar."""
+        """So many are done; `beside` is shown after the bar."""
         if beside is not None:
             self._bar.set_postfix(beside, refresh=False)
         self._bar.update(done - self._bar.n)
@@ -55,11 +56,13 @@ class Line:
 
 @contextmanager
 def counting(title: str, unit: str, **options: Any) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar to be called with what is done and, where it is known, how much there is in all."""
+    """A bar as a function of what is done and, if known, of how much there is in all."""
+    # The total is set by the first call.
     line = Line(unit)
     line.open(title, **options)
 
     def show(done: int, total: int | None) -> None:
+        # The total may become known only on the way, as in a download.
         line._bar.total = total or None
         line.to(done)
 
@@ -78,35 +81,36 @@ class ImageBar(generation.Watcher):
     def say(self, text: str) -> None:
         say(text)
 
-    def skipped(self, failure: Mapping[str, str]) -> None:
+    def input_skipped(self, failure: Mapping[str, str]) -> None:
+        # Most errors begin with the path already.
         name, error = failure["name"], failure["error"]
         say(f"skipped {error}" if name in error else f"skipped {name}: {error}")
 
-    def calibrating(self, category: str, images: int) -> None:
+    def calibration_started(self, category: str, images: int) -> None:
         self._line.open(f"{category}: calibrating the gate", images)
 
-    def calibrated(self, done: int) -> None:
+    def calibration_progress(self, done: int) -> None:
         self._line.to(done)
 
-    def begin(self, category: str, images: int, ledger: "Ledger") -> None:
+    def generation_started(self, category: str, images: int, ledger: "Ledger") -> None:
         self._line.open(f"{category}: generating", images, ledger.images)
 
-    def image(self, ledger: "Ledger") -> None:
+    def image_done(self, ledger: "Ledger") -> None:
         counts = {"accepted": ledger.accepted, "rejected": ledger.rejected}
         self._line.to(ledger.images, counts)
 
-    def packing(self, category: str, images: int) -> None:
+    def packing_started(self, category: str, images: int) -> None:
         self._line.open(f"{category}: packing", images)
 
-    def packed(self, done: int) -> None:
+    def packing_progress(self, done: int) -> None:
         self._line.to(done)
 
-    def end(self) -> None:
+    def stage_finished(self) -> None:
         self._line.close()
 
 
 class StepBar(training.Watcher):
-    """While a detector trains or scores: what is done, losses, rate, time left."""
+    """While a detector is trained or evaluated: steps done, losses, rate, time left."""
 
     def __init__(self, unit: str = "step") -> None:
         self._line = Line(unit)
@@ -126,16 +130,18 @@ class StepBar(training.Watcher):
 
 @contextmanager
 def first_decides() -> Iterator[None]:
-    """In the other processes of torchrun the first Ctrl-C or kill is the first process's business.
+    """In torchrun's other processes, ignore the first Ctrl-C or kill: the first process handles it.
 
-    It saves the step in work and leaves; a second signal ends this process, too.
+    That one saves the current step and ends the training; a second signal ends this process, too.
     """
     before: dict[signal.Signals, Any] = {}
 
+    # The first signal restores the handlers, so the second one acts as usual.
     def once(number: int, _: object) -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
 
+    # Installed for the length of the training only.
     before |= {number: signal.signal(number, once) for number in STOPS}
     try:
         yield
@@ -145,10 +151,10 @@ def first_decides() -> Iterator[None]:
 
 
 class StoppableBar(StepBar):
-    """A bar under which Ctrl-C, or a kill, waits for the end of a step, whose state is saved.
+    """A bar during which Ctrl-C, or a kill, waits for the end of a step, whose state is saved.
 
-    A second one does not wait. While the bar is not open, and in threads, both do what they always
-    do. Use it as a context.
+    A second one does not wait. While the bar is not open, and in other threads than the main one,
+    signals have their usual effect. Use it as a context manager.
     """
 
     def __init__(self, unit: str = "step") -> None:
@@ -164,7 +170,8 @@ class StoppableBar(StepBar):
 
     def begin(self, title: str, total: int, done: int = 0) -> None:
         self.end()
-        # Before the bar is seen: whoever sees it may count on the step in work being kept.
+        # Before the bar is shown: once it is visible, an interrupt must keep the current step. Only
+        # the main thread may set signal handlers.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in STOPS}
         self._line.open(title, total, done)
@@ -176,10 +183,11 @@ class StoppableBar(StepBar):
         self._let_go()
         super().end()
 
+    # A signal handler: it only sets a flag, which the training reads between steps.
     def _ask(self, *_: object) -> None:
         self._asked = True
         self._let_go()
-        say("stopping after this step; once more to stop at once")
+        say("stopping after this step; press Ctrl-C again to stop at once")
 
     def _let_go(self) -> None:
         for number, before in self._before.items():

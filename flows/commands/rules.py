@@ -5,26 +5,27 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, answer, quiet_output, remark, table
+from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
 from flows.jobs.category_options import Choices, settings_of
 from pipeline.errors import UserError
+from pipeline.utils.text_table import table
 
 rules_app = typer.Typer(
     name="rules",
     no_args_is_help=True,
-    help="What a good product has to have: draft it from good images, check it, show it.",
+    help="Rule books of what a good product must have: draft from good images, check, show.",
 )
 
 Manifest = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="What to read and make.  [default: data_manifest.yaml]"),
+    typer.Option(metavar="FILE", help="The manifest.  [default: data_manifest.yaml]"),
 ]
 Category = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which category; needed where there are several.")
+    str | None, typer.Option(metavar="NAME", help="The category; required if there are several.")
 ]
 Source = Annotated[
     str | None,
-    typer.Option(metavar="KIND:PATH", help="One folder in place of the manifest's sources."),
+    typer.Option(metavar="KIND:PATH", help="One folder instead of the manifest's sources."),
 ]
 Book = Annotated[
     Path, typer.Argument(metavar="FILE", help="The rule book (YAML).", show_default=False)
@@ -41,30 +42,40 @@ def draft_command(
         int | None,
         typer.Option(metavar="N", min=1, help="Good images to learn from.  [default: 60]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing book.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing rule book.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Learn from the training normals which parts there are, how many and where, and write it down.
+    """Learn from training normals which parts there are, how many and where; write a rule book.
 
-    Beside FILE come its examples (.safetensors) and a contact sheet (.png) to name the parts by.
+    Also writes its examples (.safetensors) and a contact sheet (.png) beside FILE, so that you can
+    name the parts.
     """
-    from pipeline.generation.rulebook_check import MANY, good_images, part_finder
+    from pipeline.generation.rulebook_check import DEFAULT_LIMIT, good_images, part_finder
     from pipeline.rulebook.draft import draft
     from pipeline.rulebook.write import write_draft
 
     if out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--out names a YAML file such as bolts.rules.yaml, got {out}")
+        raise UserError(f"expected --out with a YAML file such as bolts.rules.yaml, got {out}")
+    # Drafts are corrected by hand, so none is overwritten by accident.
     if out.exists() and not force:
-        raise UserError(f"{out} exists, perhaps with your corrections; --force writes over it")
-    with quiet_output(as_json):
+        raise UserError(f"{out} exists, perhaps with your corrections; --force overwrites it")
+    with stdout_to_stderr(as_json):
         settings = _settings(manifest, category, source)
+        # The models of a run find the parts.
         find = part_finder(settings)
+        # Images are kept for the contact sheet.
         images, found = [], []
-        for number, (_, image_HW3) in enumerate(good_images(settings, ("train",), limit or MANY)):
+        # Finding parts takes about a second per image, so show that it is going on.
+        for number, (_, image_HW3) in enumerate(
+            good_images(settings, ("train",), limit or DEFAULT_LIMIT)
+        ):
             images.append(image_HW3)
             found.append(find(image_HW3))
             if (number + 1) % 10 == 0:
-                remark(f"{number + 1} images seen")
+                print_note(f"{number + 1} images analysed")
+        # Learn the rules, then write book, examples and contact sheet.
         made = draft(found, settings.name)
         files = write_draft(made, out, found, images.__getitem__)
     content: dict[str, Any] = {
@@ -80,9 +91,10 @@ def draft_command(
         for name, part in made.book.parts.items()
     ]
     lines = [table(("part", "count", "place", "seen"), rows)]
+    # Clusters that are too rare or too irregular for a rule, by their row in the contact sheet.
     lines += [f"not used: row {row}, {why}" for row, why in made.not_used.items()]
     lines += [f"wrote {path}" for path in files]
-    answer(content, as_json, "\n".join(lines))
+    print_result(content, as_json, "\n".join(lines))
 
 
 @rules_app.command("check")
@@ -92,7 +104,7 @@ def check_command(
         Path | None,
         typer.Argument(
             metavar="[VERSION_DIR]",
-            help="A version whose originals and samples are asked.",
+            help="A version whose originals and samples are checked.",
             show_default=False,
         ),
     ] = None,
@@ -100,17 +112,17 @@ def check_command(
     category: Category = None,
     source: Source = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only N normals.  [default: 60]")
+        int | None, typer.Option(metavar="N", min=1, help="Check N normals only.  [default: 60]")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """How many normals keep every rule, and do samples break exactly theirs?
+    """Count the normals that keep every rule, and the samples that break exactly their own.
 
-    Without VERSION_DIR the validation normals of the source are asked, which a draft never saw.
+    Without VERSION_DIR the validation normals of the source are checked, which no draft has seen.
     """
     from pipeline.dataset.version import open_version
     from pipeline.generation.rulebook_check import (
-        MANY,
+        DEFAULT_LIMIT,
         check_normals,
         check_version,
         good_images,
@@ -118,9 +130,10 @@ def check_command(
     )
     from pipeline.rulebook.book import load
 
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
         loaded = load(book)
         if version is not None:
+            # The models of the version, not those of today: its samples were judged with them.
             from pipeline.generation.reproduce import models_of
             from pipeline.rulebook.parts import finder
 
@@ -128,17 +141,18 @@ def check_command(
             agreement = check_version(loaded, finder(models_of(opened)), opened, limit)
         else:
             settings = _settings(manifest, category, source)
-            images = good_images(settings, ("validation",), limit or MANY)
+            images = good_images(settings, ("validation",), limit or DEFAULT_LIMIT)
             agreement = check_normals(loaded, part_finder(settings), images)
     content = agreement.to_json()
     lines = [
         f"{agreement.keep} of {agreement.normals} normals keep every rule "
-        f"(false alarms {agreement.false_alarms:.0%})"
+        f"(false positives {agreement.false_alarms:.0%})"
     ]
     lines += [
         f"  {name}: " + "; ".join(f"{rule} ({why})" for rule, why in broken.items())
         for name, broken in agreement.faults.items()
     ]
+    # Samples have a rule only if the version was generated with a rule book.
     if agreement.samples:
         lines.append(
             f"{agreement.as_labelled} of {agreement.samples} samples break exactly their rule"
@@ -147,8 +161,8 @@ def check_command(
             f"  {name}: {', '.join(rules) or 'no rule'}" for name, rules in agreement.others.items()
         ]
     elif version is not None:
-        lines.append("no sample names a rule: the version was made without a rule book")
-    answer(content, as_json, "\n".join(lines))
+        lines.append("no sample has a rule: the version was generated without a rule book")
+    print_result(content, as_json, "\n".join(lines))
 
 
 @rules_app.command("show")
@@ -156,7 +170,7 @@ def show_command(book: Book, as_json: Json = False) -> None:
     """Check a rule book and list its rules."""
     from pipeline.rulebook.book import load
 
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
         loaded = load(book)
     content = {
         "category": loaded.book.category,
@@ -166,23 +180,25 @@ def show_command(book: Book, as_json: Json = False) -> None:
     }
     rows = [(name, _count(part), _place(part)) for name, part in loaded.book.parts.items()]
     lines = [table(("part", "count", "place"), rows), f"rules: {', '.join(loaded.book.names())}"]
-    answer(content, as_json, "\n".join(lines))
+    print_result(content, as_json, "\n".join(lines))
 
 
 def _settings(manifest: Path | None, category: str | None, source: str | None) -> Any:
-    """The one category that was meant, its scenes rendered."""
+    """Settings of the one category that was named, or that the manifest has; scenes rendered."""
     from flows.jobs.example_scenes import ensure_rendered
 
+    # The command works on one category: parts are learned per product.
     names = [category] if category else []
     found = settings_of(Choices(manifest=manifest, categories=names, source=source))
     if len(found) != 1:
         names = [settings.name for settings in found]
-        raise UserError(f"name one category: --category {' or '.join(names)}")
+        raise UserError(f"expected one category; name it by --category {' or '.join(names)}")
     ensure_rendered(found[0])
     return found[0]
 
 
 def _count(part: Any) -> str:
+    """Admitted number of parts: `any`, `3` or `2-4`."""
     low, high = part.admitted
     if isinstance(part.count, str):
         return "any"
@@ -190,6 +206,7 @@ def _count(part: Any) -> str:
 
 
 def _place(part: Any) -> str:
+    """Where a part may be: `any`, a box, or a number of slots."""
     if isinstance(part.place, str):
         return str(part.place)
     return "a box" if part.place.box else f"{len(part.place.slots)} slots"

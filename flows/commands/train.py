@@ -1,4 +1,4 @@
-"""`anomalysmith train`: one detector on one dataset version; it can be stopped and goes on."""
+"""`anomalysmith train`: one detector on one dataset version; it can be stopped and resumed."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import INTERRUPTED, Json, answer, complain, leave, quiet_output, remark
+from detectors.training.job import TrainJob
+from flows.commands.console import (
+    INTERRUPTED,
+    Json,
+    exit_with,
+    print_error,
+    print_note,
+    print_result,
+    stdout_to_stderr,
+)
 from flows.jobs.evaluate import number
-from flows.jobs.train import TrainJob, report_json, train
+from flows.jobs.train import job_of, report_json, train
 from pipeline.errors import AnomalysmithError
 
 
@@ -19,11 +28,13 @@ def train_command(
     ],
     version: Annotated[
         Path,
-        typer.Option(metavar="VERSION_DIR", help="What to train on.", show_default=False),
+        typer.Option(
+            metavar="VERSION_DIR", help="Dataset version to train on.", show_default=False
+        ),
     ],
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Where the checkpoint goes.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder of the checkpoint.", show_default=False),
     ],
     profile: Annotated[
         str,
@@ -44,76 +55,80 @@ def train_command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any other setting, as `anomalysmith detectors NAME` lists them; may be given "
-            "several times.",
+            help="Any other setting that `anomalysmith detectors NAME` lists; may be given several "
+            "times.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Root of every choice.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed.")] = 0,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where the training runs.")
+        str, typer.Option(metavar="auto|cpu|cuda", help="Device of the training.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="auto|fp32|tf32|bf16", help="Number format of the products.")
+        str, typer.Option(metavar="auto|fp32|tf32|bf16", help="Precision of matrix products.")
     ] = "auto",
     compile: Annotated[
         str,
         typer.Option(
             metavar="off|default|reduce-overhead",
-            help="Let torch.compile build the step; costs a minute, pays on long GPU runs.",
+            help="Compile the step with torch.compile; takes a minute, pays on long GPU runs.",
         ),
     ] = "off",
     workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Processes that read; 0 is mostly the fastest.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Processes that read images; 0 is usually the fastest."
+        ),
     ] = 0,
     teacher: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Weights of the frozen part.  [default: what `weights` finds]"
+            metavar="FILE",
+            help="Weights of the frozen teacher.  [default: the file that `weights` finds]",
         ),
     ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
-            metavar="CHECKPOINT", help="Begin with the tensors of this checkpoint that fit."
+            metavar="CHECKPOINT", help="Start from the tensors of this checkpoint that fit."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a detector on a dataset version; its real test images are never looked at.
+    """Train a detector on a dataset version; its real test images are never read.
 
-    A run that was interrupted or killed goes on where it stopped when it is started again with the
-    same words; a run that was done before is served from DIR. Under torchrun every process calls
-    this, and the first one speaks.
+    A run that was interrupted or killed continues where it stopped when it is started again with
+    the same arguments; a finished run is read from DIR. Under torchrun every process calls this
+    command, and rank 0 prints.
     """
+    # Must stay the first statement: it holds the options and nothing else.
+    options = locals()
+    # torchrun sets both variables; RANK alone may come from elsewhere.
     rank = int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
-    job = TrainJob(
-        detector=detector, version=version, out=out, profile=profile, steps=steps, size=size,
-        changes=changes or (), seed=seed, device=device, precision=precision, compile=compile,
-        workers=workers, teacher=teacher, start=start,
-    )  # fmt: skip
     try:
-        with quiet_output(as_json or rank > 0):
+        with stdout_to_stderr(as_json or rank > 0):
+            job = job_of(options | {"changes": changes or ()})
             content, text = _preview(job) if dry_run else _run(job, rank)
     except KeyboardInterrupt:
         if not rank:
-            remark(f"\ninterrupted: {_kept(out)}")
-        leave(INTERRUPTED)
+            print_note(f"\ninterrupted: {_kept(out)}")
+        exit_with(INTERRUPTED)
     except AnomalysmithError as error:
         if not rank:
             raise
-        complain(f"process {rank}: {error}")  # standard output belongs to the first process
-        leave(error.exit_code)
+        print_error(f"process {rank}: {error}")  # standard output belongs to the first process
+        exit_with(error.exit_code)
     if not rank:
-        answer(content, as_json, text)
+        print_result(content, as_json, text)
 
 
 def _run(job: TrainJob, rank: int) -> tuple[dict[str, Any], str]:
     from detectors.training.progress import Watcher
     from flows.commands.progress_bars import StoppableBar, first_decides
 
+    # Only rank 0 shows a bar and handles Ctrl-C.
     if rank:
         with first_decides():
             return report_json(job, train(job, Watcher())), ""
@@ -123,13 +138,13 @@ def _run(job: TrainJob, rank: int) -> tuple[dict[str, Any], str]:
 
 
 def _kept(out: Path) -> str:
-    """What an interrupted training has left."""
+    """What an interrupted training has saved, as half a sentence."""
     from detectors.training.resume import newest
 
     folder = newest(out)
     if folder is None:
-        return "no state was saved yet, so the same command begins again"
-    return f"the state of step {int(folder.name)} is kept in {out}, the same command goes on there"
+        return "no state was saved yet, so the same command starts over"
+    return f"the state of step {int(folder.name)} is kept in {out}; the same command resumes it"
 
 
 def _preview(job: TrainJob) -> tuple[dict[str, Any], str]:
@@ -140,7 +155,7 @@ def _preview(job: TrainJob) -> tuple[dict[str, Any], str]:
 
 
 def as_text(content: dict[str, Any], version: Path) -> str:
-    """A training in words, and what to do with it."""
+    """The result of a training as text, with the next command."""
     early = ", stopped early" if content["stopped_early"] else ""
     lines = [
         f"{content['detector']}: {content['steps']} steps, {content['seconds']:.1f} s{early}",
@@ -153,7 +168,7 @@ def as_text(content: dict[str, Any], version: Path) -> str:
 
 
 def validation_lines(found: dict[str, Any]) -> list[str]:
-    """What the held-out normals and the samples forged from them say."""
+    """AUROC and false alarms on the validation normals and the synthetics generated from them."""
     lines = [
         f"validation  image AUROC {number(found['auroc'])}: {found['normals']} normals, "
         f"{found['synthetics']} synthetic anomalies"
@@ -161,8 +176,9 @@ def validation_lines(found: dict[str, Any]) -> list[str]:
     if found["auroc_by_kind"]:
         kinds = (f"{kind} {number(auroc)}" for kind, auroc in found["auroc_by_kind"].items())
         lines.append(f"            {', '.join(kinds)}")
+    # None when the version has no controls in its validation split.
     share = found["control_false_alarms"]
     if share is not None:
-        alarm = f"{share:.0%} of {found['controls']} controls raise the alarm at threshold_5"
-        lines.append(f"            {alarm}")
+        alarms = f"{share:.0%} of {found['controls']} controls exceed threshold_5"
+        lines.append(f"            {alarms}")
     return lines + [f"            {name}: {why}" for name, why in found["notes"].items()]

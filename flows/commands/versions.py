@@ -1,11 +1,20 @@
-"""`verify`, `stats`, `gallery` and `show`: looking at a published version."""
+"""`anomalysmith verify`, `stats`, `gallery` and `show`: inspect a published version."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.console import BROKEN, DONE, Json, answer, complain, leave, quiet_output, remark
+from flows.commands.console import (
+    DONE,
+    INTEGRITY_ERROR,
+    Json,
+    exit_with,
+    print_error,
+    print_note,
+    print_result,
+    stdout_to_stderr,
+)
 from pipeline.errors import UserError
 
 VersionDir = Annotated[
@@ -19,37 +28,41 @@ def verify_command(
     regenerate: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="Also make N samples again from their lineage and compare."
+            metavar="N", min=0, help="Also generate N samples again from their lineage and compare."
         ),
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Prove that a version is what was published: every byte, every pixel, every count.
+    """Check that a version is what was published: every byte, every pixel, every count.
 
-    Exit code 4 and one line per problem when it is not.
+    Exit code 4 and one line per problem if it is not.
     """
     from pipeline.dataset.verify import verify
-    from pipeline.dataset.version import MEND
+    from pipeline.dataset.version import REPAIR
 
-    refused: UserError | None = None
-    with quiet_output(as_json):
+    impossible: UserError | None = None
+    with stdout_to_stderr(as_json):
+        # First the stored bytes, then, only if these are sound, the generated samples.
         report = verify(version_dir)
         problems, checks = list(report.problems), dict(report.checks)
         if regenerate and report.ok:
-            from pipeline.generation.reproduce import regenerate as make_again
+            from pipeline.generation import reproduce
 
             try:
-                made, differ = make_again(version_dir, regenerate)
-                checks["regenerated samples"] = made
+                count, differ = reproduce.regenerate(version_dir, regenerate)
+                # Counted and reported like every other check.
+                checks["regenerated samples"] = count
                 problems += differ
-            except UserError as error:  # what was verified so far is worth saying all the same
-                refused = error
+            except UserError as error:
+                # This machine lacks a model or a device; report what was verified all the same.
+                impossible = error
     for note in report.notes:
-        remark(f"note: {note}")
+        print_note(f"note: {note}")
     for problem in problems:
-        complain(problem)
+        print_error(problem)
     if not report.ok:
-        remark(f"to mend it: {MEND}")
+        print_note(f"to repair it: {REPAIR}")
+    # Differing regenerated samples count as problems, too.
     ok = not problems
     content = {
         "ok": ok,
@@ -58,22 +71,24 @@ def verify_command(
         "problems": problems,
         "notes": list(report.notes),
     }
-    if refused:
-        complain(refused)
-        content["error"] = str(refused)
+    if impossible:
+        print_error(impossible)
+        # The version is sound as far as it was checked, but the exit code is that of the error.
+        content["error"] = str(impossible)
+    # How much was checked, by what was counted.
     what = ", ".join(f"{count} {check}" for check, count in sorted(checks.items()))
-    answer(content, as_json, f"{'ok' if ok else 'BROKEN'}: {version_dir}\nchecked {what}")
-    leave(BROKEN if not ok else refused.exit_code if refused else DONE)
+    print_result(content, as_json, f"{'ok' if ok else 'BROKEN'}: {version_dir}\nchecked {what}")
+    exit_with(INTEGRITY_ERROR if not ok else impossible.exit_code if impossible else DONE)
 
 
 def stats_command(version_dir: VersionDir, as_json: Json = False) -> None:
-    """Count what a version holds: splits, kinds, refusals, mask areas, bytes."""
+    """Statistics of a version: splits, kinds, rejections, mask areas, bytes."""
     from pipeline.dataset.version import open_version
     from pipeline.reports.stats import as_text, stats
 
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
         figures = stats(open_version(version_dir))
-    answer(figures, as_json, as_text(figures))
+    print_result(figures, as_json, as_text(figures))
 
 
 def gallery_command(version_dir: VersionDir) -> None:
@@ -89,14 +104,14 @@ def show_command(
         str,
         typer.Argument(
             metavar="SAMPLE",
-            help="Its id as the gallery shows it (train/good/000.png@2.0), or its number from 0.",
+            help="Its id as shown in the gallery (train/good/000.png@2.0), or its number from 0.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Where the picture goes.  [default: the sample's name, here]"
+            metavar="FILE", help="Image to write.  [default: the sample's name, in this folder]"
         ),
     ] = None,
 ) -> None:
@@ -111,11 +126,12 @@ def show_command(
     version = open_version(version_dir)
     found = find_sample(version, sample)
     out = out or Path(f"{version.category}-{_plain(found.record['id'])}.png")
+    # The image first: if it cannot be written, no lineage is printed either.
     Image.fromarray(triptych(found)).save(out, format="PNG")
     typer.echo(json.dumps(lineage(version, found), indent=2, ensure_ascii=False))
-    remark(f"original | edited | change mask: {out}")
+    print_note(f"original | edited | change mask: {out}")
 
 
 def _plain(sample_id: str) -> str:
-    """A sample's id as a file name."""
+    """The id of a sample as a file name."""
     return "".join(c if c.isalnum() or c in "@.-" else "_" for c in sample_id)

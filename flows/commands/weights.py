@@ -1,4 +1,4 @@
-"""`anomalysmith weights list | verify | pull | bundle`: model files; `pull` alone downloads."""
+"""`anomalysmith weights list | verify | pull | bundle`: model files; only `pull` downloads."""
 
 from pathlib import Path
 from textwrap import wrap
@@ -6,58 +6,73 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import BROKEN, DONE, Json, answer, complain, leave, quiet_output
+from flows.commands.console import (
+    DONE,
+    INTEGRITY_ERROR,
+    Json,
+    exit_with,
+    print_error,
+    print_result,
+    stdout_to_stderr,
+)
 from flows.commands.progress_bars import counting
 from flows.jobs.category_options import MANIFEST, Choices, settings_of
 from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
+from pipeline.utils.text_table import table
 
 weights_app = typer.Typer(
-    help="List, check, fetch or bundle the model files.",
+    help="List, check, download or bundle model files.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
+# Characters per line of `weights list`; long paths lose their beginning.
 WIDTH = 120
-"""Columns that the table of `weights list` keeps to; long paths lose their beginning."""
 
 
 @weights_app.command("list")
 def list_command(as_json: Json = False) -> None:
-    """List every known model file: what for, size, licence, whether it is here, and where."""
+    """List every known model file: purpose, size, licence, whether it is present, and where."""
     rows = [_row(entry) for entry in weights.entries()]
     content = {"weights": rows, "folders": [str(folder) for folder in weights.folders()]}
-    answer(content, as_json, _listing(rows))
+    print_result(content, as_json, _listing(rows))
 
 
 @weights_app.command("verify")
 def verify_command(as_json: Json = False) -> None:
-    """Compare every model file that is here with its publisher's digest and with its pin.
+    """Compare every model file that is present with its publisher's digest and with its pin.
 
-    A file without a pin gets one. Exit code 4 when a file is not what it was; a missing file is no
-    fault.
+    A file without a pin is pinned. Exit code 4 if a file has changed; missing files are no error.
     """
     rows: list[dict[str, Any]] = []
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
         for entry in weights.entries():
             path = weights.find(entry.name)
+            # A missing file is no error.
             if path is None:
                 continue
+            # Checked against the publisher's digest and the pin.
             try:
-                pinned = weights.settle(entry.name, path)
+                pinned = weights.check_and_pin(entry.name, path)
                 note = "" if pinned else "its folder cannot be written to, so it is not pinned"
                 rows.append(_row(entry) | {"ok": True, "problem": "", "note": note})
             except WeightsError as error:
-                complain(error)
+                print_error(error)
                 rows.append(_row(entry) | {"ok": False, "problem": str(error), "note": ""})
     ok = all(row["ok"] for row in rows)
     lines = [
-        f"{'ok    ' if row['ok'] else 'BROKEN'}  {row['name']}  {row['path']}  ({row['digest']})"
-        + (f"; {row['note']}" if row["note"] else "")
+        (
+            "ok" if row["ok"] else "BROKEN",
+            row["name"],
+            row["path"],
+            f"({row['digest']})" + (f"; {row['note']}" if row["note"] else ""),
+        )
         for row in rows
     ]
-    answer({"ok": ok, "weights": rows}, as_json, "\n".join(lines) or "no weights were found")
-    leave(DONE if ok else BROKEN)
+    text = table(None, lines, "<") or "no weights were found"
+    print_result({"ok": ok, "weights": rows}, as_json, text)
+    exit_with(DONE if ok else INTEGRITY_ERROR)
 
 
 @weights_app.command("pull")
@@ -67,13 +82,14 @@ def pull_command(
         typer.Argument(metavar="NAME...", help="Names as `weights list` shows them."),
     ],
 ) -> None:
-    """Fetch model files from their publishers, check their digests and pin them.
+    """Download model files from their publishers, check their digests and pin them.
 
-    A broken download goes on where it ended when the command is given again.
+    An interrupted download continues where it stopped when the command is run again.
     """
     from pipeline.models.weights.download import pull, pullable
 
-    for name in names:  # all names first: a slip should not cost half a download
+    # All names first: a typo in the last one should not show after an hour of downloads.
+    for name in names:
         pullable(name)
     for name in names:
         with counting(name, "B", unit_scale=True) as show:
@@ -85,12 +101,12 @@ def pull_command(
 def bundle_command(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Where the files go; made if it is not there."),
+        typer.Argument(metavar="DIR", help="Folder for the files; created if it does not exist."),
     ],
     manifest: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Whose models are wanted.  [default: data_manifest.yaml]"
+            metavar="FILE", help="Manifest with the models.  [default: data_manifest.yaml]"
         ),
     ] = None,
     category: Annotated[
@@ -102,28 +118,30 @@ def bundle_command(
         typer.Option(
             "--with",
             metavar="NAME",
-            help="This entry as well, such as a detector's; may be given several times.",
+            help="Also this entry, such as that of a detector; may be given several times.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be copied; copy nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be copied; copy nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy everything a manifest needs into one folder, for a machine without a network.
+    """Copy all model files that a manifest needs into one folder, for a machine without a network.
 
-    There, ANOMALYSMITH_WEIGHTS=DIR is all that is needed. The same command goes on after a stop;
-    whole files are kept.
+    There, set ANOMALYSMITH_WEIGHTS=DIR. After an interruption the same command continues; complete
+    files are kept.
     """
     from pipeline.generation.offline_bundle import plan_bundle, write_bundle
 
-    with quiet_output(as_json):
+    with stdout_to_stderr(as_json):
+        # Find all files first: a missing one should not show after the first gigabytes.
         choices = Choices(manifest=manifest or MANIFEST, categories=category or ())
         plan = plan_bundle(settings_of(choices), extra or ())
         copied: list[str] = []
         if not dry_run:
             with counting(f"bundle {folder.name}", "B", unit_scale=True) as show:
                 copied = write_bundle(plan, folder, show)
+    # What was, or would be, copied, and from where.
     files = [
         {"file": file.place, "bytes": file.size, "sha256": file.sha256, "from": str(file.source)}
         | {"name": file.entry.name if file.entry else None, "copied": file.place in copied}
@@ -136,10 +154,11 @@ def bundle_command(
         "builtin": list(plan.builtin),
         "dry_run": dry_run,
     }
-    answer(content, as_json, _bundle_text(content))
+    print_result(content, as_json, _bundle_text(content))
 
 
 def _row(entry: weights.WeightsEntry) -> dict[str, Any]:
+    """One entry of the registry as JSON, with the state of its file here."""
     path = weights.find(entry.name)
     return {
         "name": entry.name,
@@ -151,7 +170,9 @@ def _row(entry: weights.WeightsEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "commercial": entry.commercial,
         "terms": entry.terms,
+        # As stated by the publisher.
         "digest": entry.known,
+        # Bundled, present or missing.
         "state": weights.state(entry.name),
         "path": str(path) if path else None,
         "url": entry.url,
@@ -160,52 +181,46 @@ def _row(entry: weights.WeightsEntry) -> dict[str, Any]:
 
 
 def _listing(rows: list[dict[str, Any]]) -> str:
-    """The table, then how to get what is missing and what a licence's name does not say."""
-    head = ("name", "for", "MB", "licence", "state")
+    """The table, then how to get what is missing, and terms beyond the name of a licence."""
+    head = ("name", "for", "MB", "licence", "state", "path")
     cells = [
-        (row["name"], row["for"], f"{row['megabytes']:g}", row["licence"], row["state"])
+        (
+            row["name"], row["for"], f"{row['megabytes']:g}", row["licence"], row["state"],
+            row["path"] or "-",
+        )
         for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    room = WIDTH - sum(widths) - 2 * len(widths)
-    paths = ["path", *(_shortened(row["path"] or "-", room) for row in rows)]
-    lines = []
-    for (name, purpose, size, licence, state), path in zip((head, *cells), paths, strict=True):
-        left = f"{name:<{widths[0]}}  {purpose:<{widths[1]}}  {size:>{widths[2]}}"
-        lines.append(f"{left}  {licence:<{widths[3]}}  {state:<{widths[4]}}  {path}")
-    lines.insert(1, "-" * max(map(len, lines)))
-    notes = [f"looked in {weights.BUNDLED}, {', '.join(map(str, weights.folders()))}"]
+    ]  # fmt: skip
+    lines = [table(head, cells, "<<><", width=WIDTH)]
+    notes = [f"searched {weights.BUNDLED}, {', '.join(map(str, weights.folders()))}"]
     if any(row["state"] == "missing" and row["url"] for row in rows):
         notes.append("missing files: anomalysmith weights pull NAME...")
+    # Files without a URL cannot be downloaded; their entry tells how to get them.
     own = [row for row in rows if row["state"] == "missing" and not row["url"]]
     notes += [f"{row['name']}: {row['get']}" for row in own]
+    # Entries with the same terms share one note.
     for terms in dict.fromkeys(row["terms"] for row in rows if row["terms"]):
         names = ", ".join(row["name"] for row in rows if row["terms"] == terms)
         notes.append(f"{names}: {terms}")
+    # Notes are wrapped like paragraphs.
     for note in notes:
         lines += ["", *wrap(note, WIDTH, break_long_words=False, break_on_hyphens=False)]
     return "\n".join(lines)
 
 
-def _shortened(path: str, room: int) -> str:
-    return path if len(path) <= room else "…" + path[len(path) + 1 - room :]
-
-
 def _bundle_text(content: dict[str, Any]) -> str:
+    """A bundle as text: every file, the total, and how to use it."""
+    # A dry run and a real one differ in their verbs only.
     size = f"{content['bytes'] / 1e6:.1f} MB"
     if content["dry_run"]:
-        lines = [f"would copy  {file['file']}" for file in content["files"]]
-        lines.append(f"{size} for {content['folder']}; nothing was copied")
+        verbs = ["would copy"] * len(content["files"])
+        end = f"{size} for {content['folder']}; nothing was copied"
     else:
-        lines = [
-            f"{'copied' if file['copied'] else 'kept  '}  {file['file']}"
-            for file in content["files"]
-        ]
-        lines.append(
-            f"{size} in {content['folder']}; use: ANOMALYSMITH_WEIGHTS={content['folder']}"
-        )
-    if not content["files"]:
-        lines.insert(0, "nothing to copy: these settings use bundled models only")
+        verbs = ["copied" if file["copied"] else "kept" for file in content["files"]]
+        end = f"{size} in {content['folder']}; use: ANOMALYSMITH_WEIGHTS={content['folder']}"
+    # One line per file, then the total.
+    names = [file["file"] for file in content["files"]]
+    text = table(None, list(zip(verbs, names, strict=True)), "<")
+    lines = [text or "nothing to copy: these settings use bundled models only", end]
     if content["builtin"]:
         lines.append(f"from the program itself: {', '.join(content['builtin'])}")
     return "\n".join(lines)

@@ -1,32 +1,34 @@
-"""`make demo`: every category of the example manifest is made and checked, detectors learn one.
+"""`make demo`: generate and verify every category of the example manifest, train detectors on one.
 
     python -m flows.demo [MANIFEST]
 
-Nothing here is special to the demo: it calls what `anomalysmith generate`, `verify`, `train` and
-`evaluate` call. What it tells is in `demo_story.py`.
+The demo calls the same functions as `anomalysmith generate`, `verify`, `train` and `evaluate`. Its
+text is in `flows/demo/text.py`.
 """
 
 import sys
 import time
 from pathlib import Path
 
-from flows.commands.console import BROKEN, DONE, SKIPPED, complain, worst
+from flows.commands.console import DONE, INTEGRITY_ERROR, SKIPPED, print_error, worst_code
 from flows.commands.progress_bars import ImageBar
-from flows.demo.text import greeting, learning, made, next_steps
+from flows.demo.text import datasets, greeting, next_steps, results
 from flows.jobs.category_options import MANIFEST, Choices, settings_of
 from flows.jobs.generate import GenerateReport, generate
 from pipeline.errors import AnomalysmithError
 
 
 def main(manifest: Path = MANIFEST) -> int:
-    """Run the demo; the exit code."""
+    """Run the demo; returns the worst exit code. A category that fails does not stop the others."""
     started = time.perf_counter()
     try:
+        # A manifest that is not valid ends the demo before anything is generated.
         categories = settings_of(Choices(manifest=manifest))
     except AnomalysmithError as error:
-        complain(error)
+        print_error(error)
         return error.exit_code
     print(greeting([settings.name for settings in categories]), flush=True)
+    # First the datasets, one product after another.
     reports: list[GenerateReport] = []
     codes: list[int] = []
     for settings in categories:
@@ -35,39 +37,43 @@ def main(manifest: Path = MANIFEST) -> int:
             codes.append(_checked(report))
             reports.append(report)
         except AnomalysmithError as error:
-            complain(f"{settings.name}: {error}")
+            print_error(f"{settings.name}: {error}")
             codes.append(error.exit_code)
     if reports:
-        print(made(reports, all(code != BROKEN for code in codes)), flush=True)
+        print(datasets(reports, all(code != INTEGRITY_ERROR for code in codes)), flush=True)
+        # Then the detectors, and what to do next.
         codes += _detectors(reports)
         print(next_steps(reports[0], time.perf_counter() - started))
-    return worst(codes)
+    return worst_code(codes)
 
 
 def _checked(report: GenerateReport) -> int:
-    """Verify a version as a stranger would."""
+    """Verify a version as `anomalysmith verify` does; returns an exit code."""
     from pipeline.dataset.verify import verify
 
     found = verify(report.version_dir)
     for problem in found.problems:
-        complain(problem)
+        print_error(problem)
+    # Damaged data is worse than missing samples.
     if not found.ok:
-        return BROKEN
-    if not report.accepted:  # the example scenes are ours: none accepted means something is wrong
-        complain(f"{report.category}: the gate accepted no sample of {report.images} images")
+        return INTEGRITY_ERROR
+    # Every example scene yields accepted samples, so none means that something is wrong.
+    if not report.accepted:
+        print_error(f"{report.category}: the gate accepted no sample of {report.images} images")
         return SKIPPED
     return DONE
 
 
 def _detectors(reports: list[GenerateReport]) -> list[int]:
-    """Train and measure on one product, and tell; exit codes."""
-    from flows.demo.detectors import learn, product_of
+    """Train and evaluate detectors on one product and print the results; returns exit codes."""
+    # Imported only now: PyTorch takes seconds to load.
+    from flows.demo.detectors import product_with_test, train_detectors
 
-    product = product_of(reports)
+    product = product_with_test(reports)
     if product is None:
         return []
-    learnt, codes = learn(product)
-    print(learning(product.category, learnt), flush=True)
+    trained, codes = train_detectors(product)
+    print(results(product.category, trained), flush=True)
     return codes
 
 
@@ -75,5 +81,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(*map(Path, sys.argv[1:2])))
     except KeyboardInterrupt:
-        print("\ninterrupted: what is finished is kept, `make demo` goes on", file=sys.stderr)
+        print("\ninterrupted: finished work is kept, `make demo` continues", file=sys.stderr)
         sys.exit(130)

@@ -1,29 +1,30 @@
-"""What `make demo` tells: plain words, small tables, paths to look at."""
+"""The text of `make demo`: short sentences, small tables, paths of pages to open."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.console import table
 from flows.jobs.evaluate import number
 from flows.jobs.generate import GenerateReport
 from pipeline.kinds import is_control, kind_of
+from pipeline.utils.text_table import table
 
 if TYPE_CHECKING:
-    from flows.demo.detectors import Learnt
+    from flows.demo.detectors import Trained
 
 
 def greeting(names: Sequence[str]) -> str:
-    """What is about to happen."""
+    """What the demo is about to do."""
     return (
-        f"Forging logical anomalies for {len(names)} products: {', '.join(names)}.\n"
-        "U²-Net finds the parts, SAM proposes objects, each edit takes away, adds, moves,\n"
-        "turns or recolours some, LaMa fills the gaps, and a gate refuses what looks wrong.\n"
+        f"Generating logical anomalies for {len(names)} products: {', '.join(names)}.\n"
+        "U²-Net segments the foreground and SAM proposes objects. Each edit removes, adds, moves,\n"
+        "rotates or recolours objects; LaMa inpaints the background. A gate rejects samples with\n"
+        "visible editing artifacts.\n"
     )
 
 
-def made(reports: Sequence[GenerateReport], sound: bool) -> str:
-    """What was forged and where to look at it."""
+def datasets(reports: Sequence[GenerateReport], sound: bool) -> str:
+    """What was generated and where to look at it; `sound` when every version was verified."""
     rows = [
         (
             report.category,
@@ -34,81 +35,90 @@ def made(reports: Sequence[GenerateReport], sound: bool) -> str:
         )
         for report in reports
     ]
+    # Accepted samples by kind, over all products.
     kinds: dict[str, int] = {}
     for report in reports:
         for kind, count in report.by_kind.items():
             kinds[kind] = kinds.get(kind, 0) + count
     lines = [
         "",
-        table(("product", "images", "samples", "refused", "time"), rows),
+        table(("product", "images", "samples", "rejected", "time"), rows),
         "",
         "What the samples show:",
-        *(f"  {count:4d}  {_shown(kind)}" for kind, count in kinds.items()),
+        table(None, [(n, _shown(kind)) for kind, n in kinds.items()], "><", indent="  "),
         "",
         "Every version was read back and verified." if sound else "A version is BROKEN, see above.",
         "",
-        "Look at the samples, accepted and refused, in a browser:",
+        "Open the accepted and rejected samples in a browser:",
         *(f"  {short(report.gallery)}" for report in reports if report.gallery),
     ]
     return "\n".join(lines)
 
 
 def _shown(kind: str) -> str:
+    """A kind of edit in words, with its name in the manifest."""
+    # Controls are edited images without an anomaly.
     label = ", labelled normal" if is_control(kind) else ""
     return f"{kind_of(kind).summary}{label} ({kind})"
 
 
-def learning(category: str, learnt: Sequence["Learnt"]) -> str:
-    """What the detectors came to on the real test split, and where their reports are."""
-    if not learnt:
+def results(category: str, trained: Sequence["Trained"]) -> str:
+    """Metrics of the detectors on the real test split, and where their reports are."""
+    if not trained:
         return ""
-    first = learnt[0].numbers
+    # Counts and defect types are those of the test split, equal for all detectors.
+    first = trained[0].numbers
     good, bad = first["good"], first["anomalous"]
+    # One column per type of defect in the test split.
     kinds = list(first["per_type"])
     rows = [
         (
             one.detector,
             number(one.numbers["validation"]["auroc"]),
             number(one.numbers["image_auroc"]),
+            # Image AUROC of good images against this type of defect alone.
             *(number(one.numbers["per_type"][kind]["image_auroc"]) for kind in kinds),
             number(one.numbers["pixel_auroc"]),
             "trained before" if one.cached else f"{one.seconds:.0f} s",
         )
-        for one in learnt
+        for one in trained
     ]
     lines = [
         "",
-        f"Small detectors learnt {category}, then met its real test split, which nothing above has",
-        f"seen: {good} good pictures and {bad} with a defect.",
+        f"Small detectors were trained on {category} and evaluated on its real test split, which",
+        f"was not used until now: {good} good images and {bad} with a defect.",
         "",
-        table(("detector", "forged", "real", *kinds, "where", "time"), rows),
+        table(("detector", "synthetic", "real", *kinds, "pixels", "time"), rows),
         "",
-        "0.5 is guessing, 1 is perfect (image AUROC; where: pixel AUROC). Forged: pictures that",
-        "were held out against what was forged from them. So few pictures make rough numbers.",
-        *(_in_words(one) for one in learnt),
+        "Image AUROC: 0.5 is random, 1 is perfect (pixels: pixel AUROC). Synthetic: held-out good",
+        "images against the anomalies generated from them. With so few images, these numbers vary.",
+        *(_in_words(one) for one in trained),
         "",
-        "Look at every test picture with its map, in a browser:",
-        *(f"  {short(Path(one.numbers['report']))}" for one in learnt),
+        "Open every test image with its anomaly map in a browser:",
+        *(f"  {short(Path(one.numbers['report']))}" for one in trained),
     ]
     return "\n".join(lines)
 
 
-def _in_words(one: "Learnt") -> str:
+def _in_words(one: "Trained") -> str:
+    """What an AUROC means, for readers who have not met it."""
     auroc = one.numbers["image_auroc"]
+    # A test split with one class only has no AUROC.
     if auroc is None:
         return f"{one.detector}: {one.numbers['notes'].get('image_auroc', 'no number')}"
     return (
-        f"{one.detector}: of a good and a defective picture, the defective one gets the higher "
-        f"score in {100 * auroc:.0f} of 100 pairs."
+        f"{one.detector}: of a good and a defective image, the defective one has the higher score "
+        f"in {100 * auroc:.0f} of 100 pairs."
     )
 
 
 def next_steps(first: GenerateReport, seconds: float) -> str:
-    """How long it took, and what to type now."""
+    """How long the demo took, and commands to try next."""
+    # Commands that work as printed, in the folder of the checkout.
     version = short(first.version_dir)
     lines = [
         "",
-        f"All of it took {seconds:.0f} s.",
+        f"The demo took {seconds:.0f} s.",
         "",
         "Next:",
         f"  .venv/bin/anomalysmith stats {version}",
@@ -121,6 +131,6 @@ def next_steps(first: GenerateReport, seconds: float) -> str:
 
 
 def short(path: Any) -> Path:
-    """Relative to the working folder where that is shorter."""
+    """The path, relative to the working folder if it is inside."""
     path = Path(path)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

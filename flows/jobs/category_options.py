@@ -1,7 +1,7 @@
-"""From what a command line or a deployment asks for to the settings of each category.
+"""Settings of each category from the arguments of a command or a deployment.
 
-Manifest first, then whatever was said by hand. The command line and the Prefect flow share this,
-so the same words mean the same run.
+The manifest comes first, then the arguments override it. Command line and Prefect flow share this,
+so the same arguments mean the same run.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,14 @@ from pipeline.config.schema import CategoryEntry, CategorySettings
 from pipeline.errors import UserError
 from pipeline.models.settings import ModelSettings
 from pipeline.settings import as_size
+from pipeline.utils.yaml_lines import first_error
 
 MANIFEST = Path("data_manifest.yaml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """Everything that may be said in place of the manifest; None leaves the manifest's word."""
+    """Arguments that override the manifest; None keeps the manifest's value."""
 
     manifest: Path | None = None
     categories: Sequence[str] = ()
@@ -37,38 +38,46 @@ class Choices:
 
 
 def settings_of(choices: Choices) -> list[CategorySettings]:
-    """The settings of every category that was asked for, in order; all of them when none was."""
+    """The settings of the named categories in order; of all categories when none is named.
+
+    Raises UserError (ManifestError, SourceError) for a manifest or an argument that is not valid.
+    """
+    # A folder replaces the sources of the manifest.
     if choices.source is not None:
         found = [_of_source(choices)]
     else:
         manifest = read_manifest(choices.manifest or MANIFEST)
+        # A category that is named twice runs once.
         names = list(dict.fromkeys(choices.categories)) or list(manifest.categories)
         found = [resolve(manifest, name) for name in names]
     return [_overridden(settings, choices) for settings in found]
 
 
 def _of_source(choices: Choices) -> CategorySettings:
-    """One folder's settings; a manifest, when named as well, gives everything but the source."""
+    """Settings for one folder; a manifest, when also given, supplies all but the source."""
     kind, colon, path = (choices.source or "").partition(":")
     if not (kind and colon and path):
         raise UserError(
-            f"--source is KIND:PATH, such as mvtec_ad:/data/bottle; got {choices.source!r}"
+            f"expected --source KIND:PATH, such as mvtec_ad:/data/bottle; got {choices.source!r}"
         )
     if len(choices.categories) > 1:
         raise UserError(
-            f"--source is one category, but {len(choices.categories)} names were given; "
-            "name one, or none to take the folder's name"
+            f"expected one --category with --source, got {len(choices.categories)}; give one, or "
+            "none to use the folder's name"
         )
+    # A manifest with one category, as if the user had written it.
     manifest = manifest_for_source(kind, Path(path), *choices.categories)
     (name, entry) = next(iter(manifest.categories.items()))
     if choices.manifest is not None:
         base = read_manifest(choices.manifest)
+        # Settings of the manifest, but only this one category.
         only: dict[str, CategoryEntry] = {name: entry}
         manifest = base.model_copy(update={"categories": only, "sources": {}}).placed(base.folder)
     return resolve(manifest, name)
 
 
 def _overridden(settings: CategorySettings, choices: Choices) -> CategorySettings:
+    """The settings with the arguments in place of the manifest's values."""
     settings = override(
         settings,
         store=choices.store,
@@ -76,9 +85,11 @@ def _overridden(settings: CategorySettings, choices: Choices) -> CategorySetting
         preset=choices.preset,
         per_image=choices.per_image,
     )
+    # `override` knows the settings of a manifest, not image size and models.
     changed: dict[str, Any] = {}
     if choices.image_size is not None:
         changed["image_size"] = _size(choices.image_size)
+    # Validated again as a whole: a backend may not fit the other model settings.
     models = settings.models.model_dump()
     if choices.device is not None:
         models["device"] = choices.device
@@ -87,16 +98,17 @@ def _overridden(settings: CategorySettings, choices: Choices) -> CategorySetting
     try:
         changed["models"] = ModelSettings.model_validate(models)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{where}: {fault['msg']}, got {fault['input']!r}") from None
+        raise UserError(first_error(error)) from None
     return settings.model_copy(update=changed)
 
 
 def _size(text: str) -> tuple[int, int]:
     """`256` or `HEIGHTxWIDTH`."""
     try:
+        # One number is a square.
         sides = [int(side) for side in text.lower().split("x")]
         return as_size(sides[0] if len(sides) == 1 else sides)
     except ValueError as error:
-        raise UserError(f"--image-size is PX or HEIGHTxWIDTH, got {text!r}: {error}") from None
+        raise UserError(
+            f"expected --image-size PX or HEIGHTxWIDTH, got {text!r}: {error}"
+        ) from None

@@ -1,8 +1,7 @@
-"""`prefect.yaml` from the manifest: per flow one deployment for each category, and one for all.
+"""Generate `prefect.yaml` from the manifest: per flow one deployment for each category and for all.
 
-Everything that a deployment says is decided here, so the file is never edited by hand:
-`anomalysmith deployments` writes it, `--check` and a test tell when it is stale. Prefect itself is
-not needed.
+The file is never edited by hand: `anomalysmith deployments` writes it, `--check` and a test report
+when it is stale. Prefect itself is not imported.
 """
 
 import json
@@ -19,15 +18,19 @@ from flows.jobs.category_options import MANIFEST
 from pipeline.config.schema import Manifest
 from pipeline.errors import UserError
 
+# The work pool that docs/prefect.md creates.
 POOL = "local"
-"""The work pool that docs/prefect.md makes."""
+# Name of the deployment for all categories.
 ALL = "all"
-"""The deployment that goes through every category."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """One flow: where it is found, what it makes, and when it would run if its schedule were on."""
+    """One flow: its entry point, what it produces, and when it runs once its schedule is on.
+
+    `anchor` is its name in the YAML file, `nightly` a cron line, `one` and `every` its descriptions
+    for one category and for all.
+    """
 
     flow: str
     entrypoint: str
@@ -38,6 +41,7 @@ class Deployed:
     every: str
 
 
+# Schedules are apart from each other, as each flow needs the results of the one before.
 FLOWS = (
     Deployed(
         "generate-anomalies", "flows/generate.py:generate_anomalies", "generate", "dataset",
@@ -58,12 +62,12 @@ FLOWS = (
 HEAD = """\
 # Deployments of the flows generate-anomalies, train-detectors and evaluate-detectors, each one per
 # category of {manifest} and one for all. Written by `{command}`;
-# run it again when a category comes or goes. docs/prefect.md goes through it: server, pool,
+# run it again when categories change. docs/prefect.md explains the steps: server, pool,
 # `prefect --no-prompt deploy --all`, worker.
 name: anomalysmith
 prefect-version: {prefect}
 
-# Where the checkout lies is asked when deploying, so that no path stands in this file.
+# The path of the checkout is determined when deploying, so this file contains none.
 build:
   - prefect.deployments.steps.run_shell_script:
       id: checkout
@@ -85,15 +89,15 @@ definitions:
           PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"  # seconds; automations.yaml waits for them
     # A second run of the same deployment waits for the first one. Runs of different deployments
     # wait for the limit of the pool (or of the worker, with several machines), which
-    # docs/prefect.md sets to 1: one GPU, one job. Tasks are tried again only after faults that may
-    # pass by themselves (flows/orchestration/tasks.py); a mistake fails the run at once.
+    # docs/prefect.md sets to 1: one GPU, one job. Tasks are retried after transient errors only
+    # (flows/orchestration/tasks.py); a user error fails the run at once.
     concurrency_limit: {{limit: 1, collision_strategy: ENQUEUE}}
 """
 ANCHOR = """\
   {anchor}: &{anchor}
     <<: *common
     entrypoint: {entrypoint}
-    # Every night, once somebody switches it on: `prefect deployment schedule resume`.
+    # Every night, once it is switched on: `prefect deployment schedule resume`.
     schedules: [{{cron: "{nightly}", timezone: UTC, active: false}}]
 """
 
@@ -101,13 +105,15 @@ ANCHOR = """\
 def render(manifest: Manifest, path: Path = MANIFEST, out: Path = Path("prefect.yaml")) -> str:
     """The text of `prefect.yaml` for a manifest at `path`; flows run in the folder of `out`.
 
-    UserError for names of categories that Prefect cannot keep apart.
+    Raises UserError for category names that Prefect cannot tell apart.
     """
     require_names(list(manifest.categories))
     folder = out.absolute().parent
+    # The command that renders this very file again, for its first comment.
     words, named = ["anomalysmith deployments"], _seen_from(folder, path)
     if named != str(MANIFEST):
         words.append(f"--manifest {named}")
+    # The head with common settings, an anchor per flow, then all deployments.
     text = HEAD.format(
         manifest=named, command=" ".join(words), prefect=version("prefect"), pool=POOL
     )
@@ -116,18 +122,20 @@ def render(manifest: Manifest, path: Path = MANIFEST, out: Path = Path("prefect.
     )
     blocks = ["\ndeployments:\n"]
     for flow in FLOWS:
+        # None stands for all categories.
         for category in (*manifest.categories, None):
             blocks.append(_deployment(flow, category, named))
     return text + "".join(blocks)
 
 
 def require_names(categories: list[str]) -> None:
-    """UserError unless each category can have a deployment and an artifact of its own."""
+    """Raise UserError unless each category gets its own deployment and its own artifact."""
     if ALL in categories:
         raise UserError(
-            f"categories.{ALL}: Prefect's deployment {ALL!r} is the one for every category; "
-            "give this category another name"
+            f"categories.{ALL}: the deployment {ALL!r} is reserved for all categories; rename this "
+            "category"
         )
+    # Keys as Prefect allows them; different names may end up with the same key.
     same: dict[str, list[str]] = defaultdict(list)
     for category in categories:
         same[re.sub(r"[^a-z0-9]+", "-", category.lower()).strip("-")].append(category)
@@ -136,34 +144,39 @@ def require_names(categories: list[str]) -> None:
             raise UserError(
                 f"the categories {' and '.join(names)} would share Prefect's artifact "
                 f"'anomalies-{key}', whose keys hold lower-case letters, digits and dashes only; "
-                "give one of them another name"
+                "rename one of them"
             )
 
 
 def _deployment(flow: Deployed, category: str | None, manifest: str) -> str:
+    """One entry of `deployments`; `category` None stands for all of them."""
     what = flow.every if category is None else flow.one.format(category)
+    # Descriptions, parameters and tags.
     after = ", one after another" if category is None else ""
     parameters = {} if category is None else {"category": category}
+    # The default manifest needs no parameter.
     if manifest != str(MANIFEST):
         parameters["manifest"] = manifest
+    # Tags find the runs of a category or of a flow in Prefect's pages.
     tags = [f"category:{category or ALL}", f"flow:{flow.flow}", f"kind:{flow.makes}"]
-    said = f"{what} of {manifest}{after}."
+    description = f"{what} of {manifest}{after}."
     inside = ", ".join(f"{key}: {_plain(value)}" for key, value in parameters.items())
     return (
         f"  - name: {_plain(category or ALL)}\n"
         f"    <<: *{flow.anchor}\n"
-        f"    description: {_plain(said)}\n"
+        f"    description: {_plain(description)}\n"
         f"    parameters: {{{inside}}}\n"
         f"    tags: [{', '.join(map(_plain, tags))}]\n"
     )
 
 
 def _plain(text: str) -> str:
-    """Text as YAML, in quotes where Prefect's reader takes it for something else (`on`, `1.0`).
+    """Text as YAML, quoted where it would be read as another type (`on`, `1.0`).
 
-    That reader is PyYAML, which knows more such words than the one that reads our manifests.
+    Prefect uses PyYAML, which converts more words than the parser of our manifests does.
     """
     try:
+        # Inside a list, as in `tags` and `parameters`.
         same = yaml.safe_load(f"[{text}]") == [text]
     except yaml.YAMLError:
         same = False
@@ -171,6 +184,6 @@ def _plain(text: str) -> str:
 
 
 def _seen_from(folder: Path, path: Path) -> str:
-    """A path as a flow names it: relative below the folder it runs in, absolute outside."""
+    """A path as seen from a flow: relative inside the folder it runs in, else absolute."""
     whole = Path(os.path.abspath(path))
     return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(whole)

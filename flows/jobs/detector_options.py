@@ -1,7 +1,7 @@
-"""From what a command line or a deployment asks for to the recipe of one detector.
+"""The recipe of one detector from the arguments of a command or a deployment.
 
-A profile first, then whatever was said by hand. The commands, the flows and the demo share this, so
-the same words mean the same training. Whoever calls this has PyTorch imported: detectors are.
+The profile comes first, then the arguments override it. Commands, flows and demo share this, so the
+same arguments mean the same training. Importing this module imports PyTorch, as detectors do.
 """
 
 import json
@@ -22,20 +22,21 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of a detector; `changes` are KEY=VALUE of its settings or schedule.
 
-    UserError names the profiles, detectors or settings that there are, or a key said twice.
+    Raises UserError for an unknown profile, detector or setting, and for a key that is given twice.
     """
     found = _parsed(changes)
+    # Options of their own, which are settings all the same.
     for key, value in (("steps", steps), ("size", size)):
         if value is None:
             continue
         if key in found:
-            raise UserError(f"--{key} {value} and --set {key}={found[key]} say it twice; drop one")
+            raise UserError(f"--{key} {value} and --set {key}={found[key]} both set it; drop one")
         found[key] = value
     return configure(detector, _profile(profile), found)
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
-    """A recipe for programs, and for the digest that tells one training from another."""
+    """A recipe as JSON, for programs and for the digest that identifies a training."""
     return {
         "detector": recipe.name,
         "settings": recipe.settings.model_dump(mode="json"),
@@ -44,38 +45,43 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _profile(name: str) -> Profile:
+    """The profile of that name; UserError for another one."""
     for profile in PROFILES:
         if profile == name:
             return profile
-    raise UserError(f"a profile is one of {', '.join(PROFILES)}; got {name!r}")
+    raise UserError(f"expected a profile among {', '.join(PROFILES)}; got {name!r}")
 
 
 def _parsed(changes: Sequence[str]) -> dict[str, Any]:
     """`["lr=1e-4", "levels=[1, 2]"]` as a dictionary; lists and objects are JSON, the rest text."""
     found: dict[str, Any] = {}
     for change in changes:
+        # Spaces around the sign are allowed.
         key, equals, text = (part.strip() for part in change.partition("="))
         if not (key and equals and text):
-            raise UserError(f"--set is KEY=VALUE, such as batch_size=8; got {change!r}")
+            raise UserError(f"expected --set KEY=VALUE, such as batch_size=8; got {change!r}")
         if key in found:
-            raise UserError(f"--set {key} is said twice; drop one")
+            raise UserError(f"--set {key} is given twice; drop one")
         found[key] = _value(key, text)
     return found
 
 
 def _value(key: str, text: str) -> Any:
+    """Lists and objects from JSON; pydantic converts all other text."""
+    # Numbers and words are converted by the setting's own type.
     if text[0] not in "[{":
         return text
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UserError(f"--set {key}: {text!r} is no JSON: {error}") from None
+        raise UserError(f"--set {key}: expected JSON, got {text!r}: {error}") from None
 
 
 def settings_table(recipes: Mapping[str, Recipe]) -> list[dict[str, Any]]:
-    """Every setting of a detector: its name, its value in each recipe, what it means."""
+    """Every setting of a detector: its key, its value in each recipe, its meaning."""
     first = next(iter(recipes.values()))
     rows: dict[str, dict[str, Any]] = {}
+    # Settings of the detector, then those of its training.
     for part in ("settings", "schedule"):
         owner = type(getattr(first, part))
         for key in owner.model_fields:
@@ -88,6 +94,7 @@ def settings_table(recipes: Mapping[str, Recipe]) -> list[dict[str, Any]]:
 
 
 def _meaning(owner: type[Settings], key: str) -> str:
-    """The description of a setting, or that of the class whose default it only changes."""
+    """The description of a setting, inherited where a subclass only changes the default."""
+    # In the order of inheritance: the nearest description wins.
     fields = [base.model_fields.get(key) for base in owner.__mro__ if issubclass(base, Settings)]
     return next((field.description for field in fields if field and field.description), "")

@@ -1,4 +1,4 @@
-"""One evaluation as the command, the flow and the demo ask for it, and its numbers in words."""
+"""One evaluation, as the command, the flow and the demo run it, and its metrics as text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,11 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from detectors.training.progress import Watcher
 
+# Folder of the report inside that of the checkpoint, for flows and demo.
 REPORT = "report"
-"""Folder of the flows' and the demo's report, within the checkpoint's."""
+# Files of a report.
 PAGE, NUMBERS = "report.html", "report.json"
-"""Files of a report."""
+# The headline metrics, in the order in which tables show them.
 METRICS = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
@@ -29,12 +30,11 @@ METRICS = {
     "aupro": "AUPRO up to 0.3",
     "spro": "sPRO up to 0.05",
 }
-"""The headline numbers, in the order in which people read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
-    """Everything that one evaluation may be told; all three paths are folders."""
+    """Settings of one evaluation; all three paths are folders."""
 
     checkpoint: Path
     version: Path
@@ -46,12 +46,13 @@ class EvaluateJob:
 
 
 def evaluate(job: EvaluateJob, watcher: "Watcher") -> dict[str, Any]:
-    """Score the real test split of a version with a checkpoint, in this process; JSON.
+    """Score the real test split of a version with a checkpoint, in this process; returns JSON.
 
     `report` is the page that was written, None without `out`.
     """
     from detectors.evaluation.evaluate import evaluate as run
 
+    # Returns an object with metrics, scores and notes.
     found = run(
         job.checkpoint,
         open_version(job.version),
@@ -66,31 +67,35 @@ def evaluate(job: EvaluateJob, watcher: "Watcher") -> dict[str, Any]:
 
 
 def evaluate_once(job: EvaluateJob, watcher: "Watcher") -> dict[str, Any]:
-    """As `evaluate`, but a report in `out` on the same weights and the same data is served."""
+    """As `evaluate`, but an existing report in `out` on the same weights and data is returned."""
     return _reported(job) or evaluate(job, watcher)
 
 
 def _reported(job: EvaluateJob) -> dict[str, Any] | None:
-    """What the report in `out` says, if it is of this checkpoint and this version."""
+    """The existing report in `out`, if it is of this checkpoint and this version."""
     if job.out is None or not (job.out / PAGE).is_file():
         return None
     try:
+        # The same weights and the same data give the same report.
         content = json.loads((job.out / NUMBERS).read_bytes())
         tensors = json.loads((job.checkpoint / CARD).read_bytes())["sha256"]
         same = content["checkpoint"]["sha256"] == tensors
         same &= content["version"]["digest"] == open_version(job.version).digest
-    except (OSError, ValueError, LookupError, TypeError):  # another release's, or damaged
+    except (OSError, ValueError, LookupError, TypeError):
+        # Damaged, or of another release: evaluate again.
         return None
     return content | {"report": str(job.out / PAGE), "cached": True} if same else None
 
 
 def checkpoints_in(home: Path, version: Version, detectors: Sequence[str] | None) -> list[Path]:
-    """The finished checkpoints that `train-detectors` left for a version, by name.
+    """The finished checkpoints that `train-detectors` wrote for a version, by name.
 
-    UserError when there are none, or none of one of the named detectors.
+    Raises UserError when there is none, or none of one of the named detectors.
     """
     folder = home / version.category / version.name
+    # The card is written last, so unfinished trainings are not found.
     found = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    # The empty name stands for any detector.
     for name in detectors or [""]:
         if not any(detector_of(path) == name for path in found) and (name or not found):
             raise UserError(
@@ -106,10 +111,10 @@ def detector_of(checkpoint: Path) -> str:
 
 
 def number(value: Any) -> str:
-    """A metric for a table: three digits, or a dash where there is none."""
+    """A metric for a table: three decimals, or a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def headline(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of every headline number."""
+    """Name and value of every headline metric."""
     return [(words, number(content.get(key))) for key, words in METRICS.items()]

@@ -1,10 +1,12 @@
 """What a run of a category will do and how long it should take, from its plan alone.
 
-Nothing is decoded and no model is loaded: the plan holds the key of every stage of every image, the
-cache says which of them are there, and earlier runs of the same store say what the others cost.
+No image is decoded and no model is loaded: the plan holds the cache key of every stage of every
+image, the cache tells which of them exist, and earlier runs of the same store tell what the others
+cost.
 """
 
-from pathlib import Path
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flows.environment import available_cpus
@@ -12,16 +14,14 @@ from flows.jobs.example_scenes import is_rendered
 from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import Version, find_by_plan, latest
 from pipeline.generation import plan as planning
-from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.cache_keys import code_version, software
 from pipeline.generation.plan import RunPlan
-from pipeline.generation.timings import UNITS, how_of, known
+from pipeline.generation.timings import STAGES, how_of, known, units_per_item
 from pipeline.models import build as models
+from pipeline.reports.diff.compare import flat
 
-SERIAL = ("start", "normality", "version")
-"""Stages that one worker does while the others wait."""
-WORDS = {"samples": "forging"}
-"""What people read for a stage, where its own name would be taken for something else."""
+# Stages whose images are spread over workers; in all others one worker works and the others wait.
+PER_IMAGE = ("analysis", "samples")
 
 
 def forecast(settings: CategorySettings, limit: int | None, workers: int | None) -> dict[str, Any]:
@@ -29,108 +29,79 @@ def forecast(settings: CategorySettings, limit: int | None, workers: int | None)
 
     `seconds` is None where a stage that must run has never run on this store with these models.
     """
-    facts: dict[str, Any] = {"category": settings.name, "store": str(settings.store)}
+    # The newest version, and what a run would make of it.
     before = latest(settings.store, settings.name)
-    if not is_rendered(settings):
-        return facts | _unseen(settings, limit, before)
-    plan = planning.plan(settings, limit)
-    published = find_by_plan(settings.store, settings.name, plan.digest)
-    stages = {"version": _row(int(published is not None), 1)}
-    if published is None:
-        stages = _stages(plan)
-    facts |= {
-        "to_draw": 0,
-        "images": len(plan.images),
-        "test_images": len(plan.test),
-        "failures": list(plan.failures),
-        "plan_digest": plan.digest,
+    plan = planning.plan(settings, limit) if is_rendered(settings) else None
+    published = find_by_plan(settings.store, settings.name, plan.digest) if plan else None
+    # Of scenes that are not rendered yet, only the numbers are known.
+    to_draw, images = (0, len(plan.images)) if plan else _scenes(settings, limit)
+    stages = {"version": {"cached": 1, "to_run": 0}} if published else _stages(plan, images)
+    to_sample = stages["samples"]["to_run"] if "samples" in stages else 0
+    return {
+        "category": settings.name,
+        "store": str(settings.store),
+        "to_draw": to_draw,
+        "images": images,
+        "test_images": len(plan.test) if plan else None,
+        "failures": list(plan.failures) if plan else [],
+        "plan_digest": plan.digest if plan else None,
         "published": str(published.dir) if published else None,
-        "parent": before.name if before and published is None else None,
-        "changed": _changed(plan, before) if published is None else [],
+        "parent": before.name if before and not published else None,
+        "changed": [] if published else _changed(plan, before),
         "stages": stages,
-    }
-    facts["samples_to_make"] = _samples(settings, stages.get("samples", _row(0, 0))["to_run"])
-    facts |= _duration(plan, stages, workers or available_cpus())
-    return facts
-
-
-def _stages(plan: RunPlan) -> dict[str, dict[str, int]]:
-    cache = plan.cache
-    analysed = sum(cache.has("analysis", image.analysis_key) for image in plan.images)
-    missing = len(plan.missing())
-    # A run that forges nothing asks nobody what is normal.
-    normality = int(not missing or cache.has("normality", plan.calibration_key))
-    return {
-        "analysis": _row(analysed, len(plan.images)),
-        "normality": _row(normality, 1),
-        "samples": _row(len(plan.images) - missing, len(plan.images)),
-        "version": _row(0, 1),
+        "samples_to_make": {
+            "anomalous": to_sample * settings.edits.per_image,
+            "controls": to_sample * settings.edits.controls_per_image,
+        },
+        **_duration(plan, stages, workers or available_cpus()),
     }
 
 
-def _row(cached: int, of: int) -> dict[str, int]:
-    return {"cached": cached, "to_run": of - cached}
+def _scenes(settings: CategorySettings, limit: int | None) -> tuple[int, int]:
+    """Scenes that are not rendered yet: how many, and how many of them a run would use."""
+    assert settings.scenes is not None
+    models.resolve(settings.models, settings.policy.allow_noncommercial)  # fails if one is missing
+    normals = settings.scenes.train + settings.scenes.validation
+    return normals, min(normals, limit or normals)
 
 
-def _samples(settings: CategorySettings, images: int) -> dict[str, int]:
-    edits = settings.edits
-    return {
-        "anomalous": images * edits.per_image,
-        "controls": images * edits.controls_per_image,
-    }
+def _stages(plan: RunPlan | None, images: int) -> dict[str, dict[str, int]]:
+    """Items of each stage in the cache and to run; without a plan, everything is to run."""
+    cached = dict.fromkeys(STAGES[1:], 0)
+    if plan is not None:
+        cache, missing = plan.cache, len(plan.missing())
+        cached["analysis"] = sum(cache.has("analysis", i.analysis_key) for i in plan.images)
+        cached["samples"] = images - missing
+        # A run that generates no sample does not calibrate the gate.
+        cached["normality"] = int(not missing or cache.has("normality", plan.calibration_key))
+    # Calibration and packing are done once.
+    totals = {stage: images if stage in PER_IMAGE else 1 for stage in cached}
+    return {s: {"cached": n, "to_run": totals[s] - n} for s, n in cached.items()}
 
 
-def _unseen(
-    settings: CategorySettings, limit: int | None, before: Version | None
+def _duration(
+    plan: RunPlan | None, stages: Mapping[str, Mapping[str, int]], workers: int
 ) -> dict[str, Any]:
-    """Scenes that are not drawn yet: only their number is known."""
-    scenes = settings.scenes
-    assert scenes is not None
-    models.resolve(settings.models, settings.policy.allow_noncommercial)
-    normals = min(scenes.train + scenes.validation, limit or scenes.train + scenes.validation)
-    everything = ("analysis", "normality", "samples", "version")
-    per_stage = {name: normals if name in ("analysis", "samples") else 1 for name in everything}
-    return {
-        "to_draw": scenes.train + scenes.validation,
-        "images": normals,
-        "test_images": None,
-        "failures": [],
-        "plan_digest": None,
-        "published": None,
-        "parent": before.name if before else None,
-        "changed": ["scenes are not drawn yet"],
-        "stages": {name: _row(0, count) for name, count in per_stage.items()},
-        "samples_to_make": _samples(settings, normals),
-        "seconds": None,
-        "seconds_by_stage": {},
-        "measured_in": 0,
-        "unknown": ["drawing"],
-    }
-
-
-def _duration(plan: RunPlan, stages: dict[str, dict[str, int]], workers: int) -> dict[str, Any]:
     """Estimated seconds of wall time, per stage and together, and how many runs they rest on."""
-    edits = plan.settings.edits
-    counts = {name: row["to_run"] for name, row in stages.items()}
-    units = {
-        "analysis": counts.get("analysis", 0),
-        "normality": counts.get("normality", 0),
-        "samples": counts.get("samples", 0) * (edits.per_image + edits.controls_per_image),
-        "version": counts["version"] * (len(plan.images) + len(plan.test)),
-    }
-    # Models are loaded when an image is looked at or edited.
-    units["start"] = int(bool(units["analysis"] or units["samples"]))
-    measured = known(StageCache(plan.settings.store / CACHE).root, how_of(plan))
-    seconds, unknown = {}, []
-    for stage in UNITS:
-        if not units[stage]:
-            continue
-        if stage not in measured:
-            unknown.append(stage)
-            continue
-        images = counts.get(stage, 1)
-        hands = 1 if stage in SERIAL else min(workers, images)
-        seconds[stage] = round(units[stage] * measured[stage][0] / hands, 3)
+    seconds: dict[str, float] = {}
+    unknown: list[str] = []
+    measured: dict[str, tuple[float, int]] = {}
+    if plan is None:
+        unknown = ["drawing"]
+    else:
+        # Seconds per unit, measured by earlier runs of the same kind.
+        measured, units = known(plan.cache.root, how_of(plan)), units_per_item(plan)
+        to_run = {stage: row["to_run"] for stage, row in stages.items()}
+        # Models are loaded once an image is analysed or edited.
+        to_run["start"] = int(any(to_run.get(stage) for stage in PER_IMAGE))
+        for stage in (stage for stage in STAGES if to_run.get(stage, 0) * units[stage]):
+            if stage not in measured:
+                unknown.append(stage)
+                continue
+            # Images are spread over workers; a worker without an image waits.
+            parallel = min(workers, to_run[stage]) if stage in PER_IMAGE else 1
+            work = to_run[stage] * units[stage] * measured[stage][0]
+            seconds[stage] = round(work / parallel, 3)
     return {
         "seconds": None if unknown else round(sum(seconds.values()), 2),
         "seconds_by_stage": seconds,
@@ -139,82 +110,29 @@ def _duration(plan: RunPlan, stages: dict[str, dict[str, int]], workers: int) ->
     }
 
 
-def _changed(plan: RunPlan, before: Version | None) -> list[str]:
-    """Why the newest version does not do: settings, weights, images, code or libraries."""
+def _changed(plan: RunPlan | None, before: Version | None) -> list[str]:
+    """Why the newest version is out of date: settings, weights, images, code or libraries."""
+    if plan is None:
+        return ["scenes are not rendered yet"]
     if before is None:
         return ["no version yet"]
-    index, now = before.index, _flat(plan.settings.digest_content())
-    then = _flat(index.get("settings", {}))
-    found = [
-        f"{key}: {then.get(key)} -> {now.get(key)}"
-        for key in sorted(now.keys() | then.keys())
-        if now.get(key) != then.get(key)
-    ]
+    index = before.index
+    # Through JSON, so that tuples become lists as in an index.
+    now = flat(json.loads(json.dumps(plan.settings.digest_content())))
+    then = flat(index.get("settings", {}))
+    found = _differences(sorted(now.keys() | then.keys()), then, now)
+    # By digest: the same file at another path is no change.
     weights = index.get("weights", {})
     found += [f"weights of {k}" for k in plan.weights if weights.get(k) != plan.weights[k]]
-    used = index["counts"]["images"] + sum(
-        failure["name"] in {image.name for image in plan.images} for failure in index["failures"]
-    )
-    if used != len(plan.images):
-        found.append(f"images: {used} -> {len(plan.images)}")
-    code = code_version()
-    if index.get("code_version") != code:
-        found.append(f"code: {index.get('code_version')} -> {code}")
-    made_with, libraries = index.get("software", {}), software()
-    found += [
-        f"{name}: {made_with.get(name)} -> {release}"
-        for name, release in libraries.items()
-        if made_with.get(name) != release
-    ]
+    # Files that failed while that version was made were part of its plan, too.
+    names = {image.name for image in plan.images}
+    used = index["counts"]["images"] + sum(f["name"] in names for f in index["failures"])
+    found += _differences(["images"], {"images": used}, {"images": len(plan.images)})
+    code = {"code": index.get("code_version")}
+    found += _differences(["code"], code, {"code": code_version()})
+    found += _differences(software(), index.get("software", {}), software())
     return found or ["files of the source, or what the records do not name (rules, output, ...)"]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
-    return {
-        name: plain
-        for key, below in value.items()
-        for name, plain in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
-
-
-def forecast_text(facts: dict[str, Any]) -> str:
-    """The same for people."""
-    name = facts["category"]
-    if facts["published"]:
-        where = Path(facts["published"]).name
-        return f"{name}: nothing to do, {where} is published ({facts['images']} images)"
-    parent = f"child of {facts['parent']}" if facts["parent"] else "the first"
-    lines = [f"{name}: a new version, {parent}, from {facts['images']} good images"]
-    if facts["parent"]:
-        lines[0] += ", unless its content turns out the same"
-    lines += [f"  because    {reason}" for reason in facts["changed"]]
-    if facts["to_draw"]:
-        lines.append(f"  drawing    {facts['to_draw']} scenes first")
-    seconds = facts["seconds_by_stage"]
-    if "start" in seconds:
-        lines.append(f"  {'start':<10} {'loading the models':>26}{seconds['start']:8.1f} s")
-    for stage, row in facts["stages"].items():
-        time = f"{seconds[stage]:8.1f} s" if stage in seconds else ""
-        counts = f"{row['to_run']:>5} to run {row['cached']:>5} cached"
-        lines.append(f"  {_word(stage):<10} {counts}{time}")
-    made = facts["samples_to_make"]
-    lines.append(
-        f"  samples    {made['anomalous']} anomalous and {made['controls']} controls wanted; "
-        "the gate may refuse some"
-    )
-    lines.append(f"  time       {_time_text(facts)}")
-    lines += [f"  cannot use {f['name']}: {f['error']}" for f in facts["failures"]]
-    return "\n".join(lines)
-
-
-def _time_text(facts: dict[str, Any]) -> str:
-    if facts["seconds"] is None:
-        return f"no earlier run of {', '.join(map(_word, facts['unknown']))} on this store: unknown"
-    runs = facts["measured_in"]
-    return f"about {facts['seconds']:.0f} s, as {runs} earlier run{'s' * (runs > 1)} took"
-
-
-def _word(stage: str) -> str:
-    return WORDS.get(stage, stage)
+def _differences(keys: Iterable[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{k}: {then.get(k)} -> {now.get(k)}" for k in keys if then.get(k) != now.get(k)]

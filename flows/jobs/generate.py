@@ -1,15 +1,16 @@
-"""Generation of one category in this process: settle, study, forge, publish, report.
+"""Generation of one category in this process: plan, calibrate, generate, publish, report.
 
 The Prefect flow calls the same functions of the pipeline, so both give the same dataset digest.
-Nothing heavy is imported before a pixel has to be made: a run whose version is published already
-is over in a second.
+Nothing heavy is imported before a pixel has to be computed: a run whose version is already
+published takes a second.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +19,27 @@ from flows.jobs.example_scenes import ensure_rendered
 from flows.jobs.progress import Watcher
 from flows.jobs.stopwatch import Stopwatch
 from pipeline.config.schema import CategorySettings
+from pipeline.dataset.files import GALLERY
 from pipeline.dataset.version import Version, find_by_plan
+from pipeline.generation import plan as planning
 from pipeline.generation.cache_keys import PlannedImage
-from pipeline.generation.plan import RunPlan, plan
+from pipeline.generation.plan import RunPlan
 from pipeline.kinds import is_control
 from pipeline.utils.files import require_writable
 
 if TYPE_CHECKING:
     from pipeline.generation.outcome import Outcome
 
-GALLERY = "gallery/index.html"
 WAITING = "{name}: another run is publishing this category; waiting until it is done"
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateReport:
-    """What a run of one category came to. `failures` are inputs that could not be used."""
+    """The result of a run of one category.
+
+    `rejected` counts attempts by rejection reason, `by_kind` accepted samples. `failures` are
+    inputs that could not be used, with `name` and `error`.
+    """
 
     category: str
     version_dir: Path
@@ -49,13 +55,13 @@ class GenerateReport:
 
     @property
     def anomalous(self) -> int:
-        """Accepted samples that are no controls."""
+        """Number of accepted samples that are not controls."""
         controls = sum(n for kind, n in self.by_kind.items() if is_control(kind))
         return self.accepted - controls
 
     @property
     def gallery(self) -> Path | None:
-        """The page to look at, where the version has one."""
+        """The gallery page, where the version has one."""
         page = self.version_dir / GALLERY
         return page if page.is_file() else None
 
@@ -83,115 +89,134 @@ def generate(
     workers: int | None = None,
     watcher: Watcher | None = None,
 ) -> GenerateReport:
-    """Run one category to its published version. The result does not depend on `workers`."""
+    """Run one category up to its published version, or find the version that exists already.
+
+    `limit` takes the first images by name; `workers` images are processed at once, by default as
+    many as there are CPUs. The result does not depend on `workers`.
+    """
     started, watcher = time.perf_counter(), watcher or Watcher()
-    settled = settle(settings, limit, watcher)
-    version = find_by_plan(settings.store, settings.name, settled.digest)
+    plan = make_plan(settings, limit, watcher)
+    # Served at once where the same plan was published before.
+    version = find_by_plan(settings.store, settings.name, plan.digest)
     cached = version is not None
     if version is None:
+        # Before hours of work, not after them.
         require_writable(settings.store / settings.name)
-        watch = Stopwatch(settled, workers or available_cpus())
-        with settled.cache.in_use(lambda: watcher.say(f"waiting: `gc` sweeps {settings.store}")):
-            failures = forge(settled, watch, watcher)
-            version = publish(settled, failures, watcher, watch)
-            watch.note()
+        watch = Stopwatch(plan, workers or available_cpus())
+        wait = f"waiting: `gc` is cleaning {settings.store}"
+        with plan.cache.in_use(lambda: watcher.say(wait)):
+            # Everything into the cache first, then all of it into a version.
+            failures = generate_missing(plan, watch, watcher)
+            version = publish(plan, failures, watcher, watch)
+            watch.save()
     return report_of(version, time.perf_counter() - started, cached)
 
 
-def settle(settings: CategorySettings, limit: int | None, watcher: Watcher) -> RunPlan:
-    """The plan of a run, after drawing the scenes that it reads, if any."""
-    drawn = ensure_rendered(settings)
-    if drawn:
-        watcher.say(f"{settings.name}: drew {drawn} example scenes into {settings.root}")
-    settled = plan(settings, limit)
-    for note in settled.notes:
+def make_plan(settings: CategorySettings, limit: int | None, watcher: Watcher) -> RunPlan:
+    """Plan a run, after rendering the example scenes that it reads, if any."""
+    rendered = ensure_rendered(settings)
+    if rendered:
+        watcher.say(f"{settings.name}: rendered {rendered} example scenes into {settings.root}")
+    plan = planning.plan(settings, limit)
+    for note in plan.notes:
         watcher.say(f"{settings.name}: {note}")
-    for failure in settled.failures:
-        watcher.skipped(failure)
-    return settled
+    for failure in plan.failures:
+        watcher.input_skipped(failure)
+    return plan
 
 
-def forge(settled: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[dict[str, str]]:
-    """Bring every missing image into the cache, several at a time; what failed.
+def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[dict[str, str]]:
+    """Generate the samples of every image that the cache lacks; the inputs that failed, by name.
 
-    First the normals that show what is normal here, then what they show, then everything else:
-    with that order no image waits for another one.
+    First the normals for the calibration are analysed, then the gate is calibrated, then samples
+    are generated: in this order no image waits for another one.
     """
     from pipeline.generation.analysis import analyse_batch
     from pipeline.generation.calibrate import calibrate, images_to_analyse
     from pipeline.generation.outcome import Ledger
     from pipeline.generation.sampler import generate_batch
 
-    missing = settled.missing()
+    # Images that an interrupted run has finished are in the cache.
+    missing = plan.missing()
     if not missing:
         return []
-    name, normals = settled.settings.name, images_to_analyse(settled)
+    name, normals = plan.settings.name, images_to_analyse(plan)
+    # One pool for both stages: threads keep their models.
     with _pool(watch.workers) as spread:
         if normals:
-            watcher.calibrating(name, len(normals))
-            for done, outcome in enumerate(spread(settled, analyse_batch, normals), 1):
-                watch.analysed(outcome)  # one that failed fails below once more, and counts there
-                watcher.calibrated(done)
-            watcher.end()
-        with watch.stage("normality", bool(normals)):
-            calibrate(settled)
-        ledger = Ledger(images=len(settled.images) - len(missing))
+            watcher.calibration_started(name, len(normals))
+            for done, outcome in enumerate(spread(plan, analyse_batch, normals), 1):
+                # Failures are not counted here: the image fails again below.
+                watch.add(outcome.seconds)
+                watcher.calibration_progress(done)
+            watcher.stage_finished()
+        # Measured only where it is computed, not where it is read from the cache.
+        with watch.time("normality") if normals else nullcontext():
+            calibrate(plan)
+        # The bar starts with the images that the cache has.
+        ledger = Ledger(images=len(plan.images) - len(missing))
         ledger.cached = ledger.images
-        watcher.begin(name, len(settled.images), ledger)
+        watcher.generation_started(name, len(plan.images), ledger)
         try:
-            for outcome in spread(settled, generate_batch, missing):
+            for outcome in spread(plan, generate_batch, missing):
+                # Report failures as they come in, not at the end.
                 before = len(ledger.failures)
                 ledger.add(outcome)
-                watch.forged(outcome)
+                watch.add(outcome.seconds)
                 for failure in ledger.failures[before:]:
-                    watcher.skipped(failure)
-                watcher.image(ledger)
+                    watcher.input_skipped(failure)
+                watcher.image_done(ledger)
         finally:
-            watcher.end()
-    # Threads finish in any order; a version lists its failures in one.
+            watcher.stage_finished()
+    # Threads finish in any order, but the list of failures is part of the published version.
     return sorted(ledger.failures, key=lambda failure: failure["name"])
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Callable[..., Iterator["Outcome"]]]:
-    """Threads that take images one by one; outcomes come as they are done."""
-    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="forge")
+    """Threads that process images one by one; outcomes are yielded in order of completion.
+
+    Threads suffice, as the libraries release the interpreter lock (decision 0006).
+    """
+    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="generate")
 
     def spread(
-        settled: RunPlan,
+        plan: RunPlan,
         work: Callable[[RunPlan, Sequence[PlannedImage]], list["Outcome"]],
         images: Sequence[PlannedImage],
     ) -> Iterator["Outcome"]:
-        for done in as_completed([pool.submit(work, settled, [image]) for image in images]):
+        # One task per image, so that a slow image blocks one thread only.
+        for done in as_completed([pool.submit(work, plan, [image]) for image in images]):
             yield done.result()[0]
 
     try:
         yield spread
-    except BaseException:  # Ctrl-C too: let the images in work finish, start no others
+    except BaseException:
+        # Ctrl-C, too: images in progress finish and stay in the cache, no others start.
         pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown()
 
 
 def publish(
-    settled: RunPlan, failures: list[dict[str, str]], watcher: Watcher, watch: Stopwatch
+    plan: RunPlan, failures: list[dict[str, str]], watcher: Watcher, watch: Stopwatch
 ) -> Version:
-    """Pack what the cache holds of the plan."""
+    """Pack what the cache has for the plan into a dataset version."""
     from pipeline.generation.pack import pack
 
-    name = settled.settings.name
-    watcher.packing(name, len(settled.images))
+    name = plan.settings.name
+    watcher.packing_started(name, len(plan.images))
     try:
-        with watch.stage("version"):
-            return pack(
-                settled, failures, watcher.packed, lambda: watcher.say(WAITING.format(name=name))
-            )
+        with watch.time("version"):
+            waiting = partial(watcher.say, WAITING.format(name=name))
+            return pack(plan, failures, watcher.packing_progress, waiting)
     finally:
-        watcher.end()
+        watcher.stage_finished()
 
 
 def report_of(version: Version, seconds: float, cached: bool) -> GenerateReport:
     """The report of a published version, from its index alone."""
+    # The index has all counts, so a run served from the cache opens no shard.
     counts = version.index["counts"]
     kinds = sorted(counts["by_kind"].items())
     return GenerateReport(

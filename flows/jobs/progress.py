@@ -1,38 +1,43 @@
-"""What a person sees while a run goes on: one line on standard error, and nothing anywhere else."""
+"""The interface through which a generation run reports its progress; nothing here prints."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+# At run time the pipeline is imported only when a pixel has to be computed.
 if TYPE_CHECKING:
     from pipeline.generation.outcome import Ledger
 
 
 class Watcher:
-    """Is told what happens; this one says nothing."""
+    """Receives progress; this base class ignores it. The commands show a bar with rate and ETA.
+
+    Stages are calibration, generation and packing. Each reports its start, its progress, and its
+    end, also when it fails.
+    """
 
     def say(self, text: str) -> None:
         """A remark that stays on the screen."""
 
-    def skipped(self, failure: Mapping[str, str]) -> None:
-        """One input that could not be used."""
+    def input_skipped(self, failure: Mapping[str, str]) -> None:
+        """An input, as `name`, could not be used, with `error` as the reason."""
 
-    def calibrating(self, category: str, images: int) -> None:
-        """The normals that show what is normal are looked at."""
+    def calibration_started(self, category: str, images: int) -> None:
+        """So many normal images are about to be analysed for the gate."""
 
-    def calibrated(self, done: int) -> None:
+    def calibration_progress(self, done: int) -> None:
         """So many of them are done."""
 
-    def begin(self, category: str, images: int, ledger: "Ledger") -> None:
-        """Forging starts; `ledger` holds what the cache had already."""
+    def generation_started(self, category: str, images: int, ledger: "Ledger") -> None:
+        """Generation starts; `ledger` counts the images that the cache already has."""
 
-    def image(self, ledger: "Ledger") -> None:
+    def image_done(self, ledger: "Ledger") -> None:
         """One more image is done."""
 
-    def packing(self, category: str, images: int) -> None:
-        """Packing starts."""
+    def packing_started(self, category: str, images: int) -> None:
+        """Packing of so many images starts."""
 
-    def packed(self, done: int) -> None:
+    def packing_progress(self, done: int) -> None:
         """So many images are packed."""
 
-    def end(self) -> None:
+    def stage_finished(self) -> None:
         """The stage is over."""

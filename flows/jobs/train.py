@@ -1,13 +1,15 @@
-"""One training as the command, the flow and the demo ask for it, and where its checkpoint goes.
+"""Training jobs of the command, the flow and the demo, and where their checkpoints go.
 
-PyTorch is imported when a job is looked into, not before.
+PyTorch is imported inside the functions, so that importing this module stays fast.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detectors.training.job import TrainJob, TrainReport
 from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import Version, find_by_plan, latest, open_version
 from pipeline.errors import AnomalysmithError, UserError, WeightsError
@@ -15,65 +17,44 @@ from pipeline.generation import plan as planning
 from pipeline.utils.hashing import digest_of
 
 if TYPE_CHECKING:
-    from detectors.registry import Recipe
     from detectors.training.progress import Watcher
-    from detectors.training.trainer import TrainReport
 
+# Folder of the flows' and the demo's checkpoints, beside the store.
 HOME = "detectors"
-"""Folder of the flows' and the demo's checkpoints, beside the store."""
+# The file that makes a folder a checkpoint; it is written last. It is repeated here because
+# `detectors.training.checkpoint` imports PyTorch.
 CARD = "checkpoint.json"
-"""The file that makes a folder a checkpoint; it is written last."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainJob:
-    """Everything that one training may be told; `version` and `out` are folders."""
+def job_of(options: Mapping[str, Any]) -> TrainJob:
+    """The job for these options of the command, or parameters of the flow.
 
-    detector: str
-    version: Path
-    out: Path
-    profile: str = "paper"
-    steps: int | None = None
-    size: int | None = None
-    changes: Sequence[str] = ()
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    compile: str = "off"
-    workers: int = 0
-    teacher: Path | None = None
-    start: Path | None = None
+    Options are the fields of `TrainJob`, and instead of `recipe` the parameters of `recipe_of`;
+    other keys are ignored. UserError for an unknown detector, profile or setting.
+    """
+    from flows.jobs.detector_options import recipe_of
 
-    def recipe(self) -> "Recipe":
-        """The resolved recipe; UserError for a word that means nothing."""
-        from flows.jobs.detector_options import recipe_of
-
-        return recipe_of(self.detector, self.profile, self.steps, self.size, self.changes)
+    # A recipe is resolved at once, so that wrong settings fail before any training.
+    recipe = recipe_of(**_chosen(options, signature(recipe_of).parameters))
+    named = {field.name: field for field in fields(TrainJob)}
+    return TrainJob(recipe=recipe, **_chosen(options, named))
 
 
-def train(job: TrainJob, watcher: "Watcher") -> "TrainReport":
-    """Run a job in this process: from the start, from its last saved state, or not at all."""
+def _chosen(options: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
+
+
+def train(job: TrainJob, watcher: "Watcher") -> TrainReport:
+    """Run a job in this process: from the start or its last saved state, or return its result."""
     from detectors.training.trainer import train as run
 
-    return run(
-        job.recipe(),
-        open_version(job.version),
-        job.out,
-        seed=job.seed,
-        device=job.device,
-        precision=job.precision,
-        compile=job.compile,
-        workers=job.workers,
-        teacher=job.teacher,
-        start=job.start,
-        watcher=watcher,
-    )
+    return run(job, watcher)
 
 
-def report_json(job: TrainJob, report: "TrainReport") -> dict[str, Any]:
-    """What the command prints and the flow keeps."""
+def report_json(job: TrainJob, report: TrainReport) -> dict[str, Any]:
+    """The JSON object that the command prints and the flow keeps."""
     return {
-        "detector": job.detector,
+        "detector": job.recipe.name,
         "checkpoint": str(report.checkpoint),
         "steps": report.steps,
         "seconds": round(report.seconds, 3),
@@ -84,7 +65,7 @@ def report_json(job: TrainJob, report: "TrainReport") -> dict[str, Any]:
 
 
 def home_of(store: Path) -> Path:
-    """Where the flows put the checkpoints of a store when nobody says so: beside it."""
+    """The default folder of a store's checkpoints: beside the store."""
     return store.resolve().parent / HOME
 
 
@@ -97,19 +78,22 @@ def latest_version(store: Path, category: str) -> Version:
 
 
 def planned_version(settings: CategorySettings) -> tuple[Version, str]:
-    """The version that the manifest leads to now, else the newest; and which it is, and why.
+    """The version that the manifest's settings generate, else the newest; with the reason as text.
 
-    A setting that is changed back leads to the version that it made before, although a newer one
-    exists. UserError when there is no version at all.
+    A setting that is changed back selects the version that it generated before, although a newer
+    one exists. UserError when there is no version at all.
     """
+    # Raises when the category has no version at all.
     newest = latest_version(settings.store, settings.name)
     try:
         digest = planning.plan(settings).digest
     except (AnomalysmithError, OSError) as error:
+        # Planning reads source images and weights, which a training machine may lack.
         return newest, f"version {newest.name}, the newest; no plan can be made here: {error}"
+    # An older version may match when a setting was changed back.
     found = find_by_plan(settings.store, settings.name, digest)
     if found is None:
-        why = "what the manifest says now is not published (`generate` would do it)"
+        why = "the manifest's present settings are not published (`generate` would do it)"
         return newest, f"version {newest.name}, the newest; {why}"
     if found.name != newest.name:
         return found, f"version {found.name}, which the manifest leads to; newest: {newest.name}"
@@ -119,20 +103,19 @@ def planned_version(settings: CategorySettings) -> tuple[Version, str]:
 def placed(job: TrainJob, home: Path) -> TrainJob:
     """The job with its own folder `<home>/<category>/<version>/<detector>-<digest8>`.
 
-    The digest is over all that decides the result, the bytes of the teacher included: another seed
-    or setting gets another folder, and the same words find what is there.
+    The digest covers everything that determines the result, including the bytes of the teacher:
+    another seed or setting gets another folder, and the same arguments find the existing one.
     """
     from detectors.training.run_identity import Inputs, identity
 
-    version, recipe = open_version(job.version), job.recipe()
-    inputs = Inputs.of(recipe, job.teacher, job.start)
-    digest = digest_of(identity(recipe, version, job.seed, inputs))
-    name = f"{job.detector}-{digest[:8]}"
+    version = open_version(job.version)
+    digest = digest_of(identity(job, version, Inputs.of(job)))
+    name = f"{job.recipe.name}-{digest[:8]}"
     return replace(job, out=home / version.category / version.name / name)
 
 
 def find_weights(name: str) -> Path | None:
-    """The file of that entry of the weights registry, None when it is missing or unknown."""
+    """The file of an entry of the weights registry; None when it is missing or unknown."""
     from pipeline.models.weights import store as weights
 
     try:

@@ -1,20 +1,23 @@
-"""`train --dry-run`: what a training would be, read and go on from, without a step done."""
+"""`train --dry-run`: the recipe, images, weights and resume state of a training, without a step."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from detectors.training.job import TrainJob
 from flows.jobs.detector_options import recipe_json
-from flows.jobs.train import CARD, TrainJob, find_weights
+from flows.jobs.train import CARD, find_weights
 from pipeline.dataset.version import open_version
 from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
 
 
 def preview(job: TrainJob) -> dict[str, Any]:
-    """The resolved recipe, the pictures it would see, its weights, and where it would go on."""
-    recipe, version = job.recipe(), open_version(job.version)
+    """The resolved recipe, the images it would use, its weights, and the step it would resume
+    at."""
+    recipe, version = job.recipe, open_version(job.version)
     name = recipe.settings.teacher
+    # A preview reports missing weights instead of failing on them.
     file = job.teacher or find_weights(name)
     there = file is not None and file.is_file()
     return recipe_json(recipe) | {
@@ -34,12 +37,12 @@ def preview(job: TrainJob) -> dict[str, Any]:
 
 
 def preview_text(facts: dict[str, Any]) -> str:
-    """The same for people."""
+    """The preview as text."""
     train, held = (facts["splits"].get(split, {}) for split in ("train", "validation"))
     teacher, resumes = facts["teacher"], facts["resumes"]
     begin = f"at step {resumes['step']}"
     if resumes["state"] == "finished":
-        begin = "nowhere: it is done, and would be served"
+        begin = "nowhere: it is finished, and its checkpoint would be reused"
     lines = [
         f"{facts['detector']}: would train on {facts['category']}, {facts['version']}",
         f"  train       {train.get('images', 0)} images, {train.get('samples', 0)} samples",
@@ -64,7 +67,7 @@ def _how_to_get(name: str, explicit: Path | None) -> str:
 
 
 def _resumes(out: Path) -> dict[str, Any]:
-    """What a training into this folder would find there."""
+    """Whether the folder holds a finished training, an interrupted one, or nothing."""
     from detectors.training.resume import newest
 
     if (out / CARD).is_file():

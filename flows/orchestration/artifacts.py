@@ -1,4 +1,4 @@
-"""What flow runs leave in Prefect: pages with counts, links to galleries and reports."""
+"""Artifacts of flow runs in Prefect: pages with counts, links to galleries and reports."""
 
 import re
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from prefect.states import State
 from flows.jobs.evaluate import METRICS, number
 from flows.jobs.generate import GenerateReport
 from pipeline.errors import AnomalysmithError
-from pipeline.utils.html import cell
+from pipeline.utils.html import escape_markdown
 
 
 def artifact_key(name: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes only."""
+    """A name as the key of an artifact: Prefect allows lower-case letters, digits and dashes."""
+    # Every other run of characters becomes one dash.
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def leave_artifact(report: GenerateReport) -> None:
-    """Store the report of one category under its own key, so its history can be looked through."""
+def store_report(report: GenerateReport) -> None:
+    """Store the report of one category under its own key, so that Prefect shows its history."""
     create_markdown_artifact(
         as_markdown(report),
         key=artifact_key(f"anomalies-{report.category}"),
@@ -33,7 +34,8 @@ def as_markdown(report: GenerateReport) -> str:
     how = "published before" if report.cached else f"{report.seconds:.0f} s"
     tried = report.attempted_by_kind
     lines = [
-        f"# {cell(report.category)}: {report.accepted} samples from {report.images} images",
+        f"# {escape_markdown(report.category)}: {report.accepted} samples "
+        f"from {report.images} images",
         "",
         f"`{report.digest}`, {how}",
         "",
@@ -42,25 +44,31 @@ def as_markdown(report: GenerateReport) -> str:
         *(f"| {kind} | {tried[kind]} | {count} |" for kind, count in report.by_kind.items()),
         "",
     ]
+    # Reasons are those of attempts, of which a sample may take several.
     if report.rejected:
-        lines += ["| refused because | attempts |", "|---|---:|"]
+        lines += ["| rejection reason | attempts |", "|---|---:|"]
         lines += [f"| {reason} | {count} |" for reason, count in report.rejected.items()]
         lines.append("")
+    # Prefect shows the link; the path is for people on other machines.
     if report.gallery:
         lines.append(f"[Gallery]({report.gallery.as_uri()}): `{report.gallery}`")
     lines.append(f"\nVersion: `{report.version_dir}`")
-    lines += [f"\nSkipped {cell(f['name'])}: {cell(f['error'])}" for f in report.failures]
+    lines += [
+        f"\nSkipped {escape_markdown(f['name'])}: {escape_markdown(f['error'])}"
+        for f in report.failures
+    ]
     return "\n".join(lines)
 
 
+# `category`, `detector`, and either the content of a report or `error`.
 Row = dict[str, Any]
-"""`category`, `detector`, and either a report's content or `error`."""
 
 
 class PairsFailed(AnomalysmithError):
-    """Some pairs failed and the others are done; `rows` has all of them."""
+    """Some pairs of category and detector failed; `rows` has all, also those that succeeded."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
+        # Names and reasons of all failed pairs in one message.
         failed = [row for row in rows if "error" in row]
         reasons = "; ".join(f"{r['category']} x {r['detector']}: {r['error']}" for r in failed)
         super().__init__(f"{len(failed)} of {len(rows)} pairs failed: {reasons}")
@@ -68,55 +76,66 @@ class PairsFailed(AnomalysmithError):
 
 
 def row_of(category: str, detector: str, state: State[Row]) -> Row:
-    """What one task came to; an error is recorded, with its class unless the message is ours."""
+    """The result of one task as a row.
+
+    An error is recorded as its message; with its class unless it is one of ours, whose messages
+    stand on their own.
+    """
     who = {"category": category, "detector": detector}
     if state.is_completed():
         return state.result() | who
+    # The exception itself, as the task raised it.
     error = state.result(raise_on_failure=False)
     ours = isinstance(error, AnomalysmithError)
     return who | {"error": str(error) if ours else f"{type(error).__name__}: {error}"}
 
 
-def finished(rows: list[Row]) -> list[Row]:
-    """The rows, or PairsFailed when there is an error among them."""
+def all_or_raise(rows: list[Row]) -> list[Row]:
+    """The rows; raises PairsFailed when there is an error among them."""
     if any("error" in row for row in rows):
         raise PairsFailed(rows)
     return rows
 
 
-def leave_training(category: str, rows: Sequence[Row]) -> None:
-    """Store the page of a category's trainings under its own key."""
+def store_training_page(category: str, rows: Sequence[Row]) -> None:
+    """Store the trainings of a category as one page under its own key."""
     lines = [
         "| detector | steps | seconds | validation AUROC | checkpoint |",
         "|---|---:|---:|---:|---|",
     ]
     for row in _done(rows):
+        # The validation AUROC is measured on synthetic anomalies.
         auroc = number(row["validation"].get("auroc"))
         steps = f"{row['steps']}{' (stopped early)' if row['stopped_early'] else ''}"
         cells = (row["detector"], steps, f"{row['seconds']:.0f}", auroc, f"`{row['checkpoint']}`")
         lines.append(f"| {' | '.join(cells)} |")
-    _leave(f"training-{category}", f"{category}: trained detectors", lines, rows)
+    _store_page(f"training-{category}", f"{category}: trained detectors", lines, rows)
 
 
-def leave_evaluation(category: str, rows: Sequence[Row]) -> None:
-    """Store the page of a category's evaluations, with links to the reports."""
+def store_evaluation_page(category: str, rows: Sequence[Row]) -> None:
+    """Store the evaluations of a category as one page, with links to the reports."""
     lines = [
         f"| detector | {' | '.join(METRICS.values())} | report |",
         f"|---|{'---:|' * len(METRICS)}---|",
     ]
     for row in _done(rows):
+        # A dash stands for a metric that could not be computed.
         numbers = [number(row.get(key)) for key in METRICS]
         page = f"[report]({Path(row['report']).as_uri()})" if row.get("report") else "–"
         lines.append(f"| {' | '.join([row['detector'], *numbers, page])} |")
+    # Once more as plain paths: browsers do not follow file links from a page of the server.
     lines += ["", *(f"`{row['report']}`" for row in _done(rows) if row.get("report"))]
-    _leave(f"evaluation-{category}", f"{category}: detectors on the test split", lines, rows)
+    _store_page(f"evaluation-{category}", f"{category}: detectors on the test split", lines, rows)
 
 
 def _done(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if "error" not in row]
 
 
-def _leave(key: str, title: str, lines: Sequence[str], rows: Sequence[Row]) -> None:
+def _store_page(key: str, title: str, lines: Sequence[str], rows: Sequence[Row]) -> None:
+    """Store one page; failed pairs are listed below the table."""
+    # Failed pairs are listed below the table.
     page = [f"# {title}", "", *lines]
+    # A page of its own kind even when all pairs failed.
     page += [f"\nFailed, {row['detector']}: {row['error']}" for row in rows if "error" in row]
     create_markdown_artifact("\n".join(page), key=artifact_key(key), description=title)

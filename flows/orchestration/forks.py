@@ -1,22 +1,24 @@
-"""Children that are forked from a process in which Prefect has run, such as loader workers.
+"""Let processes exit cleanly that are forked after Prefect has run, such as data loader workers.
 
-Prefect asks to drain its services when a process ends. A forked child inherits that wish but not
-the threads behind it, fails at its very end and exits with 1. Importing this module makes children
-leave Prefect's services to their parent.
+Prefect registers callbacks that drain its services when a process ends. A forked child inherits the
+callbacks but not the threads behind them, so it would fail at its very end and exit with 1.
+Importing this module removes the callbacks in children.
 """
 
 import os
 import threading
 
 
-def _leave_services_to_the_parent() -> None:
-    wishes = getattr(threading, "_threading_atexits", [])  # CPython's own list, 3.9 and later
-    wishes[:] = [call for call in wishes if not _is_prefects(call)]
+def _drop_callbacks_of_prefect() -> None:
+    # A private list of CPython, 3.9 and later; there is no public way to remove a callback.
+    callbacks = getattr(threading, "_threading_atexits", [])
+    callbacks[:] = [call for call in callbacks if not _is_of_prefect(call)]
 
 
-def _is_prefects(call: object) -> bool:
+def _is_of_prefect(call: object) -> bool:
+    # Callbacks are stored as partial functions.
     function = getattr(call, "func", call)
     return str(getattr(function, "__module__", "")).startswith("prefect")
 
 
-os.register_at_fork(after_in_child=_leave_services_to_the_parent)
+os.register_at_fork(after_in_child=_drop_callbacks_of_prefect)

@@ -1,11 +1,11 @@
-"""Where the batches of a flow run are worked on: threads, processes, a Dask or a Ray cluster.
+"""Task runners for the batches of a flow run: threads, processes, a Dask or a Ray cluster.
 
-One place assembles Prefect's task runners. Results pass through the store alone, so every runner
-gives the same dataset, and workers on other machines need nothing but the checkout, the sources and
-the store at the same paths. Dask and Ray are imported when they are asked for.
+Results are passed through the store alone, so every runner gives the same dataset, and workers on
+other machines only need the checkout, the sources and the store at the same paths. Dask and Ray are
+imported only when they are chosen.
 
-A worker process that dies takes its batch with it and nothing else: Dask and Ray give the batch to
-another worker by themselves, and what a broken pool of processes dropped is submitted again here.
+When a worker process dies, only its batch is lost. Dask and Ray pass the batch to another worker
+themselves; batches lost by a broken process pool are submitted again here.
 """
 
 import os
@@ -21,41 +21,45 @@ from pipeline.errors import UserError
 
 RunnerName = Literal["threads", "processes", "dask", "ray"]
 
+# Free memory that a Dask worker keeps before it returns it to the system.
 HELD_BYTES = 128 << 20
-"""Free memory that a Dask worker keeps before it hands it back."""
+# Environment variables of the worker, for flow runs that name no runner.
 RUNNER, ADDRESS = "ANOMALYSMITH_RUNNER", "ANOMALYSMITH_RUNNER_ADDRESS"
-"""What holds for flow runs that name no runner: variables of the worker's environment."""
-LIVES = 3
-"""How often in a row processes may die with no batch finished in between, before the run fails.
-
-A pool of processes breaks as a whole, so it cannot be told which batch killed it; as long as some
-batch is finished every time, the others are submitted again.
-"""
+# How often in a row processes may die without a batch being finished, before the run fails. A
+# process pool breaks as a whole, so the batch that killed it is unknown; as long as some batch is
+# finished each time, the others are submitted again.
+MAX_DEATHS = 3
 
 
 def chosen(name: str | None, address: str | None) -> tuple[RunnerName, str | None]:
-    """What a run says, else what the environment says, else threads; UserError for other names."""
-    said = name or os.environ.get(RUNNER) or "threads"
-    if said not in get_args(RunnerName):
+    """Runner and address: those of the run, else those of the environment, else threads.
+
+    Raises UserError for an unknown runner, and for an address where the runner has none.
+    """
+    runner = name or os.environ.get(RUNNER) or "threads"
+    if runner not in get_args(RunnerName):
         known = ", ".join(get_args(RunnerName))
-        raise UserError(f"the runner is one of {known}, got {said!r}")
+        raise UserError(f"expected a runner among {known}, got {runner!r}")
+    # The address of the environment belongs to the runner of the environment.
     where = address or (os.environ.get(ADDRESS) if name is None else None) or None
-    if where and said in ("threads", "processes"):
+    if where and runner in ("threads", "processes"):
         raise UserError(
-            f"{said} run on the worker's own machine, so runner_address {where!r} has no meaning; "
-            "leave it out, or set runner to dask or ray"
+            f"{runner} run on the worker's own machine, so runner_address {where!r} has no meaning;"
+            " leave it out, or set runner to dask or ray"
         )
-    return said, where  # type: ignore[return-value]  # it is among get_args(RunnerName)
+    return runner, where  # type: ignore[return-value]  # it is among get_args(RunnerName)
 
 
 def task_runner(name: RunnerName, workers: int | None, address: str | None = None) -> Any:
     """Prefect's task runner of that name, not started yet.
 
-    `workers` counts threads or processes on this machine (default: the CPUs). `address` names a
-    Dask scheduler (`tcp://host:8786`) or a Ray cluster (`ray://host:10001`) that is up already,
-    with workers of its own.
+    `workers` is the number of threads or processes on this machine (default: that of CPUs).
+    `address` names a running Dask scheduler (`tcp://host:8786`) or Ray cluster
+    (`ray://host:10001`) with workers of its own.
     """
+    # Counts only where the runner starts the workers itself.
     count = workers or available_cpus()
+    # Threads and processes are Prefect's own runners.
     if name == "threads":
         return ThreadPoolTaskRunner(max_workers=count)
     if name == "processes":
@@ -64,22 +68,26 @@ def task_runner(name: RunnerName, workers: int | None, address: str | None = Non
 
 
 def _dask(count: int, address: str | None) -> Any:
+    """Dask workers on this machine, or an existing cluster."""
+    # Heavy imports, needed by few runs.
     from prefect_dask import DaskTaskRunner
 
     if address:
         return DaskTaskRunner(address=address)
     import dask
 
-    # Dask's workers hand every 64 KiB back to the system at once, and fetch them again: on arrays
-    # the size of pictures that is six times the system time, twice the whole.
+    # By default Dask's workers return every 64 KiB to the system at once and allocate them again.
+    # On arrays of image size this takes six times the system time, and twice the time in total.
     dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": HELD_BYTES})
-    # One batch per process at a time; no page on a port; no limit of memory, which would kill a
-    # worker in the middle of a batch that fits the machine.
+    # One batch per process at a time; no dashboard on a port; no memory limit, as it would kill a
+    # worker in the middle of a batch that fits into the machine's memory.
     own = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
     return DaskTaskRunner(cluster_kwargs=own | {"dashboard_address": None, "memory_limit": 0})
 
 
 def _ray(count: int, address: str | None) -> Any:
+    """Ray workers on this machine, or an existing cluster."""
+    # As above.
     from prefect_ray import RayTaskRunner  # type: ignore[import-untyped]
 
     if address:
@@ -89,7 +97,7 @@ def _ray(count: int, address: str | None) -> Any:
 
 
 class Pool:
-    """A task runner that starts with the first batch, so a run that is served starts none."""
+    """A task runner that starts with the first batch: a run served from the cache starts none."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -107,21 +115,22 @@ class Pool:
         self._stop(kind, error, trace)
 
     def spread(self, task: Any, batches: Sequence[dict[str, Any]]) -> list[Any]:
-        """What a task made of each batch of parameters, in no particular order.
+        """Run a task on each batch of parameters; the results in no particular order.
 
-        The first batch that fails ends it with its error, and what waits is dropped; a batch whose
-        process died does not.
+        The first batch that fails raises its error, and the remaining ones are dropped. A batch
+        whose process died is submitted again.
         """
         done: list[Any] = []
-        waiting, lives = list(batches), LIVES
+        waiting, deaths = list(batches), 0
         try:
             while waiting:
                 before = len(done)
                 waiting, loss = self._round(task, waiting, done)
-                lives = LIVES if len(done) > before else lives - 1
+                deaths = 0 if len(done) > before else deaths + 1
                 if loss is not None:
-                    if not lives:
+                    if deaths == MAX_DEATHS:
                         raise loss
+                    # A broken pool accepts nothing any more: the next round starts a new one.
                     self._stop()
         except BaseException as error:
             self._stop(type(error), error, error.__traceback__)
@@ -131,9 +140,11 @@ class Pool:
     def _round(
         self, task: Any, batches: Sequence[dict[str, Any]], done: list[Any]
     ) -> tuple[list[dict[str, Any]], Exception | None]:
-        """Submit batches once and add to `done`; those that were lost, and the last reason."""
+        """Submit batches once, append results to `done`; the lost batches and the last error."""
+        # Wait for all batches: others may still be finished after one was lost.
         lost: list[dict[str, Any]] = []
         loss: Exception | None = None
+        # All batches are submitted at once; the runner decides how many run in parallel.
         futures = [(batch, self._submit(task, batch)) for batch in batches]
         for batch, future in futures:
             try:
@@ -146,6 +157,7 @@ class Pool:
         return lost, loss
 
     def _submit(self, task: Any, batch: dict[str, Any]) -> Any:
+        # Starting processes or a cluster takes seconds.
         if self._runner is None:
             self._runner = self._make().__enter__()
         return self._runner.submit(task, batch)
@@ -157,10 +169,12 @@ class Pool:
 
 
 def is_loss(error: BaseException) -> bool:
-    """True when the process or machine under a task died, false when the task itself failed."""
+    """True when the process or machine of a task died, False when the task itself failed."""
     if isinstance(error, BrokenExecutor):
         return True
+    # By name, so that Dask and Ray need not be imported.
     home, name = type(error).__module__, type(error).__name__
-    if home.startswith("distributed"):  # KilledWorker, FutureCancelledError, ...
+    # KilledWorker, FutureCancelledError, ...
+    if home.startswith("distributed"):
         return True
     return home.startswith("ray.exceptions") and not name.startswith("RayTaskError")

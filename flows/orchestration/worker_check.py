@@ -1,8 +1,8 @@
-"""Workers that make one dataset must be alike: the same code, libraries and kind of device.
+"""Check that all workers of a flow run have the same code, libraries and kind of device.
 
-Cache keys are settled where the flow runs and name its code. A worker of another release would put
-its own pixels under them, so every batch carries what the flow runs on, and a worker that differs
-refuses it.
+Cache keys are computed where the flow runs, from its code and libraries. A worker of another
+release would store different pixels under these keys. Every batch therefore carries the software of
+the flow, and a worker with different software rejects it.
 """
 
 import socket
@@ -18,14 +18,15 @@ from pipeline.generation.cache_keys import (
 )
 
 CODE = ANALYSIS_CODE + CALIBRATION_CODE + SAMPLES_CODE
-# `code_digest` remembers what it read first. Read now, it is the code that this process runs: files
-# that are edited while a worker lives make it differ from the flows that start after that.
-for _family in (ANALYSIS_CODE, CALIBRATION_CODE, SAMPLES_CODE, CODE):
-    code_digest(_family)
+# Compute the digests at import, when the files are still those that this process has loaded;
+# `code_digest` caches them. If files are edited while a worker runs, the worker keeps its old code,
+# and its digest tells it from flows that start later.
+for _code in (ANALYSIS_CODE, CALIBRATION_CODE, SAMPLES_CODE, CODE):
+    code_digest(_code)
 
 
 def software_here() -> dict[str, str]:
-    """What decides pixels on this machine: our code, the libraries, the kind of device."""
+    """Everything on this machine that decides pixels: our code, libraries, the kind of device."""
     driver, arithmetic = device_class()
     return {
         "anomalysmith's code": code_digest(CODE)[:16],
@@ -36,8 +37,12 @@ def software_here() -> dict[str, str]:
 
 
 def require_alike(flow: dict[str, str]) -> None:
-    """UserError that names this machine and what differs, unless it is like the flow's."""
+    """Raise UserError, with this machine's name and the differences, unless it equals the flow's.
+
+    `flow` is what `software_here` returned where the flow runs.
+    """
     here = software_here()
+    # Every difference is named, as several may have to be fixed.
     differing = [
         f"{name} {here.get(name, 'none')} instead of {flow.get(name, 'none')}"
         for name in sorted(here.keys() | flow.keys())
@@ -45,6 +50,6 @@ def require_alike(flow: dict[str, str]) -> None:
     ]
     if differing:
         raise UserError(
-            f"the worker on {socket.gethostname()} is not like the flow's machine: "
-            f"{'; '.join(differing)}; give it the same checkout, lock and kind of device"
+            f"the worker on {socket.gethostname()} differs from the flow's machine: "
+            f"{'; '.join(differing)}; install the same checkout and lock on the same kind of device"
         )

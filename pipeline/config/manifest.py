@@ -1,9 +1,9 @@
-"""`data_manifest.yaml`: what to read, what to make of it, where to put it; checked to the last key.
+"""Reading `data_manifest.yaml`: check it, resolve a category's settings, apply overrides.
 
 A manifest names sources (folders in a known layout) and categories (one product each). Top-level
-settings hold for every category; a category may override them key by key. `resolve` gives the
-`CategorySettings` that a run works with, `manifest_for_source` builds the same without any file.
-Paths are relative to the manifest's folder; variables and `~` are not expanded.
+settings apply to every category; a category may override them key by key. `resolve` returns the
+`CategorySettings` that a run uses; `manifest_for_source` builds a manifest without a file. Paths
+are relative to the manifest's folder; environment variables and `~` are not expanded.
 
     python -m pipeline.config.docs --schema     write data_manifest.schema.json and docs/manifest.md
 """
@@ -31,20 +31,22 @@ from pipeline.models.settings import MODEL_STAGES, ModelSettings
 from pipeline.settings import Settings
 from pipeline.sources.layouts.registry import LAYOUTS
 from pipeline.sources.licences import RENDERED_LICENCE
-from pipeline.utils.yaml_lines import explain, load_yaml, nearest
+from pipeline.utils.yaml_lines import did_you_mean, explain, load_yaml
 
 Model = TypeVar("Model", bound=Settings)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest; ManifestError names file, line and key of every mistake."""
+    """Read and check a manifest; ManifestError names file, line and key of every user error."""
     path = Path(path)
     document = load_yaml(path)
+    # Validated as JSON: strict mode then still accepts lists for tuples, but no "3" for 3.
     try:
         manifest = Manifest.model_validate_json(document.as_json(), strict=True)
     except ValidationError as error:
         raise ManifestError(explain(error, document, Manifest)) from None
     manifest = manifest.placed(path.resolve().parent)
+    # Some errors show only when a category is resolved. They are reported before anything runs.
     for name in manifest.categories:
         try:
             resolve(manifest, name)
@@ -56,19 +58,21 @@ def read_manifest(path: Path) -> Manifest:
 def manifest_for_source(
     kind: str, path: Path, category: str | None = None, **overrides: Any
 ) -> Manifest:
-    """The manifest of one category's folder, without a file.
+    """The manifest for the folder of one category, without a file.
 
-    `overrides` are top-level keys (`edits={"per_image": 2}`). The category is the folder's name
-    unless one is given. Relative paths count from the working folder.
+    `overrides` are top-level keys (`edits={"per_image": 2}`). The category is named after the
+    folder unless a name is given. Relative paths are relative to the working directory.
     """
+    # Rendered scenes have counts and products, so they need a manifest.
     if kind not in LAYOUTS:
-        hint = nearest(kind, list(LAYOUTS))
+        hint = did_you_mean(kind, list(LAYOUTS))
         raise ManifestError(
             f"unknown source kind {kind!r}{hint}; the kinds are {', '.join(LAYOUTS)}"
         )
     folder = Path(path).resolve()
     # A dataset name must be a plain folder name in the store, whatever the folder is called.
     name = category or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.name).lstrip("_.-") or "category"
+    # The same checks as for a file, so it goes through JSON too.
     content = {"categories": {name: {"source": kind, "path": str(folder)}}, **overrides}
     try:
         manifest = Manifest.model_validate_json(json.dumps(content, default=_to_json), strict=True)
@@ -78,46 +82,58 @@ def manifest_for_source(
 
 
 def resolve(manifest: Manifest, category: str) -> CategorySettings:
-    """Everything about one category, overrides applied, paths absolute."""
+    """All settings of one category, with its overrides applied and paths absolute.
+
+    Raises ManifestError for combinations that make no sense, such as prompts without a filler.
+    """
     entry = manifest.categories.get(category)
     if entry is None:
         known = ", ".join(manifest.categories)
-        hint = nearest(category, list(manifest.categories))
+        hint = did_you_mean(category, list(manifest.categories))
         raise ManifestError(f"unknown category {category!r}{hint}; the manifest has {known}")
     here = ("categories", category)
+    # Where the images are.
     source, root = _located(manifest, category, entry)
+    # Rendered scenes: which product is drawn.
     rendered = source.kind == SCENES
     if entry.product and not rendered:
-        raise _EntryError((*here, "product"), "goes with a source of kind scenes only")
+        raise _EntryError((*here, "product"), "needs a source of kind scenes; remove it")
     product = entry.product or (category if rendered else None)
     if rendered and product not in get_args(SceneProduct):
         known = ", ".join(get_args(SceneProduct))
         raise _EntryError(here, f"no product is called {product!r}; set product to one of {known}")
+    # Checked after the overrides: each value may be valid by itself.
     proposals = _overlaid(manifest.proposals, entry.proposals)
     if proposals.min_area >= proposals.max_area:
         raise _EntryError(
             (*here, "proposals"),
             f"min_area {proposals.min_area} must be below max_area {proposals.max_area}",
         )
+    # Which edits are made, and with what.
     edits, models = _overlaid(manifest.edits, entry.edits), _overlaid(manifest.models, entry.models)
+    # Only a diffusion model follows prompts; inpainting models would ignore them.
     if (edits.prompts or edits.ground_prompts) and models.fill.backend == "none":
         raise _EntryError(
             (*here, "edits"),
-            "prompts need something that paints by them; set models.fill.backend to diffusers, or "
-            "leave the prompts out",
+            "prompts need a model that follows them; set models.fill.backend to diffusers, or "
+            "remove the prompts",
         )
     if not edits.per_image + edits.controls_per_image:
         raise _EntryError(
-            (*here, "edits"), "per_image and controls_per_image are both 0: nothing would be made"
+            (*here, "edits"),
+            "per_image and controls_per_image are both 0, so nothing would be generated; raise one",
         )
+    # A missing rule book would show only when the first sample is judged.
     rules = None if entry.rules is None else _absolute(manifest.folder, entry.rules)
     if rules is not None and not rules.is_file():
         raise _EntryError(
             (*here, "rules"),
             f"there is no rule book {entry.rules}; write one with `anomalysmith rules draft`",
         )
+    # The most specific statement of the licence wins; what the layout is known for comes last.
     licence = entry.licence or source.licence
     licence = licence or (RENDERED_LICENCE if rendered else LAYOUTS[source.kind].licence)
+    # The policy applies to data here; weights are checked when they are looked up.
     if not manifest.licence.allow_noncommercial and _is_noncommercial(licence):
         raise _EntryError(
             here,
@@ -153,18 +169,20 @@ def override(
     preset: str | None = None,
     per_image: int | None = None,
 ) -> CategorySettings:
-    """The settings with what a command line says in place of what the manifest says.
+    """The settings with options of the command line in place of the manifest's values.
 
-    A preset stated by hand brings its own kinds back.
+    A preset from the command line replaces the manifest's list of kinds.
     """
     edits: dict[str, Any] = {}
     if preset is not None:
         edits |= {"preset": preset, "kinds": None}
     if per_image is not None:
         edits["per_image"] = per_image
+    # None means that the option was not given.
     top = {"store": store and Path(os.path.abspath(store)), "seed": seed}
     changed: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     if edits:
+        # `model_copy` does not validate, so the edits are built anew.
         try:
             changed["edits"] = EditSettings.model_validate(settings.edits.model_dump() | edits)
         except ValidationError as error:
@@ -175,7 +193,7 @@ def override(
 
 
 class _EntryError(ManifestError):
-    """A mistake at a key of the manifest; the reader adds file and line."""
+    """A user error at a key of the manifest; `read_manifest` adds file and line."""
 
     def __init__(self, keys: tuple[str | int, ...], message: str) -> None:
         super().__init__(f"{'.'.join(map(str, keys))}: {message}")
@@ -185,29 +203,33 @@ class _EntryError(ManifestError):
 def _located(
     manifest: Manifest, category: str, entry: CategoryEntry
 ) -> tuple[SourceSettings, Path]:
-    """The category's source and its folder, which cannot lie outside the source."""
+    """The category's source and its folder, which cannot be outside the source."""
     keys = ("categories", category)
     source = manifest.sources.get(entry.source)
+    # A kind in place of a named source: `path` is then the category's own folder.
     if source is None:
         if entry.source not in LAYOUTS:
             known = ", ".join([*manifest.sources, *LAYOUTS])
-            hint = nearest(entry.source, [*manifest.sources, *LAYOUTS])
+            hint = did_you_mean(entry.source, [*manifest.sources, *LAYOUTS])
             raise _EntryError(
                 (*keys, "source"), f"unknown source {entry.source!r}{hint}; known: {known}"
             )
         if entry.path is None:
-            raise _EntryError(keys, f"source {entry.source} is a kind, so `path` must be given")
+            raise _EntryError(keys, f"source {entry.source} is a kind, so `path` is needed; add it")
         return (
             SourceSettings.model_validate({"kind": entry.source, "path": entry.path}),
             _absolute(manifest.folder, entry.path),
         )
+    # A named source: the category is a folder below it.
     top = _absolute(manifest.folder, source.path)
     layout = LAYOUTS.get(source.kind)
+    # Sources with one category have its images directly inside; others have a folder per category.
     below = entry.path or ("." if layout and layout.one_category else category)
     if Path(below).is_absolute() or ".." in Path(below).parts:
         raise _EntryError(
             (*keys, "path"), f"must stay below the source's folder {source.path}, got {below!r}"
         )
+    # A link must not lead elsewhere either: the licence belongs to the source's folder.
     if not (top / below).resolve().is_relative_to(top.resolve()):
         raise _EntryError(
             (*keys, "path"),
@@ -218,7 +240,10 @@ def _located(
 
 
 def _overlaid(base: Model, changes: Model | None) -> Model:
-    """The top-level settings with the keys that a category really states laid over them."""
+    """The top-level settings, overridden by the keys that a category states explicitly.
+
+    Defaults of the category's model are no statement, so `model_fields_set` decides.
+    """
     if changes is None:
         return base
     stated = {}
@@ -229,6 +254,8 @@ def _overlaid(base: Model, changes: Model | None) -> Model:
 
 
 def _with_absolute_weights(models: ModelSettings, base: Path) -> ModelSettings:
+    """The model settings with paths of weights relative to the manifest made absolute."""
+    # Only stages whose weights are named by a path; the others are looked up by name.
     stages = {}
     for stage in MODEL_STAGES:
         backend = getattr(models, stage)
@@ -240,16 +267,17 @@ def _with_absolute_weights(models: ModelSettings, base: Path) -> ModelSettings:
 
 
 def _absolute(base: Path, path: str) -> Path:
-    """Relative to the manifest's folder; `..` is folded away, links stay."""
+    """A path relative to the manifest's folder as absolute; `..` is removed, links stay."""
     return Path(os.path.abspath(base / path))
 
 
 def _is_noncommercial(licence: str) -> bool:
+    """Whether a licence text forbids commercial use, by its wording (`CC BY-NC-SA 4.0`)."""
     return bool(re.search(r"\bNC\b|non-?commercial", licence, re.I))
 
 
 def _to_json(value: Any) -> Any:
-    """Paths and settings models may be given as overrides too."""
+    """Overrides may contain settings models and paths, which `json` cannot encode."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     return str(value)

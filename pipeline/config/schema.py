@@ -1,4 +1,4 @@
-"""The manifest as it is written, and one category as it is resolved; only shapes, no reading.
+"""Models of the manifest as written, and of one category as resolved; nothing is read here.
 
 The descriptions of the fields are the manifest's documentation: docs/manifest.md and
 data_manifest.schema.json are generated from them.
@@ -10,62 +10,69 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
 from pipeline.edits.settings import EditSettings
-from pipeline.gate.settings import GateSettings, asks_patches
+from pipeline.gate.settings import GateSettings, uses_patches
 from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.settings import ImageSize, Seed, Settings
 from pipeline.sources.layouts.registry import LAYOUTS
 
+# The kind of a source that is rendered on first use and read as `mvtec_loco` from then on.
 SCENES = "scenes"
-"""The kind of a source that is rendered on first use and read as `mvtec_loco` from then on."""
 
+# Type checkers cannot read a Literal that is built from a registry. Pydantic needs it for the
+# choices in the schema and in error messages.
 if TYPE_CHECKING:
     SourceKind = str
-else:  # for pydantic: the choices of the manifest, of its schema and of its error messages
+else:
     SourceKind = Literal[(*LAYOUTS, SCENES)]
 SceneProduct = Literal["tray", "bottle", "pins", "bag"]
+# Names become folders of the store, so they are plain on every system.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class SplitSettings(Settings):
-    """How normals are parted where the source has no validation split of its own."""
+    """How normal images are split where the source has no validation split of its own."""
 
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.1, description="share of the normals held out for validation"
     )
-    seed: Seed | None = Field(default=None, description="which ones; null = the manifest's seed")
+    seed: Seed | None = Field(
+        default=None, description="random seed of the choice; null = that of the manifest"
+    )
 
 
 class OutputSettings(Settings):
-    """How a version is stored; changes bytes, never content."""
+    """How a version is stored; changes bytes, never content or digest."""
 
     profile: Literal["default", "portable", "fast"] = Field(
         default="default",
-        description="default = small (lz4); portable = gzip only, reads without plugins; fast = "
-        "nothing packed: some ten times larger, reads at the speed of memory",
+        description="default = small (LZ4); portable = gzip, readable without plugins; fast = "
+        "uncompressed: about ten times larger, reads at memory speed",
     )
     shard_images: int = Field(
         default=64, ge=1, le=100_000, description="source images per HDF5 shard"
     )
-    keep_rejects: bool = Field(default=True, description="show refused samples in the gallery")
+    keep_rejects: bool = Field(
+        default=True, description="store some rejected samples and show them in the gallery"
+    )
     gallery: bool = Field(default=True, description="write gallery/index.html")
     audit: bool = Field(
         default=True,
-        description="ask of every version whether traces of editing give its samples away, and how "
-        "visible each kind is (docs/audit.md)",
+        description="measure for every version whether traces of editing give samples away, and "
+        "how easy each kind is to detect (docs/audit.md)",
     )
 
 
 class LicencePolicy(Settings):
-    """What may be used."""
+    """Which licences are accepted."""
 
     allow_noncommercial: bool = Field(
         default=True,
-        description="false = refuse data and weights whose licence forbids commercial use",
+        description="false = reject data and weights whose licence forbids commercial use",
     )
 
 
 class SceneCounts(Settings):
-    """How many scenes are rendered per product."""
+    """Number and size of the images rendered per product."""
 
     train: int = Field(default=8, ge=2, le=100_000, description="good images for training")
     validation: int = Field(default=2, ge=1, le=100_000, description="good images for validation")
@@ -76,7 +83,7 @@ class SceneCounts(Settings):
     size: int = Field(
         default=512, ge=128, le=2048, description="px, height and width of a rendered image"
     )
-    seed: Seed = Field(default=0, description="another seed gives other scenes")
+    seed: Seed = Field(default=0, description="random seed of the scenes")
 
 
 class SourceSettings(Settings):
@@ -84,22 +91,26 @@ class SourceSettings(Settings):
 
     kind: SourceKind = Field(description="the folder's layout; see the table of layouts")
     path: str = Field(min_length=1, description="the folder; relative to the manifest")
-    licence: str | None = Field(default=None, description="null = the licence known for the kind")
+    licence: str | None = Field(default=None, description="null = the known licence of the kind")
     scenes: SceneCounts | None = Field(
-        default=None, description="only for kind scenes: how many images"
+        default=None, description="only for kind scenes: numbers of images"
     )
 
+    # A key that has no effect is an error here like everywhere in the manifest.
     @model_validator(mode="after")
     def _scenes_only_for_scenes(self) -> "SourceSettings":
         if self.scenes is not None and self.kind != SCENES:
-            raise ValueError(f"`scenes` goes with kind scenes only, not with {self.kind}")
+            raise ValueError(
+                f"`scenes` needs kind scenes, got kind {self.kind}; remove one of them"
+            )
         return self
 
 
 class CategoryEntry(Settings):
-    """One product or view, and whatever differs from the top-level settings."""
+    """One product or view, and the settings in which it differs from the top level."""
 
-    source: str = Field(description="a name under `sources`, or a kind together with `path`")
+    # Where the images are, and what is known about them.
+    source: str = Field(description="a name under `sources`, or a kind with `path`")
     path: str | None = Field(
         default=None,
         min_length=1,
@@ -107,11 +118,13 @@ class CategoryEntry(Settings):
         "the source itself); with a kind as source: the folder, relative to the manifest",
     )
     product: SceneProduct | None = Field(
-        default=None, description="only for kind scenes: what is drawn; null = the category's name"
+        default=None,
+        description="only for kind scenes: what is rendered; null = the category's name",
     )
-    licence: str | None = Field(default=None, description="null = the source's")
-    seed: Seed | None = Field(default=None, description="null = the manifest's")
-    image_size: ImageSize | None = Field(default=None, description="null = the manifest's")
+    licence: str | None = Field(default=None, description="null = that of the source")
+    seed: Seed | None = Field(default=None, description="null = that of the manifest")
+    image_size: ImageSize | None = Field(default=None, description="null = that of the manifest")
+    # Sections of the manifest of which a category may override single keys.
     splits: SplitSettings | None = Field(default=None, description="keys of `splits` that differ")
     models: ModelSettings | None = Field(default=None, description="keys of `models` that differ")
     proposals: ProposalSettings | None = Field(
@@ -122,54 +135,59 @@ class CategoryEntry(Settings):
     rules: str | None = Field(
         default=None,
         min_length=1,
-        description="rule book (`anomalysmith rules draft`) that every sample is held against; "
+        description="rule book (`anomalysmith rules draft`) that every sample is checked against; "
         "relative to the manifest; null = none",
     )
 
 
 class Manifest(Settings):
-    """The whole file."""
+    """The whole manifest file."""
 
+    # Rejects manifests of a future format instead of misreading them.
     version: Literal[1] = Field(default=1, description="version of the manifest's format")
-    seed: Seed = Field(default=0, description="root of every random choice")
+    seed: Seed = Field(default=0, description="random seed")
     store: str = Field(
-        default="./out/store", min_length=1, description="where dataset versions are put"
+        default="./out/store", min_length=1, description="folder of the dataset versions"
     )
     image_size: ImageSize = Field(
-        default=(256, 256), description="px, stored size: one number (square) or [height, width]"
+        default=(256, 256),
+        description="px, size of stored images: one number (square) or [height, width]",
     )
     splits: SplitSettings = Field(default=SplitSettings(), description="training and validation")
-    models: ModelSettings = Field(default=ModelSettings(), description="the three models")
-    proposals: ProposalSettings = Field(default=ProposalSettings(), description="finding objects")
-    edits: EditSettings = Field(default=EditSettings(), description="making anomalies")
-    gate: GateSettings = Field(default=GateSettings(), description="refusing bad ones")
-    licence: LicencePolicy = Field(default=LicencePolicy(), description="what may be used")
-    output: OutputSettings = Field(default=OutputSettings(), description="how it is stored")
+    models: ModelSettings = Field(default=ModelSettings(), description="models and devices")
+    proposals: ProposalSettings = Field(default=ProposalSettings(), description="object proposals")
+    edits: EditSettings = Field(default=EditSettings(), description="kinds and numbers of edits")
+    gate: GateSettings = Field(default=GateSettings(), description="limits of the quality gate")
+    licence: LicencePolicy = Field(default=LicencePolicy(), description="accepted licences")
+    output: OutputSettings = Field(default=OutputSettings(), description="storage of a version")
     sources: dict[Name, SourceSettings] = Field(default={}, description="name -> folder and layout")
     categories: dict[Name, CategoryEntry] = Field(
-        min_length=1, description="name -> source and what differs"
+        min_length=1, description="name -> source and settings that differ"
     )
+    # Not a key of the file: set by `placed` after reading.
     _folder: Path = PrivateAttr(Path())
 
     @property
     def folder(self) -> Path:
-        """Where the manifest lies: what relative paths are relative to."""
+        """The folder of the manifest, which relative paths are relative to."""
         return self._folder
 
     def placed(self, folder: Path) -> "Manifest":
-        """The same manifest, lying in another folder."""
+        """The same manifest in another folder."""
+        # Models are frozen; private attributes are not.
         copy = self.model_copy()
         copy._folder = folder
         return copy
 
 
 class CategorySettings(Settings):
-    """All that a run of one category needs, with nothing left to look up.
+    """The resolved settings of one category, as a run uses them.
 
-    `kind` is never `scenes`: rendered sources are read as `mvtec_loco`, and `scenes` then says what
-    to render into `root` when it is empty.
+    `kind` is never `scenes`: rendered sources are read as `mvtec_loco`, and `scenes` then states
+    what to render into `root` if it is empty.
     """
 
+    # Which images, from where, and into which store.
     name: str
     kind: str
     root: Path
@@ -177,6 +195,7 @@ class CategorySettings(Settings):
     store: Path
     seed: int
     image_size: tuple[int, int]
+    # The sections of the manifest, with the category's overrides applied.
     splits: SplitSettings
     models: ModelSettings
     proposals: ProposalSettings
@@ -184,29 +203,31 @@ class CategorySettings(Settings):
     gate: GateSettings
     output: OutputSettings
     policy: LicencePolicy
+    # What only some categories have: rendered scenes, a rule book.
     scenes: SceneCounts | None = None
     product: str | None = None
     rules: Path | None = None
 
     @property
-    def asks_patches(self) -> bool:
-        """Whether the gate's network looks at painted ground (`GateSettings.patches`)."""
-        return asks_patches(self.gate.patches, self.edits.preset)
+    def uses_patches(self) -> bool:
+        """Whether the gate's network checks inpainted regions (`GateSettings.patches`)."""
+        return uses_patches(self.gate.patches, self.edits.preset)
 
     @property
     def split_seed(self) -> int:
-        """The seed that holds out validation images."""
+        """The seed of the choice of validation images."""
         return self.seed if self.splits.seed is None else self.splits.seed
 
     def digest_content(self) -> dict[str, Any]:
-        """What decides the dataset's content: no path, no store, no device, no file format.
+        """The settings that decide the dataset's content, as JSON: part of its plan's digest.
 
-        Moving folders, or naming the same weights by a path, leaves the dataset digest as it is;
-        the weights themselves enter by their own digests.
+        Paths, store, device and file format are left out, so moving folders or naming the same
+        weights by a path changes nothing. The weights themselves enter by their own digests.
         """
         return {
             "category": self.name,
             "kind": self.kind,
+            # The key of every section is that of the manifest.
             "seed": self.seed,
             "image_size": list(self.image_size),
             "splits": {
@@ -221,9 +242,10 @@ class CategorySettings(Settings):
         }
 
     def _rules_content(self) -> dict[str, str]:
-        """What the rule book says, as a digest; no key at all without one."""
+        """The digest of the rule book; no key at all without one, as in older versions."""
         if self.rules is None:
             return {}
+        # Imported here: rule books need packages that most runs do not.
         from pipeline.rulebook.book import digest_of_file
 
         return {"rules": digest_of_file(self.rules)}

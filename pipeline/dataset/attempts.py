@@ -1,7 +1,8 @@
-"""The table of attempts: one row per try at a sample, the rejected and the impossible ones too.
+"""The table of attempts: one row per attempt at a sample, including rejected and unplannable ones.
 
-It is stored as Parquet, because people ask it questions (which kinds fail, and why) that need no
-pixels. Gate scores are flat columns `score_<name>`, null where a try was not measured.
+It is stored as Parquet, so which kinds fail and why can be queried without reading pixels. Gate
+scores are flat columns `score_<name>`, null where an attempt was not measured. The rows themselves
+are the records of `lineage.attempt_record`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,16 +11,20 @@ from typing import Any
 
 from pipeline.errors import IntegrityError
 
+# Prefix of the columns of gate scores.
 SCORE = "score_"
-JUDGED = ("rule", "broken")
-"""Columns of versions with a rule book; null, and no key of the row, where none was asked."""
+# Columns that only versions with a rule book have. A null there means that no rule was evaluated,
+# so the row then lacks the key.
+RULE_COLUMNS = ("rule", "broken")
 
 
 def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write attempt records, each with `seconds`, `shard` and `row` (None where not stored)."""
+    # Imported here: opening a version must not load PyArrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # The types are stated, because Arrow cannot infer one from a column of nulls or of no rows.
     fields: list[tuple[str, Any]] = [
         ("image", pa.string()),
         ("split", pa.string()),
@@ -34,16 +39,18 @@ def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         ("row", pa.int32()),
     ]
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fields}
-    if any("rule" in row for row in rows):  # a version without a rule book has no such columns
+    # A version without a rule book has none of these columns.
+    if any("rule" in row for row in rows):
         columns["rule"] = pa.array([row.get("rule") for row in rows], pa.string())
         columns["broken"] = pa.array([row.get("broken") for row in rows], pa.list_(pa.string()))
+    # One column per score that any attempt has; sorted, so equal runs write equal files.
     for name in sorted({name for row in rows for name in row["scores"]}):
         columns[SCORE + name] = pa.array([row["scores"].get(name) for row in rows], pa.float64())
     pq.write_table(pa.table(columns), path)
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write_attempts` was given."""
+    """The rows that `write_attempts` was given; IntegrityError for a missing or damaged file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,16 +64,17 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
 
 
 def canonical_attempts(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    """The rows without duration and place: what the digest of a dataset covers."""
+    """The rows without duration and storage location: what the digest of a dataset covers."""
     for row in rows:
         yield {key: row[key] for key in row if key not in ("seconds", "shard", "row")}
 
 
 def _nested(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the file with its score columns gathered under `scores`."""
     flat = {
         key: value
         for key, value in row.items()
-        if not key.startswith(SCORE) and not (key in JUDGED and value is None)
+        if not key.startswith(SCORE) and not (key in RULE_COLUMNS and value is None)
     }
     scores = {
         key.removeprefix(SCORE): value

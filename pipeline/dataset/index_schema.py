@@ -1,105 +1,133 @@
-"""Whether an index says what an index says: the form of `index.json`, before anything trusts it.
+"""The schema of `index.json`, checked before any reader trusts it.
 
 A version may come from somebody else. Its index names files, sizes and counts that readers act on,
-so each is looked at first: a file name cannot lead out of the version's folder, a category cannot
+so each is checked first: a file name cannot lead out of the version's folder, a category cannot
 lead out of a store, and no size asks for more memory than an image may have.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, InstanceOf, ValidationError
 
 from pipeline.records import MAX_PIXELS
 
-ROLES = ("samples", "rejects", "test")
-SHARD_NAME = re.compile(r"(?:shard|test|rejects)(?:-\d+)?\.h5")
 VERSION_NAME = re.compile(r"(\d{4,})-[0-9a-f]{12}")
+# Not `.+\.h5`: the name is opened as it is, so it must stay inside the version's folder.
+_SHARD_NAME = re.compile(r"(?:shard|test|rejects)(?:-\d+)?\.h5")
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
-
-_COUNT = int
-_FORM: dict[str, Any] = {
-    "category": str,
-    "image_size": [_COUNT],
-    "digest": str,
-    "plan_digest": str,
-    "counts": {
-        "images": _COUNT, "attempts": _COUNT, "accepted": _COUNT, "anomalous": _COUNT,
-        "controls": _COUNT, "rejected": {...: _COUNT},
-        "by_kind": {...: {"attempted": _COUNT, "accepted": _COUNT}},
-        "splits": {...: {"images": _COUNT, "samples": _COUNT}},
-        "test": {"images": _COUNT, "good": _COUNT, "by_defect": {...: _COUNT}},
-    },
-    "shards": [
-        {"file": str, "role": str, "bytes": _COUNT, "sha256": str, "content": str,
-         "images": _COUNT, "samples": _COUNT}
-    ],
-    "version": str,
-    "parent": (str, type(None)),
-    "profile": str,
-    "licence": str,
-    "settings": {},
-    "weights": {...: str},
-    "code_version": str,
-    "failures": [{"name": str, "error": str}],
-    "digests": {...: str},
-}  # fmt: skip
-"""What readers rely on; `...` stands for any key. More may be there: it is not looked at."""
+# Characters that Unicode calls printable and fonts show as nothing: Hangul fillers, empty Braille.
+_BLANK = set(" \u115f\u1160\u2800\u3164\uffa0")
 
 
 def fault(index: Any) -> str:
     """What is wrong with the content of an index, in a few words; empty when it can be trusted."""
     if not isinstance(index, dict):
         return f"expected keys and values, got {type(index).__name__}"
-    missing = set(_FORM) - set(index)
-    if missing:
-        return f"it lacks {sorted(missing)}"
-    found = _misfit(index, _FORM, "")
-    if found:
-        return found
-    size = index["image_size"]
-    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        return f"image_size {str(size)[:40]} is no height and width of an image"
-    if not is_plain_name(index["category"]):
-        return f"category {index['category'][:40]!r} is not the name of a folder"
-    if not _DIGEST.fullmatch(index["digest"]) or not _DIGEST.fullmatch(index["plan_digest"]):
-        return "a digest is not hexadecimal"
-    for name in filter(None, (index["version"], index["parent"])):
-        if not VERSION_NAME.fullmatch(name):
-            return f"{name[:40]!r} is not the name of a version"
-    for shard in index["shards"]:
-        if not SHARD_NAME.fullmatch(shard["file"]) or shard["role"] not in ROLES:
-            return f"{shard['file'][:40]!r} ({shard['role'][:20]!r}) is not the name of a shard"
+    # Strict: no conversion of types, so a reader gets exactly what was checked.
+    try:
+        _Index.model_validate(index, strict=True)
+    except ValidationError as error:
+        # One error is enough to reject a version; the message stays one line.
+        first = error.errors(include_url=False, include_context=False)[0]
+        where, text = ".".join(map(str, first["loc"]))[:80], first["msg"]
+        if first["type"] == "missing":
+            return f"{where} is missing"
+        text = text.removeprefix("Value error, ").replace("Input should be", "expected")
+        # The value is cut short, because it may fill the whole file.
+        return f"{where} is {str(first['input'])[:40]!r}, {text.partition(' or instance of')[0]}"
     return ""
 
 
 def is_plain_name(text: str) -> bool:
-    """True for a name that stays in the folder that it is put into, and that can be seen there."""
+    """True for a name that stays in the folder it is put into, and that is visible there."""
+    # A leading dot hides a file, and so do names of blanks only.
     seen = set(text) - _BLANK
     return bool(seen) and text[0] != "." and text.isprintable() and not set(text) & set("/\\")
 
 
-_BLANK = set(" \u115f\u1160\u2800\u3164\uffa0")
-"""Letters that Unicode calls printable and fonts show as nothing: Hangul fillers, empty Braille."""
+def _is(what: str, good: Callable[[Any], object]) -> AfterValidator:
+    """A check whose failure reads `expected WHAT`."""
+
+    def check(value: Any) -> Any:
+        if not good(value):
+            raise ValueError(f"expected {what}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _misfit(value: Any, form: Any, where: str) -> str:
-    """Where the value does not have the form; empty when it has."""
-    if isinstance(form, dict):
-        if not isinstance(value, Mapping):
-            return f"{where} is no mapping"
-        for key, inner in form.items():
-            chosen = value if key is ... else [key]
-            for name in chosen:
-                if name not in value:
-                    return f"{where}.{name} is missing".lstrip(".")
-                if found := _misfit(value[name], inner, f"{where}.{name}".lstrip(".")):
-                    return found
-        return ""
-    if isinstance(form, list):
-        if not isinstance(value, list):
-            return f"{where} is no list"
-        faults = (_misfit(item, form[0], f"{where}[{n}]") for n, item in enumerate(value))
-        return next((found for found in faults if found), "")
-    forms = form if isinstance(form, tuple) else (form,)
-    good = type(value) in forms and (form is not _COUNT or value >= 0)
-    return "" if good else f"{where} is {str(value)[:40]!r}, expected {forms[0].__name__}"
+# Not `str`: pydantic rejects lone surrogates, which names of files hold that are no UTF-8.
+_Text = InstanceOf[str]
+_Count = Annotated[int, Field(ge=0)]
+_Digest = Annotated[_Text, _is("hexadecimal digits", _DIGEST.fullmatch)]
+# Empty while the version is written and has no name yet.
+_VersionName = Annotated[
+    _Text, _is("the name of a version", lambda name: not name or VERSION_NAME.fullmatch(name))
+]
+
+
+def _is_size(sides: list[int]) -> bool:
+    return len(sides) == 2 and min(sides) > 0 and sides[0] * sides[1] <= MAX_PIXELS
+
+
+class _Kind(BaseModel):
+    attempted: _Count
+    accepted: _Count
+
+
+class _Split(BaseModel):
+    images: _Count
+    samples: _Count
+
+
+class _Test(BaseModel):
+    images: _Count
+    good: _Count
+    by_defect: dict[_Text, _Count]
+
+
+class _Counts(BaseModel):
+    images: _Count
+    attempts: _Count
+    accepted: _Count
+    anomalous: _Count
+    controls: _Count
+    rejected: dict[_Text, _Count]
+    by_kind: dict[_Text, _Kind]
+    splits: dict[_Text, _Split]
+    test: _Test
+
+
+class _Shard(_Split):
+    file: Annotated[_Text, _is("the name of a shard", _SHARD_NAME.fullmatch)]
+    role: Literal["samples", "rejects", "test"]
+    bytes: _Count
+    sha256: _Text
+    content: _Text
+
+
+class _Failure(BaseModel):
+    name: _Text
+    error: _Text
+
+
+class _Index(BaseModel):
+    """What readers rely on; a file may hold more keys, which are not looked at."""
+
+    category: Annotated[_Text, _is("the name of a folder", is_plain_name)]
+    image_size: Annotated[list[_Count], _is("height and width of an image", _is_size)]
+    digest: _Digest
+    plan_digest: _Digest
+    counts: _Counts
+    shards: list[_Shard]
+    version: _VersionName
+    parent: _VersionName | None
+    profile: _Text
+    licence: _Text
+    settings: dict[_Text, Any]
+    weights: dict[_Text, _Text]
+    code_version: _Text
+    failures: list[_Failure]
+    digests: dict[_Text, _Text]

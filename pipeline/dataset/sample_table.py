@@ -1,8 +1,7 @@
 """The samples of a version as one numbered list over all its shards, read in batches.
 
-The list is made from small columns only, so choosing by split, kind or label costs no pixels. A
-batch goes through its shards in the order of the file, whatever order was asked for, and comes back
-in the order that was asked for.
+The list is built from small columns only, so selecting by split, kind or label reads no pixels. A
+batch visits its shards and rows in file order and returns the samples in the requested order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,8 +19,8 @@ from pipeline.records import SPLITS
 class SampleTable:
     """Accepted samples of a version, all or some, numbered from 0 in the order of the version.
 
-    `shards_N` and `rows_N` say where each lies, `labels_N` is 0 normal or 1 anomalous, `kinds_N`
-    indexes `KINDS`. Cheap to pickle and safe to fork.
+    `shards_N` and `rows_N` (int64) say where each is stored, `labels_N` is 0 normal or 1 anomalous,
+    `kinds_N` indexes `KINDS`. Cheap to pickle and safe to fork.
     """
 
     def __init__(
@@ -36,21 +35,26 @@ class SampleTable:
         side = None if split is None else SPLITS.index(_known(split, SPLITS))
         if label not in (None, 0, 1):
             raise UserError(f"a label is 0 (normal) or 1 (anomalous), got {label!r}")
+        # Per shard: its number, the selected rows, their labels and kinds.
         columns = []
         for number, shard in enumerate(version.shards):
+            # Small columns, read once and kept by the reader.
             kind_M = _renumbered(shard)
             label_M = shard.array("samples/label")
             good_M = np.isin(kind_M, [KINDS.index(kind) for kind in wanted])
+            # The split belongs to the source image, so it is looked up through `source`.
             if side is not None:
                 good_M &= shard.array("originals/split")[shard.array("samples/source")] == side
             if label is not None:
                 good_M &= label_M == label
             rows = np.flatnonzero(good_M)
             columns.append((np.full(len(rows), number), rows, label_M[rows], kind_M[rows]))
+        # The leading empty array sets the dtype and covers versions without any sample.
         self.shards_N, self.rows_N, self.labels_N, self.kinds_N = (
             np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
             for parts in (zip(*columns, strict=True) if columns else ([],) * 4)
         )
+        # Plain lists: indexing an array element by element is several times slower.
         self._shards, self._rows = self.shards_N.tolist(), self.rows_N.tolist()
 
     def __len__(self) -> int:
@@ -66,23 +70,26 @@ class SampleTable:
         return shard.record(row)
 
     def batch(self, indices: Sequence[int], out: SampleBatch | None = None) -> SampleBatch:
-        """Samples in any order, repeats allowed, into the first places of `out` when it is given.
+        """Samples in any order, repeats allowed, written to the start of `out` when it is given.
 
-        What comes back lies in the memory of `out`, so the next batch into it overwrites this one.
+        The result shares the memory of `out`, so the next batch into it overwrites this one.
         """
         if out is None:
             out = SampleBatch.empty(len(indices), self.version.image_size)
+        # The last batch of an epoch may be shorter than the memory that is reused.
         out = out.head(len(indices))
         self.fill(out, range(len(indices)), indices)
         return out
 
     def fill(self, out: SampleBatch, places: Sequence[int], indices: Sequence[int]) -> None:
         """Put sample `indices[k]` into place `places[k]` of `out`; the other places stay."""
-        runs: dict[int, list[tuple[int, int]]] = {}  # of shards; plain lists, for they are short
+        # Rows and places by shard. Plain lists, because they are short.
+        runs: dict[int, list[tuple[int, int]]] = {}
         for place, index in zip(places, indices, strict=True):
             runs.setdefault(self._shards[index], []).append((self._rows[index], place))
         readers = self.version.shards
         for shard, run in sorted(runs.items()):
+            # With one shard `places` may stay a range, for which `ShardReader.fill` is faster.
             if len(runs) == 1:
                 rows = [row for row, _ in run]
             else:
@@ -92,7 +99,7 @@ class SampleTable:
 
 
 def _renumbered(shard: ShardReader) -> np.ndarray:
-    """The kinds of a shard's samples as numbers of `KINDS`, which may have grown since."""
+    """The kinds of a shard's samples as indices into `KINDS`, which may have grown since."""
     numbers = [KINDS.index(_known(kind, KINDS)) for kind in shard.kinds]
     return np.array(numbers, np.int64)[shard.array("samples/kind")]
 

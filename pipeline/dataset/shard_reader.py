@@ -1,7 +1,7 @@
-"""Reading shards: rows one by one, or samples in batches into memory that is used again.
+"""Reading shards: rows one by one, or samples in batches into memory that is reused.
 
-Pixels come out exactly as they went in, whatever the profile: `default` and `portable` keep an edit
-as its difference from the original, `fast` keeps it whole. A shard that is missing or damaged
+Pixels come out exactly as they went in, with every profile: `default` and `portable` store an edit
+as its difference from the original, `fast` stores it whole. A shard that is missing or damaged
 raises IntegrityError with its name and never yields zeros.
 """
 
@@ -15,6 +15,7 @@ from pipeline.dataset.hdf5_file import Handle
 from pipeline.errors import UserError
 from pipeline.utils.hashing import digest_of, sha256_array
 
+# What `fill` reads through the memory map; the profiles other than `fast` have the first only.
 _MAPPED_WHOLE = ("originals/pixels", "samples/edited", "samples/mask_bytes")
 
 
@@ -30,6 +31,7 @@ def unpack(bits: np.ndarray, width: int) -> np.ndarray:
 
 def row_digest(record: dict[str, Any], **arrays: np.ndarray) -> str:
     """The digest of one row: its record and its decoded arrays by name."""
+    # Arrays enter by their own digests, so a row never has to be held as one block of bytes.
     return digest_of({"record": record} | {name: sha256_array(a) for name, a in arrays.items()})
 
 
@@ -43,7 +45,7 @@ class SampleBatch:
 
     @classmethod
     def empty(cls, count: int, size_HW: tuple[int, int]) -> Self:
-        """Room for `count` samples, not yet filled."""
+        """Uninitialised memory for `count` samples."""
         pixels, masks = (count, *size_HW, 3), (count, *size_HW)
         return cls(np.empty(pixels, np.uint8), np.empty(pixels, np.uint8), np.empty(masks, bool))
 
@@ -81,6 +83,7 @@ class ShardReader(Handle):
     def proposals(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, H, W) bool masks, best first, and their (N,) float32 scores."""
         bits = self._span("originals/proposals", "originals/proposal_offsets", i)
+        # Scores have the same offsets as masks.
         start, stop = self.array("originals/proposal_offsets")[i : i + 2]
         return unpack(bits, self.size_HW[1]), self.array("originals/proposal_scores")[start:stop]
 
@@ -92,6 +95,7 @@ class ShardReader(Handle):
         """(H, W, 3) uint8 RGB, the edited image, exact."""
         if self.profile == "fast":
             return self._row("samples/edited", j)
+        # uint8 addition wraps around, which undoes the difference modulo 256.
         original = self.stored("originals/pixels", self.source(j))
         return np.add(original, self.packed("samples/delta", j))
 
@@ -99,6 +103,7 @@ class ShardReader(Handle):
         """(H, W, 3) uint8, (edited - original) mod 256."""
         if self.profile != "fast":
             return self._row("samples/delta", j)
+        # `fast` stores the edited image, so the difference is computed, modulo 256 as above.
         edited = self.edited(j)
         return np.subtract(edited, self.original(self.source(j)), out=edited)
 
@@ -136,27 +141,30 @@ class ShardReader(Handle):
     def batch(
         self, rows: Sequence[int] | np.ndarray, out: SampleBatch | None = None
     ) -> SampleBatch:
-        """Samples in any order, repeats allowed, into the first places of `out` when it is given.
+        """Samples in any order, repeats allowed, written to the start of `out` when it is given.
 
-        What comes back lies in the memory of `out`, so the next batch into it overwrites this one.
+        The result shares the memory of `out`, so the next batch into it overwrites this one.
         """
+        # Checked once for the whole batch; `fill` relies on it.
         rows = np.asarray(rows, np.intp)
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.samples:
-            raise IndexError(f"{self.path} holds {self.samples} samples, asked for {rows.tolist()}")
+            raise IndexError(f"{self.path} holds {self.samples} samples, requested {rows.tolist()}")
         out = SampleBatch.empty(len(rows), self.size_HW) if out is None else out.head(len(rows))
         self.fill(out, range(len(rows)), rows.tolist())
         return out
 
     def fill(self, out: SampleBatch, places: Sequence[int], rows: list[int]) -> None:
-        """Put sample `rows[k]` into place `places[k]`. The rows exist: `batch` has looked."""
+        """Put sample `rows[k]` into place `places[k]`; callers make sure that the rows exist."""
         if not rows:
             return
-        maps, sources = self._vouched(rows)  # opens the file
+        # This also opens the file, so `_profile` is set from here on.
+        maps, sources = self._checked_maps(rows)
         originals_BHW3, edited_BHW3 = out.originals_BHW3, out.edited_BHW3
         if self._profile != "fast":
             originals, width = maps[0], self.size_HW[1]
             for place, row in zip(places, rows, strict=True):
-                # One sample after the other: its pixels are still near when the edit is added.
+                # One sample after the other: its pixels are still in the processor's cache when
+                # the difference is added.
                 original_HW3 = originals[sources[row]]
                 originals_BHW3[place] = original_HW3
                 delta_HW3 = self.packed("samples/delta", row)
@@ -164,13 +172,15 @@ class ShardReader(Handle):
                 out.masks_BHW[place] = unpack(self.packed("samples/mask", row), width)
             return
         masks_BHW = out.masks_BHW.view(np.uint8)
-        if isinstance(places, range):  # neighbours: one call instead of one per row
+        # Adjacent places take one call per array instead of one per row.
+        if isinstance(places, range):
             some = slice(places.start, places.stop)
             chosen = ([sources[row] for row in rows], rows, rows)
             for mapped, wanted, target in zip(
                 maps, chosen, (originals_BHW3, edited_BHW3, masks_BHW), strict=True
             ):
-                # The rows are known to exist; "clip" only keeps NumPy from copying twice.
+                # The rows exist. With `out`, the default mode "raise" would copy through a
+                # buffer; "clip" does not.
                 np.take(mapped, wanted, 0, target[some], "clip")
             return
         originals, edited, masks = maps
@@ -179,19 +189,24 @@ class ShardReader(Handle):
             edited_BHW3[place] = edited[row]
             masks_BHW[place] = masks[row]
 
-    def _vouched(self, rows: list[int]) -> tuple[list[np.ndarray], list[int]]:
-        """The mapped arrays of samples, those rows compared with their checksums; the sources."""
+    def _checked_maps(self, rows: list[int]) -> tuple[list[np.ndarray], list[int]]:
+        """The mapped arrays, with `rows` compared with their checksums, and every sample's source.
+
+        One byte per sample notes what this process has checked: cheaper per row than `mapped`.
+        """
         self._open()
         names = _MAPPED_WHOLE if self._profile == "fast" else _MAPPED_WHOLE[:1]
-        if "vouched" not in self._arrays:
+        # Once per process: the maps, the sources, and a byte per sample.
+        if "checked" not in self._arrays:
             maps = [self.mapped(name) for name in names]
             if any(mapped is None for mapped in maps):
                 raise self._damaged(names[0], ValueError("it is not contiguous"))
             sources = self.array("samples/source").tolist()
-            self._arrays["vouched"] = maps, sources, bytearray(len(sources))
-        maps, sources, done = self._arrays["vouched"]
+            self._arrays["checked"] = maps, sources, bytearray(len(sources))
+        maps, sources, done = self._arrays["checked"]
         for row in rows:
             if not done[row]:
+                # Originals have a row per image, the other arrays one per sample.
                 for name in names:
                     self.mapped(name, sources[row] if name == names[0] else row)
                 done[row] = True
@@ -223,6 +238,7 @@ class ShardReader(Handle):
 class TestShardReader(Handle):
     """Images of the real test split with their ground truth."""
 
+    # Pytest would take a class of this name for a test case.
     __test__ = False
 
     @property
@@ -234,13 +250,13 @@ class TestShardReader(Handle):
         return self._row("images/pixels", i)
 
     def masks(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """(K, H, W) bool ground-truth regions and their (K,) uint8 grey values; K may be 0."""
+        """(K, H, W) bool ground-truth regions and their (K,) uint8 pixel values; K may be 0."""
         bits = self._span("images/masks", "images/mask_offsets", i)
         start, stop = self.array("images/mask_offsets")[i : i + 2]
         return unpack(bits, self.size_HW[1]), self.array("images/mask_values")[start:stop]
 
     def label(self, i: int) -> int:
-        """0 good, 1 anomalous."""
+        """0 normal, 1 anomalous."""
         return int(self.array("images/label")[i])
 
     def record(self, i: int) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Shards: some images and their edits as flat HDF5 arrays, one row per image and per sample.
+"""Shards: images and their edits as flat HDF5 arrays, one row per image and per sample.
 
-Originals are contiguous and uncompressed, so a reader can map them; an edit is stored as
-(edited - original) mod 256, which is zero almost everywhere and costs a few kilobytes, or whole in
-the `fast` profile; masks are bit-packed along the row. No groups per sample, no variable-length
-types, no timestamps. A shard is written under a temporary name, closed, read back row by row
-against what went in, synced and renamed. `docs/format.md` lists every array; `packing.py` says how
-they lie on disk, `shardfiles.py` reads them.
+Originals are contiguous and uncompressed, so a reader can memory-map them. An edit is stored as
+(edited - original) mod 256, which is zero almost everywhere and takes a few kilobytes, or whole in
+the `fast` profile. Masks are bit-packed along the row. There are no groups per sample, no
+variable-length types and no timestamps. A shard is written under a temporary name, closed, read
+back row by row against what went in, synced and renamed. `docs/format.md` lists every array,
+`hdf5_columns.py` decides how they are stored, `shard_reader.py` reads them.
 """
 
 import hashlib
@@ -41,12 +41,17 @@ from pipeline.utils.hashing import canonical_json, digest_of
 
 Role = Literal["samples", "rejects", "test"]
 
+# Put in front of a concatenation, they set its dtype where nothing else is there.
 _NO_SCORES, _NO_VALUES = np.zeros(0, np.float32), np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One written shard. `content` is the digest of its decoded rows, `sha256` of its bytes."""
+    """One written shard. `content` is the digest of its decoded rows, `sha256` that of its bytes.
+
+    `image_digests` and `sample_digests` are those of its rows, in order; they stay out of the
+    index.
+    """
 
     file: str
     role: Role
@@ -75,7 +80,7 @@ def write_shard(
     profile: Profile = "default",
     category: str = "",
 ) -> ShardInfo:
-    """Write the accepted samples of some images, or with role `rejects` the rejected ones."""
+    """Write images with their accepted samples, or with role `rejects` the rejected ones."""
     rows = SampleRows(role)
     for result in results:
         rows.add(result)
@@ -94,7 +99,10 @@ def write_test_shard(
 
 @dataclass(eq=False)
 class SampleRows:
-    """The rows of one shard on their way to disk, held packed: masks as bits, edits as crops."""
+    """The rows of one shard until it is written, held compactly: masks as bits, edits as crops.
+
+    `columns` maps an array's name to its rows. `bytes_held` is what the large ones take in memory.
+    """
 
     role: Role = "samples"
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -104,8 +112,9 @@ class SampleRows:
     bytes_held: int = 0
 
     def add(self, result: ImageResult) -> None:
-        """Append one image and those of its attempts that belong into a shard of this role."""
+        """Append one image and those of its attempts that belong in a shard of this role."""
         self._check(result)
+        # The digest covers what is stored: packed bits, not bool masks.
         foreground, proposals = pack(result.foreground.mask_HW), pack(result.proposals.masks_NHW)
         record = image_record(result)
         self._put("originals/pixels", result.pixels_HW3)
@@ -130,6 +139,7 @@ class SampleRows:
 
     def bytes_as(self, profile: Profile) -> int:
         """The memory that writing takes: `fast` writes edits and byte masks whole."""
+        # Three colour channels and one byte of mask per pixel.
         if profile != "fast" or self.size_HW is None:
             return self.bytes_held
         height, width = self.size_HW
@@ -138,9 +148,12 @@ class SampleRows:
     def _add_sample(self, result: ImageResult, attempt: Attempt) -> None:
         sample = attempt.sample
         assert sample is not None
+        # Only the crop around the change mask is kept; uint8 differences wrap modulo 256.
         box = x0, y0, x1, y1 = bounding_box(sample.change_HW)
         inside = np.s_[y0:y1, x0:x1]
         delta = sample.pixels_HW3[inside] - result.pixels_HW3[inside]
+        # Rebuild the image as readers will: anything edited outside the box would be lost, and
+        # anything outside the mask breaks the promise that unmasked pixels equal the source.
         rebuilt_HW3 = result.pixels_HW3.copy()
         rebuilt_HW3[inside] += delta
         whole = np.array_equal(rebuilt_HW3, sample.pixels_HW3)
@@ -151,22 +164,27 @@ class SampleRows:
             )
         mask, object_mask = pack(sample.change_HW), pack(sample.object_HW)
         record = sample_record(result, attempt)
+        # One row in every column of `samples/`.
         self._put("samples/delta", (box, delta))
         self._put("samples/mask", mask)
         self._put("samples/object_mask", object_mask)
+        # The image was appended just before, so it is the last row.
         self._put("samples/source", len(self.image_digests) - 1)
         self._put("samples/label", sample.label)
         self._put("samples/kind", KINDS.index(sample.edit.kind))
         self._put("samples/bbox", box)
         self._put("samples/record", canonical_json(record))
+        # The crop of the difference, and two masks.
         self.bytes_held += 3 * (x1 - x0) * (y1 - y0) + 2 * mask.nbytes
         self.sample_digests.append(
             row_digest(record, pixels=sample.pixels_HW3, mask=mask, object_mask=object_mask)
         )
 
     def _check(self, result: ImageResult) -> None:
+        """Raise RecordError unless everything has the size of the first image."""
         size = result.pixels_HW3.shape[:2]
         self.size_HW = self.size_HW or size
+        # Masks of the size of the image are checked too: columns have one shape for all rows.
         masks = [result.foreground.mask_HW, result.proposals.foreground_HW]
         masks += [a.sample.change_HW for a in result.attempts if a.sample is not None]
         for shape in [size, *(mask.shape for mask in masks)]:
@@ -180,14 +198,16 @@ class SampleRows:
         self.columns.setdefault(name, []).append(value)
 
     def write(self, path: Path, profile: Profile, category: str) -> ShardInfo:
-        """Write the shard whole, or leave nothing under its name."""
+        """Write the shard completely, or leave nothing under its name."""
         return _write(path, self, self.role, profile, category)
 
     def to_columns(self, profile: Profile) -> list[Column]:
-        """The arrays of the file."""
+        """The arrays of the file. A column without rows is still written, with zero rows."""
         height, width = self.size_HW or (0, 0)
+        # Row shapes of RGB images and of masks packed eight pixels to a byte.
         pixels, bits = (height, width, 3), (height, (width + 7) // 8)
         get = self.columns.get
+        # Proposals differ in number per image, so they are one ragged column with offsets.
         proposals = get("originals/proposals", [])
         each = [mask for masks in proposals for mask in masks]
         scores = np.concatenate([_NO_SCORES, *get("originals/proposal_scores", [])])
@@ -202,6 +222,7 @@ class SampleRows:
         ]
         masks, object_masks = get("samples/mask", []), get("samples/object_mask", [])
         sources, crops = get("samples/source", []), get("samples/delta", [])
+        # Edits and masks are the only arrays that differ between the profiles.
         if profile == "fast":
             edits = Edits(crops, pixels, get("originals/pixels", []), sources)
             whole: list[Column] = [
@@ -227,8 +248,9 @@ class SampleRows:
 
 @dataclass(eq=False)
 class TestRows:
-    """The rows of one test shard on their way to disk."""
+    """The rows of one test shard until it is written: image, packed masks, JSON record."""
 
+    # Pytest would take a class of this name for a test case.
     __test__ = False
 
     columns: list[tuple[TestImage, np.ndarray, bytes]] = field(default_factory=list)
@@ -239,6 +261,7 @@ class TestRows:
 
     def add(self, image: TestImage) -> None:
         """Append one test image with its masks."""
+        # The first image sets the size.
         size = image.pixels_HW3.shape[:2]
         self.size_HW = self.size_HW or size
         if size != self.size_HW or image.masks_KHW.shape[1:] != size:
@@ -255,7 +278,7 @@ class TestRows:
         )
 
     def write(self, path: Path, profile: Profile, category: str) -> ShardInfo:
-        """Write the shard whole, or leave nothing under its name."""
+        """Write the shard completely, or leave nothing under its name."""
         return _write(path, self, "test", profile, category)
 
     def to_columns(self, profile: Profile) -> list[Column]:
@@ -263,8 +286,10 @@ class TestRows:
         height, width = self.size_HW or (0, 0)
         images = [image for image, _, _ in self.columns]
         masks = [masks for _, masks, _ in self.columns]
+        # Images have 0 to K masks, so they are a ragged column like proposals.
         each = [mask for some in masks for mask in some]
         values = np.concatenate([_NO_VALUES, *(image.values_K for image in images)])
+        # Without masks some anomalous images look good, so the label comes from the defect's name.
         labels = [int(image.defect != "good") for image in images]
         return [
             Pixels("images/pixels", (height, width, 3), [image.pixels_HW3 for image in images]),
@@ -279,15 +304,19 @@ class TestRows:
 def _write(
     path: Path, rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
 ) -> ShardInfo:
+    # The process id keeps concurrent writers apart; the dot hides the file from listings.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The whole file is built in memory first; `HELD_BYTES` of the version writer bounds it.
     columns = rows.to_columns(profile)
     content = file_image(columns, _attributes(rows, role, profile, category), profile)
     try:
         with temporary.open("wb") as file:
             file.write(content)
+        # Read back through the reader itself, from disk, before the file gets its name.
         with (TestShardReader if role == "test" else ShardReader)(temporary) as reader:
             compare(reader, columns)
         sync(temporary)
+        # The content must be on disk before the name is, and the name before anybody relies on it.
         temporary.replace(path)
         sync(path.parent)
     finally:
@@ -296,6 +325,7 @@ def _write(
     return ShardInfo(
         file=path.name,
         role=role,
+        # Computed from memory, so a fault of the disk shows up in `verify`.
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         content=content_digest(rows.image_digests, rows.sample_digests),
@@ -309,6 +339,7 @@ def _write(
 def _attributes(
     rows: SampleRows | TestRows, role: Role, profile: Profile, category: str
 ) -> dict[str, Any]:
+    """Attributes of the file: fixed-length types only, which every HDF5 library reads."""
     return {
         "format": np.int64(FORMAT),
         "role": np.bytes_(role),

@@ -1,7 +1,7 @@
 """Reading versions: open one, list them, find the one that a plan led to, iterate its samples.
 
-A published version never changes, so readers take no lock. Nothing here imports HDF5 before
-pixels are touched, because a run that finds everything cached must start quickly.
+A published version never changes, so readers take no lock. Nothing here imports HDF5 before pixels
+are read, because a run that finds its version published must end quickly.
 """
 
 import json
@@ -21,8 +21,8 @@ from pipeline.errors import IntegrityError, UserError
 from pipeline.kinds import KINDS
 from pipeline.records import SPLITS
 
-MEND = "restore the version from a copy, or delete its folder and run `generate` again"
-"""What to do about a damaged version. Nothing is mended silently: somebody should know of it."""
+# What to do about a damaged version. Nothing is repaired silently, because damage has a cause.
+REPAIR = "restore the version from a copy, or delete its folder and run `generate` again"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Version:
         height, width = self.index["image_size"]
         return height, width
 
+    # Readers open their files on first use, so these cost nothing until pixels are read.
     @cached_property
     def shards(self) -> tuple[ShardReader, ...]:
         """Readers of the images and their accepted samples, in order."""
@@ -81,16 +82,18 @@ class Version:
         """Every accepted sample: original, edited (H, W, 3) uint8, mask (H, W) bool, record."""
         for shard in self.shards:
             sources = shard.array("samples/source")
+            # The shard is older than the kind, so it has no sample of it.
             if kind in KINDS and kind not in shard.kinds:
-                continue  # the shard is older than the kind
+                continue
             wanted = _chosen(shard.array("samples/kind"), shard.kinds, kind)
+            # The split belongs to the source image, so it is looked up through `source`.
             wanted &= np.take(_chosen(shard.array("originals/split"), SPLITS, split), sources)
             for j in np.flatnonzero(wanted).tolist():
                 original = shard.original(int(sources[j]))
                 yield original, shard.edited(j), shard.mask(j), shard.record(j)
 
     def test_images(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]:
-        """The real test split: pixels, (K, H, W) bool masks, (K,) uint8 grey values, record."""
+        """The real test split: pixels, (K, H, W) bool masks, (K,) uint8 pixel values, record."""
         for shard in self.test_shards:
             for i in range(shard.images):
                 yield shard.original(i), *shard.masks(i), shard.record(i)
@@ -101,30 +104,36 @@ class Version:
 
 
 def open_version(folder: Path) -> Version:
-    """The version in a folder, after a look at its index and at the presence of its shards."""
+    """The version in a folder, once its index and the sizes of its shards have been checked.
+
+    UserError when there is no version or one of another format, IntegrityError when it is damaged.
+    """
     folder = Path(folder)
     try:
         index = json.loads((folder / INDEX).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise no_version(folder) from None
+    # A damaged file may nest brackets deeper than the JSON parser can recurse.
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{folder / INDEX} is damaged: {error}; {MEND}") from error
+        raise IntegrityError(f"{folder / INDEX} is damaged: {error}; {REPAIR}") from error
+    # The format comes first: another format may have another index altogether.
     number = index.get("format") if isinstance(index, dict) else None
     if number != FORMAT:
         raise UserError(f"{folder} has format {number}, this release reads {FORMAT}")
     if wrong := fault(index):
-        raise IntegrityError(f"{folder / INDEX} is damaged: {wrong}; {MEND}")
+        raise IntegrityError(f"{folder / INDEX} is damaged: {wrong}; {REPAIR}")
+    # Sizes find shards that are missing or cut short without reading them; `verify` reads them.
     for shard in index["shards"]:
         path = folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise IntegrityError(f"shard {path} {found}, expected {shard['bytes']} bytes; {MEND}")
+            raise IntegrityError(f"shard {path} {found}, expected {shard['bytes']} bytes; {REPAIR}")
     return Version(folder, index)
 
 
 def no_version(folder: Path) -> UserError:
-    """The mistake of naming a place that is no version, with what is there instead."""
+    """The error for a path that is no version; it says what is there instead."""
     if not folder.exists():
         found = "there is no such folder"
     elif folder.is_file():
@@ -139,11 +148,13 @@ def no_version(folder: Path) -> UserError:
 def versions(store: Path, category: str) -> list[Version]:
     """The published versions of a category, oldest first; damaged indexes are left out."""
     found = []
+    # One damaged version must not hide the others; `open_version` and `verify` report it.
     for folder in version_folders(Path(store) / category):
         try:
             index = json.loads((folder / INDEX).read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
+        # Versions of another format belong to another release.
         if isinstance(index, dict) and index.get("format") == FORMAT and not fault(index):
             found.append(Version(folder, index))
     return found
@@ -156,11 +167,14 @@ def latest(store: Path, category: str) -> Version | None:
 
 def find_by_plan(store: Path, category: str, plan_digest: str) -> Version | None:
     """The newest version that a plan led to, also when its content had been published before."""
+    # The newest first: `open_version` then also checks the sizes of its shards.
     for version in reversed(versions(store, category)):
         if version.index.get("plan_digest") == plan_digest:
             return open_version(version.dir)
+    # The plan led to content that another plan had published.
     alias = Path(store) / category / PLANS / plan_digest
     name = alias.read_text("utf-8", "replace") if alias.is_file() else ""
+    # The file may have been edited; only the name of a version is followed.
     if not VERSION_NAME.fullmatch(name):
         return None
     folder = alias.parent.parent / name
@@ -169,6 +183,7 @@ def find_by_plan(store: Path, category: str, plan_digest: str) -> Version | None
 
 def version_folders(home: Path) -> list[Path]:
     """The version folders of a category in order of their numbers."""
+    # A category without versions has no folder yet.
     if not home.is_dir():
         return []
     found = [path for path in home.iterdir() if VERSION_NAME.fullmatch(path.name)]
@@ -176,6 +191,7 @@ def version_folders(home: Path) -> list[Path]:
 
 
 def _chosen(values: np.ndarray, names: tuple[str, ...], wanted: str | None) -> np.ndarray:
+    """Bool mask of the values that stand for a name; all of them for None."""
     if wanted is None:
         return np.ones(len(values), np.bool_)
     if wanted not in names:

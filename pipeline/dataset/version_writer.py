@@ -1,8 +1,8 @@
-"""Building a version in a hidden folder: rows in, shards, table, index and sums out.
+"""Writing a version into a hidden folder: rows in; shards, table, index and checksums out.
 
 Everything here happens before the folder gets its public name. Rows stream through: at most one
-shard and the kept rejects are in memory. The digest of the dataset is rolled over the digests of
-rows, so it knows neither shard sizes nor HDF5 bytes nor how long anything took.
+shard and the kept rejects are in memory. The digest of the dataset is computed over the digests of
+rows, so it depends neither on shard sizes nor on HDF5 bytes nor on durations.
 """
 
 import hashlib
@@ -23,20 +23,20 @@ from pipeline.dataset.lineage import attempt_record
 from pipeline.dataset.shard_writer import SampleRows, ShardInfo, TestRows
 from pipeline.errors import RecordError, UserError
 from pipeline.records import GOOD, Attempt, ImageResult, TestImage
-from pipeline.utils.files import naming_the_disk, sync, write_whole
+from pipeline.utils.files import named_disk_errors, sync, write_atomic
 from pipeline.utils.hashing import canonical_json, digest_of, pretty_json, sha256_file
 
+# A shard is closed early when its rows take this many bytes in memory, however few images it has.
 HELD_BYTES = 128 << 20
-"""A shard is closed early when its rows take this much memory, however few images that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionHeader:
-    """What a version says about its making. `failures` is read after the last result arrived.
+    """What a version records about its generation. `failures` is read after the last result.
 
-    `original_size` is the (H, W) that the source's images had before they were stored, in whose
-    pixels `defects_config` gives absolute areas. `limits` are what the gate learned from the
-    normals; empty when it learned nothing.
+    `original_size` is the (H, W) of the source's images before resizing; absolute areas in
+    `defects_config` are in its pixels. `limits` are those that the gate calibrated on the normal
+    images; empty when it calibrated none.
     """
 
     settings: Mapping[str, Any]
@@ -56,12 +56,13 @@ class VersionHeader:
 
 
 def dataset_digest(identity: Mapping[str, Any], streams: Mapping[str, str]) -> str:
-    """The digest of a dataset from what names it and the digests of its rows in order.
+    """The digest of a dataset from its identifying fields and the digests of its rows in order.
 
     `streams` holds, for `images`, `samples`, `attempts` and `test`, the SHA-256 over the row
-    digests, one per line. Where shards begin and end does not enter.
+    digests, one per line. Shard boundaries do not enter.
     """
     names = ("format", "category", "image_size", "licence", "defects_config")
+    # Error texts may differ between library versions, so only the names of failed inputs enter.
     failed = [failure["name"] for failure in identity["failures"]]
     return digest_of({name: identity[name] for name in names} | {"failures": failed, **streams})
 
@@ -99,19 +100,24 @@ class VersionBuild:
         self.folder, self.category, self.profile = folder, category, profile
         self.shard_images = shard_images
         self.shards: list[ShardInfo] = []
+        # Digests of rows, in the order in which the rows are written.
         self.streams = new_streams()
         self.attempts: list[dict[str, Any]] = []
         self.rejects = _RejectPool(keep_rejects)
+        # Image names so far: a name identifies an image and must be unique.
         self.names: set[str] = set()
         self.counts = _Counts()
+        # The open shards: one of images, one of the real test split.
         self._rows, self._test = SampleRows(), TestRows()
         self._size: tuple[int, int] | None = None
 
     def add(self, result: ImageResult) -> None:
-        """Take in one normal image with its attempts."""
+        """Append one normal image with its attempts."""
         self._check(result.name, result.pixels_HW3.shape[:2])
+        # Where the accepted samples of this image will be stored, which the table records.
         row, shard = len(self._rows.sample_digests), f"shard-{self._number('samples'):04d}.h5"
         for attempt in result.attempts:
+            # The digest covers the record alone; duration and place are added for the table.
             record = attempt_record(result, attempt)
             self.streams["attempts"].extend([digest_of(record)])
             stored = attempt.sample is not None and attempt.verdict.accepted
@@ -120,17 +126,19 @@ class VersionBuild:
                 | {"seconds": float(attempt.seconds)}
                 | {"shard": shard if stored else None, "row": row if stored else None}
             )
+            # Rows of a shard are numbered in the order of `SampleRows.add`.
             row += stored
             if attempt.sample is not None and not attempt.verdict.accepted:
                 self.rejects.offer(result, attempt, len(self.attempts) - 1)
         self.counts.add(result)
         self._rows.add(result)
+        # Few large images reach the limit in bytes, many small ones the limit in images.
         held = self._rows.bytes_as(self.profile)
         if len(self._rows.image_digests) >= self.shard_images or held > HELD_BYTES:
             self._close_rows()
 
     def add_test(self, image: TestImage) -> None:
-        """Take in one image of the real test split."""
+        """Append one image of the real test split."""
         self._check(image.name, image.pixels_HW3.shape[:2])
         self.counts.add_test(image)
         self._test.add(image)
@@ -138,17 +146,20 @@ class VersionBuild:
             self._close_test()
 
     def finish(self, header: VersionHeader) -> dict[str, Any]:
-        """Write what is left of the pixels and return the index with the digest."""
+        """Write the remaining shards and the table; return the index, with the dataset digest."""
         if not self.counts.images:
             raise UserError(
                 f"{self.category}: no usable normal image, so there is nothing to publish "
                 f"({len(header.failures)} failed)"
             )
+        # Close the shards that are still open.
         if self._rows.image_digests:
             self._close_rows()
         if self._test.image_digests:
             self._close_test()
+        # Rejects come last: which of them are kept is known only now.
         self._write_rejects()
+        # The order of keys is of no consequence: the index is written sorted.
         index: dict[str, Any] = {
             "format": FORMAT,
             "category": self.category,
@@ -167,11 +178,13 @@ class VersionBuild:
             "shards": [info.to_json() for info in self.shards],
             **({"limits": dict(header.limits)} if header.limits else {}),
         }
+        # The digest is computed before the table is written: its bytes depend on PyArrow's version.
         digests = {name: stream.hexdigest() for name, stream in self.streams.items()}
         index["digests"], index["digest"] = digests, dataset_digest(index, digests)
-        with naming_the_disk(self.folder):
+        with named_disk_errors(self.folder):
             write_attempts(self.folder / RECORDS, self.attempts)
             sync(self.folder / RECORDS)
+        # The table is described in the index, so a reader of the index knows its checksum.
         records = self.folder / RECORDS
         index["records"] = {
             "file": RECORDS,
@@ -179,16 +192,18 @@ class VersionBuild:
             "bytes": records.stat().st_size,
             "rows": len(self.attempts),
         }
+        # The round trip turns tuples and NumPy numbers into what a reader of the file will see.
         return json.loads(canonical_json(index))
 
     def seal(self, index: dict[str, Any], documents: Mapping[str, bytes]) -> None:
         """Write documents (file name -> content) and checksums, and the index last."""
-        with naming_the_disk(self.folder):
+        with named_disk_errors(self.folder):
             for name, content in documents.items():
-                write_whole(self.folder / name, content)
+                write_atomic(self.folder / name, content)
             text = pretty_json(index)
-            write_whole(self.folder / SUMS, sums(self.folder, text))
-            write_whole(self.folder / INDEX, text)
+            write_atomic(self.folder / SUMS, checksums(self.folder, text))
+            # Readers take a folder with an index for a complete version.
+            write_atomic(self.folder / INDEX, text)
 
     def _check(self, name: str, size: tuple[int, ...]) -> None:
         height, width = size
@@ -209,6 +224,7 @@ class VersionBuild:
         self._rows = SampleRows()
 
     def _close_test(self) -> None:
+        # Most test splits fit into one shard, whose name needs no number.
         number = self._number("test")
         info = self._write(self._test, f"test-{number:04d}.h5" if number else "test.h5")
         self.streams["test"].extend(info.image_digests)
@@ -218,6 +234,7 @@ class VersionBuild:
         rows, row = SampleRows("rejects"), 0
         for result, kept in self.rejects.by_image():
             rows.add(result)
+            # The table learns where each kept reject is stored.
             for index in kept:
                 self.attempts[index] |= {"shard": "rejects.h5", "row": row}
                 row += 1
@@ -225,14 +242,14 @@ class VersionBuild:
             self._write(rows, "rejects.h5")
 
     def _write(self, rows: SampleRows | TestRows, name: str) -> ShardInfo:
-        with naming_the_disk(self.folder):
+        with named_disk_errors(self.folder):
             info = rows.write(self.folder / name, self.profile, self.category)
         self.shards.append(info)
         return info
 
 
 class _RejectPool:
-    """The first rejects, at most `limit`, evened out over reasons as they come."""
+    """The first rejects, at most `limit`, balanced over rejection reasons as they arrive."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -242,11 +259,13 @@ class _RejectPool:
         """Keep an attempt when there is room, or when another reason has more than its share."""
         reason = attempt.verdict.reason
         if sum(map(len, self.kept.values())) >= self.limit:
+            # Ties are broken by the reason's name, so equal runs keep equal rejects.
             largest = max(self.kept, key=lambda name: (len(self.kept[name]), name), default=reason)
             if len(self.kept[largest]) <= len(self.kept[reason]) + 1:
                 return
             self.kept[largest].pop()
-        # Only this attempt keeps its pixels, so that the pool stays small; the counts stay true.
+        # Only this attempt keeps its pixels, so the pool stays small. The other attempts stay in
+        # the record, so the counts of the image remain right.
         only = tuple(a if a is attempt else replace(a, sample=None) for a in result.attempts)
         self.kept[reason].append((index, replace(result, attempts=only), attempt))
 
@@ -255,6 +274,7 @@ class _RejectPool:
         images: dict[str, list[tuple[int, ImageResult, Attempt]]] = defaultdict(list)
         for entry in sorted((e for some in self.kept.values() for e in some), key=lambda e: e[0]):
             images[entry[1].name].append(entry)
+        # Each entry kept the pixels of one attempt; put them back into one result per image.
         for entries in images.values():
             kept = {(attempt.number, attempt.attempt): attempt for _, _, attempt in entries}
             result = entries[0][1]
@@ -264,6 +284,8 @@ class _RejectPool:
 
 @dataclass
 class _Counts:
+    """What `counts` in the index states."""
+
     images: int = 0
     attempts: int = 0
     accepted: int = 0
@@ -316,8 +338,12 @@ class _Counts:
         }
 
 
-def sums(folder: Path, index_text: bytes) -> bytes:
-    """The text of SHA256SUMS: every file but itself and the gallery, which can be made again."""
+def checksums(folder: Path, index_text: bytes) -> bytes:
+    """The text of SHA256SUMS: every file but itself and the gallery, which may be written again.
+
+    The index is given as text, because it is written after its checksum.
+    """
+    # Hidden files are temporary ones; a checksum list cannot contain itself.
     digests = {INDEX: hashlib.sha256(index_text).hexdigest()}
     for path in folder.iterdir():
         named = path.name not in (SUMS, INDEX) and not path.name.startswith(".")
@@ -328,9 +354,10 @@ def sums(folder: Path, index_text: bytes) -> bytes:
 
 @contextmanager
 def building_folder(home: Path, plan_digest: str) -> Iterator[Path]:
-    """An empty hidden folder; gone afterwards unless it was renamed. Needs the category's lock."""
-    with naming_the_disk(home):
-        # Whoever holds the lock is the only writer, so every such folder is a dead run's.
+    """An empty hidden folder, removed afterwards unless it was renamed; needs the category's
+    lock."""
+    with named_disk_errors(home):
+        # The holder of the lock is the only writer, so such a folder is left from a run that died.
         for stale in home.glob(f"{BUILDING}*"):
             shutil.rmtree(stale)
         folder = home / f"{BUILDING}{plan_digest[:12]}"

@@ -1,7 +1,7 @@
-"""What an edit kind is: how it is planned, how it is applied, and where its objects lie afterwards.
+"""The interface of an edit kind: how it is planned and applied, and where its objects are after.
 
-Every file in `edits/kinds/` offers records of this shape; `edits/registry.py` lists them. A kind
-knows no other kind.
+Every file in `edits/kinds/` defines records of this type, and `edits/registry.py` lists them. Kinds
+do not import each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,11 @@ from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import Box
 from pipeline.records import Edit, ObjectProposals
 
-# Target proposals, the kind's own parameters, and the boxes of all outlines before and after.
+# A planned edit: indices of the target proposals, the kind's own parameters (JSON values), and the
+# boxes of all outlines before and after.
 Found = tuple[tuple[int, ...], dict[str, Any], list[Box]]
 
+# The signatures of the three functions of a kind, see `EditKind`.
 Plan = Callable[[ImageContext, np.random.Generator, EditSettings], Found | None]
 Apply = Callable[[Canvas, Edit, ImageContext], np.ndarray]
 Placed = Callable[[Edit, Sequence[np.ndarray], ObjectProposals | None], list[np.ndarray] | None]
@@ -27,7 +29,7 @@ Placed = Callable[[Edit, Sequence[np.ndarray], ObjectProposals | None], list[np.
 def nothing_placed(
     edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None
 ) -> list[np.ndarray]:
-    """For kinds that lay no object down."""
+    """`EditKind.placed` of kinds that paste no object."""
     return []
 
 
@@ -35,15 +37,15 @@ def nothing_placed(
 class EditKind:
     """One kind of edit.
 
-    `plan(context, rng, settings)` gives targets, parameters and boxes, or None when nothing fits.
+    `plan(context, rng, settings)` returns targets, parameters and boxes, or None when nothing fits.
 
-    `apply(canvas, edit, context)` edits the canvas and gives the whole mask (H, W) bool of the
-    objects it touches, as they lay before.
+    `apply(canvas, edit, context)` edits the canvas and returns the full-size mask (H, W) bool of
+    the objects it touches, at their old place.
 
-    `placed(edit, masks, proposals)` gives the masks (H, W) bool of the objects that the edit lays
-    down, where they lie afterwards. `masks` are those of its targets. An outline that only the
-    donor image has is estimated from box and area, as it is where `proposals` are None. The answer
-    is None when nobody can know it (a prompt).
+    `placed(edit, masks, proposals)` returns the masks (H, W) bool of the objects that the edit
+    pastes, at their new place. `masks` are those of its targets. An outline that is known only in
+    the donor image is estimated from box and area, as are all where `proposals` are None. The
+    result is None when the outline cannot be known (a prompt).
     """
 
     plan: Plan

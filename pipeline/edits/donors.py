@@ -1,7 +1,7 @@
-"""Parts that another image lends: objects of other good images of the same split.
+"""Donors: objects of other normal images of the same split, for edits that paste a wrong object.
 
-A part of the wrong type has to come from somewhere. Donors are normals of the same split, so no
-pixel of a training image ever lies in a validation sample. They are loaded when first looked at.
+Donors belong to the same split, so no pixel of a training image ever enters a validation sample.
+Their pixels are loaded on first use.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,21 @@ import numpy as np
 from pipeline.errors import RecordError
 from pipeline.records import ObjectProposals
 
+# Loads a donor's (H, W, 3) uint8 pixels and its proposals, as stored.
 DonorImage = Callable[[], tuple[np.ndarray, ObjectProposals]]
-"""Gives a donor's (H, W, 3) uint8 pixels and its proposals, as stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class DonorRef:
-    """One part of one other image, as an edit records it; `digest` is its source file's SHA-256."""
+    """One object of a donor image, as an edit records it.
+
+    `digest` is the SHA-256 of the donor's source file, `proposal` the object's index there, `box_4`
+    its box x0 y0 x1 y1 (exclusive end), `area` its pixels.
+    """
 
     image: str
     digest: str
+    # Not enough alone: other models or settings may give other proposals, hence box and area.
     proposal: int
     box_4: tuple[int, int, int, int]
     area: int
@@ -37,52 +42,55 @@ class DonorRef:
 
 @dataclass(slots=True, eq=False)
 class Donors:
-    """The parts of a few other images. Nothing is loaded before `parts` or `part` is asked for."""
+    """The objects of a few donor images; nothing is loaded before it is needed."""
 
+    # Loaders and digests by image name, then what has been loaded so far.
     _images: Mapping[str, DonorImage] = field(default_factory=dict)
     _digests: Mapping[str, str] = field(default_factory=dict)
     _loaded: dict[str, tuple[np.ndarray, ObjectProposals]] = field(default_factory=dict)
-    _parts: tuple[DonorRef, ...] | None = None
+    _objects: tuple[DonorRef, ...] | None = None
 
     @classmethod
     def of(
         cls, images: Mapping[str, DonorImage], digests: Mapping[str, str] | None = None
     ) -> "Donors":
-        """Donors by image name; `digests` are those of their source files, as lineage has them."""
+        """Donors by image name; `digests` are the SHA-256 of their source files, for lineage."""
         return cls(images, digests or {})
 
     def __bool__(self) -> bool:
         return bool(self._images)
 
     @property
-    def parts(self) -> Sequence[DonorRef]:
-        """Every part of every donor, donors by name, parts best first."""
-        if self._parts is None:
-            self._parts = tuple(ref for name in sorted(self._images) for ref in self._refs(name))
-        return self._parts
+    def objects(self) -> Sequence[DonorRef]:
+        """Every object of every donor: donors sorted by name, objects best first."""
+        # Sorted, because plans index this sequence with random numbers.
+        if self._objects is None:
+            self._objects = tuple(ref for name in sorted(self._images) for ref in self._refs(name))
+        return self._objects
 
-    def part(self, ref: DonorRef) -> tuple[np.ndarray, np.ndarray]:
-        """A donor's whole picture (H, W, 3) uint8 and the part's mask (H, W) bool.
+    def image_and_mask(self, ref: DonorRef) -> tuple[np.ndarray, np.ndarray]:
+        """A donor's whole image (H, W, 3) uint8 and the object's mask (H, W) bool.
 
-        RecordError when the donor is not here or no longer has that part.
+        RecordError when the donor is not available or no longer has that object.
         """
         if ref.image not in self._images:
             raise RecordError(
-                f"the edit borrows a part of {ref.image}, which is not among its donors "
-                f"({', '.join(sorted(self._images)) or 'none'}); give the images it was made with"
+                f"the edit pastes an object of {ref.image}, which is not among the donors "
+                f"({', '.join(sorted(self._images)) or 'none'}); pass the donors it was made with"
             )
         image_HW3, proposals = self._load(ref.image)
+        # An equal area is a cheap check that the proposals are those of the time of planning.
         known = ref.proposal < len(proposals)
         if not known or np.count_nonzero(proposals.masks_NHW[ref.proposal]) != ref.area:
             raise RecordError(
-                f"part {ref.proposal} of {ref.image} is not the one that the edit borrowed; its "
-                "proposals were made by other models or settings"
+                f"object {ref.proposal} of donor {ref.image} is not the one that the edit pasted; "
+                "its proposals were made by other models or settings"
             )
         return image_HW3, proposals.masks_NHW[ref.proposal]
 
     def size_HW(self, ref: DonorRef) -> tuple[int, int]:
-        """Height and width of a donor's picture."""
-        height, width = self.part(ref)[1].shape
+        """Height and width of a donor's image."""
+        height, width = self.image_and_mask(ref)[1].shape
         return height, width
 
     def _load(self, name: str) -> tuple[np.ndarray, ObjectProposals]:
@@ -101,5 +109,5 @@ class Donors:
         ]
 
 
+# For callers without other images: a wrong object then comes from the image itself.
 NO_DONORS = Donors()
-"""For callers without other images: a wrong part then comes from the image itself."""

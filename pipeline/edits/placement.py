@@ -1,5 +1,5 @@
-"""Where an object may lie: whole in the frame, on background like its own, hardly on other
-objects."""
+"""Valid destinations of an object: inside the image, on its kind of background, with little overlap
+with other objects."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.context import ImageContext
 from pipeline.imaging.masks import MaskCrop
 
-# Random destinations that are tried before an edit is given up.
+# Random destinations that are tried before an edit is abandoned.
 PLACES = 96
-# Share of an object that may come to lie on other objects of its own size or smaller.
+# Largest share of an object that may overlap other objects of similar or smaller size.
 MAX_OVERLAP = 0.15
-# Share of an object that must lie on background of the kind that it came from.
+# Smallest share of an object that must lie on the kind of background that it came from.
 MIN_BACKGROUND = 0.95
 
 
@@ -22,14 +22,17 @@ def fits(
     background_HW: np.ndarray,
     held: float = MIN_BACKGROUND,
 ) -> bool:
-    """True when an outline may lie where the target lies; `held` is its share on the background."""
+    """True when an outline may take the target's place.
+
+    `background_HW` is where the target may lie, `held` the share of the outline that must be on it.
+    """
     return (
-        crop.whole_in(context.size_HW)
-        and crop.share_of(background_HW) >= held
-        and context.crowded(crop, (target,), SIMILAR_AREA * crop.area) <= MAX_OVERLAP
+        crop.inside_frame(context.size_HW)
+        and crop.share_on(background_HW) >= held
+        and context.overlap_with_others(crop, (target,), SIMILAR_AREA * crop.area) <= MAX_OVERLAP
     )
 
 
 def shuffled(context: ImageContext, rng: np.random.Generator) -> list[int]:
-    """The movable objects in random order."""
+    """The movable objects (indices) in random order."""
     return [int(index) for index in rng.permutation(context.movable())]

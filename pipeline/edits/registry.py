@@ -1,4 +1,4 @@
-"""Every kind of edit by name: the only place that knows which file plans and applies which kind."""
+"""Registry of edit kinds: the only place that maps a kind's name to the file that implements it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ from pipeline.edits.kinds import background, exchange, move, recolor, remove, re
 from pipeline.errors import RecordError
 from pipeline.records import Edit, ObjectProposals
 
+# All kinds of `pipeline.kinds.TABLE` except composite ones, which consist of these.
 EDITS: Mapping[str, EditKind] = {
     "missing": remove.MISSING,
     "extra": move.EXTRA,
@@ -25,10 +26,11 @@ EDITS: Mapping[str, EditKind] = {
 
 
 def edit_kind(name: str) -> EditKind:
-    """The record of a kind; RecordError for one that is not here (composite ones have none)."""
+    """The record of a kind; RecordError for unknown kinds, and for composite ones, without any."""
     if name not in EDITS:
         raise RecordError(
-            f"no file of pipeline/edits/kinds plans and applies {name!r}; known: {', '.join(EDITS)}"
+            f"no file of pipeline/edits/kinds implements {name!r}; expected one of "
+            f"{', '.join(EDITS)}"
         )
     return EDITS[name]
 
@@ -36,5 +38,6 @@ def edit_kind(name: str) -> EditKind:
 def placed_masks(
     edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None = None
 ) -> list[np.ndarray] | None:
-    """Where the edit lays objects down, see `EditKind.placed`."""
+    """Masks of the objects that the edit pastes, at their new place; see `EditKind.placed`."""
+    # Raises for composite edits: their parts are passed one by one.
     return edit_kind(edit.kind).placed(edit, masks, proposals)

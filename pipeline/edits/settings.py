@@ -1,4 +1,7 @@
-"""Settings of the edits: which kinds, how many, how they are composited."""
+"""Settings of edits: which kinds are generated, how many, and how they are composited.
+
+Descriptions become docs/manifest.md and the JSON Schema.
+"""
 
 from typing import Literal
 
@@ -13,7 +16,7 @@ class EditSettings(Settings):
 
     preset: Literal["full", "paper"] = Field(
         default="full",
-        description="full = the nine single kinds; paper = one random object is removed, as "
+        description="full = all anomaly kinds in turn; paper = one random object is removed, as "
         "published (or filled by a prompt, three times in ten, where `models.fill` is set)",
     )
     kinds: tuple[EditKind, ...] | None = Field(
@@ -24,14 +27,14 @@ class EditSettings(Settings):
     )
     prompts: tuple[str, ...] = Field(
         default=(),
-        description="what a filler may put in the place of a part, for `wrong_type`; needs "
+        description="prompts for what a filler puts in an object's place, for `wrong_type`; needs "
         "`models.fill`; empty = an empty prompt",
     )
     ground_prompts: tuple[str, ...] = Field(
         default=(),
-        description="what a filler may put around the product: a background control then keeps the "
-        "foreground and paints everything else (*replace*); needs `models.fill`; empty = a piece "
-        "of bare ground is filled anew",
+        description="prompts for what a filler puts around the product: a background control then "
+        "keeps the foreground and replaces everything else (*replace*); needs `models.fill`; "
+        "empty = a region of bare background is inpainted",
     )
     per_image: int = Field(
         default=6, ge=0, le=1000, description="anomalous samples wanted per image"
@@ -46,7 +49,7 @@ class EditSettings(Settings):
         default=12,
         ge=1,
         le=1000,
-        description="tries per sample, each with the next seed, until it passes",
+        description="attempts per sample, each with the next seed, until one is accepted",
     )
     dilation: int = Field(
         default=4, ge=0, le=64, description="px at 256: how far a removal reaches beyond the object"
@@ -55,5 +58,6 @@ class EditSettings(Settings):
         default=3, ge=0, le=32, description="px at 256: soft edge of a pasted object"
     )
     match_noise: bool = Field(
-        default=True, description="give filled regions the grain of their surroundings"
+        default=True,
+        description="add sensor noise to inpainted regions until they match their surroundings",
     )

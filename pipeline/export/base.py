@@ -1,4 +1,4 @@
-"""What an export format is, what can be chosen about an export, and what a format wrote."""
+"""Records of an export: its options, its format, and what the format wrote."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,17 +8,19 @@ from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.export.folder import ExportFolder
 
+# Choices of the command's options.
 SAMPLES = ("held-out", "all")
 TESTS = ("synthetic", "real", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """`samples` and `test` choose the test side of the folder trees; other formats hold all splits.
+    """Options of an export. `samples` and `test` choose the test side of the folder trees.
 
-    `samples` "held-out" leaves out what was made from training images. `test` says whether the test
-    side is synthetic, the source's real test split, or both. `controls` are edited images that
-    stayed normal; they count as normal.
+    `samples` "held-out" leaves out samples of training images. `test` says whether the test side is
+    synthetic, the source's real test split, or both. `controls` (edited images that are still
+    normal) are exported as normal images, or left out. Formats that hold all splits ignore the
+    first two.
     """
 
     controls: bool = True
@@ -26,12 +28,13 @@ class ExportOptions:
     test: str = "synthetic"
 
     def __post_init__(self) -> None:
+        # Named as on the command line, where these values come from.
         for name, value, known in (
             ("--samples", self.samples, SAMPLES),
             ("--test", self.test, TESTS),
         ):
             if value not in known:
-                raise UserError(f"{name} is one of {', '.join(known)}, got {value!r}")
+                raise UserError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,9 +42,10 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Content:
-    """What a format wrote: its layout and how to open it (Markdown), what was left out and why.
+    """What a format wrote: its layout and how to open it (Markdown), and what was left out.
 
-    `front` is put before everything else in the README; only Hugging Face reads one.
+    `left_out` maps a reason to a number of images. `front` is put before everything else in the
+    README; only Hugging Face reads one.
     """
 
     layout: str
@@ -56,8 +60,8 @@ class ExportFormat:
     """One format. `title` completes "..., as TITLE" in the README of an export.
 
     `files` and `readers` (Markdown) are its row of docs/export.md: what is written, and what opens
-    it. A format with `train_test` has a training and a test side, whose test side can be chosen;
-    the others hold every split under its own name.
+    it. A format with `train_test` has a training and a test side, and options choose what goes into
+    the test side; the others hold every split under its own name.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""The folder of an export: whole or not there, and the same bytes every time.
+"""The folder of an export: it appears complete or not at all, with the same bytes every time.
 
-Files go into a hidden folder beside the wanted place, which is renamed at the end; whatever a
-killed run left there is thrown away by the next. `export.json` says what an export is of; a second
-export of the same thing into the same place is checked against `SHA256SUMS` and left as it is.
+Files go into a hidden folder beside the target, which is renamed at the end; what a killed run left
+there is deleted by the next. `export.json` says what an export contains. A second export of the
+same version into the same folder is checked against `SHA256SUMS` and left as it is.
 """
 
 import fcntl
@@ -23,26 +23,29 @@ from pipeline.errors import UserError
 from pipeline.utils.files import sync
 from pipeline.utils.hashing import canonical_json, sha256_file
 
+# Version and options; written last.
 IDENTITY = "export.json"
+# One line per image: its files and its record.
 LINEAGE = "lineage.jsonl"
+# Lossless like every PNG. These take a quarter of the time of zlib's level 6, and photographs get
+# no larger.
 PNG_OPTIONS = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
 )
-"""Lossless like every PNG; a quarter of the time of zlib's level 6 and no larger on photographs."""
 
 
 class ExportFolder:
-    """Where a format writes. Paths are relative with `/`; every file is written once."""
+    """The folder a format writes to. Paths are relative with `/`; each file is written once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.digests: dict[str, str] = {}
-        self.on_picture: Callable[[int], None] | None = None
+        self.on_image: Callable[[int], None] | None = None
         self._lineage: list[bytes] = []
 
     def png(self, path: str, image: np.ndarray) -> str:
-        """Write (H, W, 3) uint8 RGB, or an (H, W) bool mask as 0 and 255; returns the path."""
+        """Write (H, W, 3) uint8 RGB, or an (H, W) bool mask as 0 and 255; return the path."""
         return self.write(path, png_bytes(image))
 
     def json(self, path: str, content: Any) -> str:
@@ -61,7 +64,7 @@ class ExportFolder:
         return path
 
     def place(self, path: str) -> Path:
-        """Where a file goes that the caller writes itself and then hands to `wrote`."""
+        """The path for a file that the caller writes itself and then reports with `wrote`."""
         target = self.folder / path
         if path in self.digests:
             raise AssertionError(f"{path} is written twice")
@@ -69,21 +72,22 @@ class ExportFolder:
         return target
 
     def wrote(self, path: str) -> None:
+        """Add the checksum of a file that the caller has written."""
         self.digests[path] = sha256_file(self.folder / path)
 
     def lineage(self, row: Mapping[str, Any]) -> None:
-        """One line of `lineage.jsonl` for one picture that is written: which file is what."""
+        """Add one image's line of `lineage.jsonl`: its files and its record."""
         self._lineage.append(canonical_json(row) + b"\n")
-        if self.on_picture:
-            self.on_picture(self.pictures)
+        if self.on_image:
+            self.on_image(self.images)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures are written."""
+    def images(self) -> int:
+        """The number of images written so far."""
         return len(self._lineage)
 
     def finish(self, identity: Mapping[str, Any]) -> None:
-        """Write lineage, sums and, last, the identity."""
+        """Write lineage, identity and checksums."""
         self.write(LINEAGE, b"".join(self._lineage))
         self.json(IDENTITY, identity)
         lines = (f"{self.digests[name]}  {name}\n" for name in sorted(self.digests))
@@ -93,22 +97,27 @@ class ExportFolder:
 
 @contextmanager
 def export_folder(out: Path) -> Iterator[ExportFolder]:
-    """A hidden folder that becomes `out` when the block ends well and vanishes when it does not."""
+    """A hidden folder that becomes `out` if the block succeeds and is deleted otherwise."""
+    # Not `resolve`: a link in the path stays, so the rename happens where the user named it.
     out = Path(os.path.abspath(out))
     aside = out.with_name(f".{out.name}.exporting")
     aside.mkdir(parents=True, exist_ok=True)
+    # The lock is on the folder itself, so it leaves no file behind and ends with the process.
     handle = os.open(aside, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{out}: another export is writing there; wait for it") from None
+        # With the lock held, whatever is there was left by a run that died.
         for stale in aside.iterdir():
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         try:
             yield ExportFolder(aside)
-            aside.rename(out)  # an empty folder may be in the way; anything else is refused
+            # `rename` replaces an empty folder and fails on anything else.
+            aside.rename(out)
             sync(out.parent)
+        # Also on Ctrl-C.
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -117,14 +126,14 @@ def export_folder(out: Path) -> Iterator[ExportFolder]:
 
 
 def earlier_export(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `export.json` says when `out` holds this very export, whole; None when there is room.
+    """The `export.json` of `out` if it is this very export, complete; None for an empty target.
 
-    Raises UserError for anything else that lies there, and for an export that was changed.
+    Raises UserError for anything else in its place, and for an export that was changed.
     """
     if not out.exists():
         return None
     if not out.is_dir():
-        raise UserError(f"{out} is a file; expected a folder, or a path where one can be made")
+        raise UserError(f"{out} is a file; expected a folder, or a path that does not exist")
     if not any(out.iterdir()):
         return None
     try:
@@ -133,13 +142,15 @@ def earlier_export(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
         what = f"{found['to']} of {found['category']} {found['version']}"
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(
-            f"{out} is not empty and holds no export; choose another folder or empty it"
+            f"{out} is not empty and is no export; choose another folder or empty it"
         ) from None
+    # Another version, format, layout or set of options is another export.
     if any(found.get(key) != value for key, value in identity.items()):
         raise UserError(
             f"{out} holds another export ({what}, options {found.get('options')}); choose another "
             "folder or delete that one"
         )
+    # The same export is used again only if no file was changed.
     for line in lines:
         digest, _, name = line.partition("  ")
         path = out / name
@@ -152,6 +163,7 @@ def earlier_export(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
 
 def png_bytes(image: np.ndarray) -> bytes:
     """(H, W, 3) uint8 RGB or (H, W) bool as PNG; a mask becomes 0 and 255."""
+    # OpenCV expects BGR.
     mask = image.dtype == np.bool_
     pixels = image.astype(np.uint8) * np.uint8(255) if mask else image[:, :, ::-1]
     done, content = cv2.imencode(".png", pixels, PNG_OPTIONS)
@@ -160,6 +172,7 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def pretty(content: Any) -> bytes:
-    """JSON for people: indented, sorted, one newline at the end."""
+    """Indented JSON with sorted keys and a newline at the end."""
+    # The detour checks and normalises the values: no NaN, no NumPy numbers.
     plain = json.loads(canonical_json(content))
     return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"

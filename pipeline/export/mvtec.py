@@ -12,25 +12,28 @@ from pipeline.utils.files import slug
 
 
 def write_mvtec(version: Version, options: ExportOptions, out: ExportFolder) -> Content:
-    """The layout of MVTec AD, for one category: the folder is what other tools call `bottle`."""
+    """One category in the layout of MVTec AD: the folder corresponds to its `bottle`."""
+    # The category's own name is not part of the tree: it is the name of the folder.
     content = Side(version, options)
-    for picture, side in content.pictures():
-        mask = None
+    for image, side in content.images():
+        mask_path = None
         if side == "train":
-            image = f"train/{GOOD}/{picture.name}.png"
+            image_path = f"train/{GOOD}/{image.name}.png"
         else:
-            folder = slug(picture.kind) if picture.label else GOOD
-            image = f"test/{folder}/{picture.name}.png"
-            if picture.label and picture.mask_HW.any():
-                mask = f"ground_truth/{folder}/{picture.name}_mask.png"
-        write_pair(out, picture, image, mask)
+            # Controls are edited, but normal: they belong to the good images.
+            folder = slug(image.kind) if image.label else GOOD
+            image_path = f"test/{folder}/{image.name}.png"
+            # Some source data sets label defects without marking them.
+            if image.label and image.mask_HW.any():
+                mask_path = f"ground_truth/{folder}/{image.name}_mask.png"
+        write_pair(out, image, image_path, mask_path)
     name = version.category
     return content.finish(
         """```text
 train/good/          normal images of the training split
-test/good/           normal images that training does not see, and controls
+test/good/           normal images that are not trained on, and controls
 test/KIND/           anomalies, one folder per kind
-ground_truth/KIND/   NAME_mask.png for every NAME.png of test/KIND: 0, and 255 where it was changed
+ground_truth/KIND/   NAME_mask.png for every NAME.png of test/KIND: 0, and 255 where changed
 ```""",
         f"""```python
 from anomalib.data import MVTecAD   # root is the folder that holds this one, named {name}

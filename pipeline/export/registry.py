@@ -1,4 +1,4 @@
-"""Every export format by name: what the command, its help and the docs derive from."""
+"""Every export format by name: command, help and docs are derived from this table."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,7 @@ from pipeline.export.huggingface import HUGGING_FACE
 from pipeline.export.mvtec import MVTEC
 from pipeline.export.webdataset import WEBDATASET
 
+# In the order in which docs and help list them.
 FORMATS: Mapping[str, ExportFormat] = {
     each.name: each
     for each in (

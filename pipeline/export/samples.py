@@ -1,8 +1,8 @@
-"""What an export is made of: the pictures of a version, one after the other, with safe names.
+"""The images of a version in order, with safe file names: what every export is made of.
 
-Three roles: `normal` (a good image, untouched), `edited` (a synthetic sample: an anomaly, or a
-control that stays normal) and `real` (an image of the source's own test split). The order is the
-version's own, and so are the names: equal versions give equal exports.
+There are three roles: `normal` (a good image, untouched), `edited` (a synthetic sample: an anomaly,
+or a control that is still normal) and `real` (an image of the source's test split). Order and names
+are those of the version, so equal versions give equal exports.
 """
 
 from collections.abc import Container, Iterator
@@ -14,20 +14,20 @@ import numpy as np
 from pipeline.dataset.version import Version
 from pipeline.kinds import is_control
 from pipeline.records import GOOD
-from pipeline.utils.files import Names
+from pipeline.utils.files import UniqueNames
 
 Role = Literal["normal", "edited", "real"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportImage:
-    """One picture. Shapes: H, W image; 3 colour (RGB, uint8, 0-255); K ground-truth regions.
+    """One image. Shapes: H, W image; 3 colour (RGB, uint8, 0-255); K ground-truth regions.
 
-    `name` is unique in an export and a file stem on every system. `kind` is the kind of edit, the
-    defect of a real image (`real_` before it where an edit has that name), or `good`. `mask_HW` is
-    bool, where the picture is not normal: the change mask of an anomaly, the union of the
-    ground-truth regions of a real image, all False for label 0. `original_HW3` is there for edited
-    pictures only, `regions` (mask and grey value, one per ground-truth region) for real ones.
+    `name` is unique in an export and a valid file stem on every system. `kind` is the kind of edit,
+    the defect of a real image (prefixed `real_` where an edit has that name), or `good`. `mask_HW`
+    is bool, True where the image is not normal: the change mask of an anomaly, the union of the
+    ground-truth regions of a real image, all False for label 0. Only edited images have
+    `original_HW3`, only real ones `regions` (mask and pixel value per ground-truth region).
     """
 
     name: str
@@ -42,12 +42,13 @@ class ExportImage:
     regions: tuple[tuple[np.ndarray, int], ...] = ()
 
     def lineage(self) -> dict[str, Any]:
-        """What the version knows about this picture, without pixels."""
+        """What the version records about this image, without pixels."""
         plain = {"role": self.role, "split": self.split, "kind": self.kind, "label": self.label}
         return plain | {"record": self.record}
 
     def facts(self) -> dict[str, Any]:
-        """Flat columns for tools that want a table: text and numbers below 2^63 only."""
+        """Flat columns for tools that read tables: text and numbers below 2^63 only."""
+        # A normal or real image is its own source.
         source = self.record.get("source", self.record)
         return {
             "role": self.role,
@@ -57,15 +58,17 @@ class ExportImage:
             "sample_id": self.record.get("id", source["name"]),
             "source_name": source["name"],
             "source_sha256": source["digest"],
-            "seed": str(self.record.get("seed", "")),  # a seed needs all 64 bits: text
+            # A seed is an unsigned 64-bit number, which most tables cannot hold.
+            "seed": str(self.record.get("seed", "")),
         }
 
 
-def pictures(
+def export_images(
     version: Version, *, controls: bool = True, real: bool = True
 ) -> Iterator[ExportImage]:
-    """Every image of a version: the normals, the samples made from them, the real test split."""
-    names, kinds = Names(), version.index["counts"]["by_kind"]
+    """Every image of a version: the normals, their samples, the real test split."""
+    # Names are taken in the order of the version, so each image gets the same one every time.
+    names, kinds = UniqueNames(), version.index["counts"]["by_kind"]
     nothing_HW = np.zeros(version.image_size, np.bool_)
     for image_HW3, record in version.images():
         name = names.take(record["name"])
@@ -73,11 +76,13 @@ def pictures(
     for original_HW3, edited_HW3, changed_HW, record in version.samples():
         if not controls and not record["label"]:
             continue
+        # A control has a change mask, but nothing in it is anomalous.
         yield ExportImage(
             names.take(record["id"]), "edited", record["source"]["split"], record["kind"],
             record["label"], edited_HW3, changed_HW if record["label"] else nothing_HW, record,
             original_HW3,
         )  # fmt: skip
+    # Defects are named by the source, which may use the name of a kind of edit.
     for image_HW3, masks_KHW, values_K, record in version.test_images() if real else ():
         yield ExportImage(
             names.take(record["name"]), "real", "test", _apart(record["defect"], kinds),
@@ -86,26 +91,28 @@ def pictures(
         )  # fmt: skip
 
 
-def picture_count(version: Version, *, controls: bool = True, real: bool = True) -> int:
-    """How many pictures `pictures` will give; from the index alone."""
+def image_count(version: Version, *, controls: bool = True, real: bool = True) -> int:
+    """The number of images that `export_images` yields; from the index alone."""
     counts = version.index["counts"]
+    # Accepted samples include controls.
     samples = counts["accepted"] if controls else counts["anomalous"]
     return counts["images"] + samples + (counts["test"]["images"] if real else 0)
 
 
 def anomaly_kinds(version: Version) -> list[str]:
-    """The synthetic kinds that a version holds at least one anomaly of, sorted."""
+    """The kinds of which a version has at least one synthetic anomaly, sorted."""
+    # Kinds whose attempts were all rejected have no image to export.
     kinds = version.index["counts"]["by_kind"].items()
     return sorted(kind for kind, row in kinds if row["accepted"] and not is_control(kind))
 
 
 def real_defects(version: Version) -> list[str]:
-    """The kinds of the real pictures, sorted, without `good`."""
+    """The kinds of the real images, sorted, without `good`."""
     counts = version.index["counts"]
     defects = sorted(set(counts["test"]["by_defect"]) - {GOOD})
     return [_apart(defect, counts["by_kind"]) for defect in defects]
 
 
 def _apart(defect: str, kinds: Container[str]) -> str:
-    """A real defect is never taken for a synthetic kind of the same name."""
+    """The name of a real defect, prefixed where a synthetic kind has the same name."""
     return f"real_{defect}" if defect in kinds else defect

@@ -1,9 +1,11 @@
-"""What good products of one category look like: a bank of patches, and limits for the gate.
+"""Calibrate the gate on normal images of one category: a patch bank, and limits of the checks.
 
-Learned once per plan from at most `planning.CALIBRATION_IMAGES` training normals. Limits are
-quantiles over regions that nobody touched: the outlines of parts, where they are and anywhere
-else, each looked at as if it were the mask of an edit. Each image is held against the others,
-never against itself.
+It runs once per plan on at most `cache_keys.CALIBRATION_IMAGES` normal training images. Limits are
+quantiles over untouched regions: outlines of objects at their own place and at random places, each
+measured as if it were the mask of an edit. Patches of an image are compared with those of the other
+images, never with its own.
+
+Shapes: H, W image; h, w crop or grid of cells; 3 colour (RGB, uint8).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,36 +22,39 @@ from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
 from pipeline.utils.hashing import sha256_file
 
-IN_PLACE, ANYWHERE = 4, 8
-"""Regions per image: own parts where they are, and parts of any studied image at random places."""
+# Regions per image: own objects at their place, and objects of any calibration image at random
+# places.
+OWN_REGIONS, RANDOM_REGIONS = 4, 8
+# Share of untouched regions that may exceed a limit.
 TAIL = 0.005
-"""Share of untouched regions that a limit may lie beyond, on its side."""
+# Limits are widened by this factor, because they are extreme quantiles of a few hundred regions.
 SLACK = 1.05
-"""Limits are widened by this factor: they come from a few hundred regions."""
-GRAIN_SLACK = 1.5
-"""The same for grain, which is measured on whatever small and odd piece of ground was painted."""
-USUAL_GRAIN = (0.4, 2.5)
-"""Ratios of grain that are allowed whatever was learned: small patches of paint vary that much."""
-MOST_GRAIN = 4.0
-"""Ratio that is refused whatever was learned: in busy scenes regions of normals hold parts, whose
-texture is no measure of grain."""
-MAX_PARTS = 0.1
-"""Share of a region and its surroundings that parts may cover where ground's grain is measured."""
-MIN_GROUND = 40
-"""Regions of ground without which grain is taken from all regions."""
-MARKS = ("outline", "noise", "any_noise", "patch", "clipped")
+# The same for noise ratios, which vary more: the inpainted region of an edit can be small.
+NOISE_SLACK = 1.5
+# Noise ratios that are always accepted: small inpainted regions vary by that much.
+USUAL_NOISE = (0.4, 2.5)
+# Noise ratio that is always rejected. In busy scenes the regions of normals hold objects, whose
+# texture would be taken for noise.
+MAX_NOISE_RATIO = 4.0
+# Largest share of a region and its surroundings that objects may cover for background noise.
+MAX_OBJECT_SHARE = 0.1
+# With fewer background regions than this, noise ratios are taken from all regions.
+MIN_BACKGROUND_REGIONS = 40
+# What is measured per region: `noise` on background only, `any_noise` everywhere.
+ARTIFACTS = ("outline", "noise", "any_noise", "patch", "clipped")
+# Clipped share that is accepted beyond what the normal images show.
 CLIPPED_MORE = 0.02
-"""Clipped share that is allowed beyond what the normals show."""
 
-Sight = Callable[[], tuple[np.ndarray, ObjectProposals]]
-"""Gives a normal's (H, W, 3) uint8 pixels and its parts."""
+# Loads a normal image: (H, W, 3) uint8 pixels and its proposals.
+NormalImage = Callable[[], tuple[np.ndarray, ObjectProposals]]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Thresholds that the category's own normals set; None where nothing could be learned.
+    """Limits calibrated on the category's normal images; None where nothing could be learned.
 
-    Their names are those of the fields of `GateSettings` that they stand in for.
+    They have the names of the `GateSettings` fields that they replace when those are null. `images`
+    and `regions` count what was measured, `teacher` is the SHA-256 of the network's weights.
     """
 
     max_outline_ratio: float | None = None
@@ -67,71 +72,81 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalModel:
-    """A category's bank of patches (None without the network) and its limits."""
+    """What the gate knows about a category: patch bank (None without the network) and limits."""
 
     patches: PatchBank | None = None
     limits: Limits = Limits()
 
     def without(self, digest: str) -> "NormalModel":
-        """The same for judging samples of one image: its own patches prove nothing."""
+        """The model for samples of one image (SHA-256 of its file), without its own patches."""
         return self if self.patches is None else replace(self, patches=self.patches.without(digest))
 
 
-def learn(sights: Mapping[str, Sight], teacher: Path | None, dilation: int = 4) -> NormalModel:
-    """Study normals, given by the digests of their files; without a `teacher` no patches.
+def learn(
+    normals: Mapping[str, NormalImage], teacher: Path | None, dilation: int = 4
+) -> NormalModel:
+    """Calibrate on normal images, given by the SHA-256 of their files.
 
-    `dilation` (pixels at 256) is how far a removal reaches beyond its object. Every image is
-    loaded anew for each pass, so memory does not grow with their size.
+    `teacher` is the weights file of the network; without it there is no patch bank. `dilation`
+    (pixels at 256) is how far a removal reaches beyond its object. Images are loaded again in every
+    pass, so memory does not grow with their number.
     """
-    ordered = {digest: sights[digest] for digest in sorted(sights)}
+    # Sorted by digest, so that the order of the images cannot change the result.
+    ordered = {digest: normals[digest] for digest in sorted(normals)}
     bank = None
     if teacher is not None and ordered:
-        bank = build_bank({digest: _pixels_of(sight) for digest, sight in ordered.items()}, teacher)
+        bank = build_bank(
+            {digest: _pixels_of(normal) for digest, normal in ordered.items()}, teacher
+        )
     shapes = _shapes(ordered, dilation)
-    marks: dict[str, list[float]] = {name: [] for name in MARKS}
+    measured: dict[str, list[float]] = {name: [] for name in ARTIFACTS}
     regions = 0
-    for digest, sight in ordered.items():
-        image_HW3, proposals = sight()
+    for digest, normal in ordered.items():
+        image_HW3, proposals = normal()
         masks = list(_regions(digest, image_HW3.shape[:2], proposals, shapes, dilation))
         regions += len(masks)
+        # Artifacts of each region, measured as the gate measures an edit's mask.
         busy_HW = np.any(proposals.masks_NHW, axis=0)
         for mask_HW in masks:
             near = window(mask_HW)
             crop_HW3, where_HW = image_HW3[near], mask_HW[near]
-            marks["outline"].append(outline_ratio(crop_HW3, where_HW))
-            if np.mean(busy_HW[near]) <= MAX_PARTS:
-                marks["noise"].append(noise_ratio(crop_HW3, where_HW, where_HW))
-            marks["any_noise"].append(noise_ratio(crop_HW3, where_HW, where_HW))
-            marks["clipped"].append(clipped_share(crop_HW3, where_HW))
+            measured["outline"].append(outline_ratio(crop_HW3, where_HW))
+            if np.mean(busy_HW[near]) <= MAX_OBJECT_SHARE:
+                measured["noise"].append(noise_ratio(crop_HW3, where_HW, where_HW))
+            measured["any_noise"].append(noise_ratio(crop_HW3, where_HW, where_HW))
+            measured["clipped"].append(clipped_share(crop_HW3, where_HW))
+        # One pass of the network for all regions of the image; its own patches are excluded.
         if bank is not None and len(ordered) > 1 and masks:
-            asked_HW = np.logical_or.reduce(masks)
-            distances_hw = bank.without(digest).distances(image_HW3, asked_HW)
-            marks["patch"] += [weighted(distances_hw, coverage(mask_HW)) for mask_HW in masks]
-    limits = _limits(marks)
+            region_HW = np.logical_or.reduce(masks)
+            distances_hw = bank.without(digest).distances(image_HW3, region_HW)
+            measured["patch"] += [weighted(distances_hw, coverage(mask_HW)) for mask_HW in masks]
+    limits = _limits(measured)
     return NormalModel(bank, replace(
         limits, images=len(ordered), regions=regions,
         teacher=sha256_file(teacher) if teacher is not None else "",
     ))  # fmt: skip
 
 
-def _limits(marks: Mapping[str, list[float]]) -> Limits:
+def _limits(measured: Mapping[str, list[float]]) -> Limits:
+    """Quantiles of the measured values, widened and bounded, with five decimals."""
+
     def high(name: str, slack: float = SLACK) -> float | None:
-        values = marks[name]
+        values = measured[name]
         return float(np.quantile(values, 1 - TAIL)) * slack if values else None
 
     def low(name: str, slack: float = SLACK) -> float | None:
-        values = marks[name]
+        values = measured[name]
         return float(np.quantile(values, TAIL)) / slack if values else None
 
     clipped = high("clipped")
-    grain = "noise" if len(marks["noise"]) >= MIN_GROUND else "any_noise"
-    lowest, highest = low(grain, GRAIN_SLACK), high(grain, GRAIN_SLACK)
+    noise = "noise" if len(measured["noise"]) >= MIN_BACKGROUND_REGIONS else "any_noise"
+    lowest, highest = low(noise, NOISE_SLACK), high(noise, NOISE_SLACK)
     return Limits(
         max_outline_ratio=_rounded(high("outline")),
-        min_noise_ratio=None if lowest is None else round(min(lowest, USUAL_GRAIN[0]), 5),
+        min_noise_ratio=None if lowest is None else round(min(lowest, USUAL_NOISE[0]), 5),
         max_noise_ratio=None
         if highest is None
-        else round(min(max(highest, USUAL_GRAIN[1]), MOST_GRAIN), 5),
+        else round(min(max(highest, USUAL_NOISE[1]), MAX_NOISE_RATIO), 5),
         max_patch_distance=_rounded(high("patch")),
         max_clipped=None if clipped is None else round(min(1.0, clipped + CLIPPED_MORE), 5),
     )
@@ -141,17 +156,18 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 
-def _pixels_of(sight: Sight) -> Callable[[], np.ndarray]:
-    return lambda: sight()[0]
+def _pixels_of(normal: NormalImage) -> Callable[[], np.ndarray]:
+    return lambda: normal()[0]
 
 
-def _shapes(sights: Mapping[str, Sight], dilation: int) -> list[np.ndarray]:
-    """The outlines of a few parts of each image, cropped, as an edit's mask would have them."""
+def _shapes(normals: Mapping[str, NormalImage], dilation: int) -> list[np.ndarray]:
+    """Masks (h, w) of a few objects of each image, dilated as an edit's mask would be."""
     shapes = []
-    for digest, sight in sights.items():
-        _, proposals = sight()
+    for digest, normal in normals.items():
+        _, proposals = normal()
+        # Seeded by the image's digest: the choice depends on nothing else.
         rng = np.random.default_rng(int(digest[:16], 16))
-        for index in rng.permutation(len(proposals))[:IN_PLACE]:
+        for index in rng.permutation(len(proposals))[:OWN_REGIONS]:
             mask_HW = grown(proposals.masks_NHW[index], dilation)
             x0, y0, x1, y1 = bounding_box(mask_HW)
             shapes.append(mask_HW[y0:y1, x0:x1])
@@ -165,12 +181,13 @@ def _regions(
     shapes: list[np.ndarray],
     dilation: int,
 ) -> Iterator[np.ndarray]:
-    """Masks (H, W) of regions that nobody touched; which ones depends on digests alone."""
+    """Masks (H, W) of untouched regions; the choice depends only on digests."""
     rng = np.random.default_rng(int(digest[:16], 16))
     height, width = size_HW
-    for index in rng.permutation(len(proposals))[:IN_PLACE]:
+    for index in rng.permutation(len(proposals))[:OWN_REGIONS]:
         yield grown(proposals.masks_NHW[index], dilation)
-    for _ in range(ANYWHERE if shapes else 0):
+    # Shapes of any image at random places; they cover background, objects and both.
+    for _ in range(RANDOM_REGIONS if shapes else 0):
         shape_hw = shapes[int(rng.integers(len(shapes)))]
         rows, columns = shape_hw.shape
         top = int(rng.integers(0, max(1, height - rows + 1)))
@@ -181,15 +198,15 @@ def _regions(
 
 
 def grown(mask_HW: np.ndarray, dilation: int) -> np.ndarray:
-    """A part's mask grown as a removal grows it; `dilation` in pixels at 256."""
+    """An object's mask dilated as a removal dilates it; `dilation` in pixels at 256."""
     height, width = mask_HW.shape
     return dilated(mask_HW, round(pixels_at(dilation, (height, width))))
 
 
-def pack(normality: NormalModel) -> tuple[dict[str, np.ndarray], Any]:
-    """Arrays and facts for the stage cache."""
-    facts: dict[str, Any] = {"limits": normality.limits.to_json(), "digests": None}
-    bank = normality.patches
+def pack(normal_model: NormalModel) -> tuple[dict[str, np.ndarray], Any]:
+    """Arrays and JSON facts for the stage cache."""
+    facts: dict[str, Any] = {"limits": normal_model.limits.to_json(), "digests": None}
+    bank = normal_model.patches
     if bank is None:
         return {}, facts
     arrays = {
@@ -200,7 +217,7 @@ def pack(normality: NormalModel) -> tuple[dict[str, np.ndarray], Any]:
 
 
 def unpack(arrays: dict[str, np.ndarray], facts: Any, teacher: Path | None) -> NormalModel:
-    """The inverse of `pack`; the teacher's file is where this machine has it."""
+    """The inverse of `pack`; `teacher` is the path of the weights on this machine."""
     limits, digests = Limits(**facts["limits"]), facts["digests"]
     if digests is None or teacher is None:
         return NormalModel(None, limits)

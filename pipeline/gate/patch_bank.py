@@ -1,12 +1,14 @@
-"""A bank of normal patches: does this place look like anything that good products show?
+"""A bank of patch features of normal images, and nearest-patch distances to it.
 
-After PatchCore (Roth et al., CVPR 2022), cut down to what a gate needs: the first two stages of the
-bundled teacher, so that a patch knows the paint within some fifty pixels and nothing of the logic
-around it. A blur, a weave or a shadow without its object is far from every patch of the normals; a
-part in a wrong place is not meant to be.
+After PatchCore (Roth et al., CVPR 2022), reduced to what a gate needs: the first two stages of the
+bundled teacher, so that a patch describes the surface within some fifty pixels and not the logic of
+the scene. A blur, a weave or a shadow without its object is far from every normal patch; an object
+at a wrong place is not meant to be.
 
-Shapes: H, W picture; 3 colour (RGB, uint8); h, w cells of 8 x 8 pixels; N bank entries; C channels
-of both stages; K studied images; M asked cells.
+`nearest_distances` also serves the detectability audit.
+
+Shapes: H, W image; 3 colour (RGB, uint8); h, w cells of 8 x 8 pixels; P all cells of one image;
+N bank entries; C channels of both stages; K calibration images; M queried cells.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,21 +21,24 @@ import numpy as np
 
 from pipeline.records import bounding_box
 
+# Pixels per side of a cell.
 CELL = 8
-"""Pixels per side of a cell."""
-BANK = 8192
-"""Cells kept of all studied images together; 3 MB of the bundled teacher's."""
-REACH = 64
-"""Pixels around a cell that its description may depend on; more than the network's field of view
-and the averaging together, so a window gives the numbers of the whole picture."""
+# Cells kept of all calibration images together; about 3 MB for the bundled teacher.
+BANK_CELLS = 8192
+# Pixels around a cell that its features may depend on: more than receptive field and averaging
+# together, so a window gives the same features as the whole image.
+CONTEXT = 64
+# Queried cells per matrix product, which bounds its memory.
+CHUNK = 512
 
 
 @dataclass(frozen=True, eq=False)
 class PatchBank:
-    """Cells of the studied normals. `cells_NC` and `pooled_KC` are float32 and scaled.
+    """Patch features (cells) of calibration images. `cells_NC` and `pooled_KC` are float32, scaled.
 
-    `owners_N` says of which studied image (place in `digests`) a cell is. `scale_C` are the root
-    mean squares of the stages, `teacher` is the weights file.
+    `pooled_KC` is the mean cell of each image. `owners_N` is the index (in `digests`) of the image
+    that a cell comes from. `scale_C` are the root mean squares of the stages, by which features are
+    divided so that both stages weigh the same. `teacher` is the weights file.
     """
 
     cells_NC: np.ndarray
@@ -42,10 +47,15 @@ class PatchBank:
     scale_C: np.ndarray
     digests: tuple[str, ...]
     teacher: Path
+    # The features of the last source image and of the last window: samples of one image come one
+    # after another.
     _memo: dict[str, Any] = field(default_factory=dict)
 
     def without(self, digest: str) -> "PatchBank":
-        """The bank without the cells of the image of that digest: nothing is its own proof."""
+        """The bank without the cells of the image with that digest (SHA-256 of its file).
+
+        An image must not be compared with its own patches; for an unknown digest nothing changes.
+        """
         own = self.digests.index(digest) if digest in self.digests else -1
         kept_N = self.owners_N != own
         kept_K = np.arange(len(self.digests)) != own
@@ -55,7 +65,7 @@ class PatchBank:
         )  # fmt: skip
 
     def distance_map(self, image_HW3: np.ndarray) -> np.ndarray:
-        """(H, W) float32: how far each place is from anything that the normals show."""
+        """(H, W) float32: distance of each place to its nearest normal patch."""
         import cv2
 
         height, width = image_HW3.shape[:2]
@@ -68,50 +78,52 @@ class PatchBank:
     def distances(
         self, image_HW3: np.ndarray, where_HW: np.ndarray, around_HW: np.ndarray | None = None
     ) -> np.ndarray:
-        """(h, w) float32: each cell's distance to its nearest entry, 0 where nothing is asked.
+        """(h, w) float32: each cell's distance to its nearest bank entry; 0 outside the region.
 
-        Only a window around the region (or around `around_HW`, a larger one) goes through the
-        network; the numbers are those of the whole picture to float rounding.
+        Only a window around the region (or around `around_HW`, a larger one) passes through the
+        network; the result equals that of the whole image up to rounding.
         """
-        asked_hw = coverage(where_HW) > 0
-        answers_hw = np.zeros(asked_hw.shape, np.float32)
-        if asked_hw.any() and len(self.cells_NC):
+        wanted_hw = coverage(where_HW) > 0
+        distances_hw = np.zeros(wanted_hw.shape, np.float32)
+        if wanted_hw.any() and len(self.cells_NC):
             (top, left), described_hwC = self._window(
                 image_HW3, where_HW if around_HW is None else around_HW
             )
-            rows, columns = np.nonzero(asked_hw)
+            rows, columns = np.nonzero(wanted_hw)
             cells_MC = described_hwC[rows - top, columns - left]
-            answers_hw[rows, columns] = self._nearest(cells_MC)
-        return answers_hw
+            distances_hw[rows, columns] = nearest_distances(cells_MC, self.cells_NC)
+        return distances_hw
 
     def region_distance(
         self, image_HW3: np.ndarray, where_HW: np.ndarray, around_HW: np.ndarray | None = None
     ) -> float:
-        """Mean distance over a region, cells weighted by their share in it; 0 without a region."""
+        """Mean distance over a region, cells weighted by how much of them it covers; 0 if empty."""
         return weighted(self.distances(image_HW3, where_HW, around_HW), coverage(where_HW))
 
     def distance_before(self, image_HW3: np.ndarray, where_HW: np.ndarray) -> float:
-        """`region_distance` for the source of many samples; its cells are described once."""
+        """`region_distance` in a source image, whose features are computed once for all samples."""
         weights_hw = coverage(where_HW)
-        asked_hw = weights_hw > 0
-        if not asked_hw.any() or not len(self.cells_NC):
+        wanted_hw = weights_hw > 0
+        if not wanted_hw.any() or not len(self.cells_NC):
             return 0.0
-        answers_M = self._nearest(self._source(image_HW3)[asked_hw])
-        return weighted(answers_M, weights_hw[asked_hw])
+        distances_M = nearest_distances(self._source(image_HW3)[wanted_hw], self.cells_NC)
+        return weighted(distances_M, weights_hw[wanted_hw])
 
     def image_distance(
         self, edited_HW3: np.ndarray, image_HW3: np.ndarray, change_HW: np.ndarray
     ) -> float:
-        """Distance of the picture's average cell to the nearest studied normal's.
+        """Distance of the image's mean cell to that of the nearest calibration image.
 
-        In units of the median distance from one normal to its nearest other. `image_HW3` is the
-        edited picture's source; only the cells of the change are taken from the edited one.
+        In units of the median distance from a normal image to its nearest other one. `image_HW3` is
+        the source of the edited image; only the cells under the change mask are taken from the
+        edited one. 0 with fewer than two calibration images or an empty mask.
         """
         if len(self.pooled_KC) < 2 or not change_HW.any():
             return 0.0
         source_hwC = self._source(image_HW3)
         (top, left), edited_hwC = self._window(edited_HW3, change_HW)
         rows, columns = np.nonzero(coverage(change_HW))
+        # Update the source's mean by the cells that changed, instead of describing the whole image.
         moved_MC = edited_hwC[rows - top, columns - left] - source_hwC[rows, columns]
         cells = source_hwC.shape[0] * source_hwC.shape[1]
         pooled_C = source_hwC.mean((0, 1)) + moved_MC.sum(0) / cells
@@ -119,6 +131,7 @@ class PatchBank:
         return float(distances_K.min() / max(1e-6, self._usual()))
 
     def _usual(self) -> float:
+        """Median distance of a calibration image's mean cell to its nearest other one."""
         if "usual" not in self._memo:
             between_KK = np.linalg.norm(self.pooled_KC[:, None] - self.pooled_KC[None], axis=2)
             np.fill_diagonal(between_KK, np.inf)
@@ -126,7 +139,8 @@ class PatchBank:
         return float(self._memo["usual"])
 
     def _source(self, image_HW3: np.ndarray) -> np.ndarray:
-        """All scaled cells of a picture; those of the last one are kept."""
+        """All scaled cells (h, w, C) of an image; those of the last image are kept."""
+        # Compared by identity: one array object is used for all samples of an image.
         if self._memo.get("image") is not image_HW3:
             described_hwC = describe(image_HW3, self.teacher) / self.scale_C
             self._memo.update(image=image_HW3, cells=described_hwC)
@@ -135,15 +149,16 @@ class PatchBank:
     def _window(
         self, image_HW3: np.ndarray, where_HW: np.ndarray
     ) -> tuple[tuple[int, int], np.ndarray]:
-        """The cell at which a window around the region begins, and its scaled cells (h, w, C).
+        """The first cell (row, column) of a window around the region, and its cells (h, w, C).
 
-        The last window is kept: a sample is asked about more than once.
+        The last window is kept, because several scores of a sample need it.
         """
         x0, y0, x1, y1 = bounding_box(where_HW)
         height, width = where_HW.shape
-        top, left = max(0, y0 - REACH) // CELL * CELL, max(0, x0 - REACH) // CELL * CELL
-        bottom = min(height, -(-(y1 + REACH) // CELL) * CELL)
-        right = min(width, -(-(x1 + REACH) // CELL) * CELL)
+        # Align the window with the cell grid of the whole image.
+        top, left = max(0, y0 - CONTEXT) // CELL * CELL, max(0, x0 - CONTEXT) // CELL * CELL
+        bottom = min(height, -(-(y1 + CONTEXT) // CELL) * CELL)
+        right = min(width, -(-(x1 + CONTEXT) // CELL) * CELL)
         seen = (image_HW3, (top, bottom, left, right))
         last = self._memo.get("window", (None, None, None))
         if last[0] is not seen[0] or last[1] != seen[1]:
@@ -151,35 +166,43 @@ class PatchBank:
             last = self._memo["window"] = (*seen, described_hwC / self.scale_C)
         return (top // CELL, left // CELL), last[2]
 
-    def _nearest(self, cells_MC: np.ndarray) -> np.ndarray:
-        """(M,) the distance to the nearest entry; a product at a time of bounded size."""
-        lengths_N = np.square(self.cells_NC).sum(1)
-        squared_M = np.empty(len(cells_MC), np.float32)
-        for at in range(0, len(cells_MC), 512):
-            part_mC = cells_MC[at : at + 512]
-            products_mN = part_mC @ self.cells_NC.T
-            nearest_m = (lengths_N - 2 * products_mN).min(1)
-            squared_M[at : at + 512] = nearest_m + np.square(part_mC).sum(1)
-        return np.sqrt(np.maximum(squared_M, 0))
+
+def nearest_distances(cells_MC: np.ndarray, bank_NC: np.ndarray, chunk: int = CHUNK) -> np.ndarray:
+    """(M,) float32: Euclidean distance of each cell to its nearest bank entry; both float32.
+
+    `chunk` cells are compared at a time. ValueError for an empty bank.
+    """
+    # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one matrix product instead of M x N x C differences. Rounding
+    # can make it slightly negative.
+    lengths_N = np.square(bank_NC).sum(1)
+    squared_M = np.empty(len(cells_MC), np.float32)
+    for at in range(0, len(cells_MC), chunk):
+        part_mC = cells_MC[at : at + chunk]
+        products_mN = part_mC @ bank_NC.T
+        nearest_m = (lengths_N - 2 * products_mN).min(1)
+        squared_M[at : at + chunk] = nearest_m + np.square(part_mC).sum(1)
+    return np.sqrt(np.maximum(squared_M, 0))
 
 
 def build_bank(images: Mapping[str, Callable[[], np.ndarray]], teacher: Path) -> PatchBank:
-    """Describe the images, by digest, and keep an equal, random share of each one's cells.
+    """A bank of equally many random cells of each image; `images` load uint8 pixels by digest.
 
-    Which cells of an image are kept depends on its digest alone.
+    Which cells of an image are kept depends only on its digest and on the number of images.
     """
-    share = BANK // max(1, len(images))
+    share = BANK_CELLS // max(1, len(images))
     kept, squares, count, pooled = [], np.zeros(2), 0, []
     for digest, load in images.items():
         described_hwC = describe(load(), teacher)
         cells_PC = described_hwC.reshape(-1, described_hwC.shape[-1])
+        # Seeded by the digest, so that the bank does not depend on the order of the images.
         rng = np.random.default_rng(int(digest[:16], 16))
         chosen = np.sort(rng.permutation(len(cells_PC))[:share])
         kept.append(cells_PC[chosen])
         pooled.append(cells_PC.mean(0))
+        # Accumulate the power of each stage, over all cells, kept or not.
         fine = _fine_channels(teacher)
-        parts = (cells_PC[:, :fine], cells_PC[:, fine:])
-        squares += [float(np.square(part, dtype=np.float64).sum()) for part in parts]
+        stages = (cells_PC[:, :fine], cells_PC[:, fine:])
+        squares += [float(np.square(part, dtype=np.float64).sum()) for part in stages]
         count += len(cells_PC)
     channels = kept[0].shape[1]
     fine = _fine_channels(teacher)
@@ -193,7 +216,12 @@ def build_bank(images: Mapping[str, Callable[[], np.ndarray]], teacher: Path) ->
 
 
 def describe(image_HW3: np.ndarray, teacher: Path) -> np.ndarray:
-    """(h, w, C) float32: the teacher's first two stages at 8 pixels per cell, averaged a little."""
+    """(h, w, C) float32: features of the teacher's first two stages in cells of 8 x 8 pixels.
+
+    The second stage is averaged over 3 x 3 cells, the first one pooled to the same grid. Images
+    whose sides are not multiples of 8 are padded by reflection.
+    """
+    # Torch is imported here, so that a gate without the network does not need it.
     import torch
     import torch.nn.functional as F
 
@@ -215,7 +243,7 @@ def describe(image_HW3: np.ndarray, teacher: Path) -> np.ndarray:
 
 
 def coverage(where_HW: np.ndarray) -> np.ndarray:
-    """(h, w) float32: the share of each cell that the region covers."""
+    """(h, w) float32: the share of each 8 x 8 cell that the mask covers."""
     height, width = where_HW.shape
     padded_HW = np.pad(where_HW, ((0, -height % CELL), (0, -width % CELL)))
     cells_hwpp = padded_HW.reshape(padded_HW.shape[0] // CELL, CELL, -1, CELL)
@@ -223,7 +251,7 @@ def coverage(where_HW: np.ndarray) -> np.ndarray:
 
 
 def weighted(distances_hw: np.ndarray, weights_hw: np.ndarray) -> float:
-    """The weighted mean of a map; 0 when nothing weighs."""
+    """The weighted mean of an array; 0 when all weights are 0."""
     total = float(weights_hw.sum())
     return float((distances_hw * weights_hw).sum() / total) if total else 0.0
 
@@ -232,6 +260,7 @@ def _fine_channels(teacher: Path) -> int:
     return int(_trunk(teacher).channels[0])
 
 
+# One network per process; channels last is faster on CPUs.
 @lru_cache(maxsize=1)
 def _trunk(teacher: Path) -> Any:
     import torch

@@ -1,4 +1,7 @@
-"""Settings of the quality gate: its limits."""
+"""Settings of the quality gate: the limits of its checks.
+
+Descriptions become docs/manifest.md and the JSON Schema.
+"""
 
 from pydantic import Field
 
@@ -6,15 +9,15 @@ from pipeline.settings import Fraction, Settings
 
 
 class GateSettings(Settings):
-    """When a sample is good enough; every refusal is recorded with its reason (docs/gate.md).
+    """When a sample is accepted; every rejection is recorded with its reason (docs/gate.md).
 
-    A limit of null is calibrated: it comes from untouched regions of the category's own normals.
+    A limit of null is calibrated on untouched regions of the category's own normal images.
     """
 
     min_changed_fraction: Fraction = Field(
         default=0.30,
-        description="share of the change mask that must differ visibly; half of it where a part "
-        "is turned or scaled in its place",
+        description="share of the change mask that must differ visibly; half of it where an "
+        "object is rotated or scaled at its place",
     )
     change_threshold: int = Field(
         default=8,
@@ -29,7 +32,7 @@ class GateSettings(Settings):
         default=4.0,
         ge=0,
         le=100,
-        description="colour distance of exchanged, replaced or turned objects, blurred; below "
+        description="colour distance of exchanged, replaced or rotated objects, blurred; below "
         "it they look alike and nothing is wrong",
     )
     max_control_delta_e: float = Field(
@@ -54,23 +57,25 @@ class GateSettings(Settings):
         gt=0,
         le=100,
         description="gradient on the mask's outline against both sides of it, in the edited "
-        "picture alone; null = calibrated",
+        "image alone; null = calibrated",
     )
     min_noise_ratio: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="grain of painted ground, against around it; null = calibrated",
+        description="sensor noise of an inpainted region against its surroundings; null = "
+        "calibrated",
     )
     max_noise_ratio: float | None = Field(
         default=None,
         ge=1,
         le=100,
-        description="grain of painted ground, against around it; null = calibrated",
+        description="sensor noise of an inpainted region against its surroundings; null = "
+        "calibrated",
     )
     max_clipped: Fraction | None = Field(
         default=None,
-        description="share of the change mask that the edit made wholly black or white; null = "
+        description="share of the change mask that the edit made fully black or white; null = "
         "calibrated",
     )
     max_duplicate_iou: Fraction = Field(
@@ -78,25 +83,26 @@ class GateSettings(Settings):
     )
     patches: bool | None = Field(
         default=None,
-        description="also ask the bundled teacher whether painted ground looks like this "
-        "category's good products; false = no network in the gate; null = yes, except for the "
+        description="also compare inpainted regions with patches of this category's normal images, "
+        "using the bundled teacher; false = no network in the gate; null = yes, except for the "
         "preset paper, whose method has no such gate",
     )
     max_patch_distance: float | None = Field(
         default=None,
         gt=0,
         le=100,
-        description="mean distance of painted ground to patches of normals; null = calibrated",
+        description="mean distance of an inpainted region to patches of normal images; null = "
+        "calibrated",
     )
     min_image_distance: float = Field(
         default=0.0,
         ge=0,
         le=100,
-        description="distance of the whole picture to the nearest normal, in distances between "
-        "normals; 0 = off, because it tells edits from controls hardly at all",
+        description="distance of the whole image to the nearest normal image, in distances between "
+        "normal images; 0 = off, because it hardly separates edits from controls",
     )
 
 
-def asks_patches(asked: bool | None, preset: str) -> bool:
-    """Whether the gate's network looks at painted ground, by `GateSettings.patches` and preset."""
-    return preset != "paper" if asked is None else asked
+def uses_patches(patches: bool | None, preset: str) -> bool:
+    """Whether the gate uses its network, by `GateSettings.patches` and the preset of the edits."""
+    return preset != "paper" if patches is None else patches

@@ -1,6 +1,6 @@
 """Stage 1 of generation: decode an image, find its foreground, propose its objects.
 
-A bad image is recorded and costs nothing but itself.
+An unusable image is recorded, and the others are processed.
 """
 
 import time
@@ -20,13 +20,14 @@ from pipeline.records import ForegroundMask, ObjectProposals
 
 
 def analyse_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
-    """Several images, one after another, into the cache; a unit of work of a task."""
+    """Analyse several images one after another into the cache; the unit of work of a task."""
     with plan.cache.in_use():
         return [analyse(plan, image) for image in images]
 
 
 def analyse(plan: RunPlan, image: PlannedImage) -> Outcome:
-    """See to it that an image's analysis is in the cache."""
+    """Make sure that the analysis of an image is in the cache."""
+    # Existence is enough here; whoever reads the entry checks it.
     if plan.cache.has("analysis", image.analysis_key):
         return Outcome(image.name, cached=True)
     started = time.perf_counter()
@@ -42,15 +43,19 @@ def analysis_of(
 ) -> tuple[np.ndarray, ForegroundMask, ObjectProposals]:
     """Pixels, foreground and proposals of one image, from the cache or from the models.
 
-    ImageError when the file cannot be used, or is no longer the one that was planned with.
+    Pixels are (H, W, 3) uint8 RGB at the size of the settings. Raises ImageError when the file
+    cannot be used, or has changed since the plan was made.
     """
+    # A damaged entry counts as absent and is computed again.
     stored = plan.cache.read("analysis", image.analysis_key)
     if stored is not None:
         return unpack_analysis(*stored)
     pixels_HW3 = load_image(Path(image.path), plan.settings.image_size)
+    # After reading, not before: these are then the pixels that the key promises.
     if file_digest(Path(image.path)) != image.digest:
-        raise ImageError(f"{image.path}: replaced while the run was going on; run again")
+        raise ImageError(f"{image.path}: replaced during the run; run again")
     loaded = models_for(plan)
+    # Proposals are searched inside the foreground only.
     foreground = loaded.foreground(pixels_HW3)
     proposals = loaded.proposals(pixels_HW3, foreground)
     arrays, facts = pack_analysis(pixels_HW3, foreground, proposals)
@@ -59,7 +64,7 @@ def analysis_of(
 
 
 def pixels_and_objects(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
-    """An image as donors and the calibration of the gate want it."""
+    """An image as donors and the calibration of the gate need it."""
     pixels_HW3, _, proposals = analysis_of(plan, image)
     return pixels_HW3, proposals
 
@@ -68,5 +73,6 @@ def models_for(plan: RunPlan) -> models.Models:
     """The models of a run, resident in this process, with one thread each (decision 0006)."""
     from pipeline.models import device
 
+    # Images are spread over workers instead, and results do not depend on the number of cores.
     device.one_thread()
     return models.load(plan.settings.models, plan.settings.proposals, plan.files)

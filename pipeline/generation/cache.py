@@ -1,10 +1,10 @@
-"""The content-addressed stage cache: what one image became, one file per key.
+"""The content-addressed stage cache: the result of one stage for one image, one file per key.
 
-A key is the digest of everything that the result depends on, so an entry never grows stale; it is
-only ever absent. An entry is written aside and renamed: `kill -9` leaves no half entry. A file
-that does not read back is treated as absent.
+A key is the digest of everything that the result depends on, so an entry is never stale, only
+absent. Entries are written to a temporary file and renamed: `kill -9` leaves no partial entry. A
+file that cannot be read back is treated as absent.
 
-Pictures are kept as the window around their change mask, masks as bits.
+Edited images are stored as the window around their change mask, masks as bits.
 """
 
 import json
@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import AnomalysmithError
-from pipeline.utils.files import locked, naming_the_disk, require_writable
+from pipeline.utils.files import locked, named_disk_errors, require_writable
 
+# What reading a damaged entry can raise. OSError is not among them: a failing disk must not look
+# like a missing entry.
 DAMAGED = (
     EOFError, KeyError, NotImplementedError, ValueError,
     struct.error, zipfile.BadZipFile, zlib.error, AnomalysmithError,
 )  # fmt: skip
-"""What reading a damaged entry can raise; a disk that fails is something else and is not hidden."""
-
+# The folder of the stage cache in a store, beside the categories. Hidden, so no category has it.
 CACHE = ".cache"
-"""The folder of the stage cache in a store, beside the categories."""
+# `mkstemp` makes files that only their owner may read, but a store is shared by several users.
 SHARED_MODE = 0o644
-"""A store is shared by the people and workers of one machine; temporary files are private."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class StageCache:
 
     @contextmanager
     def in_use(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Keep `anomalysmith gc` away; many runs may be inside at once.
+        """Keep `anomalysmith gc` from deleting entries; many runs may hold this at once.
 
-        UserError at once where nothing can be written. `waiting` is called when a sweep is going
-        on just now.
+        Raises UserError at once where nothing can be written. `waiting` is called when a sweep is
+        in progress.
         """
         require_writable(self.root)
         with locked(self.root, shared=True, waiting=waiting):
@@ -57,13 +57,18 @@ class StageCache:
         return self.root / stage / key[:2] / f"{key}.npz"
 
     def has(self, stage: str, key: str) -> bool:
+        """True when the file exists; it may still be damaged."""
         return self.path(stage, key).is_file()
 
     def write(self, stage: str, key: str, arrays: dict[str, np.ndarray], facts: Any) -> Path:
-        """Store arrays and JSON-able facts under a key, whole or not at all."""
+        """Store arrays and JSON-able facts under a key, atomically.
+
+        Raises UserError where the disk is full or cannot be written.
+        """
         target = self.path(stage, key)
+        # The JSON goes into the same file, as bytes: two files could not appear atomically.
         text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        with naming_the_disk(self.root):
+        with named_disk_errors(self.root):
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(suffix=".tmp", dir=target.parent)
             try:
@@ -77,7 +82,7 @@ class StageCache:
         return target
 
     def read(self, stage: str, key: str) -> tuple[dict[str, np.ndarray], Any] | None:
-        """Arrays and facts, or None when there is no whole entry."""
+        """Arrays and facts, or None when there is no intact entry."""
         path = self.path(stage, key)
         try:
             with np.load(path, allow_pickle=False) as stored:
@@ -86,5 +91,6 @@ class StageCache:
         except FileNotFoundError:
             return None
         except DAMAGED:
+            # Deleted, so that `has` does not find what `read` cannot.
             path.unlink(missing_ok=True)
             return None

@@ -1,4 +1,8 @@
-"""Entries of the stage cache: records to arrays and JSON, and back."""
+"""Entries of the stage cache: records to arrays and JSON, and back.
+
+Masks are packed to bits. An edited image is stored as the window around its change mask, because it
+equals the original everywhere else.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.dataset.lineage import cached_attempt
 from pipeline.generation.cache import StageCache
 from pipeline.records import (
     Attempt,
@@ -22,9 +27,10 @@ from pipeline.records import (
 def pack_analysis(
     pixels_HW3: np.ndarray, foreground: ForegroundMask, proposals: ObjectProposals
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and facts of the first two stages of one image."""
+    """Arrays and facts of the analysis of one image: (H, W, 3) uint8 pixels, masks as bits."""
     arrays = {
         "pixels": pixels_HW3,
+        # One bit per pixel instead of one byte.
         "foreground": np.packbits(foreground.mask_HW),
         "proposals": np.packbits(proposals.masks_NHW),
         "scores": proposals.scores_N,
@@ -44,6 +50,7 @@ def unpack_analysis(
     pixels_HW3 = arrays["pixels"]
     size = pixels_HW3.shape[:2]
     foreground = ForegroundMask(_bits(arrays["foreground"], size), facts["peak"], facts["fallback"])
+    # The number of proposals is that of their scores.
     masks_NHW = _bits(arrays["proposals"], (len(arrays["scores"]), *size))
     proposals = ObjectProposals(
         masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"])
@@ -52,32 +59,24 @@ def unpack_analysis(
 
 
 def pack_attempts(attempts: Sequence[Attempt]) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """Arrays and facts of every try at every sample of one image.
+    """Arrays and facts of every attempt at every sample of one image.
 
-    All samples are one array of bytes, in order: pixels, change mask and object mask of each. A
-    file of a hundred small arrays takes ten times as long to open.
+    All samples form one array of bytes, in order: pixels, change mask and object mask of each.
+    Opening a file with a hundred small arrays would take ten times as long.
     """
+    # An empty first piece, as numpy cannot concatenate nothing.
     pieces: list[np.ndarray] = [np.zeros(0, np.uint8)]
     facts: list[dict[str, Any]] = []
     for attempt in attempts:
-        fact = {
-            "number": attempt.number,
-            "attempt": attempt.attempt,
-            "kind": attempt.kind,
-            "seed": attempt.seed,
-            "seconds": attempt.seconds,
-            "reason": attempt.verdict.reason,
-            "scores": dict(attempt.verdict.scores),
-            "rule": attempt.verdict.rule,
-            "broken": list(attempt.verdict.broken),
-        }
+        fact = cached_attempt(attempt)
         if attempt.sample is not None:
             sample = attempt.sample
+            # Outside this box the edited image equals its source.
             x0, y0, x1, y1 = bounding_box(sample.change_HW)
-            fact["edit"] = sample.edit.to_json()
             fact["box"] = [x0, y0, x1, y1]
             pieces.append(sample.pixels_HW3[y0:y1, x0:x1].reshape(-1))
             pieces.append(np.packbits(sample.change_HW[y0:y1, x0:x1]))
+            # The object mask may reach beyond the box, so it is stored whole.
             pieces.append(np.packbits(sample.object_HW))
         facts.append(fact)
     return {"samples": np.concatenate(pieces)}, facts
@@ -92,9 +91,12 @@ def unpack_attempts(
     start = 0
     for fact in facts:
         sample = None
+        # Attempts without a sample have facts only.
         if "edit" in fact:
             x0, y0, x1, y1 = fact["box"]
+            # Rebuild the whole image from its source and the stored window.
             edited_HW3, change_HW = pixels_HW3.copy(), np.zeros(size, np.bool_)
+            # Where pixels, change mask and object mask of this sample end, rounded up to bytes.
             area = (y1 - y0) * (x1 - x0)
             ends = np.cumsum([start, 3 * area, -(-area // 8), -(-size[0] * size[1] // 8)]).tolist()
             inner, bits, whole = (arrays["samples"][a:b] for a, b in pairwise(ends))
@@ -103,6 +105,7 @@ def unpack_attempts(
             change_HW[y0:y1, x0:x1] = _bits(bits, (y1 - y0, x1 - x0))
             object_HW = _bits(whole, size)
             sample = Sample(Edit.from_json(fact["edit"]), edited_HW3, change_HW, object_HW)
+        # Accepted means no rejection reason, so acceptance is not stored.
         verdict = Verdict(
             not fact["reason"], fact["reason"], fact["scores"], fact["rule"], tuple(fact["broken"])
         )
@@ -118,16 +121,20 @@ def unpack_attempts(
 def read_result(
     cache: StageCache, name: str, digest: str, split: Any, keys: tuple[str, str]
 ) -> ImageResult | None:
-    """The whole result of one image from its two cache entries, or None when one is absent."""
+    """The result of one image from its two cache entries, or None when one is absent.
+
+    `keys` are those of its analysis and of its samples.
+    """
     analysis = cache.read("analysis", keys[0])
-    forged = cache.read("samples", keys[1])
-    if analysis is None or forged is None:
+    samples = cache.read("samples", keys[1])
+    if analysis is None or samples is None:
         return None
     pixels_HW3, foreground, proposals = unpack_analysis(*analysis)
-    attempts = unpack_attempts(*forged, pixels_HW3)
+    attempts = unpack_attempts(*samples, pixels_HW3)
     return ImageResult(name, digest, split, pixels_HW3, foreground, proposals, attempts)
 
 
 def _bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The bool mask of that shape; the last byte may have bits to spare."""
     count = int(np.prod(shape))
     return np.unpackbits(packed, count=count).reshape(shape).astype(np.bool_)

@@ -1,6 +1,6 @@
-"""Keys of the stage cache: settings, weights, libraries, and the code that does the work.
+"""Keys of the stage cache: digests over settings, weights, libraries and the code of a stage.
 
-What a stage makes is found again when nothing that decides it has changed (decision 0007).
+A result is found again as long as nothing that it depends on has changed (decision 0007).
 """
 
 import ast
@@ -16,10 +16,11 @@ from pipeline.models.weights import store as weight_files
 from pipeline.records import Split
 from pipeline.utils.hashing import digest_of
 
-# Packages (without those inside them) and files whose code decides what a stage makes. A new
-# package that a stage imports is added here; tests/repository/test_cache_keys.py finds the ones
-# forgotten.
-_RECORDS = ("kinds.py", "records.py", "settings.py", "generation/cache_codecs.py")
+# Packages (without subpackages) and files whose code decides the result of a stage. A new package
+# that a stage imports must be added here; tests/repository/test_cache_keys.py finds missing ones.
+_RECORDS = (
+    "kinds.py", "records.py", "settings.py", "dataset/lineage.py", "generation/cache_codecs.py",
+)  # fmt: skip
 ANALYSIS_CODE = ("imaging", "models", "models/small_sam", "generation/analysis.py", *_RECORDS)
 CALIBRATION_CODE = ("imaging", "models", "gate", "generation/calibrate.py", *_RECORDS)
 SAMPLES_CODE = (
@@ -28,7 +29,7 @@ SAMPLES_CODE = (
 )  # fmt: skip
 STORE_CODE = ("dataset", "sources", "sources/layouts", "imaging", "generation/publish.py")
 
-# Other images of its split from which an image may take objects.
+# Number of other images of its split from which an image may take objects.
 DONORS = 2
 # Normal images, at most, that the gate is calibrated on.
 CALIBRATION_IMAGES = 32
@@ -38,7 +39,7 @@ TEACHER = "bundled-teacher"
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One normal image: where it lies, the SHA-256 of its file, and its keys in the cache.
+    """One normal image: its path, the SHA-256 of its file, and its keys in the cache.
 
     `donors` are the names of the images of its split that may donate objects to it.
     """
@@ -53,7 +54,7 @@ class PlannedImage:
 
 
 def files_of(code: tuple[str, ...]) -> list[Path]:
-    """The files of packages (without those inside them) and the files named by themselves."""
+    """The Python files of packages (without subpackages), and the files that are named."""
     pipeline = Path(__file__).resolve().parents[1]
     places = [pipeline / name for name in code]
     return [
@@ -65,19 +66,20 @@ def files_of(code: tuple[str, ...]) -> list[Path]:
 
 @lru_cache
 def code_digest(code: tuple[str, ...]) -> str:
-    """SHA-256 over what the code of packages and files of the pipeline does, not over its words.
+    """SHA-256 over the syntax trees of packages and files of the pipeline.
 
-    Comments, docstrings, layout and the `description` of a setting do not enter, so a reworded
-    sentence runs no model again.
+    Comments, docstrings, formatting and descriptions of settings do not enter, so rewording them
+    invalidates no entry of the cache.
     """
     hasher = hashlib.sha256()
     for path in files_of(code):
+        # Name and content of each file, so that moving code between files counts as a change.
         hasher.update(path.name.encode() + b"\n" + _code_of(path))
     return hasher.hexdigest()
 
 
 def code_version() -> str:
-    """Sixteen digits that name the code which makes samples, as an index records it."""
+    """Sixteen digits that identify the code that generates samples, as stored in an index."""
     return code_digest(ANALYSIS_CODE + SAMPLES_CODE)[:16]
 
 
@@ -94,6 +96,7 @@ def without_words(source: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+        # Descriptions are help texts of the manifest.
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Field":
             node.keywords = [word for word in node.keywords if word.arg != "description"]
     return ast.dump(tree)
@@ -110,7 +113,7 @@ def _is_text(node: ast.AST) -> bool:
 
 @lru_cache
 def software() -> dict[str, str]:
-    """Versions of the libraries that decide pixels; reads metadata, imports none of them."""
+    """Versions of the libraries that decide pixels, from their metadata: none is imported."""
     names = (
         "numpy", "pillow", "opencv-python-headless", "torch", "onnxruntime", "rembg",
         "segment-anything", "lama-cleaner", "diffusers", "transformers",
@@ -120,10 +123,14 @@ def software() -> dict[str, str]:
 
 @lru_cache
 def device_class() -> tuple[str, str]:
-    """What `auto` depends on, without importing torch: an NVIDIA driver, and how the CPU
-    multiplies bfloat16 (`devices.multiplies_bf16`)."""
+    """What `device: auto` and `precision: auto` depend on, without importing torch.
+
+    `cuda` where an NVIDIA driver is loaded, else `cpu`; and how the CPU multiplies bfloat16
+    (see `devices.multiplies_bf16`).
+    """
     driver = "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
     try:
+        # Instructions with which the CPU multiplies bfloat16: without them, rounding differs.
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return driver, "unknown"
@@ -138,6 +145,7 @@ def with_keys(
     An image's samples depend on its own analysis, on those of its donors and on the calibration.
     """
     analysis = {image.name: _analysis_key(settings, weights, image.digest) for image in images}
+    # Only then the samples: their keys contain the keys of everything they are made from.
     calibration = _calibration_key(
         settings, [analysis[image.name] for image in calibration_images(images)]
     )
@@ -149,6 +157,7 @@ def with_keys(
         "gate": settings.gate.model_dump(mode="json"),
         "rules": rules_digest(settings),
         "descriptor": _descriptor_digest(settings),
+        # Settings of the filler that follows prompts; absent without one.
         "fill": settings.models.content().get("fill"),
         "weights": weights,
         "code": code_digest(SAMPLES_CODE),
@@ -167,9 +176,11 @@ def with_keys(
 def calibration_images(images: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
     """The training images that the gate is calibrated on: those with the smallest digests.
 
-    Neither names nor order matter. A plan without training images takes what it has.
+    This is a random choice that does not depend on names or order. A plan without training images
+    uses the images it has.
     """
     train = [image for image in images if image.split == "train"] or list(images)
+    # Copies of one image count once.
     one_each = {image.digest: image for image in sorted(train, key=lambda one: one.name)}
     return tuple(one_each[digest] for digest in sorted(one_each)[:CALIBRATION_IMAGES])
 
@@ -177,8 +188,10 @@ def calibration_images(images: Sequence[PlannedImage]) -> tuple[PlannedImage, ..
 def donors_of(image: PlannedImage, images: Sequence[PlannedImage]) -> tuple[str, ...]:
     """Names of the images that donate objects to this one, by rendezvous hashing over digests.
 
-    Each pair of images has a number of its own, so a new image changes the donors of few.
+    Donors are ranked by a hash of the pair of images, so a new image changes the donors of few.
+    They are of the same split, or objects of training images would leak into validation.
     """
+    # Copies of one image count once, and no image is its own donor.
     others = {
         other.digest: other.name
         for other in sorted(images, key=lambda one: one.name)
@@ -189,7 +202,7 @@ def donors_of(image: PlannedImage, images: Sequence[PlannedImage]) -> tuple[str,
 
 
 def rules_digest(settings: CategorySettings) -> str:
-    """The content of the category's rule book, or nothing where it has none."""
+    """Digest of the category's rule book; "" where it has none."""
     if settings.rules is None:
         return ""
     from pipeline.rulebook.book import digest_of_file
@@ -198,13 +211,18 @@ def rules_digest(settings: CategorySettings) -> str:
 
 
 def _descriptor_digest(settings: CategorySettings) -> str:
-    """The network that describes parts for a rule book, whatever the gate uses; "" without one."""
+    """Digest of the network that describes parts for a rule book; "" without a rule book.
+
+    It enters separately, because the gate may be set to use no patches.
+    """
     if settings.rules is None:
         return ""
     return weight_files.sha256(teacher_file(settings))
 
 
 def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: str) -> str:
+    """Key of one image's foreground and proposals; `image` is its digest."""
+    # The inpainter does not enter: another one may reuse the analysis.
     stage_weights = [
         w for name, w in weights.items() if name.startswith(("foreground/", "proposals/"))
     ]
@@ -214,7 +232,9 @@ def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: st
             "size": list(settings.image_size),
             "proposals": settings.proposals.model_dump(mode="json"),
             "weights": stage_weights,
+            # As requested and as available: `auto` alone says neither device nor dtype.
             "compute": [settings.models.device, settings.models.precision, *device_class()],
+            # Another release of a library may decode or round differently.
             "software": software(),
             "code": code_digest(ANALYSIS_CODE),
         }
@@ -222,9 +242,11 @@ def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: st
 
 
 def _calibration_key(settings: CategorySettings, analyses: Sequence[str]) -> str:
-    teacher = weight_files.sha256(teacher_file(settings)) if settings.asks_patches else ""
+    """Key of the normal model of a category; `analyses` are keys of its images."""
+    teacher = weight_files.sha256(teacher_file(settings)) if settings.uses_patches else ""
     return digest_of(
         {
+            # Sorted: the calibration does not depend on the order of images.
             "analyses": sorted(analyses),
             "dilation": settings.edits.dilation,
             "teacher": teacher,
@@ -234,5 +256,5 @@ def _calibration_key(settings: CategorySettings, analyses: Sequence[str]) -> str
 
 
 def teacher_file(settings: CategorySettings) -> Path:
-    """The weights file of the network behind the gate's patch rules."""
+    """The weights file of the network behind the gate's patch check."""
     return weight_files.require(TEACHER, None, settings.policy.allow_noncommercial)

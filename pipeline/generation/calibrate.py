@@ -13,35 +13,37 @@ from pipeline.generation.analysis import analyse, pixels_and_objects
 from pipeline.generation.cache_keys import PlannedImage, calibration_images, teacher_file
 from pipeline.generation.plan import RunPlan
 
-# Workers of a run share the models that were read last, and learn one only once.
+# Threads of a run share the normal models that were read last, and learn each only once.
 _LOCK = threading.Lock()
 _RESIDENT: dict[tuple[str, str], NormalModel] = {}
-MOST_RESIDENT = 2
+# A run works on one category after another, so older models are not needed again.
+MAX_RESIDENT = 2
 
 
 def images_to_analyse(plan: RunPlan) -> tuple[PlannedImage, ...]:
-    """The images that the calibration will look at; none when it is in the cache already."""
+    """The images that the calibration needs analysed; none when it is in the cache already."""
     if plan.cache.has("normality", plan.calibration_key):
         return ()
     return calibration_images(plan.images)
 
 
 def calibrate(plan: RunPlan) -> None:
-    """Calibrate the gate unless the cache has it; analyses the images that it lacks.
+    """Calibrate the gate unless the cache has it; analyses the images that are missing there.
 
-    Two processes that do so at once write the same entry.
+    Two processes may do this at once: both write the same entry.
     """
     with plan.cache.in_use():
         normal_model_of(plan)
 
 
 def normal_model_of(plan: RunPlan) -> NormalModel:
-    """What is normal in the category, from memory, from the cache, or learned now.
+    """The normal model of the category, from memory, from the cache, or learned now.
 
-    An image that cannot be read teaches nothing.
+    Images that cannot be read are left out.
     """
     at = (str(plan.cache.root), plan.calibration_key)
     with _LOCK:
+        # An entry that `gc` deleted meanwhile is written again below.
         if at in _RESIDENT and plan.cache.has("normality", plan.calibration_key):
             return _RESIDENT[at]
         stored = plan.cache.read("normality", plan.calibration_key)
@@ -49,17 +51,20 @@ def normal_model_of(plan: RunPlan) -> NormalModel:
             arrays, facts = calibration.pack(_learned(plan))
             plan.cache.write("normality", plan.calibration_key, arrays, facts)
             stored = arrays, facts
-        while len(_RESIDENT) >= MOST_RESIDENT:
+        # Dictionaries keep their order, so the first key is the oldest.
+        while len(_RESIDENT) >= MAX_RESIDENT:
             del _RESIDENT[next(iter(_RESIDENT))]
         _RESIDENT[at] = calibration.unpack(*stored, _teacher(plan))
         return _RESIDENT[at]
 
 
 def _learned(plan: RunPlan) -> NormalModel:
+    """Learn the normal model from the images that can be read."""
     images = [i for i in calibration_images(plan.images) if not analyse(plan, i).error]
     normals = {image.digest: partial(pixels_and_objects, plan, image) for image in images}
     return calibration.learn(normals, _teacher(plan), plan.settings.edits.dilation)
 
 
 def _teacher(plan: RunPlan) -> Path | None:
-    return teacher_file(plan.settings) if plan.settings.asks_patches else None
+    """The network behind the patch check, None where the gate does not use it."""
+    return teacher_file(plan.settings) if plan.settings.uses_patches else None

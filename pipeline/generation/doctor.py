@@ -1,7 +1,8 @@
-"""What a run would find: every image opened, every model looked up, and what is missing, with how.
+"""Check everything that a run would use: images, masks, models, device, store.
 
-Unlike a run, which stops at nothing and records, this looks at everything first and changes
-nothing: it decodes each file once, compares masks with images and test files with training files.
+A run records bad files and goes on; this finds them beforehand and changes nothing. It decodes
+each file once, compares masks with images and test files with training files, and tells how to get
+what is missing.
 """
 
 import os
@@ -23,16 +24,17 @@ from pipeline.sources.ground_truth import load_regions
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
 
+# Called with (files checked, files in all) of a category.
 Progress = Callable[[int, int], None]
-"""Called with (files checked, files in all) of a category."""
 
+# A 16-bit image whose brightest pixel is below this (of 255, after decoding) uses only its lower
+# bits: typically 12-bit camera data, which would come out almost black.
 DARK = 32
-"""A 16-bit image whose brightest pixel stays below this (of 255) holds fewer bits than it says."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadFile:
-    """A file that a run would leave out, and why."""
+    """A file that a run would skip, and why."""
 
     name: str
     reason: str
@@ -40,7 +42,11 @@ class BadFile:
 
 @dataclass(frozen=True, slots=True)
 class CategoryHealth:
-    """One category's folder. `error` is empty, or says why nothing of it can be used."""
+    """The images and models of one category.
+
+    `error` is empty, or tells why none of its images can be used. `splits`, `test` (by kind of
+    defect), `sizes` (as WxH) and `modes` (of PIL) are counts of readable files.
+    """
 
     name: str
     kind: str
@@ -60,7 +66,7 @@ class CategoryHealth:
 
 @dataclass(frozen=True, slots=True)
 class WeightsHealth:
-    """One model file of the registry; `path` is empty when it is not here."""
+    """One model file of the registry; `path` is empty when it is missing."""
 
     name: str
     stage: str
@@ -72,7 +78,7 @@ class WeightsHealth:
 
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
-    """Everything that was found. `missing` are sentences: what, and how to get it."""
+    """The result of all checks. `missing` are sentences: what is missing and how to get it."""
 
     python: str
     cores: int
@@ -87,7 +93,7 @@ class DoctorReport:
 
     @property
     def exit_code(self) -> int:
-        """0 all well; 2 something must be mended first; 3 a run works but leaves files out."""
+        """0 all well; 2 something must be fixed first; 3 a run works but skips files."""
         if self.missing:
             return 2
         return 3 if any(category.bad for category in self.categories) else 0
@@ -96,27 +102,37 @@ class DoctorReport:
 def inspect(
     manifest: Manifest, categories: Sequence[str] | None = None, progress: Progress | None = None
 ) -> DoctorReport:
-    """Look at everything that a run of these categories (default: all) would use."""
+    """Check everything that a run of these categories (default: all) would use.
+
+    What is wrong with one category is reported and does not keep the others from being checked.
+    """
+    # Messages are collected here by all checks, in the order of the categories.
     missing: list[str] = []
     settings = [resolve(manifest, name) for name in categories or manifest.categories]
     found = [_category(category, _models(category, missing), progress) for category in settings]
+    # Unusable folders count as missing, after the models of all categories.
     missing += [f"{health.name}: {health.error}" for health in found if health.error]
+    # Categories mostly share one device: check and report it once.
     devices = {}
     for category in settings:
-        asked = (category.models.device, category.models.precision)
-        if asked not in devices:
-            devices[asked] = _device(*asked, missing)
+        compute = (category.models.device, category.models.precision)
+        if compute not in devices:
+            devices[compute] = _device(*compute, missing)
+    # A manifest has one store for all categories.
     store = settings[0].store if settings else Path(manifest.folder)
+    # The store may not exist yet, so its nearest existing folder is checked.
     writable, free = _writable(store), shutil.disk_usage(_nearest_folder(store)).free / 1e9
     needed = sum(map(_gigabytes, settings, found))
     if not writable:
-        missing.append(f"store {store}: cannot be written; name another folder as `store`")
+        missing.append(f"store {store}: cannot be written to; set `store` to another folder")
+    # An upper bound, so a run may still fit; but a full disk stops it late.
     if free < needed:
         missing.append(
             f"store {store}: {free:.1f} GB free, up to {needed:.1f} GB needed; free some space, or "
             "lower edits.per_image or image_size"
         )
     return DoctorReport(
+        # The number alone, without compiler and build date.
         python=sys.version.split()[0],
         cores=_cores(),
         device="; ".join(dict.fromkeys(devices.values())),
@@ -126,6 +142,7 @@ def inspect(
         needed_gigabytes=round(needed, 3),
         weights=_weights(missing),
         categories=tuple(found),
+        # Several categories may lack the same model: say it once.
         missing=tuple(dict.fromkeys(missing)),
     )
 
@@ -133,7 +150,7 @@ def inspect(
 def _category(
     settings: CategorySettings, models: Mapping[str, str], progress: Progress | None
 ) -> CategoryHealth:
-    """One category; an unusable folder becomes `error`, never an exception."""
+    """One category; an unusable folder is reported as `error` and raises nothing."""
     base: dict[str, Any] = {
         "name": settings.name,
         "kind": settings.kind,
@@ -142,6 +159,7 @@ def _category(
         "models": models,
     }
     try:
+        # Example scenes are rendered on the first run: only their numbers are known.
         if settings.scenes is not None and not settings.root.is_dir():
             counts = {"train": settings.scenes.train, "validation": settings.scenes.validation}
             return CategoryHealth(**base, to_render=True, splits=counts)
@@ -151,18 +169,23 @@ def _category(
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
+    # First what the listing of the folder found, then what decoding found.
     bad = [BadFile(problem.name, problem.reason) for problem in listing.problems]
     files: list[_File] = []
+    # Decoding releases the interpreter lock, so threads suffice.
     with ThreadPoolExecutor(max_workers=_cores()) as pool:
         checks = pool.map(lambda entry: _check(entry, listing.defects_config), entries)
         for number, file in enumerate(checks, 1):
             files.append(file)
             if progress:
                 progress(number, len(entries))
+    # Undecodable images, and images whose masks are empty or of another size.
     bad += [BadFile(file.entry.name, file.fault) for file in files if file.fault]
+    # An image with a bad mask is still an image: it counts in sizes and modes.
     good = [file for file in files if not file.unreadable]
     return CategoryHealth(
         **base,
+        # Test images alone are not enough to generate from.
         error="" if any(file.entry.split == "train" for file in good) else "no readable normal",
         splits={split: sum(f.entry.split == split for f in good) for split in SPLITS},
         test=_counted(file.entry.defect for file in good if file.entry.split == "test"),
@@ -176,7 +199,7 @@ def _category(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One entry after its file was decoded."""
+    """One entry after its file was decoded; `fault` is why a run would skip it."""
 
     entry: SourceEntry
     fault: str = ""
@@ -188,54 +211,62 @@ class _File:
 
 
 def _check(entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None) -> _File:
+    """Decode one file and its masks."""
     try:
+        # The header gives the mode before decoding to RGB; the digest finds copies.
         header = read_header(entry.path)
         image_HW3 = load_image(entry.path)
         digest = file_digest(entry.path)
     except ImageError as error:
         return _File(entry, _without_path(error, entry.path), unreadable=True)
+    # The image is fine; now its masks.
     fault = ""
     if entry.masks:
         try:
             if not len(load_regions(entry, header.size_HW, defects_config)[1]):
-                fault = "its masks mark nothing"
+                fault = "its masks are empty"
         except ImageError as error:
             fault = _without_path(error, entry.path)
+    # PIL's 16-bit modes all start with I.
     dark = header.mode.startswith("I") and int(image_HW3.max()) < DARK
     return _File(entry, fault, False, header.size_HW, header.mode, digest, dark)
 
 
 def _notes(files: Sequence[_File], settings: CategorySettings) -> list[str]:
-    """What is allowed but worth knowing."""
+    """What is allowed but should be known: small and dark images, copies, leaks into the test."""
     notes = []
     size_HW = settings.image_size
+    # One side that must be upsampled is enough.
     small = sum(f.size_HW[0] < size_HW[0] or f.size_HW[1] < size_HW[1] for f in files)
     if small:
         notes.append(
-            f"{small} images are smaller than image_size {size_HW[1]}x{size_HW[0]}; they would be "
-            "enlarged, so a smaller image_size loses nothing"
+            f"{small} images are smaller than image_size {size_HW[1]}x{size_HW[0]} and would be "
+            "upsampled; a smaller image_size loses nothing"
         )
     dark = [file.entry.name for file in files if file.dark]
     if dark:
         notes.append(
-            f"{len(dark)} 16-bit images use few of their bits and come out dark ({dark[0]}, ...); "
-            "scale them to the full range"
+            f"{len(dark)} 16-bit images use only their lower bits and come out dark ({dark[0]}, "
+            "...); scale them to the full range"
         )
+    # By content: a copy under another name is the same image.
     training = {f.digest: f.entry.name for f in files if f.entry.split != "test"}
     for file in files:
         if file.entry.split == "test" and file.digest in training:
             notes.append(f"{file.entry.name} is the same file as {training[file.digest]}")
+    # Each digest once: what is left over are copies.
     doubles = sum(f.entry.split != "test" for f in files) - len(training)
     if doubles:
-        notes.append(f"{doubles} normals are copies of others")
+        notes.append(f"{doubles} normals are copies of other normals")
     return notes
 
 
 def _models(settings: CategorySettings, missing: list[str]) -> dict[str, str]:
-    """Stage -> backend and file, as a run would choose them; empty when one is missing."""
+    """Stage -> backend and file, as a run would choose them; empty when a model is missing."""
     from pipeline.models import build as models
 
     try:
+        # Raises for weights that are missing, and for licences that the policy forbids.
         files = models.resolve(settings.models, settings.policy.allow_noncommercial)
     except UserError as error:
         missing.append(str(error))
@@ -247,11 +278,13 @@ def _models(settings: CategorySettings, missing: list[str]) -> dict[str, str]:
 
 
 def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:
+    """Every entry of the registry, and whether its file is present and intact."""
     from pipeline.models.weights import store as weights
 
     found = []
     for entry in weights.entries():
         path = weights.find(entry.name)
+        # Bundled files have published checksums: a damaged checkout is found here.
         if entry.bundled and path:
             try:
                 weights.check(entry.name, path)
@@ -266,25 +299,29 @@ def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:
 
 
 def _device(device: str, precision: str, missing: list[str]) -> str:
+    """The device that a run would use, in words."""
     from pipeline.models import device as devices
 
     try:
         return devices.choose(device, precision).describe()
     except UserError as error:
         missing.append(str(error))
-        return f"{device}: not there"
+        return f"{device}: not available"
 
 
 def _gigabytes(settings: CategorySettings, health: CategoryHealth) -> float:
-    """An upper bound for one version: all samples and their masks, uncompressed."""
+    """Upper bound for the size of one version: all samples and their masks, uncompressed."""
+    # Every normal is stored itself, and once per sample.
     normals = health.splits.get("train", 0) + health.splits.get("validation", 0)
     samples = normals * (1 + settings.edits.per_image + settings.edits.controls_per_image)
     pixels = settings.image_size[0] * settings.image_size[1]
+    # Four bytes per pixel: RGB and a mask.
     return (samples + health.splits.get("test", 0)) * pixels * 4 / 1e9
 
 
 def _cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
+    """Cores that this process may use; in a container fewer than the machine has."""
+    # Only Linux has it.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -292,16 +329,17 @@ def _cores() -> int:
 
 def _writable(store: Path) -> bool:
     folder = _nearest_folder(store)
+    # Creating a file needs both rights on its folder.
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The path itself, or the first parent that exists."""
+    """The path itself, or the nearest parent that exists: a store is created by the first run."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _counted(values: Any) -> dict[str, int]:
-    """Counts, the commonest first, ties by name."""
+    """Counts, the most common first, ties by name."""
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 

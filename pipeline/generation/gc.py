@@ -1,9 +1,9 @@
-"""What a store no longer needs: cache entries that no version was made from, leftovers of the dead.
+"""Delete what a store no longer needs: cache entries without a version, remains of killed runs.
 
-An entry of the stage cache is needed when a run of the plan behind a published version would ask
-for it. Plans lie beside the cache since they were published; their keys are worked out anew, so an
-entry that other code, other libraries or another kind of device made counts as not needed. Nothing
-that a run is using is touched: who writes holds a lock, and what is locked is left alone. Versions
+An entry of the stage cache is needed when a run of the plan behind a published version would read
+it. Plans are saved beside the cache when they are published. Their keys are computed again, so an
+entry made by other code, other libraries or another kind of device counts as not needed. Nothing
+that a run is using is touched: writers hold a lock, and whatever is locked is left alone. Versions
 themselves are never touched.
 """
 
@@ -22,17 +22,18 @@ from pipeline.errors import AnomalysmithError, UserError
 from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.cache_keys import PlannedImage, with_keys
 from pipeline.generation.plan import RunPlan, load_plan, saved_plans
-from pipeline.utils.files import locked_if_free, naming_the_disk
+from pipeline.utils.files import locked_if_free, named_disk_errors
 
 Kind = Literal["cache entry", "plan", "unfinished version", "aside file"]
 _ENTRY = re.compile(r"[0-9a-f]{64}\.npz")
 _STAGES = ("analysis", "normality", "samples")
+# Seconds.
 _DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
-    """One file or folder that nothing needs. `bytes` counts what lies in it."""
+class Orphan:
+    """One file or folder that nothing needs; `bytes` is its size, with everything inside."""
 
     kind: Kind
     path: Path
@@ -40,166 +41,191 @@ class Leftover:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """What a sweep found, and took away unless it was a dry run.
+class SweepReport:
+    """What a sweep found, and deleted unless it was a dry run.
 
-    `kept` and `kept_bytes` count the cache entries that stay; `remarks` say what was left alone.
+    `kept` and `kept_bytes` count the cache entries that stay; `notes` tell what was left alone.
     """
 
-    leftovers: tuple[Leftover, ...]
+    orphans: tuple[Orphan, ...]
     kept: int
     kept_bytes: int
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def count(self, kind: Kind) -> tuple[int, int]:
-        """How many leftovers of a kind, and their bytes."""
-        sizes = [leftover.bytes for leftover in self.leftovers if leftover.kind == kind]
+        """Number of orphans of a kind, and their bytes."""
+        sizes = [orphan.bytes for orphan in self.orphans if orphan.kind == kind]
         return len(sizes), sum(sizes)
 
 
-def sweep(store: Path, *, dry_run: bool = False, older_than: float = 0.0) -> Swept:
-    """Find and take away what no version of a store needs and nobody touched for some days.
+def sweep(store: Path, *, dry_run: bool = False, older_than: float = 0.0) -> SweepReport:
+    """Find and delete what no version of a store needs.
 
-    `older_than` counts days since a file was written. UserError when `store` is no folder.
+    `older_than` spares files that were written within so many days. Raises UserError when `store`
+    is no store.
     """
     store = Path(store)
     if not store.is_dir():
         what = "a file" if store.exists() else "not there"
-        raise UserError(f"{store} is {what}; expected the folder of a store, such as generate made")
+        raise UserError(f"{store} is {what}; expected the store folder that `generate` writes to")
+    # Modification times: entries are written once and never touched again.
     newest = time.time() - older_than * _DAY
     cache, homes = StageCache(store / CACHE), _categories(store)
     if not homes and not cache.root.is_dir():
-        raise UserError(f"{store} is no store: it holds neither categories nor a stage cache")
-    remarks: list[str] = []
-    found: list[Leftover] = []
+        raise UserError(
+            f"{store} is no store: it holds neither categories nor a stage cache; "
+            "name the folder that `generate` writes to"
+        )
+    notes: list[str] = []
+    found: list[Orphan] = []
     kept: list[int] = []
+    # All locks are held until the end: nothing may start to use what was found unneeded.
     with ExitStack() as locks:
         for home in homes:
             if locks.enter_context(locked_if_free(home, touch=not dry_run)):
                 found += _of_category(home)
             else:
-                remarks.append(f"{home.name}: a run is publishing it; left alone")
+                notes.append(f"{home.name}: a run is publishing it; left alone")
         if cache.root.is_dir():
             if locks.enter_context(locked_if_free(cache.root, touch=not dry_run)):
-                unneeded, kept = _of_cache(store, cache, remarks)
+                unneeded, kept = _of_cache(store, cache, notes)
                 found += unneeded
             else:
-                remarks.append(f"{cache.root}: a run is using the cache; left alone, try later")
-        leftovers = [one for one in found if one.path.stat().st_mtime <= newest]
-        if len(leftovers) < len(found):
-            remarks.append(f"{len(found) - len(leftovers)} younger leftovers were spared")
+                notes.append(f"{cache.root}: a run is using the cache; left alone, try later")
+        # A young orphan may belong to a run that is about to continue.
+        orphans = [one for one in found if one.path.stat().st_mtime <= newest]
+        if len(orphans) < len(found):
+            notes.append(f"{len(found) - len(orphans)} younger files were spared")
         if not dry_run:
-            with naming_the_disk(store):
-                _take_away(leftovers)
-    return Swept(tuple(leftovers), len(kept), sum(kept), tuple(remarks))
+            with named_disk_errors(store):
+                _delete(orphans)
+    return SweepReport(tuple(orphans), len(kept), sum(kept), tuple(notes))
 
 
 def _categories(store: Path) -> list[Path]:
+    """Folders of categories: those with a lock file or a version; other folders are not ours."""
     homes = [path for path in sorted(store.iterdir()) if path.is_dir() and path.name[0] != "."]
     return [home for home in homes if (home / ".lock").is_file() or version_folders(home)]
 
 
-def _of_category(home: Path) -> Iterator[Leftover]:
-    """What dead writers left in a category whose lock is held, and notes on versions now gone."""
+def _of_category(home: Path) -> Iterator[Orphan]:
+    """What killed writers left in a category, and notes on versions that were deleted."""
+    # Versions that were being built when their process was killed.
     for folder in sorted(home.glob(f"{BUILDING}*")):
-        yield _leftover("unfinished version", folder)
+        yield _orphan("unfinished version", folder)
     for note in sorted((home / PLANS).glob("*")):
+        # A note that was being written, or one on a version that was deleted since.
         if note.suffix == ".tmp":
-            yield _leftover("aside file", note)
+            yield _orphan("aside file", note)
         elif not (home / note.read_text()).is_dir():
-            yield _leftover("plan", note)
+            yield _orphan("plan", note)
 
 
-def _of_cache(
-    store: Path, cache: StageCache, remarks: list[str]
-) -> tuple[list[Leftover], list[int]]:
+def _of_cache(store: Path, cache: StageCache, notes: list[str]) -> tuple[list[Orphan], list[int]]:
     """What lies in a cache unneeded, and the sizes of the entries that stay."""
-    needed, leftovers = _plans(store, cache, remarks)
+    needed, orphans = _plans(store, cache, notes)
     kept = []
+    # Sort every entry into needed, unfinished or orphan.
     for path in _entries(cache):
         if path.suffix == ".tmp":
-            leftovers.append(_leftover("aside file", path))
+            orphans.append(_orphan("aside file", path))
         elif (path.parent.parent.name, path.stem) in needed:
             kept.append(path.stat().st_size)
         else:
-            leftovers.append(_leftover("cache entry", path))
-    return leftovers, kept
+            orphans.append(_orphan("cache entry", path))
+    return orphans, kept
 
 
 def _plans(
-    store: Path, cache: StageCache, remarks: list[str]
-) -> tuple[set[tuple[str, str]], list[Leftover]]:
-    """The keys that the plans of the versions ask for; the saved plans without a version."""
+    store: Path, cache: StageCache, notes: list[str]
+) -> tuple[set[tuple[str, str]], list[Orphan]]:
+    """The keys that the plans of the versions need; the saved plans without a version."""
     needed: set[tuple[str, str]] = set()
-    gone: list[Leftover] = []
+    gone: list[Orphan] = []
+    # Category -> plans with a version; read once per category.
     published: dict[str, set[str] | None] = {}
     for path in saved_plans(cache):
         try:
             plan = load_plan(path)
-        except (ValueError, KeyError, TypeError):  # of another release: nobody can ask for it
-            gone.append(_leftover("plan", path))
+        except (ValueError, KeyError, TypeError):
+            # Of another release: no run of this one can use it.
+            gone.append(_orphan("plan", path))
             continue
+        # A plan is needed while a version of its category was made from it.
         name = plan.settings.name
         if name not in published:
-            published[name] = _published(store / name, remarks)
+            published[name] = _published(store / name, notes)
+        # None: a version of the category cannot be read, so all its plans are kept.
         known = published[name]
         if known is None or plan.digest in known:
-            keyed, calibration = _keys(plan, path, remarks)
+            keyed, calibration = _keys(plan, path, notes)
             needed.add(("normality", calibration))
             for image in keyed:
                 needed.update([("analysis", image.analysis_key), ("samples", image.samples_key)])
         else:
-            gone.append(_leftover("plan", path))
+            gone.append(_orphan("plan", path))
     return needed, gone
 
 
-def _keys(plan: RunPlan, path: Path, remarks: list[str]) -> tuple[Sequence[PlannedImage], str]:
-    """The plan's images with the keys of today, and the key of what is normal.
+def _keys(plan: RunPlan, path: Path, notes: list[str]) -> tuple[Sequence[PlannedImage], str]:
+    """The plan's images with their present keys, and the key of the calibration.
 
-    Where a file that enters them is gone (a rule book, a teacher), the keys of then.
+    Where a file that enters the keys is missing (a rule book, a teacher), the keys as saved.
     """
     try:
         return with_keys(plan.settings, plan.weights, plan.images)
     except AnomalysmithError as error:
-        remarks.append(f"{path.name}: entries kept as of its making, because {error}")
+        notes.append(f"{path.name}: kept the entries it was made with, because {error}")
         return plan.images, plan.calibration_key
 
 
-def _published(home: Path, remarks: list[str]) -> set[str] | None:
-    """Digests of the plans that led to the versions of a category; None when one is unreadable."""
+def _published(home: Path, notes: list[str]) -> set[str] | None:
+    """Digests of the plans that led to the versions of a category.
+
+    None when a version cannot be read: then no entry of the category may be deleted.
+    """
     read = {version.dir: version.index for version in versions(home.parent, home.name)}
+    # `versions` skips unreadable versions; here they must stop the sweep.
     for folder in version_folders(home):
         if folder not in read:
-            remarks.append(
+            notes.append(
                 f"{folder} cannot be read, so every entry of {home.name} is kept; restore the "
                 "version from a copy or delete its folder"
             )
             return None
-    notes = [note for note in (home / PLANS).glob("*") if note.suffix != ".tmp"]
-    again = {note.name for note in notes if (home / note.read_text()).is_dir()}
-    return again | {str(index.get("plan_digest")) for index in read.values()}
+    # Plans that led to content which an earlier version held already.
+    links = [link for link in (home / PLANS).glob("*") if link.suffix != ".tmp"]
+    linked = {link.name for link in links if (home / link.read_text()).is_dir()}
+    return linked | {str(index.get("plan_digest")) for index in read.values()}
 
 
 def _entries(cache: StageCache) -> Iterator[Path]:
+    """Files that the stage cache has written, finished or not; other files are not ours."""
     for stage in _STAGES:
         for path in sorted((cache.root / stage).glob("??/*")):
+            # Other names are not ours and stay.
             if _ENTRY.fullmatch(path.name) or path.suffix == ".tmp":
                 yield path
+    # Plans that were being written.
     yield from sorted((cache.root / "plans").glob(".*.tmp"))
 
 
-def _leftover(kind: Kind, path: Path) -> Leftover:
+def _orphan(kind: Kind, path: Path) -> Orphan:
+    """A file or folder with its size."""
+    # The size of a folder is that of its files.
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return Leftover(kind, path, sum(file.stat().st_size for file in files))
+    return Orphan(kind, path, sum(file.stat().st_size for file in files))
 
 
-def _take_away(leftovers: list[Leftover]) -> None:
-    for leftover in leftovers:
-        if leftover.path.is_dir():
-            shutil.rmtree(leftover.path)
+def _delete(orphans: list[Orphan]) -> None:
+    """Delete orphans, and folders of the cache that become empty."""
+    for orphan in orphans:
+        if orphan.path.is_dir():
+            shutil.rmtree(orphan.path)
         else:
-            leftover.path.unlink()
-    for folder in {leftover.path.parent for leftover in leftovers}:
+            orphan.path.unlink()
+    for folder in {orphan.path.parent for orphan in orphans}:
         if folder.parent.name in _STAGES:
-            with suppress(OSError):  # it still holds entries
+            # Fails while the folder still holds entries.
+            with suppress(OSError):
                 folder.rmdir()

@@ -25,12 +25,15 @@ def pack(
 ) -> Version:
     """Publish what the cache holds of the plan as one version.
 
-    The plan is saved beside the cache: it says which entries the version was made from.
+    `failures` are inputs that could not be used, with `name` and `error`. The plan is saved beside
+    the cache: it lists the entries that the version was made from.
     """
     from pipeline.models import device as devices
 
+    # The header keeps this very list: packing appends the failures of its own reading.
     failed = [*plan.failures, *failures]
     output = plan.settings.output
+    # Everything in the index that does not follow from the results.
     header = VersionHeader(
         settings=plan.settings.digest_content(),
         plan_digest=plan.digest,
@@ -41,6 +44,7 @@ def pack(
         defects_config=plan.defects_config,
         original_size=_original_size(plan),
         limits=normal_model_of(plan).limits.to_json(),
+        # The device as well: it decides how numbers are rounded.
         software=software()
         | {
             "compute": devices.choose(
@@ -48,6 +52,7 @@ def pack(
             ).describe()
         },
     )
+    # `gc` must not delete entries between reading them and publishing the version.
     with plan.cache.in_use():
         plan.save()
         return publish(
@@ -58,6 +63,7 @@ def pack(
             header,
             profile=output.profile,
             shard_images=output.shard_images,
+            # A sample of rejects for the gallery; more would only cost space.
             keep_rejects=64 if output.keep_rejects else 0,
             gallery=output.gallery,
             audit=output.audit,
@@ -67,9 +73,10 @@ def pack(
 
 
 def _original_size(plan: RunPlan) -> tuple[int, int] | None:
-    """The (H, W) of the first readable image, as its file has it; a category is of one size."""
+    """(H, W) of the first readable image file; all images of a category have one size."""
     for image in plan.images:
         try:
+            # Kept for metrics with absolute areas, which refer to the original size.
             return read_header(Path(image.path)).size_HW
         except ImageError:
             continue
@@ -77,13 +84,17 @@ def _original_size(plan: RunPlan) -> tuple[int, int] | None:
 
 
 def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResult]:
+    """Results in the order of the plan; new failures are appended to `failed`."""
     known = {failure["name"] for failure in failed}
     for image in plan.images:
+        # Failed images were reported before; the version lists them.
         if image.name in known:
             continue
+        # Both entries of the image.
         keys = (image.analysis_key, image.samples_key)
         result = read_result(plan.cache, image.name, image.digest, image.split, keys)
-        if result is None:  # the entry went away or was damaged since: make it again
+        # The entry was deleted or damaged since: generate it again.
+        if result is None:
             outcome = generate_image(plan, image)
             if outcome.error:
                 failed.append({"name": image.name, "error": outcome.error})
@@ -94,6 +105,7 @@ def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResul
 
 
 def _test_images(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[TestImage]:
+    """Real test images with their masks; new failures are appended to `failed`."""
     for entry in plan.test:
         try:
             yield load_test(entry, plan.settings.image_size, plan.defects_config)

@@ -1,8 +1,8 @@
-"""Publish a dataset version whole or not at all.
+"""Publish a dataset version atomically.
 
 A version is a folder `<store>/<category>/<NNNN>-<digest12>/` that never changes. It is built in a
-hidden folder beside it and renamed at the end, `index.json` last, so a reader sees all of it or
-nothing; whatever a killed run leaves is hidden, and the next run throws it away. Writers of one
+hidden folder beside it, `index.json` last, and renamed at the end, so readers see all of it or
+nothing. What a killed run leaves behind is hidden, and the next run deletes it. Writers of one
 category wait for each other at a lock file.
 """
 
@@ -19,7 +19,7 @@ from pipeline.reports.audit.run import audit as audit_of
 from pipeline.reports.card import render_card
 from pipeline.reports.croissant import croissant
 from pipeline.reports.gallery import write_gallery_of
-from pipeline.utils.files import locked, naming_the_disk, require_writable, sync, write_whole
+from pipeline.utils.files import locked, named_disk_errors, require_writable, sync, write_atomic
 from pipeline.utils.hashing import pretty_json
 
 
@@ -43,49 +43,65 @@ def publish(
     Both iterables are consumed once and in order, and at most one shard is held in memory.
     `progress` is called with the number of images that are done, `waiting` when another process
     is publishing this category. If that one published the same plan, its version is returned and
-    nothing is consumed. With `audit` the index says what a trivial probe makes of the samples.
+    nothing is consumed. With `audit` the index also holds the shortcut and detectability audits.
+
+    Raises UserError for a category name that is no folder name, for `shard_images` below 1, and
+    where the store cannot be written.
     """
     if not category or category.startswith(".") or "/" in category:
-        raise UserError(f"a category is the name of a folder, got {category!r}")
+        raise UserError(
+            f"expected a category name that can be a folder name, without '/' and not starting "
+            f"with '.', got {category!r}"
+        )
     if shard_images < 1:
         raise UserError(f"shard_images must be at least 1, got {shard_images}")
     home = Path(store) / category
+    # Before anything is computed.
     require_writable(home)
     with (
         locked(home, waiting=waiting) as waited,
         building_folder(home, header.plan_digest) as folder,
     ):
+        # The process that held the lock may have published exactly this plan.
         if waited and (same := find_by_plan(home.parent, category, header.plan_digest)):
             return same
+        # Stream all results into the hidden folder.
         build = VersionBuild(folder, category, profile, shard_images, keep_rejects)
         for done, result in enumerate(results, 1):
             build.add(result)
             if progress:
                 progress(done)
+        # Real test images are stored as they are, beside the samples.
         for image in test:
             build.add_test(image)
+        # Only now is the content digest known, and with it the name of the version.
         index = build.finish(header)
         published = versions(home.parent, category)
         for version in published:
             # The same content in another profile is another folder with the same digest.
             if (version.digest, version.index["profile"]) == (index["digest"], index["profile"]):
-                with naming_the_disk(home):
-                    write_whole(home / PLANS / header.plan_digest, version.name.encode())
+                # Note which version this plan led to, so that the next run finds it at once.
+                with named_disk_errors(home):
+                    write_atomic(home / PLANS / header.plan_digest, version.name.encode())
                 return open_version(version.dir)
+        # Unreadable versions keep their number: a number is never used twice.
         numbers = [int(taken.name.split("-")[0]) for taken in version_folders(home)]
         index["version"] = f"{max(numbers, default=0) + 1:04d}-{index['digest'][:12]}"
         index["parent"] = published[-1].name if published else None
+        # Audit and gallery read the shards that were just written, as any reader would.
         if audit:
             index["audit"] = audit_of(Version(folder, index))
         if gallery:
-            with naming_the_disk(folder):
+            with named_disk_errors(folder):
                 write_gallery_of(Version(folder, index), folder)
         documents = {
             CARD: render_card(index).encode(),
             CROISSANT: pretty_json(croissant(index)),
         }
+        # The index comes last: a folder with an index is complete.
         build.seal(index, documents)
-        with naming_the_disk(home):
+        with named_disk_errors(home):
             folder.rename(home / index["version"])
+            # Only now does the new name itself survive a power cut.
             sync(home)
     return open_version(home / index["version"])

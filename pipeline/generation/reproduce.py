@@ -1,8 +1,8 @@
-"""`verify --regenerate N`: make samples again from their lineage and compare every pixel.
+"""`verify --regenerate N`: generate samples again from their lineage and compare every pixel.
 
-From the stored original on everything is done anew: foreground, proposals, the edit from its seed,
-the sample. The models are those that the index names, and their files must have the digests stated
-there; they run on the class of device and in the number format that the version was made with.
+Everything after the stored original is computed again: foreground, proposals, the edit from its
+seed, the sample. The models are those that the index names, and their files must have the digests
+stated there. They run on the class of device and with the dtype that the version was made with.
 """
 
 from collections.abc import Mapping
@@ -25,45 +25,51 @@ from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.models.weights import store as weights
 from pipeline.records import Edit
 
+# The dtype as a version names it -> the value of `precision` in the settings.
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-"""How a version names the number format, and what the settings call it."""
+# Prefix of the names of models that ran on a server, in the weights of an index.
 REMOTE = "remote:"
-"""How the name of a server's model begins, where a version lists what it was made with."""
 
 
 def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
-    """Make `wanted` samples again, spread over the version; how many, and what differed.
+    """Generate `wanted` samples again, spread over the version.
 
-    UserError when this machine cannot: another weights file, or no device of the class of then.
+    Returns how many samples were generated, and one line for each that differs. Raises UserError
+    when this machine lacks a weights file or the class of device that the version was made with.
     """
+    # All samples of the version as (shard, row).
     version = open_version(folder)
     rows = [(shard, j) for shard in version.shards for j in range(shard.samples)]
     if not rows:
         return 0, []
+    # As in a run: sums split over threads round differently.
     devices.one_thread()
     made_by, images = models_of(version), StoredImages(version)
+    # Evenly spread; fewer than wanted where the version has fewer samples.
     picks = np.unique(np.linspace(0, len(rows) - 1, wanted).astype(int))
     differ = []
     for shard, j in (rows[pick] for pick in picks):
         difference = _difference(images, shard, j, made_by)
         if difference:
             differ.append(
-                f"{shard.record(j)['id']}: made again, {difference}; "
-                f"{_otherwise(version.index['software'], made_by.compute)}"
+                f"{shard.record(j)['id']}: regenerated, {difference}; "
+                f"{_environment_changes(version.index['software'], made_by.compute)}"
             )
     return len(picks), differ
 
 
 def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models) -> str:
-    """What differs when sample `j` of a shard is made again, or nothing."""
+    """What differs first when sample `j` of a shard is generated again; "" when it is equal."""
     record, source = shard.record(j), shard.source(j)
     original_HW3 = shard.original(source)
+    # Stage by stage, so that the answer names the first one that differs.
     foreground = made_by.foreground(original_HW3)
     if not np.array_equal(foreground.mask_HW, shard.foreground(source)):
         return "the foreground differs"
     proposals = made_by.proposals(original_HW3, foreground)
     if not np.array_equal(proposals.masks_NHW, shard.proposals(source)[0]):
         return "the proposals differ"
+    # The same settings, seed and donors must lead to the same edit.
     settings = EditSettings.model_validate(images.version.index["settings"]["edits"])
     rng = np.random.default_rng(record["seed"])
     donors = images.donors(record["source"]["name"])
@@ -71,8 +77,10 @@ def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models
     edit = plan(context, rng, settings, record["kind"])
     if edit is None or edit.to_json() != Edit.from_json(record["edit"]).to_json():
         failed = len(images.version.index["failures"])
-        lost = f" ({failed} images failed then; one may have lent parts)" if failed else ""
-        return f"the edit that its seed leads to differs{lost}"
+        # Failed images are not in the version, so their objects cannot be pasted again.
+        lost = f" ({failed} images failed in that run; one may be a donor)" if failed else ""
+        return f"the edit planned from its seed differs{lost}"
+    # And the same edit to the same pixels.
     sample = apply(edit, context)
     if not np.array_equal(sample.change_HW, shard.mask(j)):
         return "the change mask differs"
@@ -80,33 +88,37 @@ def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models
     return f"{count} pixels differ" if count else ""
 
 
-def _otherwise(then: Mapping[str, str], compute: str) -> str:
-    """What is not as it was when the version was made, in words."""
+def _environment_changes(made_with: Mapping[str, str], compute: str) -> str:
+    """What is different from when the version was made, in words."""
+    # As `software` in an index: libraries, then the device.
     now = software() | {"compute": compute}
     changed = [
-        f"{name} was {then[name]}, is {now.get(name, 'absent')}"
-        for name in sorted(then)
-        if then[name] != now.get(name)
+        f"{name} was {made_with[name]}, is {now.get(name, 'absent')}"
+        for name in sorted(made_with)
+        if made_with[name] != now.get(name)
     ]
-    if then.get("compute") == "CPU, bfloat16" and not devices.multiplies_bf16():
-        changed.append("bfloat16 may have been multiplied in hardware then, which this CPU cannot")
-    return "; ".join(changed) or "the libraries and the kind of device are those of then"
+    if made_with.get("compute") == "CPU, bfloat16" and not devices.multiplies_bf16():
+        changed.append("that CPU may have multiplied bfloat16 in hardware, which this one cannot")
+    return "; ".join(changed) or "libraries and kind of device are the same"
 
 
 def models_of(version: Version) -> models.Models:
-    """The models that the index names, after a look at their digests."""
+    """Load the models that the index names.
+
+    Raises UserError where a model ran on a server, or no file with the stated digest is found.
+    """
     stated: dict[str, str] = version.index["weights"]
     settings: dict[str, Any] = dict(version.index["settings"]["models"])
     for name, digest in stated.items():
         stage, _, backend = name.partition("/")
         if backend.startswith(REMOTE):
             raise UserError(
-                f"cannot make samples again: {stage} was done by a server ({backend}), and what it "
-                "runs today is not known here; compare with a version made by it again"
+                f"cannot regenerate samples: {stage} ran on a server ({backend}), whose present "
+                "model is unknown; generate another version with it and compare the two"
             )
         path = _file_with(digest, backend, (settings.get(stage) or {}).get("weights"))
-        of_then = dict(settings.get(stage) or {})
-        settings[stage] = of_then | {"backend": backend, "weights": str(path) if path else None}
+        recorded = dict(settings.get(stage) or {})
+        settings[stage] = recorded | {"backend": backend, "weights": str(path) if path else None}
     chosen = _computed_as(
         ModelSettings.model_validate(settings), version.index["software"].get("compute", "")
     )
@@ -115,8 +127,8 @@ def models_of(version: Version) -> models.Models:
     for name, digest in stated.items():
         if found.get(name) != digest:
             raise UserError(
-                f"cannot make samples again: {name} was {digest[:12]}…, here it is "
-                f"{found.get(name, 'absent')[:12]}…; put the file of then into a folder and name "
+                f"cannot regenerate samples: expected {name} {digest[:12]}…, found "
+                f"{found.get(name, 'absent')[:12]}…; put the original file into a folder and name "
                 "that folder in ANOMALYSMITH_WEIGHTS"
             )
     proposals = ProposalSettings.model_validate(version.index["settings"]["proposals"])
@@ -124,7 +136,8 @@ def models_of(version: Version) -> models.Models:
 
 
 def _file_with(digest: str, backend: str, named: str | None) -> Path | None:
-    """The weights file with that SHA-256: the one that the manifest named, or any of that name."""
+    """The weights file with that SHA-256: `named` by the manifest, or in any weights folder."""
+    # Backends with a registry entry may lie in any weights folder.
     entry = (models.FOREGROUND | models.PROPOSALS | models.INPAINT | models.FILL).get(backend)
     places = [Path(named)] if named else []
     if entry:
@@ -134,23 +147,25 @@ def _file_with(digest: str, backend: str, named: str | None) -> Path | None:
 
 
 def _computed_as(settings: ModelSettings, compute: str) -> ModelSettings:
-    """The settings with the device class and number format of `compute`, as in `CPU, bfloat16`.
+    """The settings with the device class and dtype of `compute`, such as `CPU, bfloat16`.
 
-    `auto` would settle for what this machine runs fastest, and other rounding makes other masks.
+    `auto` would choose what this machine runs fastest, and other rounding gives other masks.
     """
-    device, _, number_format = compute.rpartition(", ")
-    if number_format not in PRECISIONS:
+    # Such as "NVIDIA H200, bfloat16".
+    device, _, dtype = compute.rpartition(", ")
+    if dtype not in PRECISIONS:
         raise UserError(
-            "cannot make samples again: the version does not say on which device it was made "
+            "cannot regenerate samples: the version does not say on which device it was made "
             f"(software.compute is {compute!r})"
         )
+    # Any CUDA device will do: another model of GPU may round differently, which is then reported.
     on_cpu = device == "CPU"
     if not on_cpu and devices.choose().device.type != "cuda":
         raise UserError(
-            f"cannot make samples again: they were made on {device}, and this machine has no CUDA "
+            f"cannot regenerate samples: they were made on {device}, and this machine has no CUDA "
             "device; run verify --regenerate on one that has"
         )
     # On CUDA the device stays `auto`: naming it would also demand the GPU build of onnxruntime.
     return settings.model_copy(
-        update={"device": "cpu" if on_cpu else "auto", "precision": PRECISIONS[number_format]}
+        update={"device": "cpu" if on_cpu else "auto", "precision": PRECISIONS[dtype]}
     )

@@ -1,6 +1,6 @@
-"""The good images that rules are drafted from or checked on, and what a book says about them.
+"""Check a rule book on normal images and on the samples of a version.
 
-Only normals: a draft reads the training split alone, so validation normals are there to check it.
+A draft is learned from the training split alone, so validation normals can check it.
 """
 
 from collections import Counter
@@ -18,18 +18,22 @@ from pipeline.imaging.decode import load_image
 from pipeline.models import build as models
 from pipeline.records import GOOD
 from pipeline.rulebook.book import RuleBook
-from pipeline.rulebook.check import broken_rules, seen_in
+from pipeline.rulebook.check import broken_rules, recognised_in
 from pipeline.rulebook.parts import FindParts, finder
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
 
-MANY = 60
-"""Normals that a draft reads unless told otherwise: more make it slower, not better."""
+# Normals that a draft or a check reads by default: more make it slower, not better.
+DEFAULT_LIMIT = 60
 
 
 @dataclass(slots=True)
 class Agreement:
-    """How normals keep a book, and how samples break it; `broken` counts pictures per rule."""
+    """How many normals keep every rule, and how many samples break exactly their rule.
+
+    `broken` counts normals per broken rule, `faults` holds their broken rules by image name, and
+    `others` the broken rules of samples that do not break exactly their own.
+    """
 
     normals: int = 0
     keep: int = 0
@@ -58,10 +62,12 @@ class Agreement:
 
 
 def part_finder(settings: CategorySettings) -> FindParts:
-    """Parts as a run of this category would find them."""
+    """The function that finds parts as a run of this category would."""
     from pipeline.models import device as devices
 
+    # As in a run: the same sums give the same parts.
     devices.one_thread()
+    # The models of a run, as its masks decide what parts look like.
     files = models.resolve(settings.models, settings.policy.allow_noncommercial)
     return finder(models.load(settings.models, settings.proposals, files))
 
@@ -69,20 +75,23 @@ def part_finder(settings: CategorySettings) -> FindParts:
 def good_images(
     settings: CategorySettings, splits: Sequence[str], limit: int | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and pixels of the good images of some splits, spread over the folder when limited.
+    """Name and (H, W, 3) uint8 pixels of the good images of some splits, sorted by name.
 
-    UserError when there is none; an unreadable image is left out.
+    With `limit`, images are taken at even distances, so they are from all over the folder. Raises
+    UserError when there is none; unreadable images are skipped.
     """
     listing = read_source(settings.kind, settings.root, settings.name)
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
+    # By name, so that a limit takes the same images every time.
     wanted = sorted(
         (entry for entry in entries if entry.split in splits and entry.defect == GOOD),
         key=lambda entry: entry.name,
     )
     if not wanted:
         raise UserError(f"{settings.root}: no good image in {' or '.join(splits)}")
+    # Spread evenly over the sorted names.
     if limit is not None and limit < len(wanted):
         wanted = [wanted[k] for k in np.linspace(0, len(wanted) - 1, limit).round().astype(int)]
     for entry in wanted:
@@ -95,35 +104,39 @@ def good_images(
 def check_normals(
     book: RuleBook, find: FindParts, images: Iterator[tuple[str, np.ndarray]]
 ) -> Agreement:
-    """Ask every rule of normal images."""
+    """Evaluate every rule on normal images."""
     agreement = Agreement()
     for name, image_HW3 in images:
-        _ask(agreement, book, find, name, image_HW3)
+        _check(agreement, book, find, name, image_HW3)
     return agreement
 
 
 def check_version(
     book: RuleBook, find: FindParts, version: Version, limit: int | None = None
 ) -> Agreement:
-    """Ask every rule of a version's originals, and of its samples whether they break just theirs.
+    """Evaluate every rule on the originals of a version, and check which rules its samples break.
 
-    Samples are those with a `rule` in their record; a control has to break none. A rule that the
-    original breaks as well counts for neither.
+    Only samples with a `rule` in their record count; a control must break none. A rule that the
+    original breaks as well does not count.
     """
     from pipeline.rulebook.judge import Judge
 
     agreement, judge = Agreement(), Judge(book, find)
-    asked_of: set[str] = set()
+    # With a limit, samples of other images are skipped.
+    checked: set[str] = set()
     for image_HW3, record in version.images():
+        # Images of a version are in a fixed order, so a limit takes the same ones.
         if limit is not None and agreement.normals == limit:
             break
-        asked_of.add(record["name"])
-        _ask(agreement, book, find, record["name"], image_HW3)
+        checked.add(record["name"])
+        _check(agreement, book, find, record["name"], image_HW3)
     for image_HW3, pixels_HW3, change_HW, record in version.samples():
-        if "rule" not in record or record["source"]["name"] not in asked_of:
+        if "rule" not in record or record["source"]["name"] not in checked:
             continue
+        # Rules that the sample breaks and its original does not.
         found = judge.broken_by(image_HW3, pixels_HW3, change_HW)
         agreement.samples += 1
+        # A combined edit names its rules as "a+b", a control none.
         if set(found) == set(filter(None, record["rule"].split("+"))):
             agreement.as_labelled += 1
         else:
@@ -131,13 +144,14 @@ def check_version(
     return agreement
 
 
-def _ask(
+def _check(
     agreement: Agreement, book: RuleBook, find: FindParts, name: str, image_HW3: np.ndarray
-) -> set[str]:
-    broken = broken_rules(book, seen_in(book, find(image_HW3)))
+) -> None:
+    """Count one normal image and the rules that it breaks."""
+    # The parts in this image, as the rules see them.
+    broken = broken_rules(book, recognised_in(book, find(image_HW3)))
     agreement.normals += 1
     agreement.keep += not broken
     agreement.broken.update(broken.keys())
     if broken:
         agreement.faults[name] = broken
-    return set(broken)

@@ -2,8 +2,7 @@
 
     edit -> sample -> verdict
 
-Everything here is a plain function over a plan and its cache; the command line and the Prefect flow
-call the same ones.
+These are plain functions of a plan and its cache; command line and Prefect flow call the same ones.
 """
 
 import hashlib
@@ -34,22 +33,23 @@ from pipeline.models.build import Models
 from pipeline.records import Attempt, Edit, Sample, Verdict
 from pipeline.rulebook.judge import Judge, judge_for
 
-# Attempts with one kind before the next kind has its turn.
+# Attempts with one kind before the next kind is tried: some kinds fail on every object of an image.
 TRIES_PER_KIND = 3
-# Reasons of attempts that came to no sample; those of samples are the gate's and the rule book's.
+# Reasons of attempts without a sample; samples are rejected by the gate or the rule book.
 NO_CANDIDATE = "no_candidate"
 NO_EDIT = "no_edit"
 TRIED_BEFORE = "tried_before"
 
 
 def generate_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
-    """Several images, one after another, through all stages; the unit of work of a task."""
+    """Generate the samples of several images one after another; the unit of work of a task."""
     with plan.cache.in_use():
         return [generate_image(plan, image) for image in images]
 
 
 def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
-    """Bring one image through all stages into the cache, unless it is there already."""
+    """Run all stages of one image into the cache, unless their results are there already."""
+    # Read, not only found: a damaged entry must be generated again.
     stored = plan.cache.read("samples", image.samples_key)
     if stored is not None and plan.cache.has("analysis", image.analysis_key):
         return Outcome.of(image.name, stored[1], cached=True)
@@ -80,26 +80,33 @@ def generate_samples(
     normal_model: NormalModel | None = None,
     rules: Judge | None = None,
 ) -> list[Attempt]:
-    """All attempts at all samples of one image; kinds take turns, rejects try the next seed.
+    """All attempts at all samples of one image.
 
-    `normal_model` is what good products of the category look like; without it the gate judges by
-    its fixed limits. `rules` holds accepted samples against a rule book.
+    Kinds take turns; after a rejected sample the next seed is tried, up to `edits.attempts` times.
+    Without `normal_model` the gate uses its fixed limits. `rules` also judges accepted samples by a
+    rule book.
     """
+    # The image itself must not count as a normal: its own patches would hide a bad edit.
     normal_model = normal_model and normal_model.without(image_digest)
+    # The quota of this image and the kinds that may fill it.
     wanted, controls = settings.edits.per_image, settings.edits.controls_per_image
     kinds = kinds_of(settings.edits, context.fill is not None)
     seed_of = partial(sample_seed, settings.seed, settings.name, image_digest)
-    # Images begin at different kinds, so a small set shows all of them.
+    # Images start with different kinds, so even a small dataset contains all of them.
     turn = int(image_digest[:8], 16)
     attempts: list[Attempt] = []
     accepted: list[Sample] = []
+    # Verdicts by geometry of the edit: other seeds often plan the same edit again.
     judged: dict[str, Verdict] = {}
+    # Controls come after the anomalous samples.
     for number in range(wanted + controls):
+        # After TRIES_PER_KIND attempts, the next kind has its turn.
         turns = kinds if number < wanted else CONTROLS
         for attempt in range(settings.edits.attempts):
             kind = turns[(turn + number + attempt // TRIES_PER_KIND) % len(turns)]
             seed = seed_of(number, attempt)
             made = partial(Attempt, number, attempt, kind, seed)
+            # Without proposals no attempt can succeed: count it once and go on.
             if not len(context):
                 attempts.append(made(None, Verdict(False, NO_CANDIDATE)))
                 break
@@ -110,12 +117,13 @@ def generate_samples(
                 continue
             same = _geometry(edit)
             if same in judged:
-                # Only the noise could differ: the verdict stands, and nothing is painted. Counted
-                # apart, so that the other reasons count images.
+                # Only the noise could differ, so the verdict is reused and nothing is inpainted.
+                # With a reason of its own, so that the other reasons count images.
                 again = replace(judged[same], accepted=False, reason=TRIED_BEFORE)
                 attempts.append(made(None, again))
                 continue
             sample = apply(edit, context)
+            # The gate first: it is cheaper than finding the parts for the rule book.
             verdict = judge(sample, context.image_HW3, settings.gate, accepted, normal_model)
             if verdict.accepted and rules is not None:
                 verdict = rules.judge(edit, sample, context.image_HW3, context.proposals, verdict)
@@ -128,19 +136,24 @@ def generate_samples(
 
 
 def _geometry(edit: Edit) -> str:
-    """What an edit does to which objects, without its seed; what a prompt paints depends on it."""
+    """What an edit does to which objects, as a key; with its seed only where a prompt is used."""
+    # Diffusion generates something else for every seed.
     prompted = any("prompt" in part.parameters for part in edit.parts)
     parts = [(part.kind, part.targets, dict(part.parameters)) for part in edit.parts]
     return str((parts, edit.seed if prompted else None))
 
 
 def sample_seed(root: int, category: str, image_digest: str, number: int, attempt: int) -> int:
-    """The seed of one attempt, 62 bits; it depends on nothing else."""
+    """The seed of one attempt: 62 bits that depend on the arguments alone.
+
+    `root` is the random seed of the run. Neither the order of images nor other attempts matter.
+    """
     text = f"{root}/{category}/{image_digest}/{number}/{attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
 
 
 def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
+    """The other images whose objects may be pasted into this one."""
     donors = [i for i in plan.images if i.name in image.donors and not analyse(plan, i).error]
     return Donors.of(
         {donor.name: partial(pixels_and_objects, plan, donor) for donor in donors},
@@ -149,11 +162,12 @@ def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
 
 
 def _rules(plan: RunPlan, models: Models) -> Judge | None:
+    """The judge of the category's rule book, None without one."""
     book = plan.settings.rules
     return _resident_rules(book, rules_digest(plan.settings), models) if book else None
 
 
-# The digest is part of the question: a book that was edited is read again.
+# The digest is an argument so that a rule book that was edited is read again.
 @lru_cache(maxsize=2)
 def _resident_rules(book: Path, digest: str, models: Models) -> Judge:
     return judge_for(book, models)

@@ -1,7 +1,7 @@
-"""What a published version still knows of its own making: its normals, its donors, its limits.
+"""Read a published version as generation needs it: its normal images, their donors, its limits.
 
-A version holds the originals and proposals of all its images, so what the run learned from several
-images can be learned again, on any machine and without the source.
+A version holds the originals and proposals of all its images. What the run learned from several
+images can therefore be learned again, on any machine and without the source.
 """
 
 from pathlib import Path
@@ -12,20 +12,22 @@ import numpy as np
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
 from pipeline.edits.donors import Donors
-from pipeline.gate.calibration import Limits, NormalModel, Sight, learn
-from pipeline.gate.settings import asks_patches
+from pipeline.gate.calibration import Limits, NormalImage, NormalModel, learn
+from pipeline.gate.settings import uses_patches
 from pipeline.generation.cache_keys import TEACHER, PlannedImage, calibration_images, donors_of
 from pipeline.models.weights import store as weights
 from pipeline.records import ObjectProposals
 
 
 class StoredImages:
-    """The normal images of a version, as planning, donors and normality want them."""
+    """The normal images of a version, as planning, donors and calibration need them."""
 
     def __init__(self, version: Version) -> None:
         self.version = version
+        # Name of an image -> its shard and its row there.
         self._places: dict[str, tuple[ShardReader, int]] = {}
         self.images: list[PlannedImage] = []
+        # Paths are unknown and not needed: everything is read from the shards.
         for shard in version.shards:
             for i in range(shard.images):
                 record = shard.image_record(i)
@@ -35,34 +37,42 @@ class StoredImages:
                 )
 
     def donors(self, name: str) -> Donors:
-        """The other images whose parts an image's edits could borrow.
+        """The images that donated objects to the edits of an image.
 
-        Files that could not be used are not in a version; where one would have been a donor, other
-        donors are found than the run had.
+        Files that could not be used are not in a version. Where one of them would have been a
+        donor, this finds other donors than the run had.
         """
         image = next(image for image in self.images if image.name == name)
-        lenders = [other for other in self.images if other.name in donors_of(image, self.images)]
+        donors = [other for other in self.images if other.name in donors_of(image, self.images)]
         return Donors.of(
-            {lender.name: self.sight(lender.name) for lender in lenders},
-            {lender.name: lender.digest for lender in lenders},
+            {donor.name: self.loader(donor.name) for donor in donors},
+            {donor.name: donor.digest for donor in donors},
         )
 
-    def normality(self) -> NormalModel:
-        """What is normal here, learned again; limits are those of the index where it has them."""
+    def normal_model(self) -> NormalModel:
+        """The gate's calibration, learned again; limits are those of the index where it has them.
+
+        WeightsError when the gate uses patches and the teacher's weights are missing.
+        """
+        # Settings of older releases may lack keys of today, so they are read one by one.
         settings: dict[str, Any] = dict(self.version.index["settings"])
-        patches = asks_patches(settings["gate"].get("patches"), settings["edits"]["preset"])
+        patches = uses_patches(settings["gate"].get("patches"), settings["edits"]["preset"])
+        # Licences do not matter here: nothing is published.
         teacher: Path | None = weights.require(TEACHER, None, True) if patches else None
-        sights = {image.digest: self.sight(image.name) for image in calibration_images(self.images)}
-        learned = learn(sights, teacher, settings["edits"]["dilation"])
+        normals = {
+            image.digest: self.loader(image.name) for image in calibration_images(self.images)
+        }
+        learned = learn(normals, teacher, settings["edits"]["dilation"])
+        # Indexes of older releases have no limits.
         kept = self.version.index.get("limits")
         return NormalModel(learned.patches, Limits(**kept)) if kept else learned
 
-    def sight(self, name: str) -> Sight:
-        """Gives the pixels and proposals of one image when they are asked for."""
+    def loader(self, name: str) -> NormalImage:
+        """A function that reads the (H, W, 3) uint8 pixels and the proposals of one image."""
         shard, i = self._places[name]
 
-        def look() -> tuple[np.ndarray, ObjectProposals]:
+        def load() -> tuple[np.ndarray, ObjectProposals]:
             masks_NHW, scores_N = shard.proposals(i)
             return shard.original(i), ObjectProposals(masks_NHW, scores_N, shard.foreground(i))
 
-        return look
+        return load

@@ -1,38 +1,30 @@
 """How long stages took in earlier runs of a store: one small file, for estimates only.
 
-A line of `<store>/.cache/timings.jsonl` is one stage of one run: on what kind of work, and seconds
-per unit. Nothing depends on it; a line that does not read back is skipped, and the file may be
-deleted at any time.
+A line of `<store>/.cache/timings.jsonl` is one stage of one run: the kind of work, and seconds per
+unit. No result depends on it. Lines that cannot be parsed are skipped, and the file may be deleted
+at any time.
 """
 
 import json
 import os
 import statistics
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.utils.files import write_whole
-
-if TYPE_CHECKING:
-    from pipeline.generation.plan import RunPlan
+from pipeline.generation.cache_keys import device_class
+from pipeline.generation.plan import RunPlan
+from pipeline.utils.files import write_atomic
 
 TIMINGS = "timings.jsonl"
+# An estimate is the median of this many runs, so that one unusual run does not move it.
 RUNS = 9
-"""An estimate is the median of the last so many runs: an odd one does not move it."""
-FULL, KEPT = 1 << 20, 2000
-"""From this many bytes on, only the last so many lines are kept."""
-
-UNITS: Mapping[str, str] = {
-    "start": "run",
-    "analysis": "image",
-    "normality": "category",
-    "samples": "wanted sample",
-    "version": "stored image",
-}
-"""The stages in their order and what their seconds are counted per. `start` is loading models."""
+# A file above this many bytes is cut down to its last lines.
+MAX_BYTES, KEPT_LINES = 1 << 20, 2000
+# In order. `start` is the loading of the models.
+STAGES = ("start", "analysis", "normality", "samples", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +37,8 @@ class Timing:
     units: int
 
 
-def how_of(plan: "RunPlan") -> str:
-    """What decides a stage's speed beside the number of images: models, size, machine."""
-    from pipeline.generation.cache_keys import device_class
-
+def how_of(plan: RunPlan) -> str:
+    """What decides the speed of a stage besides the number of images: models, size, device."""
     settings = plan.settings
     backends = [f"{stage}={name}" for stage, (name, _) in plan.files.used().items()]
     height, width = settings.image_size
@@ -56,40 +46,40 @@ def how_of(plan: "RunPlan") -> str:
     return " ".join([*backends, f"{height}x{width}", f"{settings.proposals.points}pt", *device])
 
 
+def units_per_item(plan: RunPlan) -> dict[str, int]:
+    """Units of one item of each stage: an image, or the whole run for what is done once."""
+    edits = plan.settings.edits
+    return {
+        "start": 1,
+        "analysis": 1,
+        "normality": 1,
+        "samples": edits.per_image + edits.controls_per_image,
+        "version": len(plan.images) + len(plan.test),
+    }
+
+
 def record(cache: Path, timings: Iterable[Timing]) -> None:
-    """Append the stages of a run to the file in a cache's folder, if the disk lets it."""
-    lines = [json.dumps(asdict(t) | {"seconds": round(t.seconds, 5)}) for t in timings]
-    with suppress(OSError):  # the version is published: a full disk must not fail its run now
-        _append(cache / TIMINGS, "".join(f"{line}\n" for line in lines).encode())
-
-
-def _append(path: Path, lines: bytes) -> None:
-    # One write in append mode: lines of runs that end together do not mix.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, lines)
-        full = os.fstat(handle).st_size > FULL
-    finally:
-        os.close(handle)
-    if full:
-        write_whole(path, b"".join(path.read_bytes().splitlines(keepends=True)[-KEPT:]))
+    """Append the stages of a run to the file in the folder of a cache; disk errors are ignored."""
+    lines = [json.dumps(asdict(t) | {"seconds": round(t.seconds, 5)}) + "\n" for t in timings]
+    path = cache / TIMINGS
+    with suppress(OSError):  # the version is already published: a full disk must not fail the run
+        # One write in append mode, so that lines of runs that end together do not mix.
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, "".join(lines).encode())
+        finally:
+            os.close(handle)
+        if path.stat().st_size > MAX_BYTES:
+            write_atomic(path, b"".join(path.read_bytes().splitlines(True)[-KEPT_LINES:]))
 
 
 def known(cache: Path, how: str) -> dict[str, tuple[float, int]]:
-    """Per stage the median seconds per unit over the last runs of this kind, and how many."""
-    found: dict[str, list[float]] = {}
-    try:
-        lines = (cache / TIMINGS).read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    for line in lines:
-        try:
+    """Per stage: the median seconds per unit over the last runs of this kind, and their number."""
+    path, found = cache / TIMINGS, defaultdict(list)
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError, TypeError):  # damaged, or of another release
             timing = Timing(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        if timing.how == how and timing.stage in UNITS:
-            found.setdefault(timing.stage, []).append(float(timing.seconds))
-    return {
-        stage: (statistics.median(seconds[-RUNS:]), len(seconds[-RUNS:]))
-        for stage, seconds in found.items()
-    }
+            if timing.how == how and timing.stage in STAGES:
+                found[timing.stage].append(float(timing.seconds))
+    last = {stage: seconds[-RUNS:] for stage, seconds in found.items()}
+    return {stage: (statistics.median(seconds), len(seconds)) for stage, seconds in last.items()}

@@ -1,7 +1,10 @@
-"""Sensor grain: an inpainter paints smooth ground, a camera does not, and detectors notice.
+"""Sensor noise: estimation on a high-pass residual, and synthesis inside an inpainted hole.
 
-The grain of the ring around a hole is measured on a high-pass residual and the lacking part is
-added inside the hole, so that the noise level there tells nothing about the edit.
+Inpainters produce smooth background and cameras do not, so a detector could find an edit by its
+missing noise. The noise level of the ring around a hole is measured, and what the filled hole lacks
+is added to it.
+
+Shapes: H, W image or window; 3 colour (RGB, 0-255); R pixels of a region.
 """
 
 from functools import lru_cache
@@ -9,67 +12,84 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+# Width in pixels of the ring around a hole whose noise level the hole should have.
 RING = 9
-"""Width in pixels of the ring whose grain is the model."""
+# Gaussian sigma in pixels: wide enough to pass most pixel noise, narrow enough to remove shading.
 HIGH_PASS_SIGMA = 1.2
-MAX_GRAIN = 6.0
-"""Grey levels above which a residual is texture, not grain, and is not imitated by noise."""
-ENOUGH = 16
-"""Pixels below which a region has no level."""
-TO_SIGMA = 1.4826
-"""Median absolute deviation to standard deviation, for a normal distribution."""
+# Grey levels above which a residual counts as texture; texture is not imitated by noise.
+MAX_NOISE = 6.0
+# Smallest region in pixels for which a noise level is reported.
+MIN_PIXELS = 16
+# Median absolute deviation to standard deviation, for a normal distribution.
+MAD_TO_SIGMA = 1.4826
+# Share of noise amplitude that all channels have in common: demosaicing leaves mostly luminance
+# noise.
+LUMINANCE = 0.7
 
 
-def add_grain(
+def add_noise(
     filled_HW3: np.ndarray, image_HW3: np.ndarray, hole_HW: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """`filled_HW3` (float32) with the grain it lacks inside the hole; the rest is untouched."""
-    around_3 = np.minimum(grain_level(image_HW3, ring_of(hole_HW)), MAX_GRAIN)
-    inside_3 = grain_level(filled_HW3, hole_HW)
-    lacking_3 = np.sqrt(np.maximum(around_3**2 - inside_3**2, 0)) / _white_level()
-    shared = 0.7  # camera noise is mostly luminance after demosaicing
+    """`filled_HW3` (float32) with the noise that it lacks inside the hole; elsewhere unchanged.
+
+    The wanted level is that of the ring around the hole in `image_HW3` (uint8). Draws one shared
+    and one per-channel noise field of the whole size from `rng`, in this order.
+    """
+    around_3 = np.minimum(noise_level(image_HW3, ring_of(hole_HW)), MAX_NOISE)
+    inside_3 = noise_level(filled_HW3, hole_HW)
+    # Variances of independent noise add up. The levels are those after the high pass, so the level
+    # of the white noise to add is divided by the filter's gain.
+    missing_3 = np.sqrt(np.maximum(around_3**2 - inside_3**2, 0)) / _high_pass_gain()
     common_HW1 = rng.standard_normal((*hole_HW.shape, 1), np.float32)
     single_HW3 = rng.standard_normal(filled_HW3.shape, np.float32)
-    noise_HW3 = shared * common_HW1 + np.sqrt(1 - shared**2) * single_HW3
-    return np.where(hole_HW[..., None], filled_HW3 + noise_HW3 * lacking_3, filled_HW3).astype(
+    added_HW3 = LUMINANCE * common_HW1 + np.sqrt(1 - LUMINANCE**2) * single_HW3
+    return np.where(hole_HW[..., None], filled_HW3 + added_HW3 * missing_3, filled_HW3).astype(
         np.float32
     )
 
 
-def grain_level(image_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
-    """Robust standard deviation of the high-pass residual over a region, per channel, float32."""
-    if np.count_nonzero(where_HW) < ENOUGH:
+def noise_level(image_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
+    """Robust standard deviation (MAD) of the high-pass residual over a region, (3,) float32.
+
+    Zeros for regions below `MIN_PIXELS`.
+    """
+    if np.count_nonzero(where_HW) < MIN_PIXELS:
         return np.zeros(3, np.float32)
-    return level_of(high_pass(image_HW3), where_HW)
+    return residual_level(high_pass(image_HW3), where_HW)
 
 
-def level_of(residual_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
-    """`grain_level` of a region, given the picture's `high_pass`."""
-    if np.count_nonzero(where_HW) < ENOUGH:
+def residual_level(residual_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
+    """`noise_level` of a region, given the image's `high_pass`."""
+    if np.count_nonzero(where_HW) < MIN_PIXELS:
         return np.zeros(3, np.float32)
     size_3R = np.abs(np.ascontiguousarray(residual_HW3[where_HW].T))
-    middle = size_3R.shape[1] // 2  # `np.median`, which is much slower along the first axis
+    # The median by hand: `np.median` is much slower along the first axis.
+    middle = size_3R.shape[1] // 2
     size_3R = np.partition(size_3R, (middle - 1, middle), axis=1)
     low = middle if size_3R.shape[1] % 2 else middle - 1
     median_3 = (size_3R[:, low] + size_3R[:, middle]) / 2
-    return (TO_SIGMA * median_3).astype(np.float32)
+    return (MAD_TO_SIGMA * median_3).astype(np.float32)
 
 
 def high_pass(image_HW3: np.ndarray) -> np.ndarray:
-    """What a small Gaussian takes away, float32."""
+    """The image minus its Gaussian blur, (H, W, 3) float32."""
     image_HW3 = image_HW3.astype(np.float32)
     return image_HW3 - cv2.GaussianBlur(image_HW3, (0, 0), HIGH_PASS_SIGMA)
 
 
 def ring_of(mask_HW: np.ndarray) -> np.ndarray:
-    """The pixels within RING of the mask and outside it."""
+    """The pixels outside the mask and within RING of it (a square neighbourhood), (H, W) bool."""
     kernel = np.ones((2 * RING + 1, 2 * RING + 1), np.uint8)
     return cv2.dilate(mask_HW.astype(np.uint8), kernel).astype(np.bool_) & ~mask_HW
 
 
 @lru_cache
-def _white_level() -> float:
-    """Share of white noise's standard deviation that `high_pass` lets through."""
+def _high_pass_gain() -> float:
+    """Factor by which `high_pass` scales the standard deviation of white noise.
+
+    It is the L2 norm of the filter's impulse response.
+    """
+    # The Gaussian is negligible beyond six sigma.
     radius = 8
     delta = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     delta[radius, radius] = 1

@@ -3,11 +3,11 @@
     teacher = small_teacher(path)                        # or resnet18_trunk(path)
     fine, middle, coarse = teacher(normalise(images_B3HW))
 
-Both are one shape of network: the stem and first three stages of a ResNet of basic blocks (He et
-al., CVPR 2016) under torchvision's names. They differ in width only, so every detector takes either
-and reads `teacher.channels`.
+Both have the same architecture: the stem and the first three stages of a ResNet of basic blocks (He
+et al., CVPR 2016) under torchvision's names. They differ in width only, so every detector works
+with either and reads `teacher.channels`.
 
-Shapes: B batch; H, W picture; 3 colour (RGB); C channels of a level; h, w = H, W divided by the
+Shapes: B batch; H, W image; 3 colour (RGB); C channels of a level; h, w = H, W divided by the
 level's stride, rounded up.
 """
 
@@ -20,13 +20,16 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, WeightsError
 from pipeline.models.weights.safe_load import load_state
 
+# Input pixels per cell of the three levels (layer1, layer2, layer3).
 STRIDES = (4, 8, 16)
-"""Input pixels per cell of the three levels (layer1, layer2, layer3)."""
+# Channels of the three levels.
 RESNET18_CHANNELS = (64, 128, 256)
 SMALL_CHANNELS = (32, 64, 128)
+# Mean and standard deviation of ImageNet in 0-1, RGB, as torchvision's weights expect.
 MEAN_3 = (0.485, 0.456, 0.406)
 DEVIATION_3 = (0.229, 0.224, 0.225)
 
+# Feature maps at strides 4, 8 and 16.
 Levels = tuple[Tensor, Tensor, Tensor]
 
 
@@ -34,8 +37,8 @@ class Trunk(nn.Module):
     """Stem (stride 4) and three stages of two basic blocks: strides 4, 8 and 16.
 
     `forward(images_B3HW)` takes normalised float RGB (see `normalise`), any H and W from 32 on, and
-    gives three maps (B, C, h, w) with C = `channels`. They come out of a ReLU, so they are never
-    negative. A fresh trunk is trainable; `freeze` it before use as a teacher.
+    returns three maps (B, C, h, w) with C = `channels`. They are outputs of a ReLU, so they are
+    never negative. A new trunk is trainable; `freeze` it before use as a teacher.
     """
 
     def __init__(self, channels: tuple[int, int, int]) -> None:
@@ -50,6 +53,7 @@ class Trunk(nn.Module):
         self.layer1 = residual_stage(first, first, stride=1)
         self.layer2 = residual_stage(first, second, stride=2)
         self.layer3 = residual_stage(second, third, stride=2)
+        # torchvision's initialisation of a ResNet.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -61,13 +65,16 @@ class Trunk(nn.Module):
         return fine_BChw, middle_BChw, self.layer3(middle_BChw)
 
     def freeze(self) -> "Trunk":
-        """Evaluation mode and no gradients, for good."""
+        """Switch to evaluation mode without gradients, permanently."""
         self.frozen = True
         self.requires_grad_(False)
         return self.eval()
 
     def train(self, mode: bool = True) -> "Trunk":
-        """A frozen trunk stays in evaluation mode, whatever the module around it is set to."""
+        """Like `nn.Module.train`, but a frozen trunk stays in evaluation mode.
+
+        A detector that contains the trunk calls this when it switches to training mode.
+        """
         super().train(mode and not self.frozen)
         return self
 
@@ -76,35 +83,36 @@ def resnet18_trunk(weights: Path | None = None) -> Trunk:
     """ResNet-18 up to layer3: 64, 128 and 256 channels, 2 782 784 parameters, frozen.
 
     `weights` is torchvision's own `.pth` (of which layer4 and the classifier are left out) or a
-    safetensors file under the same names, batch norm as it is or folded. Without it the trunk is
+    safetensors file under the same names, with batch norm plain or folded. Without it the trunk is
     random (for tests of shapes).
     """
     return _frozen(Trunk(RESNET18_CHANNELS), weights, "ResNet-18 trunk (stem to layer3)")
 
 
 def small_teacher(weights: Path | None = None) -> Trunk:
-    """The bundled slim trunk: 32, 64 and 128 channels, frozen; without a file it is random.
+    """The bundled narrow trunk: 32, 64 and 128 channels, frozen; without a file it is random.
 
     `pretraining/teacher/` distils it from `resnet18_trunk`; its card is weights/small_teacher.md.
     """
     return _frozen(Trunk(SMALL_CHANNELS), weights, "small teacher")
 
 
+# Entry of the weights registry -> builder of its trunk.
 TRUNKS = {"resnet18": resnet18_trunk, "bundled-teacher": small_teacher}
-"""Entries of the weights registry and the trunks that read them."""
 
 
 def trunk_of(teacher: str, weights: Path | None = None) -> Trunk:
-    """The frozen trunk that an entry of the weights registry belongs to; `weights` is its file."""
+    """The frozen trunk for an entry of the weights registry; `weights` is its file."""
     if teacher not in TRUNKS:
         raise UserError(f"no trunk belongs to teacher {teacher!r}; known: {', '.join(TRUNKS)}")
     return TRUNKS[teacher](weights)
 
 
 def normalise(images_B3HW: Tensor) -> Tensor:
-    """uint8 RGB (B, 3, H, W) to float32 with ImageNet's mean and deviation, on the same device.
+    """uint8 RGB (B, 3, H, W) to float32, normalised by ImageNet's mean and standard deviation.
 
-    Call it after moving the uint8 batch: a quarter of the bytes travel.
+    The result is on the same device. Move the uint8 batch first: it is a quarter of the bytes.
+    TypeError for any other dtype.
     """
     if images_B3HW.dtype != torch.uint8:
         raise TypeError(f"images_B3HW must be uint8, got {images_B3HW.dtype}")
@@ -114,41 +122,44 @@ def normalise(images_B3HW: Tensor) -> Tensor:
 
 
 def load_trunk(trunk: Trunk, path: Path, name: str) -> None:
-    """Fill a trunk from a file of any float width; every tensor of the trunk must be in it.
+    """Load a trunk from a file of any floating-point dtype that has every tensor of the trunk.
 
-    Raises WeightsError, which names the file, when it is absent, damaged or of another network.
+    WeightsError when the file is absent, damaged or of another network; `name` is the expected one.
     """
-    found = {key: value for key, value in load_state(path).items() if not _beyond(key)}
-    # Batch norm's step counters decide nothing in evaluation mode, and some files omit them.
+    found = {key: value for key, value in load_state(path).items() if not _behind_trunk(key)}
+    # Batch norm's step counters have no effect in evaluation mode, and some files omit them.
     counters = {k: v for k, v in trunk.state_dict().items() if k.endswith("num_batches_tracked")}
     try:
-        trunk.load_state_dict(counters | found)  # copies into float32
+        # Copies into the trunk's own float32 tensors.
+        trunk.load_state_dict(counters | found)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"{path} should hold the {name}, but holds another network: {reason}; "
+            f"{path}: expected the {name}, got another network: {reason}; "
             "name the file that belongs to it"
         ) from error
 
 
 def save_trunk(trunk: Trunk, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the weights in half precision, aside and then renamed."""
+    """Write the weights in float16, to a temporary file that is then renamed."""
     state = {
         key: value.detach().half().contiguous().cpu()
         for key, value in trunk.state_dict().items()
+        # Leaves out batch norm's step counters.
         if value.is_floating_point()
     }
+    # float16 halves the file that ships with the repository.
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    save_file(state, aside, metadata=metadata or {})
-    aside.chmod(0o644)
-    aside.replace(path)
+    temporary = path.with_suffix(".tmp")
+    save_file(state, temporary, metadata=metadata or {})
+    temporary.chmod(0o644)
+    temporary.replace(path)
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, under torchvision's names.
 
-    Written out, because importing torchvision takes a process a second and a half.
+    Not imported from torchvision, because that import takes a second and a half per process.
     """
 
     def __init__(
@@ -169,7 +180,8 @@ class BasicBlock(nn.Module):
 
 
 def residual_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Two basic blocks; the first halves the picture and changes the width where asked to."""
+    """Two basic blocks; the first one applies the stride and the change of width."""
+    # The input cannot be added as it is where its size or width changes.
     shortcut = None
     if stride != 1 or inputs != outputs:
         convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
@@ -179,8 +191,8 @@ def residual_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def _beyond(name: str) -> bool:
-    """True for the tensors of a whole ResNet that lie behind the trunk."""
+def _behind_trunk(name: str) -> bool:
+    """True for the tensors of a whole ResNet that come after the trunk."""
     return name.startswith(("layer4.", "fc."))
 
 

@@ -1,6 +1,11 @@
-"""The one place that assembles the models from settings and weights files.
+"""Settings + weight files -> resident models. The one place that assembles models.
 
-One model is resident per stage: the same settings and files give the same objects, in any thread.
+    files = resolve(settings.models)                            # which file each stage reads
+    models = load(settings.models, settings.proposals, files)   # built once, then shared
+    foreground = models.foreground(image_HW3)
+    proposals = models.proposals(image_HW3, foreground)
+
+Each model receives its file, its settings and its device; none of them looks anything up.
 """
 
 import threading
@@ -12,10 +17,17 @@ from typing import Any
 
 from pipeline.errors import UserError, WeightsError
 from pipeline.models.inpaint.base import Filler, Inpainter
-from pipeline.models.settings import MODEL_STAGES, ModelSettings, ProposalSettings
+from pipeline.models.settings import (
+    MODEL_STAGES,
+    FillBackend,
+    InpaintBackend,
+    ModelSettings,
+    ProposalSettings,
+)
 from pipeline.models.weights import store as weights
 
-# backend name in the manifest -> entry of the weights registry, best first
+# Backend of the manifest -> entry of the weights registry. The best one comes first: `auto` takes
+# the first whose file is found, and the last one is bundled.
 FOREGROUND = {"u2net": "u2net", "u2netp": "u2netp", "bundled": "bundled-u2netp"}
 PROPOSALS = {
     "vit_h": "sam-vit-h", "vit_l": "sam-vit-l", "vit_b": "sam-vit-b", "small": "bundled-sam",
@@ -23,20 +35,23 @@ PROPOSALS = {
 INPAINT = {"lama": "big-lama", "small_lama": "bundled-lama"}
 FILL = {"diffusers": "sd-inpainting"}
 
-# Lowest predicted IoU, stability and share of the largest piece: segment-anything's own (and a
-# strict share) for its checkpoints; the small SAM's were chosen on rendered scenes that neither
-# trained nor measured it (weights/small_sam.md). It leaves specks, which are cut off.
-QUALITY = {"small": (0.50, 0.75, 0.60)}
+# Thresholds of the proposals: lowest predicted IoU, lowest stability, lowest share of the mask in
+# its largest component. For the official checkpoints the first two are segment-anything's defaults
+# (the third is strict). Those of the small SAM were tuned on rendered scenes that were used neither
+# to train nor to evaluate it (weights/small_sam.md). It leaves specks, which are cut off.
 OFFICIAL_QUALITY = (0.88, 0.95, 0.90)
+QUALITY = {"small": (0.50, 0.75, 0.60)}
+
+# Point prompts per decoder call. An official SAM on the CPU gets the smaller batch.
 FULL_SAM_BATCH, SMALL_SAM_BATCH = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Which file each stage reads: `(backend, path or None)`; OpenCV needs no file.
+    """The file that each stage reads: `(backend, path or None)`; OpenCV reads none.
 
-    `fill` reads a folder, or is `none`. A server's backend is `remote:API:MODEL`: its name is all
-    that can be known of it.
+    `fill` has a folder, or is `none`. The backend of a server is `remote:API:MODEL`, because the
+    name of its model is all that is known about it.
     """
 
     foreground: tuple[str, Path]
@@ -50,7 +65,7 @@ class ModelFiles:
         return {stage: file for stage, file in found.items() if file[0] != "none"}
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 per stage, `stage/backend` as key; what the dataset's lineage names."""
+        """`stage/backend` -> SHA-256 of its file, for the lineage of a dataset."""
         return {
             f"{stage}/{backend}": weights.sha256(path) if path else "none"
             for stage, (backend, path) in self.used().items()
@@ -59,7 +74,10 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The callables and what they are made of; `fill` is None where no model fills."""
+    """The models of all stages as callables; `fill` is None without a diffusion model.
+
+    `compute` is the device and precision in words, as the lineage records it.
+    """
 
     foreground: Any
     proposals: Any
@@ -70,159 +88,106 @@ class Models:
 
 
 def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:
-    """Find the files that the settings ask for; `auto` takes the best one present.
+    """Find the weight files for the settings; `auto` takes the best backend that is present.
 
-    A server that the settings name is asked for its model.
+    Raises WeightsError when a file is missing, wrong or forbidden by its licence. A server in the
+    settings is queried for the name of its model.
     """
     return ModelFiles(
-        _pick(settings.foreground, FOREGROUND, allow_noncommercial),
-        _pick(settings.proposals, PROPOSALS, allow_noncommercial),
-        _pick_inpaint(settings, allow_noncommercial),
-        _pick_fill(settings, allow_noncommercial),
+        _find_file(settings.foreground, FOREGROUND, allow_noncommercial),
+        _find_file(settings.proposals, PROPOSALS, allow_noncommercial),
+        _find_inpaint(settings.inpaint, allow_noncommercial),
+        _find_fill(settings.fill, allow_noncommercial),
     )
 
 
-def load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFiles) -> Models:
-    """Build the models; the same arguments give the same resident models, in any thread."""
+def load(
+    settings: ModelSettings | None = None,
+    proposals: ProposalSettings | None = None,
+    files: ModelFiles | None = None,
+) -> Models:
+    """The resident models: equal arguments give the same objects, in any thread.
+
+    Without `files` the best weights of this machine are taken, see `resolve`.
+    """
+    settings, proposals = settings or ModelSettings(), proposals or ProposalSettings()
+    files = files or resolve(settings)
+    # Without the lock, threads that start together would each load the models.
     with _LOADING:
-        return _load(settings, proposals, files)
+        return _resident(settings, proposals, files)
 
 
+def build_models(settings: ModelSettings, proposals: ProposalSettings, files: ModelFiles) -> Models:
+    """Build the models of all stages on the device of the settings."""
+    from pipeline.models import device
+
+    device.one_thread()
+    compute = device.choose(settings.device, settings.precision)
+    return Models(
+        foreground=build_foreground(files.foreground[1], settings.device, compute),
+        proposals=build_proposals(*files.proposals, proposals, compute),
+        inpaint=build_inpainter(*files.inpaint, settings.inpaint, compute),
+        files=files,
+        compute=compute.describe(),
+        fill=build_filler(files.fill[1], settings.fill, compute),
+    )
+
+
+# Two sets of models stay in memory; a third one replaces the set that was used least recently.
+_resident = lru_cache(maxsize=2)(build_models)
 _LOADING = threading.Lock()
 
 
-@lru_cache(maxsize=2)
-def _load(settings: ModelSettings, proposals: ProposalSettings, files: ModelFiles) -> Models:
-    from pipeline.models import device as devices
+def build_foreground(path: Path, device: str, compute: Any) -> Any:
+    """U²-Net on the GPU or the CPU; `device` is the setting `auto`, `cpu` or `cuda`."""
     from pipeline.models.foreground import U2NetForeground
+
+    cuda = compute.device.type == "cuda"
+    if cuda and device != "cuda":
+        import onnxruntime
+
+        # Torch may have CUDA where onnxruntime is the CPU build. `auto` then keeps the foreground
+        # on the CPU; with an explicit `cuda`, U2NetForeground raises an error.
+        cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return U2NetForeground(path, cuda=cuda)
+
+
+def build_proposals(backend: str, path: Path, settings: ProposalSettings, compute: Any) -> Any:
+    """SAM with the thresholds of its backend where the settings leave them open."""
     from pipeline.models.proposals import SamProposals
 
-    devices.one_thread()
-    compute = devices.choose(settings.device, settings.precision)
-    backend, path = files.proposals
-    quality = QUALITY.get(backend, OFFICIAL_QUALITY)
-    small = backend == "small" or compute.device.type == "cuda"
-    return Models(
-        foreground=U2NetForeground(files.foreground[1], cuda=_onnx_on_cuda(settings, compute)),
-        proposals=SamProposals(
-            _sam(backend, path),
-            with_quality(proposals, quality),
-            compute,
-            SMALL_SAM_BATCH if small else FULL_SAM_BATCH,
-        ),
-        inpaint=_inpainter(*files.inpaint, settings, compute),
-        files=files,
-        compute=compute.describe(),
-        fill=_filler(*files.fill, settings, compute),
-    )
+    settings = with_quality(settings, QUALITY.get(backend, OFFICIAL_QUALITY))
+    fast = backend == "small" or compute.device.type == "cuda"
+    batch = SMALL_SAM_BATCH if fast else FULL_SAM_BATCH
+    return SamProposals(build_sam(backend, path), settings, compute, batch)
 
 
-def _onnx_on_cuda(settings: ModelSettings, compute: Any) -> bool:
-    """Whether the foreground runs on the GPU too; `auto` keeps it on the CPU where onnxruntime
-    is the CPU build, an explicit `cuda` asks for it and is answered with an error."""
-    if compute.device.type != "cuda":
-        return False
-    import onnxruntime
-
-    return settings.device == "cuda" or "CUDAExecutionProvider" in (
-        onnxruntime.get_available_providers()
-    )
-
-
-def with_quality(
-    settings: ProposalSettings, quality: tuple[float, float, float]
-) -> ProposalSettings:
-    """The settings with the backend's own thresholds where the user named none."""
-    names = ("min_predicted_iou", "min_stability", "min_component")
-    defaults = dict(zip(names, quality, strict=True))
-    return settings.model_copy(
-        update={k: v for k, v in defaults.items() if getattr(settings, k) is None}
-    )
-
-
-def _pick(stage: Any, names: Mapping[str, str], allow_noncommercial: bool) -> tuple[str, Path]:
-    explicit = Path(stage.weights) if stage.weights else None
-    if stage.backend != "auto":
-        backend = stage.backend
-    elif explicit is not None:
-        backend = _backend_of(explicit, names)
-    else:
-        backend = next(b for b, entry in names.items() if weights.find(entry) or _last(b, names))
-    return backend, weights.require(names[backend], explicit, allow_noncommercial)
-
-
-def _pick_inpaint(settings: ModelSettings, allow_noncommercial: bool) -> tuple[str, Path | None]:
-    backend = settings.inpaint.backend
-    if backend in ("telea", "ns"):
-        return backend, None
-    if backend == "remote":
-        from pipeline.models.inpaint.remote import server_model
-
-        return f"remote:{settings.inpaint.api}:{server_model(settings.inpaint)}", None
-    if backend == "lama_cleaner":  # reads the same files as our own adapter
-        same = settings.inpaint.model_copy(update={"backend": "auto"})
-        return backend, _pick(same, INPAINT, allow_noncommercial)[1]
-    return _pick(settings.inpaint, INPAINT, allow_noncommercial)
-
-
-def _pick_fill(settings: ModelSettings, allow_noncommercial: bool) -> tuple[str, Path | None]:
-    if settings.fill.backend == "none":
-        return "none", None
-    from pipeline.models.inpaint.diffusers_folder import (
-        check_folder,
-        forbids_commerce,
-        stated_licence,
-    )
-
-    backend, path = _pick(settings.fill, FILL, allow_noncommercial)
-    licence = stated_licence(path)
-    if forbids_commerce(licence) and not allow_noncommercial:
-        raise WeightsError(
-            f"{path} is under {licence!r} by its own README.md, and the manifest forbids "
-            "non-commercial licences; take another folder or set licence.allow_noncommercial: true"
-        )
-    check_folder(path)
-    return backend, path
-
-
-def _backend_of(path: Path, names: Mapping[str, str]) -> str:
-    """The backend whose official file has this name; a file of the user's own is asked about."""
-    if names is INPAINT:  # every LaMa file has the same signature
-        return next(iter(names))
-    for backend, entry in names.items():
-        if weights.entry(entry).file == path.name:
-            return backend
-    raise UserError(
-        f"cannot tell which model {path} holds; set the stage's backend to one of {list(names)}"
-    )
-
-
-def _last(backend: str, names: Mapping[str, str]) -> bool:
-    return backend == list(names)[-1]
-
-
-def _sam(backend: str, path: Path) -> Any:
+def build_sam(backend: str, path: Path) -> Any:
+    """The bundled small SAM, or an official one (`vit_b`, `vit_l`, `vit_h`), with its weights."""
     if backend == "small":
         from pipeline.models.small_sam.build import small_sam
 
         return small_sam(path)
     from segment_anything import sam_model_registry
 
-    from pipeline.models.weights.safe_load import filled
+    from pipeline.models.weights.safe_load import load_into
 
-    # Not the registry's own loader: that one would unpickle whatever the file holds.
-    return filled(sam_model_registry[backend], path)
+    # Built without the registry's `checkpoint` argument, which would unpickle the file.
+    return load_into(sam_model_registry[backend], path)
 
 
-def _inpainter(backend: str, path: Path | None, settings: ModelSettings, compute: Any) -> Inpainter:
-    from pipeline.models.inpaint import base as inpaint
+def build_inpainter(
+    backend: str, path: Path | None, settings: InpaintBackend, compute: Any
+) -> Inpainter:
+    """OpenCV, a server, lama-cleaner in process, or LaMa as TorchScript."""
+    from pipeline.models.inpaint import base
 
-    if backend in inpaint.OPENCV_METHODS:
-        return inpaint.OpenCvInpainter(backend)
+    if backend in base.OPENCV_METHODS:
+        return base.OpenCvInpainter(backend)
     if backend.startswith("remote:"):
         from pipeline.models.inpaint.remote import RemoteInpainter
 
-        return RemoteInpainter(settings.inpaint, model=backend.split(":", 2)[2])
+        return RemoteInpainter(settings, model=backend.split(":", 2)[2])
     assert path is not None
     if backend == "lama_cleaner":
         from pipeline.models.inpaint.lama_cleaner import LamaCleanerInpainter
@@ -233,12 +198,85 @@ def _inpainter(backend: str, path: Path | None, settings: ModelSettings, compute
     return TorchScriptLama(path, compute)
 
 
-def _filler(
-    backend: str, path: Path | None, settings: ModelSettings, compute: Any
-) -> Filler | None:
-    if backend == "none":
+def build_filler(path: Path | None, settings: FillBackend, compute: Any) -> Filler | None:
+    """A diffusers pipeline from its folder; None without one."""
+    if path is None:
         return None
     from pipeline.models.inpaint.diffusion import DiffusionFiller
 
-    assert path is not None
-    return DiffusionFiller(path, settings.fill, compute)
+    return DiffusionFiller(path, settings, compute)
+
+
+def with_quality(
+    settings: ProposalSettings, quality: tuple[float, float, float]
+) -> ProposalSettings:
+    """The settings with the thresholds of the backend where the user set none."""
+    names = ("min_predicted_iou", "min_stability", "min_component")
+    defaults = dict(zip(names, quality, strict=True))
+    return settings.model_copy(
+        update={k: v for k, v in defaults.items() if getattr(settings, k) is None}
+    )
+
+
+def _find_file(
+    stage: Any, entries: Mapping[str, str], allow_noncommercial: bool
+) -> tuple[str, Path]:
+    """Backend and file of one stage; `entries` maps its backends to the weights registry."""
+    explicit = Path(stage.weights) if stage.weights else None
+    if stage.backend != "auto":
+        backend = stage.backend
+    elif explicit is not None:
+        backend = _backend_of(explicit, entries)
+    else:
+        *_, last = entries
+        # Nothing found: fall through to the last one, so that `require` reports what is missing.
+        backend = next((b for b, entry in entries.items() if weights.find(entry)), last)
+    return backend, weights.require(entries[backend], explicit, allow_noncommercial)
+
+
+def _find_inpaint(settings: InpaintBackend, allow_noncommercial: bool) -> tuple[str, Path | None]:
+    if settings.backend in ("telea", "ns"):
+        return settings.backend, None
+    if settings.backend == "remote":
+        from pipeline.models.inpaint.remote import server_model
+
+        return f"remote:{settings.api}:{server_model(settings)}", None
+    if settings.backend == "lama_cleaner":
+        # lama-cleaner reads the same files as our own adapter.
+        same = settings.model_copy(update={"backend": "auto"})
+        return settings.backend, _find_file(same, INPAINT, allow_noncommercial)[1]
+    return _find_file(settings, INPAINT, allow_noncommercial)
+
+
+def _find_fill(settings: FillBackend, allow_noncommercial: bool) -> tuple[str, Path | None]:
+    if settings.backend == "none":
+        return "none", None
+    from pipeline.models.inpaint.diffusers_folder import (
+        check_folder,
+        forbids_commerce,
+        stated_licence,
+    )
+
+    backend, path = _find_file(settings, FILL, allow_noncommercial)
+    # The registry knows one licence for any folder, so the folder's own README.md is read as well.
+    licence = stated_licence(path)
+    if forbids_commerce(licence) and not allow_noncommercial:
+        raise WeightsError(
+            f"{path} is under {licence!r} by its own README.md, and the manifest forbids "
+            "non-commercial licences; take another folder or set licence.allow_noncommercial: true"
+        )
+    check_folder(path)
+    return backend, path
+
+
+def _backend_of(path: Path, entries: Mapping[str, str]) -> str:
+    """The backend whose official file has this name; UserError for any other name."""
+    # All LaMa files are called in the same way, so the backend makes no difference.
+    if entries is INPAINT:
+        return next(iter(entries))
+    for backend, entry in entries.items():
+        if weights.entry(entry).file == path.name:
+            return backend
+    raise UserError(
+        f"cannot tell which model {path} holds; set the stage's backend to one of {list(entries)}"
+    )

@@ -1,8 +1,8 @@
-"""What happens when a GPU has no memory left: smaller batches, or one retry, then a clear error.
+"""Running out of GPU memory: smaller batches, or one retry, then a clear error.
 
-How much fits depends on the image size, the model and whoever else uses the GPU, so it is found out
-and not configured. Nothing is moved to the CPU by itself: other rounding would make another dataset
-under the same settings. An inpainter sees one window at a time and has nothing to divide.
+How much fits depends on the image size, the model and other users of the GPU, so it is found by
+trying. Nothing is moved to the CPU automatically: different rounding would give a different dataset
+from the same settings. An inpainter processes one window at a time and has no batch to divide.
 """
 
 import gc
@@ -16,44 +16,47 @@ from pipeline.errors import DeviceError
 Result = TypeVar("Result")
 
 
-def with_second_try(call: Callable[[], Result], doing: str) -> Result:
-    """`call()`, and again after emptying the cache when memory ran out; `doing` is for the error.
+def retry_once(call: Callable[[], Result], doing: str) -> Result:
+    """`call()`, and once more with an empty cache if GPU memory ran out.
 
-    The cache holds what earlier, larger calls needed; other programs may have gone meanwhile.
-    DeviceError when memory runs out again.
+    The cache may hold memory of earlier, larger calls, and other programs may have ended meanwhile.
+    DeviceError (transient) when memory runs out again; `doing` completes its "while …".
     """
     try:
         return call()
     except RuntimeError as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
-    # Outside the handler: its traceback held the tensors of the failed call.
+    # Outside the handler: there, the traceback still holds the tensors of the failed call.
     gc.collect()
-    release()
+    empty_cache()
     try:
         return call()
     except RuntimeError as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(
             f"out of memory on the GPU twice, the second time with an empty cache, while {doing}; "
             "end other programs on it, lower --workers or image_size, or set models.device: cpu",
-            passing=True,
+            transient=True,
         ) from error
 
 
-def ran_out(error: BaseException) -> bool:
-    """True when a CUDA allocation failed. TorchScript turns the type into text on its way out."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """True when a CUDA allocation failed."""
+    # TorchScript raises a plain RuntimeError that has the original one as text.
     return isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in str(error)
 
 
 def in_batches(
     rows: torch.Tensor, batch: int, work: Callable[[torch.Tensor], Result]
 ) -> tuple[list[Result], int]:
-    """What `work` makes of consecutive parts of `rows`, and the batch size that fitted in the end.
+    """`work` on consecutive batches of `rows`: the results, and the batch size that fitted.
 
-    Halved with each torch.OutOfMemoryError; DeviceError when not even one row fits.
+    The batch is halved after each torch.OutOfMemoryError; DeviceError (transient) when not even one
+    row fits.
     """
+    # A batch that failed is tried again in smaller parts; finished results are kept.
     results: list[Result] = []
     done = 0
     while done < len(rows):
@@ -66,18 +69,20 @@ def in_batches(
                     f"out of memory on {rows.device}: not even one step fits "
                     f"({_first_line(error)}); free it, use smaller images, or set "
                     "models.device: cpu",
-                    passing=True,
+                    transient=True,
                 ) from error
+            # Half of what was tried: the last part may be shorter than `batch`.
             batch = len(part) // 2
         else:
             done += len(part)
             continue
-        release()  # after the error is gone, and with it the tensors that it kept alive
+        # After the handler, when the error no longer keeps the tensors alive.
+        empty_cache()
     return results, batch
 
 
-def release() -> None:
-    """Give the device's cached memory back; call it when the error that held tensors is gone."""
+def empty_cache() -> None:
+    """Return the cached GPU memory of this process to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""Settings of the models: which backends, where they run, which proposals are kept."""
+"""Settings of the models: backends, device and precision, limits of the proposals."""
 
 from typing import Any, Literal
 
@@ -6,12 +6,12 @@ from pydantic import Field
 
 from pipeline.settings import SIZE_MAX, SIZE_MIN, SIZE_STEP, Fraction, Settings
 
+# The stages that use a model, in the order of the pipeline; `fill` may have none.
 MODEL_STAGES = ("foreground", "proposals", "inpaint", "fill")
-"""The stages that a model works at, in the order of the pipeline; `fill` may have none."""
 
 
 class BackendSettings(Settings):
-    """What the model stages share."""
+    """Settings that all model stages share."""
 
     weights: str | None = Field(
         default=None,
@@ -20,16 +20,16 @@ class BackendSettings(Settings):
 
 
 class ForegroundBackend(BackendSettings):
-    """U²-Net: where the parts are."""
+    """U²-Net: separates the product from its background."""
 
     backend: Literal["auto", "u2net", "u2netp", "bundled"] = Field(
         default="auto",
-        description="auto = the best one whose weights are found, the bundled one at last",
+        description="auto = the best one whose weights are found, else the bundled one",
     )
 
 
 class ProposalsBackend(BackendSettings):
-    """SAM: which objects are there."""
+    """SAM: proposes objects inside the foreground."""
 
     backend: Literal["auto", "vit_b", "vit_l", "vit_h", "small"] = Field(
         default="auto",
@@ -38,8 +38,9 @@ class ProposalsBackend(BackendSettings):
 
 
 class InpaintBackend(BackendSettings):
-    """What fills a hole."""
+    """The inpainter, which fills the hole of a removed object."""
 
+    # `lama_cleaner` is the program's own code on LaMa's file; `telea` and `ns` are OpenCV's.
     backend: Literal["auto", "lama", "lama_cleaner", "small_lama", "telea", "ns", "remote"] = Field(
         default="auto",
         description="auto = official LaMa when found, else bundled small LaMa; remote = a server, "
@@ -47,11 +48,12 @@ class InpaintBackend(BackendSettings):
     )
     url: str | None = Field(
         default=None,
+        # No user name, password, query or fragment: the address is written into plans and logs.
         pattern=r"^https?://[^\s@?#]+$",
         description="remote only: address of the server, such as http://127.0.0.1:8080",
     )
     api: Literal["lama_cleaner", "iopaint"] = Field(
-        default="lama_cleaner", description="remote only: which program the server is"
+        default="lama_cleaner", description="remote only: which program runs on the server"
     )
     timeout: float = Field(
         default=120.0, gt=0, le=3600, description="remote only: seconds to wait for one answer"
@@ -59,23 +61,32 @@ class InpaintBackend(BackendSettings):
 
 
 class FillBackend(BackendSettings):
-    """What paints something new from a prompt: *fill* and *replace* (docs/inpainting.md)."""
+    """The diffusion model, which paints new content from a prompt (docs/inpainting.md)."""
 
     backend: Literal["none", "diffusers"] = Field(
         default="none",
         description="diffusers = an inpainting pipeline from a folder; `weights` names the folder",
     )
+    # Arguments of the call of a diffusers pipeline.
     steps: int = Field(default=50, ge=1, le=1000, description="denoising steps")
-    guidance: float = Field(default=7.5, ge=0, le=100, description="how closely to the prompt")
+    guidance: float = Field(
+        default=7.5,
+        ge=0,
+        le=100,
+        description="classifier-free guidance: how closely to follow the prompt",
+    )
     strength: float = Field(
-        default=1.0, gt=0, le=1, description="1 = from pure noise; below = keep some of what was"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="1 = start from pure noise; lower = keep some of the original",
     )
     negative_prompt: str = Field(
-        default="", max_length=1000, description="what must not appear; empty = nothing said"
+        default="", max_length=1000, description="what must not appear; empty = none"
     )
     size: int | None = Field(
         default=None, ge=SIZE_MIN, le=SIZE_MAX, multiple_of=SIZE_STEP,
-        description="px: side of the square that the model paints at once; null = its native size",
+        description="px: side of the square that the model inpaints; null = its native size",
     )  # fmt: skip
 
 
@@ -93,50 +104,58 @@ class ModelSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda when there is one; cuda without one is an error"
     )
+    # Both precisions give valid datasets, but different ones.
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto = bf16 where the device runs it faster, else fp32"
     )
 
     def content(self) -> dict[str, Any]:
-        """What decides pixels, as JSON: no device, and no places (paths, addresses).
+        """The settings that decide pixels, as JSON: without device, paths and addresses.
 
-        What lies at those places enters a dataset's identity by its digest or its name.
+        The model behind a path or address enters a dataset's identity by its digest or name.
         """
+        # Weights enter by their SHA-256, a server by the name of its model.
         content = self.model_dump(mode="json", exclude={"device"})
         for stage in MODEL_STAGES:
             del content[stage]["weights"]
         for place in ("url", "api", "timeout"):
             del content["inpaint"][place]
+        # Without a filler its settings must not change the identity of a dataset.
         if self.fill.backend == "none":
             del content["fill"]
         return content
 
 
 class ProposalSettings(Settings):
-    """How objects are looked for and which candidates stay."""
+    """Point prompts of SAM, and the limits that its masks must satisfy."""
 
     points: int = Field(
-        default=64, ge=1, le=1024, description="foreground points that SAM is asked about"
+        default=64, ge=1, le=1024, description="foreground points that SAM is prompted with"
     )
+    # Shares, so that one setting fits every image size. They also are what RELAXATIONS loosen.
     min_area: Fraction = Field(default=0.002, description="smallest object, share of the image")
     max_area: Fraction = Field(default=0.20, description="largest object, share of the image")
     min_foreground_overlap: Fraction = Field(
         default=0.8, description="share of the object that must lie on foreground"
     )
+    # An edit of the whole product is no logical anomaly.
     max_foreground_share: Fraction = Field(
         default=0.5,
-        description="share of the foreground that one object may be; above = the whole product",
+        description="share of the foreground above which an object is the whole product",
     )
+    # Masks that follow the frame are usually the background.
     max_border: Fraction = Field(
         default=0.10, description="share of the image's border pixels that an object may touch"
     )
+    # None takes the thresholds of the backend (QUALITY in build.py): the small SAM predicts lower
+    # IoUs than the official ones.
     min_component: Fraction | None = Field(
         default=None,
-        description="share of the object's area that its largest connected piece must hold, the "
-        "only one that is kept; null = the backend's default",
+        description="share of the object's area that its largest component must hold; only "
+        "that one is kept; null = the backend's default",
     )
     max_iou: Fraction = Field(
-        default=0.85, description="above this overlap two objects are the same one"
+        default=0.85, description="IoU above which two proposals count as the same object"
     )
     min_predicted_iou: Fraction | None = Field(
         default=None,

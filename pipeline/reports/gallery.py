@@ -1,10 +1,9 @@
-"""The gallery: one static page that shows what was made, step by step, the rejects too.
+"""The gallery: a static page that shows samples step by step, including rejected ones.
 
-People decide by looking. So each card shows the steps in order - normal image, foreground,
-proposals, edited image, change mask - and the page needs nothing but a browser: no server, no
-network, pictures embedded. A picture is embedded once and overlays are drawn above it by the
-browser. The page ends with its own digest, so that `verify` can check a file that, unlike the
-data, may be made again.
+Each card shows the steps in order: normal image, foreground, proposals, edited image, change mask.
+The page needs only a browser: no server, no network, images embedded. Each image is embedded once,
+and the browser draws overlays above it. The page ends with its own digest, so `verify` can check a
+file that, unlike the data, may be generated again.
 """
 
 import hashlib
@@ -18,25 +17,29 @@ import numpy as np
 from pipeline.dataset.files import GALLERY
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version, open_version
-from pipeline.gate.checks import Asked, score_limits
+from pipeline.gate.checks import LimitTexts, score_limits
 from pipeline.kinds import KINDS
 from pipeline.reports.audit import text as audit_text
-from pipeline.utils.files import write_whole
-from pipeline.utils.html import LONGEST, _uri, fill, photo
+from pipeline.utils.files import write_atomic
+from pipeline.utils.html import THUMBNAIL_SIDE, data_uri, render_template, thumbnail_uri
 
+# Samples on the page at most; more make the file too heavy for a browser.
 LIMIT = 240
 
 _TEMPLATE = Path(__file__).with_name("gallery.html.j2")
+# One per kind, in the order of KINDS; controls come last and are grey.
 _HUES = (
     "#2f9e8f", "#d9822b", "#7a68d8", "#c94f7c", "#8a9a2e", "#4a90d9", "#b0603a", "#a347ba",
     "#c2a01e", "#3f9a4c", "#5f7f95", "#8593a3",
 )  # fmt: skip
-"""One per kind, in the order of KINDS; controls come last and are grey."""
+# Colour of change masks, which hardly any product has.
 _ACCENT = (255, 46, 136)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """A stored sample with its record."""
+
     shard: ShardReader
     sample: int
     record: dict[str, Any]
@@ -53,33 +56,36 @@ class _Row:
 
 
 def write_gallery(version_dir: Path, limit: int = LIMIT) -> Path:
-    """Make the page of a published version again, with at most `limit` samples."""
+    """Write the page of a published version again, with at most `limit` samples."""
     version = open_version(version_dir)
     return write_gallery_of(version, version.dir, limit)
 
 
 def write_gallery_of(version: Version, folder: Path, limit: int = LIMIT) -> Path:
     """Write `gallery/index.html` into a folder and return its path."""
+    # `verify` reads the digest from the last line; HTML allows a comment there.
     page = render(version, limit).encode()
     digest = hashlib.sha256(page).hexdigest()
     path = folder / GALLERY
-    write_whole(path, page + f"<!-- sha256 {digest} -->\n".encode())
+    write_atomic(path, page + f"<!-- sha256 {digest} -->\n".encode())
     return path
 
 
 def render(version: Version, limit: int = LIMIT) -> str:
     """The page as text."""
+    # Images are numbered in the order of appearance, for the classes of the style sheet.
     rows = choose(version, limit)
     images = {name: number for number, name in enumerate(dict.fromkeys(row.image for row in rows))}
-    counts, asked = version.index["counts"], score_limits(version.index)
+    counts, limits = version.index["counts"], score_limits(version.index)
+    # Kinds of another release may be in the index, too.
     kinds = sorted({*KINDS, *counts["by_kind"]}, key=_place)
-    return fill(
+    return render_template(
         _TEMPLATE,
         index=version.index,
         counts=counts,
         name=version.index.get("version", version.name),
-        pictures=_pictures(rows, images),
-        cards=[_card(row, images[row.image], number, asked) for number, row in enumerate(rows)],
+        images=_images(rows, images),
+        cards=[_card(row, images[row.image], number, limits) for number, row in enumerate(rows)],
         hues={kind: _HUES[number % len(_HUES)] for number, kind in enumerate(kinds)},
         kinds=_bars(counts["by_kind"]),
         rules=_bars(counts.get("by_rule", {})),
@@ -91,33 +97,39 @@ def render(version: Version, limit: int = LIMIT) -> str:
 
 
 def choose(version: Version, limit: int = LIMIT) -> list[_Row]:
-    """At most `limit` samples, spread over kinds and images; up to a quarter of them rejects."""
+    """At most `limit` samples, spread over kinds and images; up to a quarter are rejects.
+
+    Rejects may take more where there are too few accepted samples to fill the page.
+    """
     accepted = [_Row(s, j, s.record(j)) for s in version.shards for j in range(s.samples)]
     kept = [version.rejects] if version.rejects else []
     rejects = [_Row(s, j, s.record(j)) for s in kept for j in range(s.samples)]
+    # Choose the rejects first; accepted samples fill the rest of the page.
     rejects = _spread(rejects, "reason", max(limit // 4, limit - len(accepted)))
     rows = _spread(accepted, "kind", limit - len(rejects)) + rejects
     order = {name: number for number, name in enumerate(dict.fromkeys(r.image for r in accepted))}
-    # Round by round over the images, each image starting at another kind: the first screen shows
-    # many images and many kinds, not every edit of the first image.
+    # Round by round over the images, each image starting with another kind, so the first screen
+    # shows many images and many kinds instead of every edit of the first image.
     decks: dict[tuple[bool, str], list[_Row]] = {}
     for row in rows:
         decks.setdefault((row.verdict == "rejected", row.image), []).append(row)
     keyed = []
-    for (refused_deck, image), deck in decks.items():
+    for (rejected, image), deck in decks.items():
         place = order.get(image, len(order))
+        # Anomalies before controls; the sort is stable, so kinds keep their order.
         deck.sort(key=lambda row: row.verdict == "control")
         for turn in range(len(deck)):
-            keyed.append(((refused_deck, turn, place), deck[(turn + place) % len(deck)]))
+            keyed.append(((rejected, turn, place), deck[(turn + place) % len(deck)]))
     return [row for _, row in sorted(keyed, key=lambda entry: entry[0])]
 
 
 def _spread(rows: Sequence[_Row], by: str, limit: int) -> list[_Row]:
-    """Equal shares per group as far as the groups reach, evenly spaced inside a group."""
+    """Equal shares per group where groups are large enough, evenly spaced inside a group."""
     groups: dict[str, list[_Row]] = {}
     for row in rows:
         groups.setdefault(row.record[by], []).append(row)
     chosen: list[_Row] = []
+    # Small groups first, so what they cannot fill goes to the larger ones.
     for left, name in enumerate(sorted(groups, key=lambda name: (len(groups[name]), name))):
         share = (limit - len(chosen)) // (len(groups) - left)
         group = groups[name]
@@ -127,14 +139,17 @@ def _spread(rows: Sequence[_Row], by: str, limit: int) -> list[_Row]:
     return chosen
 
 
-def _card(row: _Row, image: int, number: int, asked: Asked) -> dict[str, Any]:
+def _card(row: _Row, image: int, number: int, limits_of: LimitTexts) -> dict[str, Any]:
+    """The values of one card; `image` and `number` choose its embedded images."""
     record = row.record
+    # Counts of proposals and the foreground's fallback belong to the source image.
     source = row.shard.image_record(row.shard.source(row.sample))
     edit = record["edit"]
-    broken, limits = record.get("broken", []), asked(record)
+    broken, limits = record.get("broken", []), limits_of(record)
+    # Broken rules are shown where a rule book judged the sample.
     facts = [
         ("id", record["id"]),
-        *([("found broken", ", ".join(broken) or "none")] if record.get("rule") or broken else []),
+        *([("broken rules", ", ".join(broken) or "none")] if record.get("rule") or broken else []),
         ("split", record["source"]["split"]),
         ("seed", record["seed"]),
         ("targets", ", ".join(f"proposal {target}" for target in edit["targets"]) or "–"),
@@ -148,7 +163,7 @@ def _card(row: _Row, image: int, number: int, asked: Asked) -> dict[str, Any]:
         "verdict": row.verdict,
         "reason": record["reason"],
         "rule": record.get("rule", ""),
-        "try": f"sample {record['number']} · try {record['attempt'] + 1}",
+        "try": f"sample {record['number']} · attempt {record['attempt'] + 1}",
         "found": source["proposals"],
         "fallback": source["foreground"]["fallback"],
         "area": float(row.shard.mask(row.sample).mean()),
@@ -161,13 +176,15 @@ def _card(row: _Row, image: int, number: int, asked: Asked) -> dict[str, Any]:
 
 
 def _audit(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Bars from 0.5 to 1, with the interval as a line over them; empty where no audit was made."""
+    """Bars from 0.5 to 1, with the interval as a line over them; empty without an audit."""
 
     def bar(row: dict[str, Any], says: str, tone: str) -> dict[str, Any]:
+        # AUROC 0.5 to 1 becomes 0 to 100 % of the bar; below 0.5 the bar is empty.
         spans = [row["auroc"] or 0.5, *(row["interval"] or (0.5, 0.5))]
         at, low, high = (100 * min(1.0, max(0.0, 2 * (value - 0.5))) for value in spans)
         return row | {"says": says, "tone": tone, "at": at, "low": low, "width": high - low}
 
+    # Names of CSS variables: bad is red, good green, soft grey, calm blue.
     tones = {"warning": "bad", "trace": "bad", "fine": "good"}
     return {
         "traces": [
@@ -180,8 +197,11 @@ def _audit(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str, dict[str, str]]]:
-    """CSS class and its variables with data URIs: each image once, each sample once."""
+def _images(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str, dict[str, str]]]:
+    """CSS classes and their variables with data URIs: each image once, each sample once.
+
+    Variables: `o` original, `f` foreground, `p` proposals of an image; `e` edited, `m` mask.
+    """
     found: list[tuple[str, dict[str, str]]] = []
     done: set[str] = set()
     for number, row in enumerate(rows):
@@ -190,30 +210,33 @@ def _pictures(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str
             done.add(row.image)
             proposals, _ = shard.proposals(source)
             variables = {
-                "o": photo(shard.original(source)),
+                "o": thumbnail_uri(shard.original(source)),
                 "f": _foreground(shard.foreground(source)),
                 "p": _proposals(proposals, shard.size_HW),
             }
             found.append((f"i{images[row.image]}", variables))
         edited, mask = shard.edited(row.sample), shard.mask(row.sample)
-        found.append((f"s{number}", {"e": photo(edited), "m": _change(mask)}))
+        found.append((f"s{number}", {"e": thumbnail_uri(edited), "m": _change(mask)}))
     return found
 
 
 def _foreground(mask_HW: np.ndarray) -> str:
-    """The background darkened, with a bright outline around the parts."""
+    """The background darkened, with a bright outline around the foreground."""
     mask = _enlarged(mask_HW)
+    # Indices into the palette below: clear, dark, outline.
     layer = np.where(mask, 0, 1).astype(np.uint8)
     layer[_outline(mask)] = 2
     return _layer(layer, [(0, 0, 0, 0), (8, 10, 14, 165), (94, 234, 212, 255)])
 
 
 def _proposals(masks_NHW: np.ndarray, size_HW: tuple[int, int]) -> str:
-    """Each proposal in its own colour, filled faintly and outlined; the best lies on top."""
+    """Each proposal in its own colour, filled faintly and outlined; the best is on top."""
     layer = np.zeros_like(_enlarged(np.zeros(size_HW, np.bool_)), np.uint8)
     palette = [(0, 0, 0, 0)]
+    # A palette has 256 entries: one for the background and two per proposal.
     for number in reversed(range(min(len(masks_NHW), 120))):
         mask = _enlarged(masks_NHW[number])
+        # Faint inside and opaque on the outline, so overlapping proposals stay visible.
         colour = _hue(number)
         layer[mask] = len(palette)
         layer[_outline(mask)] = len(palette) + 1
@@ -229,18 +252,20 @@ def _change(mask_HW: np.ndarray) -> str:
     layer = mask.astype(np.uint8)
     line = _outline(mask)
     rim = cv2.dilate(line.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    # The rim lies outside the mask, so the outline keeps its full width.
     layer[rim & ~mask] = 3
     layer[line] = 2
     return _layer(layer, [(0, 0, 0, 0), (*_ACCENT, 60), (*_ACCENT, 255), (20, 0, 10, 190)])
 
 
 def _enlarged(mask_HW: np.ndarray) -> np.ndarray:
-    """The mask at the resolution of overlays, its steps smoothed."""
+    """The mask at twice the resolution of the page's images, with smoothed edges."""
     from PIL import Image, ImageFilter
 
     longest = max(mask_HW.shape)
-    scale = 2 * min(1.0, LONGEST / longest) if longest else 1.0
+    scale = 2 * min(1.0, THUMBNAIL_SIDE / longest) if longest else 1.0
     height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
+    # Enlarge smoothly, blur, and threshold: pixel steps become curves.
     grey = Image.fromarray(mask_HW.astype(np.uint8) * 255)
     soft = grey.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(soft.filter(ImageFilter.GaussianBlur(1.2))) > 127
@@ -250,22 +275,24 @@ def _outline(mask_HW: np.ndarray) -> np.ndarray:
     """The inner border of a mask, about three overlay pixels wide at full size."""
     import cv2
 
+    # Thinner lines on small overlays.
     width = 3 if max(mask_HW.shape) < 400 else 5
-    # The frame counts as inside, so that a mask that fills the picture has no border line there.
+    # Outside the image counts as inside, so a mask that fills the image has no line at its border.
     inner = cv2.erode(mask_HW.astype(np.uint8), np.ones((width, width), np.uint8))
     return mask_HW & (inner == 0)
 
 
 def _layer(layer_HW: np.ndarray, palette_N4: Sequence[tuple[int, ...]]) -> str:
+    """Palette indices as a transparent PNG, which is far smaller than one with four channels."""
     from PIL import Image
 
-    picture = Image.fromarray(layer_HW)
-    picture.putpalette([channel for colour in palette_N4 for channel in colour[:3]])
-    return _uri(picture, "png", transparency=bytes(colour[3] for colour in palette_N4))
+    image = Image.fromarray(layer_HW)
+    image.putpalette([channel for colour in palette_N4 for channel in colour[:3]])
+    return data_uri(image, "png", transparency=bytes(colour[3] for colour in palette_N4))
 
 
 def _hue(number: int) -> tuple[int, int, int]:
-    """Neighbouring numbers get distant colours: steps of the golden ratio around the circle."""
+    """Consecutive numbers get distant hues: steps of the golden ratio around the circle."""
     import colorsys
 
     red, green, blue = colorsys.hsv_to_rgb((0.07 + number * 0.618034) % 1.0, 0.78, 1.0)
@@ -273,11 +300,12 @@ def _hue(number: int) -> tuple[int, int, int]:
 
 
 def _place(kind: str) -> tuple[int, str]:
-    """Kinds in the order of the taxonomy, controls last; strange ones behind them."""
+    """Sort key: kinds in the order of `KINDS`, controls last, unknown ones after them."""
     return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
 
 
 def _bars(counted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Rows of a bar chart of acceptance."""
     return [
         {"name": name, **row, "rate": row["accepted"] / max(row["attempted"], 1)}
         for name, row in sorted(counted.items(), key=lambda item: _place(item[0]))
@@ -285,12 +313,14 @@ def _bars(counted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
 
 
 def _reasons(rejected: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rejection reasons, the most frequent first, with bars relative to it."""
     most = max(rejected.values(), default=1)
     ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     return [{"name": name, "count": count, "share": count / most} for name, count in ordered]
 
 
 def _tally(rows: Sequence[_Row]) -> dict[str, Any]:
+    """What the filters of the page offer."""
     verdicts = [row.verdict for row in rows]
     return {
         "all": len(rows),

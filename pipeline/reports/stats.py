@@ -1,4 +1,4 @@
-"""What a version holds, in numbers: counts, acceptance, reasons, mask areas, bytes."""
+"""Statistics of a version: counts, acceptance, rejection reasons, mask areas, bytes."""
 
 from typing import Any
 
@@ -6,18 +6,22 @@ import numpy as np
 
 from pipeline.dataset.version import Version
 from pipeline.reports.audit import text as audit_text
+from pipeline.utils.text_table import table
 
+# Of the mask areas.
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def stats(version: Version) -> dict[str, Any]:
     """All figures as a JSON-able mapping. Areas are fractions of the image."""
+    # Counts come from the index; only mask areas and sizes are measured here.
     index = version.index
     counts = index["counts"]
     by_kind = {
         kind: row | {"rate": row["accepted"] / row["attempted"] if row["attempted"] else 0.0}
         for kind, row in sorted(counts["by_kind"].items())
     }
+    # Sizes by path below the version's folder.
     files = {
         path.relative_to(version.dir).as_posix(): path.stat().st_size
         for path in sorted(version.dir.rglob("*"))
@@ -37,6 +41,7 @@ def stats(version: Version) -> dict[str, Any]:
         "splits": counts["splits"],
         "test": counts["test"],
         "by_kind": by_kind,
+        # Versions without a rule book have no such key; neither has an unaudited one below.
         **({"by_rule": counts["by_rule"]} if "by_rule" in counts else {}),
         "rejected": counts["rejected"],
         "failures": len(index["failures"]),
@@ -47,19 +52,20 @@ def stats(version: Version) -> dict[str, Any]:
 
 
 def as_text(figures: dict[str, Any]) -> str:
-    """The same figures as plain text tables."""
+    """The figures of `stats` as plain text tables."""
+    # People expect width first.
     height, width = figures["image_size"]
     lines = [
         f"{figures['category']} {figures['version']}  {width}x{height}  "
         f"licence: {figures['licence'] or 'not stated'}",
         "",
-        *_table(
+        table(
             ("split", "images", "samples"),
             [(name, row["images"], row["samples"]) for name, row in figures["splits"].items()]
             + [("test", figures["test"]["images"], "-")],
         ),
         "",
-        *_table(
+        table(
             ("kind", "attempted", "accepted", "rate"),
             [
                 (kind, row["attempted"], row["accepted"], f"{row['rate']:.0%}")
@@ -75,32 +81,35 @@ def as_text(figures: dict[str, Any]) -> str:
             ],
         ),
     ]
+    # Sections that only some versions have.
     if "by_rule" in figures:
         rules = sorted(figures["by_rule"].items())
         rows = [(rule, row["attempted"], row["accepted"]) for rule, row in rules]
-        lines += ["", *_table(("rule", "attempted", "accepted"), rows)]
+        lines += ["", table(("rule", "attempted", "accepted"), rows)]
+    # The most frequent reason first.
     if figures["rejected"]:
         reasons = sorted(figures["rejected"].items(), key=lambda item: (-item[1], item[0]))
-        lines += ["", *_table(("rejected because", "attempts"), reasons)]
+        lines += ["", table(("rejection reason", "attempts"), reasons)]
     if figures["mask_area"]:
         head = ("mask area", *(f"{quantile:.0%}" for quantile in QUANTILES))
         rows = [
             (kind, *(f"{area:.2%}" for area in areas.values()))
             for kind, areas in figures["mask_area"].items()
         ]
-        lines += ["", *_table(head, rows)]
+        lines += ["", table(head, rows)]
     if "audit" in figures:
         lines += ["", audit_text.as_text(figures["audit"])]
+    # Every file of the version, the gallery too.
     sizes = [(name, _bytes(size)) for name, size in figures["bytes"]["files"].items()]
     sizes.append(("all", _bytes(figures["bytes"]["total"])))
-    lines += ["", *_table(("file", "size"), sizes)]
+    lines += ["", table(("file", "size"), sizes)]
     if figures["failures"]:
-        lines += ["", f"inputs that could not be used: {figures['failures']}"]
+        lines += ["", f"unusable inputs: {figures['failures']}"]
     return "\n".join(lines) + "\n"
 
 
 def _areas(version: Version) -> dict[str, dict[str, float]]:
-    """Quantiles of the share of the image that the change masks cover, by kind."""
+    """Quantiles, by kind, of the share of the image that a change mask covers."""
     height, width = version.image_size
     shares: dict[str, list[float]] = {}
     for shard in version.shards:
@@ -113,20 +122,8 @@ def _areas(version: Version) -> dict[str, dict[str, float]]:
     }
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
-    cells = [head, *(tuple(str(cell) for cell in row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    text = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-    return [text[0], "-" * max(map(len, text)), *text[1:]]
-
-
 def _bytes(size: int) -> str:
+    """A size in decimal units, as file managers show it."""
     value = float(size)
     for unit in ("B", "KB", "MB"):
         if value < 1000:

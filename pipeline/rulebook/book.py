@@ -1,11 +1,14 @@
-"""A rule book: which parts a product has, how many, where and how they look. YAML, made to be read.
+"""Schema of a rule book (YAML): which parts a product has, how many, where, and their appearance.
 
-`anomalysmith rules draft` writes it from good images; a person renames parts, corrects counts and
-strikes out what is wrong. What no person edits, the examples that parts are recognised by, lies
-beside it in a safetensors file whose SHA-256 the book names.
+`anomalysmith rules draft` writes a draft from normal images. A person then renames parts, corrects
+counts and deletes wrong rules. The examples by which parts are recognised are stored beside it in a
+safetensors file, whose SHA-256 the book records.
 
 Rules have names, because edits are labelled with them: `bolt.count`, `bolt.place`, `bolt.size`,
 `bolt.colour`, `bolt.turn`, the names under `totals` and `together`, `order` and `unknown`.
+
+Shapes: M examples; K groups of examples; V views; S values of a face; F features; D dimensions of
+`recognition.Space`.
 """
 
 from collections.abc import Iterator
@@ -19,12 +22,14 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from pipeline.errors import ManifestError, UserError
 from pipeline.settings import Settings
 from pipeline.utils.hashing import digest_of, sha256_file
-from pipeline.utils.yaml_lines import Document, explain, load_yaml, nearest
+from pipeline.utils.yaml_lines import Document, did_you_mean, explain, load_yaml
 
+# Upper bound of every count; "any" allows up to this.
 MAX_COUNT = 10_000
+# Names of the two rules that belong to no part.
 ORDER, UNKNOWN = "order", "unknown"
-"""Names of the two rules that belong to no part."""
 
+# Names of parts and rules; a rule is called PART.RULE, so they hold no dot.
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
 Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Point = tuple[float, float]
@@ -36,12 +41,16 @@ def _rising(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     return pair
 
 
+# [least, greatest], both allowed.
 CountRange = Annotated[tuple[Number, Number], AfterValidator(_rising)]
 Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Place(Settings):
-    """Where the parts of a kind lie, in the product's frame: inside a box, or one in each slot."""
+    """Where the parts of a kind lie, in the product frame: inside a box, or one in each slot.
+
+    Units are those of `ProductFrame`; `radius` is the tolerance of a slot.
+    """
 
     box: tuple[float, float, float, float] | None = None
     slots: tuple[Point, ...] | None = Field(default=None, min_length=1)
@@ -57,14 +66,17 @@ class Place(Settings):
 
 
 class Colour(Settings):
-    """Mean CIELAB colour and how far from it (CIE76) a good part may be."""
+    """Mean CIELAB colour, and the largest distance from it (CIE76) of a good part."""
 
     lab: tuple[float, float, float]
     within: float = Field(gt=0, le=200)
 
 
 class Turn(Settings):
-    """How a part lies: its long axis in degrees against the product's, or which side is up."""
+    """Orientation of a part: its long axis in degrees relative to the product, or its upright side.
+
+    `around` and `within` bound the axis; `upright` is the smallest similarity to the mean face.
+    """
 
     around: float | None = Field(default=None, ge=0, le=180)
     within: float = Field(default=15, gt=0, le=90)
@@ -73,12 +85,14 @@ class Turn(Settings):
     @model_validator(mode="after")
     def _something(self) -> "Turn":
         if self.around is None and self.upright is None:
-            raise ValueError("give around: DEGREES, or upright: the least likeness to the examples")
+            raise ValueError(
+                "give around: DEGREES, or upright: the smallest similarity to the examples"
+            )
         return self
 
 
 class PartRules(Settings):
-    """What holds for one kind of part; a line that is struck out is a rule that is not asked."""
+    """The rules of one kind of part; a rule whose line is deleted is not checked."""
 
     examples: int | tuple[int, ...]
     count: Number | CountRange | Literal["any"] = "any"
@@ -89,19 +103,19 @@ class PartRules(Settings):
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """The groups of examples that mean this part."""
+        """The groups of examples that belong to this part."""
         return (self.examples,) if isinstance(self.examples, int) else self.examples
 
     @property
     def admitted(self) -> tuple[int, int]:
-        """Least and greatest count."""
+        """Smallest and largest allowed count."""
         if isinstance(self.count, str):
             return (0, MAX_COUNT)
         return (self.count, self.count) if isinstance(self.count, int) else self.count
 
 
 class Total(Settings):
-    """How many parts of several kinds there are in sum: exactly one of these labels, say."""
+    """The total count of several kinds, for example exactly one of these labels."""
 
     name: Word
     parts: tuple[Word, ...] = Field(min_length=1)
@@ -109,19 +123,20 @@ class Total(Settings):
 
     @property
     def admitted(self) -> tuple[int, int]:
-        """Least and greatest sum."""
+        """Smallest and largest allowed total."""
         return (self.count, self.count) if isinstance(self.count, int) else self.count
 
 
 class Together(Settings):
-    """Kinds of which there are equally many: the juice and the label with its fruit."""
+    """Kinds that occur in equal numbers, for example a juice and the label with its fruit."""
 
     name: Word
     parts: tuple[Word, ...] = Field(min_length=2)
 
 
+# Named by file and SHA-256, so that a book is never used with the examples of another one.
 class Prototypes(Settings):
-    """The file of examples, beside the book."""
+    """The safetensors file with the examples, in the folder of the book."""
 
     file: str = Field(pattern=r"^[^/\\]+$", max_length=255)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -134,6 +149,7 @@ class Book(Settings):
     category: str
     drafted_from: int = Field(default=0, ge=0)
     prototypes: Prototypes
+    # Where positions count from: the product's pose, or the image itself.
     frame: Literal["product", "image"] = "product"
     parts: dict[Word, PartRules] = Field(min_length=1)
     totals: tuple[Total, ...] = ()
@@ -142,7 +158,8 @@ class Book(Settings):
     unknown: bool = False
 
     def names(self) -> Iterator[str]:
-        """Every rule that is asked, in the order of the file."""
+        """The names of all rules that are checked, in the order of the file."""
+        # A rule given as a word ("any", "anywhere") is switched off.
         for name, part in self.parts.items():
             for rule in ("count", "place", "size", "colour", "turn"):
                 if not isinstance(getattr(part, rule), str):
@@ -157,12 +174,12 @@ class Book(Settings):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """What parts are recognised by: described parts of good images, in units of their own noise.
+    """The parts of normal images by which new parts are recognised, in units of their own noise.
 
-    `vectors_MD` are examples, `kinds_M` the group of each; `limits_KV` says for K groups and V
-    views (`rules_kinds.VIEWS`), how far a good part is from its nearest example; `faces_KS` are
-    mean faces. `mean_F`, `basis_FD` and `scale_D` bring a look's vector there
-    (`rules_kinds.Space`).
+    `vectors_MD` are examples, `kinds_M` the group of each. `limits_KV` is the distance of a good
+    part to its nearest example, for K groups and V views (`recognition.VIEWS`). `faces_KS` are mean
+    faces. `mean_F`, `basis_FD` and `scale_D` map a descriptor's vector into this space
+    (`recognition.Space`).
     """
 
     vectors_MD: np.ndarray
@@ -173,6 +190,7 @@ class Examples:
     basis_FD: np.ndarray
     scale_D: np.ndarray
 
+    # Names of the tensors in the file; part of its format.
     FIELDS = (
         "vectors_MD", "kinds_M", "limits_KV", "faces_KS", "mean_F", "basis_FD", "scale_D",
     )  # fmt: skip
@@ -180,7 +198,10 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RuleBook:
-    """A checked book with its examples. `digest` is what it says, not its comments or its place."""
+    """A validated book with its examples.
+
+    `digest` identifies its content; comments, layout and path do not matter.
+    """
 
     book: Book
     examples: Examples
@@ -188,13 +209,13 @@ class RuleBook:
 
 
 def load(path: Path) -> RuleBook:
-    """Read and check a rule book; ManifestError names file, line and key of every mistake."""
+    """Read and validate a rule book; ManifestError names file, line and key of the error."""
     document, book = _read(Path(path))
     file = Path(path).parent / book.prototypes.file
     if not file.is_file():
         raise ManifestError(
             document.at(
-                ("prototypes", "file"), f"{file} is missing; it belongs beside the rule book"
+                ("prototypes", "file"), f"{file} is missing; it belongs in the rule book's folder"
             )
         )
     found = sha256_file(file)
@@ -202,36 +223,38 @@ def load(path: Path) -> RuleBook:
         raise ManifestError(
             document.at(
                 ("prototypes", "sha256"),
-                f"{file.name} has SHA-256 {found[:12]}..., the book names "
+                f"{file.name} has SHA-256 {found[:12]}..., expected "
                 f"{book.prototypes.sha256[:12]}...; copy book and examples together",
             )
         )
     examples = _examples(file)
+    # Only now is the number of groups known.
     for name, part in book.parts.items():
         for kind in part.kinds:
             if not 0 <= kind < len(examples.limits_KV):
                 raise ManifestError(
                     document.at(
                         ("parts", name, "examples"),
-                        f"there are groups 0 to {len(examples.limits_KV) - 1}, got {kind}",
+                        f"expected a group from 0 to {len(examples.limits_KV) - 1}, got {kind}",
                     )
                 )
     return RuleBook(book, examples, _digest(book))
 
 
 def digest_of_file(path: Path) -> str:
-    """Identity of a rule book: what it says and its examples, not comments, layout or place."""
+    """The digest of a rule book file, see `RuleBook`; its examples count through their SHA-256."""
     return _digest(_read(Path(path))[1])
 
 
 def save_examples(examples: Examples, path: Path) -> str:
-    """Write the examples and return the file's SHA-256."""
+    """Write the examples to a safetensors file and return its SHA-256."""
     from safetensors.numpy import save
 
-    from pipeline.utils.files import write_whole
+    from pipeline.utils.files import write_atomic
 
+    # Safetensors needs contiguous arrays.
     tensors = {name: np.ascontiguousarray(getattr(examples, name)) for name in Examples.FIELDS}
-    write_whole(path, save(tensors))
+    write_atomic(path, save(tensors))
     return sha256_file(path)
 
 
@@ -243,12 +266,15 @@ def _examples(path: Path) -> Examples:
         tensors = load_file(path)
         return Examples(**{name: tensors[name] for name in Examples.FIELDS})
     except (SafetensorError, KeyError, OSError) as error:
-        raise UserError(f"{path} does not hold examples of parts ({error}); draft again") from None
+        raise UserError(
+            f"{path}: expected examples of parts, got {error}; draft the rule book again"
+        ) from None
 
 
 def _read(path: Path) -> tuple[Document, Book]:
     document = load_yaml(path)
     try:
+        # Strict JSON mode: a count given as text, or 1.0 for 1, is an error.
         book = Book.model_validate_json(document.as_json(), strict=True)
     except ValidationError as error:
         raise ManifestError(explain(error, document, Book)) from None
@@ -257,13 +283,17 @@ def _read(path: Path) -> tuple[Document, Book]:
 
 
 def _check_names(document: Document, book: Book) -> None:
-    """Parts spoken of must be there, no examples mean two parts, no name is given twice."""
+    """Parts that are referred to exist, no group belongs to two parts, no name occurs twice."""
+    # Groups of examples.
     taken: dict[int, str] = {}
     for name, part in book.parts.items():
         for kind in part.kinds:
             if taken.setdefault(kind, name) != name:
-                message = f"examples {kind} are {taken[kind]} already; one of both must go"
+                message = (
+                    f"group {kind} already belongs to {taken[kind]}; remove it from one of them"
+                )
                 raise ManifestError(document.at(("parts", name, "examples"), message))
+    # Parts and names in rules about several parts.
     lists: dict[str, tuple[Total | Together, ...]] = {
         "totals": book.totals,
         "together": book.together,
@@ -273,7 +303,7 @@ def _check_names(document: Document, book: Book) -> None:
             for part_name in entry.parts:
                 if part_name not in book.parts:
                     message = f"no part is called {part_name!r}"
-                    message += nearest(part_name, list(book.parts)) or (
+                    message += did_you_mean(part_name, list(book.parts)) or (
                         f"; the parts are {', '.join(book.parts)}"
                     )
                     raise ManifestError(document.at((key, number, "parts"), message))
@@ -283,4 +313,5 @@ def _check_names(document: Document, book: Book) -> None:
 
 
 def _digest(book: Book) -> str:
+    # The number of images is information for people; it changes no verdict.
     return digest_of(book.model_dump(mode="json", exclude={"drafted_from"}))

@@ -1,12 +1,14 @@
-"""Which kinds of parts there are: a tree of likeness, cut where counts stay regular.
+"""Cluster parts into kinds: Ward's hierarchy, cut where the counts per image stay regular.
 
-Ward's tree over all parts of the good images says what is like what, but not where to cut it. Good
-products do: a kind is there in the same number every time. So a branch is parted where both halves
-are as regular as the whole (two nuts and two washers instead of four rings), or where an image has
-either one or the other (the label with the lime, the label with the cherry), and is left whole
-where the halves would come and go by chance (pins with and without their needle in the mask).
+Ward's tree over all parts of the normal images tells which parts are similar, but not where to cut
+it. Counts do: normal products have the same number of each kind. A branch is split where both
+halves are as regular as the whole (two nuts and two washers instead of four rings), or where an
+image has either one or the other (a label with a lime, a label with a cherry). It stays whole where
+the halves would occur at random (pins with and without their needle in the mask).
 
-Shapes: N parts of I images; D numbers per part (`rules_kinds.Space`).
+Distances are in units of finding noise, see `recognition.Space`.
+
+Shapes: N parts of I images; M members of a group; D dimensions (`recognition.Space`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,42 +18,50 @@ import numpy as np
 from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.stats import binom
 
+# Gap between two halves, in standard deviations of finding noise, that makes them two kinds.
 GAP = 3.5
-"""Clear distance between two halves, in deviations of finding noise, that makes them two kinds."""
+# The same where counts say little: halves that exclude each other, or that occur in any number.
 WIDE_GAP = 10.0
-"""The same where counts say little: halves that exclude each other, or come in any number."""
+# Gap from which a few outliers cannot belong to the kind.
 FAR = 8.0
-"""Distance at which a few strays cannot be of the kind."""
+# Irregularity that a half may add, as a share of what a random split would add.
 BY_CHANCE = 0.3
-"""Irregularity that a half may add, as a share of what parting at random would add."""
+# Irregularity (share of images with an unusual count) above which counts say little.
 IRREGULAR = 0.25
-"""Share of images with another count than the usual, above which counts say little."""
+# When a usually absent half is split off, the rest may keep this share of the whole's irregularity.
 LESS = 0.5
-"""Irregularity that the rest may keep of the whole's when what is usually absent is parted off."""
+# A half of at most this share of a branch, if it is no kind, does not stop the rest from splitting.
 FEW = 0.2
-"""Share of a branch up to which a half that is no kind does not keep the rest from being parted."""
+# Share of the images that may show both of two kinds that exclude each other.
 TOGETHER = 0.02
-"""Share of the images that may have both of two kinds that exclude each other."""
+# A usually absent group is merged into another one if it completes that one's usual number in at
+# least this share of the images that show it.
 COMPLETES = 0.5
-"""Share of the images with an odd group in which it makes up the usual number of another."""
+# Rounds of reassignment in `_settled`.
 SETTLING = 2
+# Deviation at which the distance of a member is clipped when the spread of groups is measured.
 CLIP = 6.0
-"""Rounds of `_settled`, and the deviation above which a member is no measure of its group."""
+# A kind has at least this many parts, and parts in number of at least this share of the images.
 LEAST = 3
 LEAST_SHARE = 0.05
-"""A half of fewer parts than these (of the images) is no kind: strays, if they are far away."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Parts (indices) that are taken for one kind; `stands_in` when another may be in its place."""
+    """Parts (indices) of one kind.
+
+    `interchangeable` is True when an image may show another kind in its place.
+    """
 
     members_M: np.ndarray
-    stands_in: bool = False
+    interchangeable: bool = False
 
 
 def groups_of(points_ND: np.ndarray, images_N: np.ndarray, images: int) -> list[Group]:
-    """The kinds, those with most parts first; strays belong to none. Deterministic."""
+    """The kinds, largest first; outliers belong to none. Deterministic.
+
+    `images_N` is the image of each part, `images` their number.
+    """
     if len(points_ND) < 2:
         return [Group(np.arange(len(points_ND)))] if len(points_ND) else []
     root = to_tree(linkage(points_ND, "ward"))
@@ -62,15 +72,16 @@ def groups_of(points_ND: np.ndarray, images_N: np.ndarray, images: int) -> list[
 
 
 def irregularity(counts_I: np.ndarray) -> float:
-    """Share of the images whose count is not the commonest one."""
+    """Share of the images whose count is not the most frequent one, in [0, 1)."""
     return float(1 - np.bincount(counts_I).max() / len(counts_I))
 
 
 def _completed(groups: list[Group], images_N: np.ndarray, images: int) -> list[Group]:
-    """The same groups, those that are usually absent joined to one that lacks just them.
+    """The groups, with those that are usually absent merged into one that lacks exactly them.
 
-    A bolt under a gleam is far from the others of its kind, but it is there where they are not: the
-    sum comes in the usual number in more images, by at least half of those that show the odd ones.
+    A bolt with a highlight on it is far from the others of its kind, but it occurs where one of
+    them is missing: together they have the usual number in more images, by at least half of those
+    that show the odd group.
     """
 
     def counts(group: Group) -> np.ndarray:
@@ -78,12 +89,12 @@ def _completed(groups: list[Group], images_N: np.ndarray, images: int) -> list[G
 
     for odd in sorted(groups, key=lambda group: len(group.members_M)):
         counts_I = counts(odd)
-        if odd.stands_in or np.bincount(counts_I).argmax() > 0:
+        if odd.interchangeable or np.bincount(counts_I).argmax() > 0:
             continue
         gains = {
             k: irregularity(counts(group)) - irregularity(counts(group) + counts_I)
             for k, group in enumerate(groups)
-            if group is not odd and not group.stands_in
+            if group is not odd and not group.interchangeable
         }
         best = max(gains, key=lambda k: gains[k], default=None)
         if best is not None and gains[best] >= COMPLETES * (counts_I > 0).mean():
@@ -93,10 +104,10 @@ def _completed(groups: list[Group], images_N: np.ndarray, images: int) -> list[G
 
 
 def _settled(points_ND: np.ndarray, groups: list[Group]) -> list[Group]:
-    """The same groups after every member has gone to the nearest one, twice.
+    """The groups after two rounds of reassigning every member to the nearest centre.
 
-    Nearest in units of the spread inside the groups, which tells kinds apart that the noise of
-    finding blurs (a nut seen with a gleam beside it is still smaller than a washer).
+    Distances are in units of the spread within the groups, dimension by dimension. This separates
+    kinds that noise blurs (a nut with a highlight beside it is still smaller than a washer).
     """
     for _ in range(SETTLING):
         if len(groups) < 2:
@@ -110,7 +121,7 @@ def _settled(points_ND: np.ndarray, groups: list[Group]) -> list[Group]:
         apart = np.linalg.norm((points_ND[members][:, None] - centres[None]) / spread_D, axis=2)
         nearest = apart.argmin(1)
         groups = [
-            Group(np.sort(members[nearest == number]), group.stands_in)
+            Group(np.sort(members[nearest == number]), group.interchangeable)
             for number, group in enumerate(groups)
         ]
         groups = [group for group in groups if len(group.members_M)]
@@ -118,14 +129,16 @@ def _settled(points_ND: np.ndarray, groups: list[Group]) -> list[Group]:
 
 
 class _Cutter:
+    """Cuts the tree recursively, from the root down."""
+
     def __init__(self, points_ND: np.ndarray, images_N: np.ndarray, images: int) -> None:
         self.points_ND, self.images_N, self.images = points_ND, images_N, images
         self.least = max(LEAST, round(LEAST_SHARE * images))
 
-    def cut(self, node: ClusterNode, stands_in: bool) -> Iterator[Group]:
+    def cut(self, node: ClusterNode, interchangeable: bool) -> Iterator[Group]:
         members = np.sort(np.array(node.pre_order()))
         if node.is_leaf():
-            yield Group(members, stands_in)
+            yield Group(members, interchangeable)
             return
         halves = sorted(
             (node.left, node.right), key=lambda half: (-half.count, min(half.pre_order()))
@@ -133,35 +146,36 @@ class _Cutter:
         first, second = (np.array(half.pre_order()) for half in halves)
         gap = self._gap(first, second)
         if len(second) < self.least and gap >= FAR:
-            # A few strays hide what the rest is made of; they are left out when far away.
-            yield from self.cut(halves[0], stands_in)
+            # A few far outliers hide the structure of the rest: leave them out.
+            yield from self.cut(halves[0], interchangeable)
             return
-        # A few parts are on the wrong side yet: judged as it is and with every part on the nearer.
+        # Some parts may be on the wrong side. Consider the split as it is and after reassigning
+        # every part to the nearer half, and take the more regular one.
         settled = [
             half.members_M for half in _settled(self.points_ND, [Group(first), Group(second)])
         ]
         first, second = min([[first, second], settled][: len(settled)], key=self._worst)
         gap = max(gap, self._gap(first, second))
         counts_I = self._counts(members)
-        # What stands in for something is asked of its own images only.
-        usual = irregularity(counts_I[counts_I > 0] if stands_in else counts_I) <= IRREGULAR
+        # Interchangeable kinds are regular within their own images only.
+        usual = irregularity(counts_I[counts_I > 0] if interchangeable else counts_I) <= IRREGULAR
         if self._regular(members, first, second) and gap >= (GAP if usual else WIDE_GAP):
-            yield from self.cut(halves[0], stands_in)
-            yield from self.cut(halves[1], stands_in)
+            yield from self.cut(halves[0], interchangeable)
+            yield from self.cut(halves[1], interchangeable)
         elif self._exclusive(first, second) and usual and gap >= WIDE_GAP:
             yield from self.cut(halves[0], True)
             yield from self.cut(halves[1], True)
         elif usual and halves[1].count <= FEW * len(members):
-            # These few are odd ones of what the rest is made of, be it one kind or several.
-            yield from self._joined(list(self.cut(halves[0], stands_in)), halves[1])
+            # The few of the second half are odd examples of the kinds in the first half.
+            yield from self._joined(list(self.cut(halves[0], interchangeable)), halves[1])
         else:
-            yield Group(members, stands_in)
+            yield Group(members, interchangeable)
 
     def _regular(self, members: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
-        """Both halves are usually there, in numbers that do not look drawn by lot; or without the
-        second, which is usually absent, the first comes in the same number more often.
+        """True when the halves are kinds of their own, judged on the images that show any of them.
 
-        Asked of the images that have any of them.
+        Either both are usually present, and hardly less regular than the whole; or the second is
+        usually absent, and without it the first is clearly more regular.
         """
         all_I = self._counts(members)
         counts = [self._counts(half)[all_I > 0] for half in (members, first, second)]
@@ -171,27 +185,34 @@ class _Cutter:
         return max(parts) <= whole + BY_CHANCE * self._by_chance(counts[0], len(first))
 
     def _exclusive(self, first: np.ndarray, second: np.ndarray) -> bool:
+        """True when hardly any image shows parts of both halves."""
         return float((self._counts(first) * self._counts(second) > 0).mean()) <= TOGETHER
 
     def _joined(self, groups: list[Group], node: ClusterNode) -> list[Group]:
-        """The groups, with every part of the branch in the one whose middle is nearest."""
+        """The groups, with every part of the branch added to the one with the nearest centre."""
         rest = np.array(node.pre_order())
         middles = np.stack([np.median(self.points_ND[g.members_M], 0) for g in groups])
         apart = np.linalg.norm(self.points_ND[rest][:, None] - middles[None], axis=2)
         return [
-            Group(np.sort(np.append(g.members_M, rest[apart.argmin(1) == k])), g.stands_in)
+            Group(np.sort(np.append(g.members_M, rest[apart.argmin(1) == k])), g.interchangeable)
             for k, g in enumerate(groups)
         ]
 
     def _counts(self, members: np.ndarray) -> np.ndarray:
+        """(I,) the number of these parts per image."""
         return np.bincount(self.images_N[members], minlength=self.images)
 
     def _worst(self, halves: Sequence[np.ndarray]) -> float:
+        """The larger irregularity of several halves."""
         return max(irregularity(self._counts(half)) for half in halves)
 
     @staticmethod
     def _by_chance(counts_I: np.ndarray, first: int) -> float:
-        """Irregularity of a half when every part were put there by the toss of a coin."""
+        """Expected irregularity of a half if every part were assigned to it at random.
+
+        `counts_I` are the counts of the whole, `first` the number of parts in the half.
+        """
+        # Per image, the count of the half is then binomial.
         share = first / counts_I.sum()
         most = [binom.pmf(np.arange(count + 1), count, share) for count in counts_I]
         longest = max(len(row) for row in most)
@@ -199,7 +220,10 @@ class _Cutter:
         return float(1 - mean.max())
 
     def _gap(self, first: np.ndarray, second: np.ndarray) -> float:
-        """Empty stretch between two groups on the line through their centres; below 0 = overlap."""
+        """The gap between two groups on the line through their centres; negative if they overlap.
+
+        Measured between the 5th and 95th percentiles, so that single outliers do not close it.
+        """
         line_D = self.points_ND[first].mean(0) - self.points_ND[second].mean(0)
         line_D /= np.linalg.norm(line_D) + 1e-9
         high, low = self.points_ND[first] @ line_D, self.points_ND[second] @ line_D

@@ -1,16 +1,18 @@
-"""Rules judge samples: the parts are found again in the edited picture, and the rules are asked.
+"""Judge samples by a rule book: does a sample break exactly the rules that its edit should break?
 
     judge = Judge(load(path), finder(models))
     verdict = judge.judge(edit, sample, image_HW3, proposals, verdict)
 
-An edit does not plan by rules (docs/decisions/0017). What it *should* break follows from the parts
-of the source, taken away and put down as the edit says; what it *did* break follows from parts that
-are found again in the edited pixels. A sample passes when both are the same and not nothing; a
-control passes when nothing is broken.
+Edits are not planned by rules (docs/decisions/0017). The rules that an edit *should* break follow
+from the parts of the source, removed and pasted as the edit says. The rules that it *did* break
+follow from parts found again in the edited pixels. A sample is accepted when both are the same and
+not empty; a control is accepted when nothing is broken.
 
-The source is the measure. Where no pixel changed, the parts are those of the source, so an error of
-finding there is on both sides and counts on neither. A rule that the source breaks already, as it
-was found, is blind for this image: it is neither intended nor counted as broken.
+Where no pixel changed, the parts of the source are reused, so a segmentation error there is on both
+sides and cancels out. A rule that the source itself breaks is blind for this image: it counts
+neither as intended nor as broken.
+
+Shapes: H, W image; 3 colour (RGB, uint8); N parts.
 """
 
 import threading
@@ -25,22 +27,23 @@ from pipeline.edits.registry import placed_masks
 from pipeline.kinds import kind_of
 from pipeline.records import Edit, ObjectProposals, Sample, Verdict
 from pipeline.rulebook.book import RuleBook, load
-from pipeline.rulebook.check import broken_rules, seen_in
+from pipeline.rulebook.check import broken_rules, recognised_in
 from pipeline.rulebook.parts import Parts, finder
 
+# Rejection reasons of this judge; part of the dataset format.
 NO_RULE = "breaks_no_rule"
 OTHER_RULES = "breaks_other_rules"
 UNSEEN = "breaks_rule_unseen"
 CONTROL = "breaks_a_rule"
 
+# Difference in grey levels above which a pixel counts as changed.
 VISIBLE = 8
-"""Grey levels from which on a pixel counts as changed."""
+# Share of a part's pixels that must have changed for it to be segmented again.
 TOUCHED = 0.2
-"""Share of a part's pixels that must have changed for it to be sought again."""
+# Share of a part that an edited object must cover to be identified with it.
 TAKEN = 0.6
-"""Share of a part that an edited object must cover to be that part."""
+# Share of an edited object that this part must cover in turn.
 ITSELF = 0.5
-"""Share of an edited object that the one part under it must cover."""
 
 
 def judge_for(path: Path, models: Any) -> "Judge":
@@ -49,12 +52,13 @@ def judge_for(path: Path, models: Any) -> "Judge":
 
 
 class Judge:
-    """A rule book and a way to find parts; keeps the parts of each thread's last source image."""
+    """A rule book with a part finder; caches the parts of each thread's last source image."""
 
     def __init__(self, book: RuleBook, find_parts: Any) -> None:
-        """`find_parts(image_HW3) -> Parts`, with `describe` for masks that are known already."""
+        """`find_parts(image_HW3) -> Parts`, with a method `describe` for known masks."""
         self.book, self.find_parts = book, find_parts
-        self._last = threading.local()  # workers of a run share a judge, each with its own image
+        # Workers of a run share a judge, each with an image of its own.
+        self._last = threading.local()
 
     def judge(
         self,
@@ -64,11 +68,16 @@ class Judge:
         proposals: ObjectProposals,
         verdict: Verdict,
     ) -> Verdict:
-        """The verdict with `rule` and `broken`, refused when they do not agree."""
+        """The gate's verdict extended by `rule` and `broken`; rejected when they do not agree.
+
+        `image_HW3` is the source of the sample, `proposals` those that the edit refers to.
+        """
+        # What the edit did break.
         before = self._parts_of(image_HW3)
         kept, found = self._found(image_HW3, sample.pixels_HW3, sample.change_HW)
         blind = set(self._broken(before))
         actual = [rule for rule in self._broken(found) if rule not in blind]
+        # What it should break; controls should break nothing.
         intended: list[str] = []
         if not edit.is_control:
             expected = self._expected(edit, sample, proposals, before, kept, found)
@@ -88,32 +97,35 @@ class Judge:
     def broken_by(
         self, image_HW3: np.ndarray, pixels_HW3: np.ndarray, change_HW: np.ndarray
     ) -> list[str]:
-        """Rules that the edited picture breaks and its source, as it was found, keeps."""
+        """Rules that the edited image breaks and its source does not."""
         blind = set(self._broken(self._parts_of(image_HW3)))
         found = self._found(image_HW3, pixels_HW3, change_HW)[1]
         return [rule for rule in self._broken(found) if rule not in blind]
 
     def _parts_of(self, image_HW3: np.ndarray) -> Parts:
-        """Parts of a source image; its samples come one after another."""
+        """Parts of a source image, cached: its samples come one after another."""
+        # By content, because callers may load the same image again.
         key = image_HW3.tobytes()
         if getattr(self._last, "key", None) != key:
             self._last.parts, self._last.key = self.find_parts(image_HW3), key
         return self._last.parts
 
     def _broken(self, parts: Parts) -> list[str]:
-        return list(broken_rules(self.book, seen_in(self.book, parts)))
+        return list(broken_rules(self.book, recognised_in(self.book, parts)))
 
     def _found(
         self, image_HW3: np.ndarray, pixels_HW3: np.ndarray, change_HW: np.ndarray
     ) -> tuple[Parts, Parts]:
-        """Untouched parts of the source, and what is there now: those and the ones found anew.
+        """The untouched parts of the source, and all parts of the edited image.
 
-        The product has not moved, so it keeps the source's frame.
+        The latter are the untouched ones followed by those that were found again in the change
+        mask. The product has not moved, so the source's frame is kept.
         """
         before = self._parts_of(image_HW3)
         kept = _subset(before, _untouched(before, image_HW3, pixels_HW3, change_HW))
         after = self.find_parts(pixels_HW3)
         taken_HW = kept.masks_NHW.any(0)
+        # Parts in the change mask that are not one of the kept ones.
         fresh = [
             mask_HW
             for mask_HW in after.masks_NHW
@@ -131,37 +143,42 @@ class Judge:
         kept: Parts,
         found: Parts,
     ) -> Parts | None:
-        """What the edit says should be there; None when its object is not one known part."""
+        """The parts that should be there after the edit; None if an object is no single part."""
         gone: set[int] = set()
-        laid: list[np.ndarray] = []
+        placed: list[np.ndarray] = []
         for part in edit.parts:
             masks = [proposals.masks_NHW[target] for target in part.targets]
             under = [_one_part(mask_HW, before) for mask_HW in masks]
+            # An object that is no single part says nothing about the rules of any part.
             if any(index is None for index in under):
                 return None
             if not kind_of(part.kind).adds:
                 gone |= {index for index in under if index is not None}
-            laid += _placed(part, masks, proposals, found, len(kept))
+            placed += _placed(part, masks, proposals, found, len(kept))
         staying = [index for index in range(len(before)) if index not in gone]
-        return self._with(_subset(before, staying), laid, sample.pixels_HW3, before)
+        return self._with(_subset(before, staying), placed, sample.pixels_HW3, before)
 
     def _with(
         self, kept: Parts, masks: Sequence[np.ndarray], pixels_HW3: np.ndarray, before: Parts
     ) -> Parts:
-        """Kept parts and further masks, described on the edited pixels."""
+        """Kept parts plus further masks, which are described on the edited pixels."""
         masks = [mask_HW for mask_HW in masks if mask_HW.any()]
         if not masks:
             return kept
         fresh_NHW = np.stack(masks)
-        looks = self.find_parts.describe(pixels_HW3, fresh_NHW, before.frame)
+        descriptors = self.find_parts.describe(pixels_HW3, fresh_NHW, before.frame)
         return Parts(
-            np.concatenate([kept.masks_NHW, fresh_NHW]), kept.looks + tuple(looks), before.frame
+            np.concatenate([kept.masks_NHW, fresh_NHW]),
+            kept.descriptors + tuple(descriptors),
+            before.frame,
         )
 
 
 def _reason(control: bool, intended: Sequence[str], actual: Sequence[str]) -> str:
+    """The rejection reason, empty when the sample is accepted."""
     if control:
         return CONTROL if actual else ""
+    # An anomaly that breaks no rule cannot be called one by this book.
     if not intended:
         return NO_RULE
     if set(intended) - set(actual):
@@ -172,9 +189,10 @@ def _reason(control: bool, intended: Sequence[str], actual: Sequence[str]) -> st
 def _untouched(
     before: Parts, image_HW3: np.ndarray, pixels_HW3: np.ndarray, change_HW: np.ndarray
 ) -> list[int]:
-    """Parts of the source of which hardly a pixel changed visibly."""
-    apart_HW = np.abs(pixels_HW3.astype(np.int16) - image_HW3).max(2)
-    changed_HW = (apart_HW > VISIBLE) & change_HW
+    """Indices of the source's parts of which hardly any pixel changed visibly."""
+    # int16, because uint8 differences would wrap around.
+    difference_HW = np.abs(pixels_HW3.astype(np.int16) - image_HW3).max(2)
+    changed_HW = (difference_HW > VISIBLE) & change_HW
     return [
         index
         for index, mask_HW in enumerate(before.masks_NHW)
@@ -183,7 +201,7 @@ def _untouched(
 
 
 def _one_part(object_HW: np.ndarray, before: Parts) -> int | None:
-    """The one part that an edited object is; None for a piece of one, several, something else."""
+    """The index of the part that an edited object is; None for a fragment, several parts, none."""
     covered = [(mask_HW & object_HW).sum() for mask_HW in before.masks_NHW]
     taken = [
         index
@@ -202,10 +220,10 @@ def _placed(
     found: Parts,
     first: int,
 ) -> list[np.ndarray]:
-    """Where the edit lays objects down, as masks; `found[first:]` are the parts found anew.
+    """Masks of the objects that the edit pastes; `found[first:]` are the parts found again.
 
-    Of a kind whose new object has an outline that this image does not know (a donor's, a prompt's)
-    the part found nearest to the old place stands for it.
+    If the outline of the new object is unknown in this image (a donor's, or a prompt's), the part
+    found nearest to the old place represents it.
     """
     known = "prompt" not in edit.parameters and "donor" not in edit.parameters
     placed = placed_masks(edit, masks, proposals) if known else None
@@ -214,13 +232,14 @@ def _placed(
     ys, xs = np.nonzero(masks[0])
     here = np.array([xs.mean(), ys.mean()])
     fresh = range(first, len(found))
+    # Nearest within one object size of the old centre.
     reach = np.sqrt(masks[0].sum())
-    near = [k for k in fresh if np.linalg.norm(found.looks[k].centre - here) <= reach]
-    near.sort(key=lambda k: float(np.linalg.norm(found.looks[k].centre - here)))
+    near = [k for k in fresh if np.linalg.norm(found.descriptors[k].centre - here) <= reach]
+    near.sort(key=lambda k: float(np.linalg.norm(found.descriptors[k].centre - here)))
     return [found.masks_NHW[k] for k in near[:1]]
 
 
 def _subset(parts: Parts, indices: Sequence[int]) -> Parts:
     return Parts(
-        parts.masks_NHW[list(indices)], tuple(parts.looks[k] for k in indices), parts.frame
+        parts.masks_NHW[list(indices)], tuple(parts.descriptors[k] for k in indices), parts.frame
     )

@@ -1,9 +1,9 @@
-"""What a licence text of a source means for those who get something made from it.
+"""From the licence text of a source to its terms, for versions and exports made from its images.
 
-A version carries the licence of its source images as text. Whoever passes on a version or an
-export needs more: the address of the terms, the short name that a hub knows, whom to credit, and
-the two conditions that people miss: no commercial use, and the same licence for whatever is made
-from it. Text that is not known here is passed on as it stands.
+A version has the licence of its source images as text. Its card and its exports also need the
+address of the terms, the identifier for the Hugging Face Hub, the credit, and the two conditions
+that are often overlooked: no commercial use, and the same licence for derived works. Unknown texts
+are passed on unchanged.
 """
 
 import re
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.sources.layouts.registry import LAYOUTS
-from pipeline.utils.html import cell
+from pipeline.utils.html import escape_markdown
 
 NOT_STATED = "not stated by the source"
 
+# Creative Commons and software licences by their normalised text (see `_key`).
 _CC = "https://creativecommons.org/"
-_KNOWN = {  # our spelling without spaces and case: address of the terms, name on a hub
+# Normalised text -> address of the terms, identifier on the Hugging Face Hub.
+_KNOWN = {
     "cc0-1.0": (f"{_CC}publicdomain/zero/1.0/", "cc0-1.0"),
     "cc-by-4.0": (f"{_CC}licenses/by/4.0/", "cc-by-4.0"),
     "cc-by-sa-4.0": (f"{_CC}licenses/by-sa/4.0/", "cc-by-sa-4.0"),
@@ -27,13 +29,17 @@ _KNOWN = {  # our spelling without spaces and case: address of the terms, name o
     "apache-2.0": ("https://www.apache.org/licenses/LICENSE-2.0", "apache-2.0"),
     "mit": ("https://opensource.org/license/mit", "mit"),
 }
-# Images that the project renders itself, in the layout of MVTec LOCO AD.
+# The licence of images that the project renders itself, in the layout of MVTec LOCO AD.
 RENDERED_LICENCE = "Apache-2.0 (rendered)"
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """One licence. `url` and `credit` are empty where they are not known; `hub` is never empty."""
+    """The terms of a licence.
+
+    `url` and `credit` are empty where unknown; `hub` is never empty. `stated` is False when the
+    source states no licence.
+    """
 
     text: str
     url: str
@@ -43,6 +49,7 @@ class Terms:
 
     @property
     def noncommercial(self) -> bool:
+        # By the text, so that it also holds for licences that are not in the table.
         return bool(re.search(r"\bNC\b|non-?commercial", self.text, re.I))
 
     @property
@@ -50,8 +57,12 @@ class Terms:
         return bool(re.search(r"\bSA\b|share-?alike", self.text, re.I))
 
     def sentences(self) -> str:
-        """What it means for whoever holds the files, as Markdown."""
-        name = f"[{cell(self.text)}]({self.url})" if self.url else cell(self.text)
+        """The conditions for users of the files, as Markdown."""
+        name = (
+            f"[{escape_markdown(self.text)}]({self.url})"
+            if self.url
+            else escape_markdown(self.text)
+        )
         lines = [
             f"**{name}** – the terms of the source images hold for everything made from them, so "
             "for these files too."
@@ -74,14 +85,14 @@ def terms_of(index: Mapping[str, Any]) -> Terms:
     key = _key(text)
     url, hub = _KNOWN.get(key, ("", "other" if stated else "unknown"))
     layout = LAYOUTS.get(index["settings"].get("kind", ""))
-    # A folder in MVTec's layout may hold anybody's images; only its own licence names its owner.
+    # Any images may be in MVTec's folder layout. MVTec is credited only if the licence matches too.
     credit = layout.credit if layout and key == _key(layout.licence) else ""
     return Terms(text if stated else NOT_STATED, url, hub, credit, stated)
 
 
 def _key(text: str) -> str:
-    """A licence without spaces and case.
+    """A licence in lower case with hyphens for spaces, without remarks in parentheses.
 
-    "Apache-2.0 (rendered)" says how the images came about; the licence is the first word.
+    `Apache-2.0 (rendered)` becomes `apache-2.0`.
     """
     return re.sub(r"\s+", "-", re.sub(r"\(.*?\)", "", text).strip()).lower()

@@ -11,23 +11,26 @@ from pipeline.sources.layouts.registry import group_of
 def split_entries(
     entries: Sequence[SourceEntry], validation_fraction: float, seed: int
 ) -> tuple[SourceEntry, ...]:
-    """Hold out a share of the training normals for validation; the same ones on every machine.
+    """Hold out a share of the training normals for validation, equally on every machine.
 
-    A layout that brings its own validation split keeps it. Chosen by the smallest hash of seed and
-    name, whole groups at a time (all images of one patient), at least one image where the fraction
-    is above 0, and never the last group of training. Test entries pass through untouched.
+    A layout with a validation split of its own keeps it. Whole groups are held out (all images of
+    one patient), in the order of a hash of seed and name: at least one image when the fraction is
+    above 0, but never all groups of training. Test entries are not touched.
     """
     train = [entry for entry in entries if entry.split == "train"]
     groups: dict[str, int] = {}
     for entry in train:
         groups[group_of(entry)] = groups.get(group_of(entry), 0) + 1
+    # A single group cannot be on both sides of the split.
     own = any(entry.split == "validation" for entry in entries)
     if own or not validation_fraction or len(groups) < 2:
         return tuple(entries)
     wanted, count = max(1, round(validation_fraction * len(train))), 0
     held_out: set[str] = set()
-    for group in sorted(groups, key=lambda group: _draw(seed, group))[:-1]:
-        # A group that overshoots is passed over, unless nothing is held out yet.
+    # The order by hash does not depend on the other images, so adding one changes little. The last
+    # group stays in training.
+    for group in sorted(groups, key=lambda group: _hash(seed, group))[:-1]:
+        # Skip a group that would exceed the wanted number, unless nothing is held out yet.
         if held_out and count + groups[group] > wanted:
             continue
         held_out.add(group)
@@ -42,5 +45,5 @@ def split_entries(
     )
 
 
-def _draw(seed: int, group: str) -> bytes:
+def _hash(seed: int, group: str) -> bytes:
     return hashlib.sha256(f"{seed}:{group}".encode()).digest()

@@ -1,8 +1,8 @@
 """Writing to a disk that may be full, read-only, shared, or switched off at any moment.
 
-A file appears whole or not at all: written aside, synced, renamed, its folder synced. Writers wait
-for each other at lock files (`flock`), which the kernel frees when their holder dies, however it
-dies. What a disk refuses becomes one line that names it.
+Files are written atomically: a temporary file is written, synced and renamed, then its folder is
+synced. Writers lock folders with `flock`, which the kernel releases when the holder dies. OSErrors
+that the user can fix become one line that names the folder.
 """
 
 import errno
@@ -17,53 +17,77 @@ from threading import get_ident
 
 from pipeline.errors import UserError
 
+# The table of errno values; every list in the project is one of these. Missing permissions, or a
+# read-only share.
+NOT_WRITABLE = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
+# The user can fix these wherever they occur: permissions, a full disk or quota, a file in the
+# place of a folder.
+_USER_ERRORS = NOT_WRITABLE | {errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+# While writing to a store. EEXIST is a file in the way and EFBIG a size limit. A missing file or a
+# folder in place of one (ENOENT, EISDIR) is not in here: this code chose the path, so it is a bug.
+WRITE_ERRORS = _USER_ERRORS | {errno.EEXIST, errno.EFBIG}
+# For a whole command. Its paths come from the user, so a missing file or a folder in place of one
+# is a user error. EEXIST and EFBIG outside of a write are a bug.
+COMMAND_ERRORS = _USER_ERRORS | {errno.ENOENT, errno.EISDIR}
+# Hiccups of a disk, network share or connection that may be gone in some seconds. Waiting does not
+# help against a full disk, a missing file or missing permissions, so these are not in here.
+TRANSIENT_ERRORS = frozenset(
+    (
+        errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOLCK,
+        errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED,
+        errno.ECONNABORTED, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE,
+    )
+)  # fmt: skip
+
+# The lock file of a folder. It is never deleted, because a waiting writer holds its inode.
 LOCK = ".lock"
-"""The lock file of a folder. It is never deleted: a waiting writer holds its inode."""
-_USERS_ERRORS = (  # a full, forbidden or misnamed place; anything else is a bug or broken hardware
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES),
-    *(errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EFBIG),
-)
+# Characters of a file stem. A tar header holds 100 for the whole file name.
+MAX_NAME_LENGTH = 80
 
 
 @contextmanager
-def naming_the_disk(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk, or a file in the way, into a mistake the user can mend."""
+def named_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full or read-only disk, or a file in the way, into a UserError that names `folder`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _USERS_ERRORS:
-            raise _refused(folder, error.errno) from error
+        if error.errno in WRITE_ERRORS:
+            raise _write_error(folder, error.errno) from error
         raise
 
 
 def require_writable(folder: Path) -> None:
-    """UserError unless files can be made in `folder`, or it can be made itself; touches nothing.
+    """UserError unless files can be written into `folder`, or it can be created; changes nothing.
 
-    Asked before hours of work, so that a read-only store is not found out at their end.
+    Call it before hours of work, so that a read-only store is not discovered at their end.
     """
-    with naming_the_disk(folder):
+    with named_disk_errors(folder):
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
-        raise _refused(folder, errno.ENOTDIR)
-    if not os.access(place, os.W_OK | os.X_OK):  # also false for root on a read-only file system
+        raise _write_error(folder, errno.ENOTDIR)
+    # On a read-only file system `access` is false even for root.
+    if not os.access(place, os.W_OK | os.X_OK):
         read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-        raise _refused(folder, errno.EROFS if read_only else errno.EACCES)
+        raise _write_error(folder, errno.EROFS if read_only else errno.EACCES)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file aside, sync it and rename it."""
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that readers see all of it or nothing: temporary file, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Process and thread in the name: two writers of the same path do not share a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
+        # Without the sync, a power failure after the rename could leave an empty file.
         os.fsync(file.fileno())
     temporary.replace(path)
+    # The rename itself is an entry of the folder and needs a sync of its own.
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk itself."""
+    """Flush a file or a folder to the physical disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -75,13 +99,14 @@ def sync(path: Path) -> None:
 def locked(
     folder: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None
 ) -> Iterator[bool]:
-    """Hold a folder's lock, alone or with other shared holders; True when it had to be waited for.
+    """Hold a folder's lock, exclusive or shared; yields True when it had to wait for it.
 
     `waiting` is called once, before the wait.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with _lock_file(folder) as handle:
-        waited = not _taken_at_once(handle, kind)
+        # Try first without blocking, so that the caller can report the wait before it begins.
+        waited = not _try_lock(handle, kind)
         if waited:
             if waiting:
                 waiting()
@@ -91,7 +116,7 @@ def locked(
 
 @contextmanager
 def locked_if_free(folder: Path, touch: bool = True) -> Iterator[bool]:
-    """Hold a folder's lock alone if nobody else holds it; False when somebody does.
+    """Hold a folder's exclusive lock if it is free; yields False when another process holds it.
 
     Without `touch` nothing is written: a folder that never had a lock counts as free.
     """
@@ -99,12 +124,12 @@ def locked_if_free(folder: Path, touch: bool = True) -> Iterator[bool]:
         yield True
         return
     with _lock_file(folder, touch) as handle:
-        yield _taken_at_once(handle, fcntl.LOCK_EX)
+        yield _try_lock(handle, fcntl.LOCK_EX)
 
 
 @contextmanager
 def _lock_file(folder: Path, touch: bool = True) -> Iterator[int]:
-    with naming_the_disk(folder):
+    with named_disk_errors(folder):
         if touch:
             folder.mkdir(parents=True, exist_ok=True)
         how = os.O_RDWR | os.O_CREAT if touch else os.O_RDONLY
@@ -112,10 +137,11 @@ def _lock_file(folder: Path, touch: bool = True) -> Iterator[int]:
     try:
         yield handle
     finally:
+        # Closing the last handle releases the flock.
         os.close(handle)
 
 
-def _taken_at_once(handle: int, kind: int) -> bool:
+def _try_lock(handle: int, kind: int) -> bool:
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,22 +149,18 @@ def _taken_at_once(handle: int, kind: int) -> bool:
     return True
 
 
-def _refused(folder: Path, number: int) -> UserError:
+def _write_error(folder: Path, number: int) -> UserError:
     return UserError(
         f"cannot write to the store at {folder}: {os.strerror(number)}; make room or choose "
         "another --store; what was published is untouched"
     )
 
 
-LONGEST_NAME = 80
-"""Characters of a picture's name; a tar header holds 100 for the whole file name."""
+class UniqueNames:
+    """File stems from ids: letters, digits, `-` and `_` only, and no stem twice.
 
-
-class Names:
-    """File stems from ids: letters, digits, `-` and `_` only, and never the same one twice.
-
-    `train/good/000.png@2.0` becomes `train_good_000_2_0`. Two ids that would share a stem are told
-    apart by the digest of the second, also where a file system does not tell A from a.
+    `train/good/000.png@2.0` becomes `train_good_000_2_0`. If two ids would get the same stem, the
+    second one gets eight digits of its SHA-256 appended.
     """
 
     def __init__(self) -> None:
@@ -146,17 +168,19 @@ class Names:
 
     def take(self, sample_id: str) -> str:
         name = slug(sample_id)
+        # Compared in lower case, for file systems that do not distinguish case.
         if name.lower() in self._taken:
-            name = f"{name[: LONGEST_NAME - 9]}-{sha256(sample_id.encode()).hexdigest()[:8]}"
+            name = f"{name[: MAX_NAME_LENGTH - 9]}-{sha256(sample_id.encode()).hexdigest()[:8]}"
         self._taken.add(name.lower())
         return name
 
 
 def slug(text: str) -> str:
-    """Text as part of a file name; the ending of a source file (before `@`) is left out."""
+    """Text as part of a file name; the extension of a source file (before `@`) is dropped."""
     path, at, number = text.partition("@")
     stem = re.sub(r"\.[A-Za-z]{3,4}$", "", path)
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", f"{stem}{at}{number}").strip("_-")
-    if len(plain) > LONGEST_NAME or not plain:
-        plain = f"{plain[: LONGEST_NAME - 9]}-{sha256(text.encode()).hexdigest()[:8]}".strip("-")
+    # Shortened names keep a digest of the whole text; nine characters are `-` and eight digits.
+    if len(plain) > MAX_NAME_LENGTH or not plain:
+        plain = f"{plain[: MAX_NAME_LENGTH - 9]}-{sha256(text.encode()).hexdigest()[:8]}".strip("-")
     return plain

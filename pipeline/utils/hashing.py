@@ -1,8 +1,8 @@
-"""Content digests: what a dataset promises is its decoded content, never the bytes of a container.
+"""SHA-256 of files, arrays and canonical JSON.
 
-HDF5 bytes change with the library version, the filters and the order of writing. So identity is
-SHA-256 over canonical JSON and over arrays as (dtype, shape, C-order bytes); the digest of a file
-is a transport check only.
+The identity of a dataset is the SHA-256 of its decoded content: canonical JSON, and arrays as
+(dtype, shape, C-order bytes). HDF5 bytes change with the library version, the filters and the order
+of writing, so the digest of a file only proves that it was copied without damage.
 """
 
 import hashlib
@@ -16,42 +16,50 @@ import numpy as np
 
 from pipeline.errors import RecordError
 
-_BLOCK = 1 << 20
-
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of the bytes of a file, read in blocks."""
-    hasher = hashlib.sha256()
+    """Hex SHA-256 of the bytes of a file, read in blocks; OSError when it cannot be read."""
+    return hash_file(path, "sha256")
+
+
+def hash_file(path: Path, algorithm: str) -> str:
+    """Hex digest of the bytes of a file by an algorithm of `hashlib`, such as `sha256` or `md5`."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
+        # MD5 only detects damage here; without the flag it is not available on FIPS systems.
+        hasher = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
     return hasher.hexdigest()
 
 
 def sha256_array(array: np.ndarray) -> str:
-    """Hex SHA-256 over dtype, shape and C-order bytes, little-endian on every machine."""
+    """Hex SHA-256 over dtype, shape and C-order bytes, little-endian on every machine.
+
+    Takes an array of any plain dtype and shape; RecordError for arrays of Python objects.
+    """
     array = np.asarray(array)
     if array.dtype.hasobject:
-        raise RecordError(f"only plain numbers have a digest, got an array of {array.dtype}")
+        raise RecordError(f"expected an array of plain numbers, got dtype {array.dtype}")
+    # ascontiguousarray turns 0-d arrays into 1-d ones; the shape below is the original one.
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    # Dtype and shape come first, so that (2, 3) and (3, 2) arrays of equal bytes differ.
     head = canonical_json({"dtype": little.dtype.str, "shape": list(array.shape)})
     hasher = hashlib.sha256(head + b"\n")
+    # A byte view, without the copy that `tobytes` makes.
     hasher.update(little.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
 
 
 def canonical_json(obj: Any) -> bytes:
-    """The one JSON spelling of a value: sorted keys, no spaces, ASCII, shortest exact floats.
+    """Canonical JSON of a value: sorted keys, no spaces, ASCII, shortest round-trip floats.
 
-    NumPy scalars count as the Python numbers that they equal; NaN and infinity are refused,
-    because they have no JSON spelling and do not equal themselves.
+    NumPy scalars are written as the equal Python numbers. RecordError for NaN and infinity, which
+    JSON cannot express, and for any other type; the message names its place, such as `/edit/seed`.
     """
     plain = _plain(obj, ())
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def pretty_json(obj: Any) -> bytes:
-    """A value as people read it in a file: the canonical JSON, indented, with a line end."""
+    """The canonical JSON for files that people read: indented, with a final line break."""
     return json.dumps(json.loads(canonical_json(obj)), indent=2, sort_keys=True).encode() + b"\n"
 
 
@@ -61,29 +69,35 @@ def digest_of(obj: Any) -> str:
 
 
 def _plain(obj: Any, where: tuple[Any, ...]) -> Any:
-    """The value in Python's own types. `where` is (the parent's where, key), spelt in errors."""
+    """The value in built-in types. `where` is the linked list (where of the parent, key)."""
     if obj is None or isinstance(obj, bool | int | str):
         return obj
+    # Before float: np.float64 is a subclass of it.
     if isinstance(obj, np.generic):
         return _plain(obj.item(), where)
     if isinstance(obj, float):
         if not math.isfinite(obj):
-            raise RecordError(f"a record holds finite numbers only, got {obj} at {_spelt(where)}")
+            raise RecordError(
+                f"expected finite numbers in a record, got {obj} at {_pointer(where)}"
+            )
         return obj
     if isinstance(obj, Mapping):
         for key in obj:
             if not isinstance(key, str):
-                raise RecordError(f"keys of a record are text, got {key!r} at {_spelt(where)}")
+                raise RecordError(
+                    f"expected text as keys of a record, got {key!r} at {_pointer(where)}"
+                )
         return {key: _plain(value, (where, key)) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
         return [_plain(value, (where, index)) for index, value in enumerate(obj)]
     raise RecordError(
-        f"a record holds plain numbers, text, lists and mappings, got {type(obj).__name__} "
-        f"at {_spelt(where)}"
+        f"expected numbers, text, lists and mappings in a record, got {type(obj).__name__} "
+        f"at {_pointer(where)}"
     )
 
 
-def _spelt(where: tuple[Any, ...]) -> str:
+def _pointer(where: tuple[Any, ...]) -> str:
+    """`(((), "edit"), "seed")` -> `/edit/seed`, built only for an error message."""
     path = ""
     while where:
         where, key = where

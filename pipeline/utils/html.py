@@ -1,9 +1,9 @@
-"""The pages that people open: one way to fill a template, in which no name can do anything.
+"""Jinja pages, Markdown escaping, images as data URIs.
 
 Names of images, defects and categories come from folders and archives of others. On a page they are
-text: HTML in them is escaped, and characters that cannot be seen (line breaks, marks that turn the
-writing direction, zero-width ones) are written out, because they would let one name pass for
-another or push its neighbours around.
+text: HTML in them is escaped. Invisible characters (line breaks, bidirectional marks, zero-width
+characters) are written out, because they would let one name look like another or move the text
+around it.
 """
 
 import base64
@@ -15,13 +15,22 @@ from typing import Any
 
 import numpy as np
 
+# Longer side of an embedded image in px; larger ones are shrunk. The overlays of the gallery are
+# drawn at twice this size.
+THUMBNAIL_SIDE = 384
+
+# Line breaks and tabs become a space, which keeps a name readable.
 _SPACES = {ord(space): " " for space in "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029"}
+# What Markdown would interpret. An underscore between letters, as in wrong_type, is left alone.
+_MARKS = re.compile(r"[\\|\[\]`*~]|(?<![^\W_])_|_(?![^\W_])")
+_ADDRESS = re.compile(r"(?i)(www)\.|(:)(?=//)")
 
 
-def fill(
+def render_template(
     template: Path, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any
 ) -> str:
     """The page of a Jinja template; every value is escaped, an unknown name is an error."""
+    # Jinja is imported on use, as most commands render no page.
     import jinja2
 
     environment = jinja2.Environment(
@@ -29,14 +38,15 @@ def fill(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        # Applied to every value before it is escaped.
+        finalize=_finalize,
     )
     environment.filters |= dict(filters or {})
     return environment.from_string(template.read_text("utf-8")).render(**values)
 
 
 def visible(text: str) -> str:
-    """The text on one line, what cannot be seen written out as `\\u202e`."""
+    """The text on one line, with invisible characters written out as `\\u202e`."""
     if text.isprintable():
         return text
     plain = text.translate(_SPACES)
@@ -45,43 +55,41 @@ def visible(text: str) -> str:
     )
 
 
-def cell(text: str) -> str:
-    """Text of others on one line of Markdown: no table, link, picture, code, stress or HTML.
+def escape_markdown(text: str) -> str:
+    """Text as one plain line of Markdown: no table, link, image, code, emphasis or HTML.
 
-    Addresses (`https://`, `www.`, `name@`) hold an entity, so that a reader makes no link of them.
+    Addresses (`https://`, `www.`, `name@`) get an HTML entity inside, because many Markdown
+    renderers turn bare addresses into links.
     """
     flat = " ".join(visible(text).split())
+    # The ampersand first, as the other replacements insert entities.
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
     flat = _ADDRESS.sub(lambda found: f"{found[1]}&#46;" if found[1] else "&#58;", flat)
     return _MARKS.sub(r"\\\g<0>", flat)
 
 
-# An underscore between letters, as in wrong_type, is no mark.
-_MARKS = re.compile(r"[\\|\[\]`*~]|(?<![^\W_])_|_(?![^\W_])")
-_ADDRESS = re.compile(r"(?i)(www)\.|(:)(?=//)")
+def thumbnail_uri(image_HW3: np.ndarray, quality: int = 84) -> str:
+    """An RGB uint8 image as a data URI, shrunk to THUMBNAIL_SIDE.
 
-
-def _shown(value: Any) -> Any:
-    """What Jinja is about to write. Markup (a macro's own output) is no text of others."""
-    return visible(value) if type(value) is str else value
-
-
-LONGEST = 384
-"""Pictures are shrunk to this many pixels on their longer side; overlays are drawn at twice it."""
-
-
-def photo(image_HW3: np.ndarray, quality: int = 84) -> str:
-    """A picture as a data URI, no longer than LONGEST; WebP where Pillow has it, else PNG."""
+    WebP at `quality` (0-100) where Pillow was built with it, else PNG.
+    """
     from PIL import Image, features
 
-    picture = Image.fromarray(image_HW3)
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    image = Image.fromarray(image_HW3)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     if features.check("webp"):
-        return _uri(picture, "webp", quality=quality, method=2)
-    return _uri(picture, "png")
+        # Method 2 (of 0-6, default 4) encodes faster, for slightly larger files.
+        return data_uri(image, "webp", quality=quality, method=2)
+    return data_uri(image, "png")
 
 
-def _uri(picture: Any, kind: str, **options: Any) -> str:
+def data_uri(image: Any, kind: str, **options: Any) -> str:
+    """A Pillow image as `data:image/KIND;base64,…`; `options` are those of Pillow's encoder."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _finalize(value: Any) -> Any:
+    """Make plain text visible. Markup, which a macro returns, is a subclass of str and stays."""
+    return visible(value) if type(value) is str else value

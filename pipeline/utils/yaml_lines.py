@@ -1,7 +1,7 @@
-"""From YAML to plain values and back to the line: every mistake in a manifest names FILE:LINE: key.
+"""YAML with line numbers: every error in a manifest is reported as FILE:LINE: key: message.
 
-YAML's own liberties are closed here: duplicate keys, tabs, tags, dates and several documents are
-errors, because each of them is far more often a slip than a wish.
+Only a strict subset of YAML is accepted. Duplicate keys, tabs, tags, dates and several documents
+are errors, because they are nearly always accidents.
 """
 
 import difflib
@@ -21,17 +21,17 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import ManifestError
 
+# Deeper nesting can only be an alias that contains itself.
 MAX_DEPTH = 20
-"""Nesting above this is an alias that contains itself."""
-
+# Brackets open at once. The parser's time grows with the square of their number.
 MAX_BRACKETS = 100
-"""Opened brackets that YAML is given: its time grows with the square of their number."""
-
+# Values after every alias is expanded. A few lines of nested aliases can stand for billions.
 MAX_VALUES = 200_000
-"""Values with every alias written out; a few lines of aliases of aliases can stand for billions."""
 
+# The path to a value in the document, such as ("categories", "nut", "path").
 Keys = tuple[str | int, ...]
 
+# The most frequent messages of pydantic, reworded for people who write YAML.
 _WORDING = {
     "missing": "is missing; add it",
     "extra_forbidden": "unknown key",
@@ -45,27 +45,26 @@ _WORDING = {
     "finite_number": "expected a finite number",
     "too_short": "needs at least one entry",
 }
-"""Pydantic's commonest words, said for people who write YAML."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed manifest that still knows its lines."""
+    """A parsed YAML file with the line of every key."""
 
     path: Path
     content: Any
 
     def as_json(self) -> str:
-        """The content as JSON text, the form that is validated strictly."""
+        """The content as JSON text, for pydantic's strict validation."""
         return json.dumps(_plain(self, self.content, (), count(1)))
 
     def line(self, keys: Keys) -> int:
-        """Line (from 1) of the deepest part of the dotted key that the file has."""
+        """Line (from 1) of the key, or of its deepest parent that is in the file."""
         node, line = self.content, 0
         for key in keys:
             if not isinstance(node, CommentedMap | CommentedSeq):
                 break
-            # Merged keys (`<<`) have no place of their own: their parent's line stands for them.
+            # Merged keys (`<<`) have no line of their own; the parent's line is used.
             place = node.lc.data.get(key) if node.lc.data else None
             if place is None:
                 break
@@ -88,9 +87,11 @@ def load_yaml(path: Path) -> Document:
         raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; a manifest is a YAML file") from None
+    # Before parsing: count how many brackets are open at once.
     depths = accumulate((letter in "[{") - (letter in "]}") for letter in text if letter in "[]{}")
     if max(depths, default=0) > MAX_BRACKETS:
         raise ManifestError(f"{path}: not YAML (over {MAX_BRACKETS} brackets are open at once)")
+    # The round-trip loader is the one that keeps line numbers.
     try:
         content = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -98,18 +99,23 @@ def load_yaml(path: Path) -> Document:
     except (YAMLError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not YAML ({_first_line(error)})") from None
     if not isinstance(content, CommentedMap):
-        came = "nothing" if content is None else _named(content)
-        raise ManifestError(f"{path}:1: expected keys such as `categories:`, got {came}")
+        found = "nothing" if content is None else _kind_of(content)
+        raise ManifestError(f"{path}:1: expected keys such as `categories:`, got {found}")
     return Document(path, content)
 
 
 def explain(error: ValidationError, document: Document | None, model: type[BaseModel]) -> str:
-    """One line per mistake, in the order of the file."""
+    """One line per error, in the order of the file.
+
+    `document` is None for values that come from options; then the lines begin with the key. `model`
+    is the schema that the keys are looked up in for suggestions.
+    """
     found: dict[Keys, str] = {}
     for fault in error.errors(include_url=False):
+        # Pydantic appends "[key]" where a key of a mapping, not its value, is wrong.
         keys = tuple(key for key in fault["loc"] if key != "[key]")
         found.setdefault(keys, _message(fault, keys, model))
-    # A list with a wrong entry is also called too short: the entry alone is said.
+    # Pydantic also reports a list with an invalid entry as too short. Keep the entry only.
     inner = {keys[:depth] for keys in found for depth in range(len(keys))}
     found = {keys: text for keys, text in found.items() if keys not in inner}
     if document is None:
@@ -118,35 +124,53 @@ def explain(error: ValidationError, document: Document | None, model: type[BaseM
     return "\n".join(document.at(keys, text) for keys, text in ordered)
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """`; did you mean X?` for the known word that is closest, or nothing."""
+def first_error(error: ValidationError, default: str = "", show_input: bool = True) -> str:
+    """The first thing that pydantic found wrong, in one line: `key: message, got value`.
+
+    For settings that come from options or files of this program, where one error is enough.
+    `default` names the whole content, for errors that concern no single key. `show_input` appends
+    the value.
+    """
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"])) or default
+    text = f"{where}: {fault['msg']}" if where else str(fault["msg"])
+    return f"{text}, got {fault['input']!r}" if show_input else text
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """`; did you mean X?` for the most similar known word, or an empty string."""
+    # The similarity is 1 for equal words; difflib's default of 0.6 suggests more distant ones.
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _message(fault: Any, keys: Keys, model: type[BaseModel]) -> str:
-    kind, came = fault["type"], fault.get("input")
+    kind, value = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
         known = _keys_at(model, keys[:-1])
-        hint = nearest(str(keys[-1]), known) or f"; known: {', '.join(known)}"
+        hint = did_you_mean(str(keys[-1]), known) or f"; known: {', '.join(known)}"
         return _WORDING[kind] + hint
     if kind == "string_pattern_mismatch":
-        return f"use letters, digits, . _ - in a name, got {came!r}"
+        return f"use letters, digits, . _ - in a name, got {value!r}"
+    # Pydantic's own wording otherwise, without the prefix that it adds to errors of validators.
     text = _WORDING.get(kind) or fault["msg"].removeprefix("Value error, ")
     text = text.replace("Input should be", "expected", 1)
     text = text[:1].lower() + text[1:]
-    if kind == "missing" or isinstance(came, Mapping | BaseModel):
+    # A missing key has no value, and printing a whole mapping would fill the screen.
+    if kind == "missing" or isinstance(value, Mapping | BaseModel):
         return text
     hint = ""
-    if kind == "literal_error" and isinstance(came, str):
-        hint = nearest(came, [word.strip("'") for word in fault["ctx"]["expected"].replace(
+    # The allowed values are only available as text: "'a', 'b' or 'c'".
+    if kind == "literal_error" and isinstance(value, str):
+        hint = did_you_mean(value, [word.strip("'") for word in fault["ctx"]["expected"].replace(
             " or ", ", ").split(", ")])  # fmt: skip
-    return f"{text}, got {came!r}{hint}"
+    return f"{text}, got {value!r}{hint}"
 
 
 def _keys_at(model: type[BaseModel], keys: Keys) -> list[str]:
-    """The keys that the schema knows below a dotted key."""
+    """The keys that the schema has below a path; empty where it has none."""
     here: Any = model
+    # Walk down the annotations: a field of a model, or the values of a dict.
     for key in keys:
         here = _model_of(here)
         if isinstance(here, type) and issubclass(here, BaseModel):
@@ -170,7 +194,10 @@ def _model_of(annotation: Any) -> Any:
 
 
 def _plain(document: Document, node: Any, keys: Keys, seen: Iterator[int]) -> Any:
-    """Only what JSON knows; everything else (dates, tags, odd keys) is an error with its line."""
+    """The node as JSON types; anything else (dates, tags, keys that are not text) is an error.
+
+    `seen` counts the values, aliases expanded.
+    """
     if len(keys) > MAX_DEPTH or next(seen) > MAX_VALUES:
         raise ManifestError(document.at(keys[:3], "nested too deeply; write aliases out"))
     if isinstance(node, CommentedMap):
@@ -182,22 +209,25 @@ def _plain(document: Document, node: Any, keys: Keys, seen: Iterator[int]) -> An
         return [_plain(document, item, (*keys, number), seen) for number, item in enumerate(node)]
     if node is None or isinstance(node, bool):
         return node
-    if isinstance(node, int) and node.bit_length() > 1024:  # Python writes out 4300 digits at most
+    # Python converts integers of up to 4300 digits to text and raises beyond.
+    if isinstance(node, int) and node.bit_length() > 1024:
         raise ManifestError(document.at(keys, "a number of more than 300 digits"))
     for plain in (int, float, str):
         if isinstance(node, plain):
-            # YAML's own number and text classes remember their notation; that is not needed here.
+            # ruamel's number and text classes store their notation; only the value is kept.
             return bool(node) if type(node).__name__ == "ScalarBoolean" else plain(node)
-    message = f"expected plain text or a number, got {_named(node)}"
+    message = f"expected plain text or a number, got {_kind_of(node)}"
     raise ManifestError(document.at(keys, message))
 
 
-def _named(node: Any) -> str:
+def _kind_of(node: Any) -> str:
+    """What a node is, in words for an error message."""
     names = {"CommentedSeq": "a list", "date": "a date", "TimeStamp": "a time"}
     return names.get(type(node).__name__, "a tag (!...)" if hasattr(node, "tag") else "plain text")
 
 
 def _syntax(path: Path, text: str, error: MarkedYAMLError) -> str:
+    """FILE:LINE: message for a syntax error; frequent causes get a message of their own."""
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     problem = _first_line(error.problem or error)

@@ -1,9 +1,9 @@
 """U²-Net: a U-shaped network whose every stage is itself a small U (Qin et al., 2020).
 
-A stage (residual U-block, RSU) shrinks its own features level by level, widens them again with
+A stage (residual U-block, RSU) downsamples its features level by level, upsamples them again with
 skips, and adds its input, so one stage sees both texture and context. Eleven stages form the outer
-U; six of them give a side map, the six are fused into a seventh. Written from the paper; the two
-sizes are the paper's (44.0 M and 1.13 M parameters). rembg runs the exported ONNX file.
+U; six of them give a side map, and the six are fused into a seventh. Written from the paper; the
+two sizes are the paper's (44.0 M and 1.13 M parameters). rembg runs the exported ONNX file.
 Shapes: B images; C channels; H, W pixels; 1 the saliency map.
 """
 
@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 
 
 class ConvNormAct(nn.Sequential):
-    """3×3 convolution, batch norm, ReLU; the size stays, `dilation` widens the view."""
+    """3×3 convolution, batch norm, ReLU; keeps the size, `dilation` widens the receptive field."""
 
     def __init__(self, inside: int, outside: int, dilation: int = 1) -> None:
         super().__init__(
@@ -29,7 +29,10 @@ class ConvNormAct(nn.Sequential):
 
 
 class ShrinkingRSU(nn.Module):
-    """RSU-L: L-1 levels, each half the size of the one above, and a dilated one at the bottom."""
+    """RSU-L: L-1 levels, each half the size of the one above, and a dilated one at the bottom.
+
+    `inside`, `middle` and `outside` are channels: of the input, within the U, of the output.
+    """
 
     def __init__(self, depth: int, inside: int, middle: int, outside: int) -> None:
         super().__init__()
@@ -45,17 +48,21 @@ class ShrinkingRSU(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         entry = self.entry(x_BCHW)
+        # Down: the outputs of all levels are kept as skips.
         skips = [self.down[0](entry)]
         for down in self.down[1:]:
             skips.append(down(halve(skips[-1])))
         x = self.bottom(skips[-1])
         for level in reversed(range(len(self.up))):
+            # Up: resize to the level above and join its skip.
             x = self.up[level](torch.cat([like(x, skips[level]), skips[level]], 1))
         return x + entry
 
 
 class DilatedRSU(nn.Module):
-    """RSU-4F: the same U at one size, with dilation in place of pooling, for the deepest stages."""
+    """RSU-4F: the same U at constant size, with dilation instead of pooling, for the deepest
+    stages.
+    """
 
     def __init__(self, inside: int, middle: int, outside: int) -> None:
         super().__init__()
@@ -91,6 +98,7 @@ class U2Net(nn.Module):
     def __init__(self, encoder: list[nn.Module], decoder: list[nn.Module], widths: list[int]):
         super().__init__()
         self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
+        # One side map for each decoder stage and for the deepest encoder stage.
         self.sides = nn.ModuleList([nn.Conv2d(width, 1, 3, padding=1) for width in widths])
         self.fuse = nn.Conv2d(len(widths), 1, 1)
 
@@ -99,12 +107,15 @@ class U2Net(nn.Module):
         skips: list[Tensor] = []
         x = image_BCHW
         for stage in self.encoder:
+            # Between stages the maps are halved, before the first one they are not.
             x = stage(x if not skips else halve(x))
             skips.append(x)
         coarse_to_fine = [x]
         for level in reversed(range(len(self.decoder))):
+            # Each decoder stage gets the coarser features and the encoder's at its own size.
             x = self.decoder[level](torch.cat([like(x, skips[level]), skips[level]], 1))
             coarse_to_fine.append(x)
+        # All side maps are brought to the input's size, then fused by a 1x1 convolution.
         sides = [
             like(side(feature), image_BCHW)
             for side, feature in zip(self.sides, reversed(coarse_to_fine), strict=True)
@@ -116,7 +127,7 @@ class U2Net(nn.Module):
 
 
 def halve(x: Tensor) -> Tensor:
-    """Max-pool by two; odd sizes round up, so nothing at the border is lost."""
+    """Max-pool by two; odd sizes are rounded up, so that no border row is lost."""
     return F.max_pool2d(x, 2, 2, ceil_mode=True)
 
 
@@ -152,14 +163,14 @@ def u2netp() -> U2Net:
 
 
 class Resized(nn.Module):
-    """A network that works at another size than it is fed: shrink, look, widen the maps again."""
+    """A network that runs at a smaller size than its input: shrink, run, enlarge the maps again."""
 
     def __init__(self, model: U2Net, factor: int) -> None:
         super().__init__()
         self.model, self.factor = model, factor
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        # The mean of each square, so thin parts fade but never vanish.
+        # Average pooling: thin parts fade but never vanish.
         small = F.avg_pool2d(image_BCHW, self.factor)
         return tuple(torch.sigmoid(like(map_, image_BCHW)) for map_ in self.model.logits(small))
 
@@ -167,18 +178,22 @@ class Resized(nn.Module):
 def export_onnx(model: U2Net, path: Path, size: int = 320, inner: int | None = None) -> Path:
     """Write the network for (1, 3, size, size) float32 as one file with seven outputs, fused first.
 
-    With `inner` (size must be a multiple of it) the network itself works at that smaller side.
+    With `inner` (`size` must be a multiple of it) the network itself runs at that smaller side.
     """
     if inner is not None and size % inner:
         raise UserError(f"size must be a multiple of inner, got {size} and {inner}")
+    # Exported on the CPU in float32, whatever it was trained in.
     net = model.eval().to("cpu").float()
+    # Write aside and rename: readers never see half a file.
     aside = path.with_suffix(".tmp")
     with warnings.catch_warnings():
-        # The tracing exporter needs no further package and keeps the weights inside the file.
+        # The tracing exporter (dynamo=False) warns that it is old, but it needs no further package
+        # and keeps the weights inside the file.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             net if inner is None else Resized(net, size // inner).eval(),
             (torch.zeros(1, 3, size, size),),
+            # Fixed input size: rembg always feeds 320 px.
             str(aside), input_names=["image"], opset_version=17, dynamo=False,
             output_names=["fused", *(f"side{n}" for n in range(1, 7))],
         )  # fmt: skip

@@ -1,13 +1,12 @@
-"""Train, export and judge the bundled small LaMa.
+"""Train, export and evaluate the bundled small LaMa.
 
     python -m pretraining.inpainting                    # renders, trains, writes, prints the table
-    python -m pretraining.inpainting --minutes 60       # the same against the clock
+    python -m pretraining.inpainting --minutes 60       # the same with a time limit
     python -m pretraining.inpainting --measure-only     # only the table of the card
 
-Examples are rendered into `--folder` first (or named with `--ahead`); training resumes from the
-checkpoint there, on a GPU if there is one. A run bounded by `--steps` alone is reproducible. See
-`inpainting_loss.py` for what the network is trained for, `inpainting_evaluation.py` for how it is
-judged.
+Examples are rendered into `--folder` first (or given with `--ahead`); training resumes from the
+checkpoint there, on a GPU if there is one. A run limited by `--steps` alone is reproducible. See
+`loss.py` for the training objective and `evaluation.py` for the measures.
 """
 
 import argparse
@@ -28,16 +27,16 @@ from pretraining.inpainting.loss import RESNET, Features, in_hole, pixel_loss
 from pretraining.inpainting.network import SmallLama
 from pretraining.loop import Batches, train
 
+# From this share of the run on: crop size and batch size, at about equal cost.
 BATCHES = ((0.0, 128, 6), (0.8, 192, 3))
-"""From this share of the run on: crop size and batch size, at about equal cost."""
+# Weight of the feature distance: 1 dB of PSNR counts as much as a distance of 0.017.
 FEATURES = 6.0
-"""Weight of the feature distance; at this one, 1 dB of PSNR is worth 0.017 of it."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def batches_of(folders: list[Path], seed: int) -> Batches:
-    """Batches of a step: image, hole and truth as float32 NCHW tensors."""
+    """Batches by step: image, hole and truth as float32 NCHW tensors, values 0 to 1."""
     holes = HoleMaker([open_ahead(folder) for folder in folders])
 
     def batch(step: int, progress: float) -> Batch:
@@ -50,17 +49,18 @@ def batches_of(folders: list[Path], seed: int) -> Batches:
 
 
 def loss_with(features: Features | None) -> Callable[[nn.Module, Batch], dict[str, Tensor]]:
-    """The loss; without the feature network beside the checkout, pixels alone (it blurs more)."""
+    """The loss; the pixel term alone (blurrier) without the feature network beside the checkout."""
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         image, hole, truth = batch
         with torch.autocast(image.device.type, torch.bfloat16, enabled=fast_bfloat16(image)):
-            filled, grain = model.predict(image, hole)  # type: ignore[operator]
+            filled, noise = model.predict(image, hole)  # type: ignore[operator]
             pixels = pixel_loss(filled, truth, hole)
             if features is None:
                 return {"loss": pixels}
-            # What a classifier sees has its grain; the pixels are right on average without it.
-            seen = in_hole((filled + grain).clamp(0, 1), truth, hole)
+            # Features are compared with the synthetic noise, which a real image has as well. Pixels
+            # are compared without it: noise can only be right on average.
+            seen = in_hole((filled + noise).clamp(0, 1), truth, hole)
             far = features.to(image.device).distance(seen, truth).mean()
         return {"loss": pixels + FEATURES * far, "pixels": pixels, "features": far}
 
@@ -68,15 +68,17 @@ def loss_with(features: Features | None) -> Callable[[nn.Module, Batch], dict[st
 
 
 def fast_bfloat16(image: Tensor) -> bool:
-    """Vector units with bfloat16 halve a step even where there are no AMX tiles."""
+    """Whether bfloat16 pays off: AVX-512 BF16 halves the time of a step even without AMX."""
     return image.is_cuda or bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def export(model: nn.Module, path: Path) -> None:
-    """Write the TorchScript file: float32, evaluation mode, any size, plain memory layout."""
+    """Write the TorchScript file: float32, eval mode, any image size, contiguous memory layout."""
     model = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():
+        # TorchScript is deprecated in favour of torch.export; LaMa servers still load it.
         warnings.filterwarnings("ignore", message=".*torch.jit.*")
+        # Write aside and rename, so that a reader never sees half a file.
         torch.jit.script(model).save(str(path.with_suffix(".tmp")))
     path.with_suffix(".tmp").replace(path)
 
@@ -90,9 +92,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="end the schedule by the clock")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sheets", type=Path, help="write contact sheets to look at here")
+    parser.add_argument("--sheets", type=Path, help="write contact sheets to this folder")
     parser.add_argument("--measure-only", action="store_true")
     arguments = parser.parse_args()
+    # One thread: bit-equal repetition, and other processes share the machine.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     file = arguments.out / "small_lama.pt"
@@ -100,6 +103,7 @@ def main() -> None:
         torch.manual_seed(arguments.seed)
         folders = arguments.ahead or render_sets(arguments.folder)
         arguments.out.mkdir(parents=True, exist_ok=True)
+        # Shared by all steps; frozen, so it is in no checkpoint.
         features = Features() if RESNET.is_file() else None
         train(
             SmallLama(), batches_of(folders, arguments.seed), loss_with(features), arguments.steps,

@@ -1,9 +1,10 @@
-"""Training examples for the small LaMa: a picture, a hole, and what belongs into the hole.
+"""Training examples for the small LaMa: an image, a hole, and the true content of the hole.
 
 Two sorts. *Removal pairs* come from rendered scenes that exist with and without one object: the
 hole is the dilated object, the truth is the scene without it. *Self-supervised* examples cut a hole
-of an object's shape, a blob, a stroke or a ring into any picture; the truth is the picture.
-Everything is drawn from one NumPy generator, so a seed fixes the whole course of the training.
+of an object's shape, a blob, a stroke or a ring into any image; the truth is the image.
+Everything is drawn from one NumPy generator, so the seed determines the whole training.
+Shapes: N batch; H, W image; 3 colour (RGB, uint8).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,16 +16,16 @@ import numpy as np
 from pretraining.data import textures
 from pretraining.data.examples import Example
 
+# Rendered scenes by the names in `pretraining.data.examples.ARRAYS`, indexed by example.
 Scenes = dict[str, np.ndarray]
-"""Rendered scenes by the names in `pretraining.data.examples.ARRAYS`, indexed by example."""
 
+# Shares of removal pairs, and of holes cut into scenes and photographs; surfaces get the rest.
 REMOVALS, RENDERED, PHOTOGRAPHS = 0.4, 0.22, 0.28
-"""Shares of removal pairs, and of holes cut into scenes and photographs; surfaces get the rest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hole:
-    """One example: uint8 pictures (H, W, 3) and a bool hole (H, W)."""
+    """One example: uint8 images (H, W, 3) and a bool hole (H, W)."""
 
     image_HW3: np.ndarray
     hole_HW: np.ndarray
@@ -36,10 +37,13 @@ class HoleMaker:
 
     def __init__(self, sets: Sequence[Scenes]) -> None:
         self.sets = sets
+        # Only examples with a removed object can be a removal pair.
         self.paired = [np.flatnonzero(scenes["removed"]) for scenes in self.sets]
         full = textures.photographs()
+        # Photographs at half size as well, where that leaves room for a crop: other scales of
+        # texture.
         halved = [cv2.resize(p, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for p in full]
-        self.photographs = full + [picture for picture in halved if min(picture.shape[:2]) >= 192]
+        self.photographs = full + [image for image in halved if min(image.shape[:2]) >= 192]
 
     def batch(self, rng: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, ...]:
         """`count` examples as float32 image, hole and truth in NCHW, values 0 to 1."""
@@ -55,6 +59,7 @@ class HoleMaker:
 
     def draw(self, rng: np.random.Generator, size: int) -> Hole:
         """One augmented example."""
+        # Without rendered scenes only photographs and surfaces are drawn.
         sort = rng.random() if self.sets else rng.uniform(REMOVALS + RENDERED, 1)
         if sort < REMOVALS:
             chosen = int(rng.integers(len(self.sets)))
@@ -62,33 +67,39 @@ class HoleMaker:
             return augment(crop_around(pair, size, rng), rng)
         if sort < REMOVALS + RENDERED:
             scenes = self.sets[int(rng.integers(len(self.sets)))]
-            pictures = scenes["without" if rng.random() < 0.7 else "images"]
-            picture_HW3 = np.asarray(pictures[int(rng.integers(len(pictures)))])
-            picture_HW3 = crop(picture_HW3, size, int(rng.integers(size, 257)), rng)
+            images = scenes["without" if rng.random() < 0.7 else "images"]
+            image_HW3 = np.asarray(images[int(rng.integers(len(images)))])
+            # From native resolution to the whole scene of 256 px.
+            image_HW3 = crop(image_HW3, size, int(rng.integers(size, 257)), rng)
         elif sort < REMOVALS + RENDERED + PHOTOGRAPHS:
-            picture_HW3 = self.photographs[rng.integers(len(self.photographs))]
+            image_HW3 = self.photographs[rng.integers(len(self.photographs))]
+            # From 0.76 to 2.3 times the crop's size.
             side = int(size * 2 ** rng.uniform(-0.4, 1.2))
-            picture_HW3 = crop(picture_HW3, size, min(side, *picture_HW3.shape[:2]), rng)
+            image_HW3 = crop(image_HW3, size, min(side, *image_HW3.shape[:2]), rng)
         else:
-            surface_HW3 = textures.texture(rng, size, size, textures.GROUNDS)
+            surface_HW3 = textures.texture(rng, size, size, textures.BACKGROUNDS)
+            # Procedural surfaces have no sensor noise, so add some.
             surface_HW3 = surface_HW3 + rng.normal(0, rng.uniform(0, 3), surface_HW3.shape)
-            picture_HW3 = surface_HW3.clip(0, 255).astype(np.uint8)
-        return augment(Hole(picture_HW3, self.shape(rng, size), picture_HW3), rng)
+            image_HW3 = surface_HW3.clip(0, 255).astype(np.uint8)
+        return augment(Hole(image_HW3, self.shape(rng, size), image_HW3), rng)
 
     def shape(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """A random hole of `size`: other objects' outlines where there are any, or drawn ones."""
+        """A random hole (size, size) bool: an outline of a rendered object, or a drawn shape."""
         for _ in range(20):
             if self.sets and rng.random() < 0.5:
-                hole_HW = self._borrowed_outline(rng, size)
+                hole_HW = self._object_outline(rng, size)
             else:
                 hole_HW = drawn_shape(rng, size)
+            # Try again for specks and for holes that leave too little context.
             if 0.004 < hole_HW.mean() < 0.35:
                 return hole_HW
+        # After 20 failures, a square in the middle: the number of draws stays bounded.
         hole_HW = np.zeros((size, size), bool)
         hole_HW[size // 3 : size // 2, size // 3 : size // 2] = True
         return hole_HW
 
-    def _borrowed_outline(self, rng: np.random.Generator, size: int) -> np.ndarray:
+    def _object_outline(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """The outline of a random object of any example, scaled, rotated, moved and dilated."""
         masks = self.sets[int(rng.integers(len(self.sets)))]["instances"]
         ids_HW = np.asarray(masks[int(rng.integers(len(masks)))])
         known = np.unique(ids_HW)[1:]
@@ -100,13 +111,14 @@ class HoleMaker:
         longest = max(width, height)
         scale = size * rng.uniform(0.12, 0.6) / longest
         turn = cv2.getRotationMatrix2D(centre, rng.uniform(0, 360), min(scale, 2.5))
+        # Move the centre of the outline to a random place.
         turn[:, 2] += rng.uniform(0.1, 0.9, 2) * size - centre
         outline_HW = cv2.warpAffine(outline_HW, turn, (size, size), flags=cv2.INTER_NEAREST)
         return dilate(outline_HW > 0, rng)
 
 
 def as_set(examples: Iterable[Example]) -> Scenes:
-    """Examples rendered in memory, in the form in which `open_ahead` gives stored ones."""
+    """Examples rendered in memory, in the form in which `open_ahead` returns stored ones."""
     made = list(examples)
     return {
         "images": np.stack([one.image_HW3 for one in made]),
@@ -117,11 +129,12 @@ def as_set(examples: Iterable[Example]) -> Scenes:
 
 
 def removal_pair(scenes: Scenes, index: int, rng: np.random.Generator) -> Hole:
-    """Example `index` with its removed object dilated; sometimes the hole takes the shadow too."""
+    """Example `index` with the mask of its removed object dilated, at times with its shadow."""
     image_HW3 = np.asarray(scenes["images"][index])
     truth_HW3 = np.asarray(scenes["without"][index])
     hole_HW = np.asarray(scenes["instances"][index]) == int(scenes["removed"][index])
     if rng.random() < 0.3:
+        # Whatever differs visibly between both images is the object or its shadow.
         change_HW = np.abs(image_HW3.astype(np.int16) - truth_HW3).max(2) > 6
         hole_HW = hole_HW | change_HW
     return Hole(image_HW3, dilate(hole_HW, rng), truth_HW3)
@@ -129,6 +142,7 @@ def removal_pair(scenes: Scenes, index: int, rng: np.random.Generator) -> Hole:
 
 def dilate(hole_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Grow a hole by 3 to 9 pixels with a square or round kernel, as the removal stage does."""
+    # An odd side: 2 x reach + 1.
     side = 2 * int(rng.integers(3, 10)) // 2 * 2 + 1
     shape = cv2.MORPH_RECT if rng.random() < 0.5 else cv2.MORPH_ELLIPSE
     kernel = cv2.getStructuringElement(shape, (side // 2 * 2 + 1, side // 2 * 2 + 1))
@@ -141,6 +155,7 @@ def drawn_shape(rng: np.random.Generator, size: int) -> np.ndarray:
     centre = rng.uniform(0.1, 0.9, 2) * size
     radius = size * rng.uniform(0.06, 0.3)
     kind = rng.integers(4)
+    # A blob: a circle with four harmonics; then a box, a ring, and strokes.
     if kind == 0:
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         wobble = sum(
@@ -163,38 +178,41 @@ def drawn_shape(rng: np.random.Generator, size: int) -> np.ndarray:
     return canvas_HW > 0
 
 
-def crop(picture_HW3: np.ndarray, size: int, side: int, rng: np.random.Generator) -> np.ndarray:
+def crop(image_HW3: np.ndarray, size: int, side: int, rng: np.random.Generator) -> np.ndarray:
     """A random square window of `side` pixels, resized to `size`."""
-    y, x = (int(rng.integers(0, extent - side + 1)) for extent in picture_HW3.shape[:2])
-    return resize(picture_HW3[y : y + side, x : x + side], size)
+    y, x = (int(rng.integers(0, extent - side + 1)) for extent in image_HW3.shape[:2])
+    return resize(image_HW3[y : y + side, x : x + side], size)
 
 
 def crop_around(example: Hole, size: int, rng: np.random.Generator) -> Hole:
     """A square window that holds the hole with room around it, resized to `size`."""
     height, width = example.hole_HW.shape
     x, y, w, h = cv2.boundingRect(example.hole_HW.astype(np.uint8))
+    # 1.4 to 2.6 times the hole, but no smaller than about the crop's own resolution.
     wanted = max(max(w, h) * rng.uniform(1.4, 2.6), size * rng.uniform(0.85, 1.0))
     side = int(min(wanted, height, width))
+    # Crops of about the scene's size show all of it.
     if size >= height * 0.95:
         side = min(height, width)
     left = int(np.clip(x + w / 2 - side * rng.uniform(0.35, 0.65), 0, width - side))
     top = int(np.clip(y + h / 2 - side * rng.uniform(0.35, 0.65), 0, height - side))
     window = np.s_[top : top + side, left : left + side]
+    # Above 0: a pixel that is partly hole counts as hole.
     hole_HW = resize(example.hole_HW[window].astype(np.uint8) * 255, size) > 0
     return Hole(
         resize(example.image_HW3[window], size), hole_HW, resize(example.truth_HW3[window], size)
     )
 
 
-def resize(picture: np.ndarray, size: int) -> np.ndarray:
-    if picture.shape[0] == size:
-        return picture
-    how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_LINEAR
-    return cv2.resize(picture, (size, size), interpolation=how)
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    if image.shape[0] == size:
+        return image
+    how = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=how)
 
 
 def augment(example: Hole, rng: np.random.Generator) -> Hole:
-    """Flips, quarter turns, channel order, brightness: the same for picture and truth."""
+    """Flips, quarter turns, channel order, brightness: the same for image and truth."""
     parts = [example.image_HW3, example.hole_HW, example.truth_HW3]
     turns, flip = int(rng.integers(4)), rng.random() < 0.5
     parts = [np.rot90(part, turns) for part in parts]
@@ -202,6 +220,7 @@ def augment(example: Hole, rng: np.random.Generator) -> Hole:
         parts = [part[:, ::-1] for part in parts]
     image_HW3, hole_HW, truth_HW3 = parts
     order = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
+    # A lookup table: gamma, sometimes inverted, then contrast and brightness.
     table = 255 * np.linspace(0, 1, 256) ** (2 ** rng.uniform(-0.6, 0.6))
     if rng.random() < 0.1:
         table = table[::-1]

@@ -1,4 +1,4 @@
-"""Pictures of what the small SAM proposes, real and rendered, to be looked at.
+"""Contact sheets of the small SAM's proposals on real and rendered images, for visual inspection.
 
 python -m pretraining.proposals --evaluate --pictures build/pictures
 """
@@ -19,16 +19,19 @@ from pipeline.records import ForegroundMask
 from pretraining.data.examples import held_out
 from pretraining.data.textures import read_image
 
+# Height at which images are shown and proposals are made.
 SIDE = 320
+# Boxes x0 y0 x1 y1 around the paper bags of `groceries.jpg`, as shares of its sides.
 BAGS = ((0.460, 0.32, 0.560, 0.65), (0.553, 0.32, 0.640, 0.64), (0.635, 0.33, 0.735, 0.64),
         (0.725, 0.32, 0.790, 0.64))  # fmt: skip
-"""Boxes x0 y0 x1 y1 around the paper bags of `groceries.jpg`, as shares of its sides."""
 
 
 def sheets(path: Path, shared: Path, folder: Path) -> None:
     """One sheet for rendered products, one per real category, one for everyday photographs."""
     settings = with_quality(
-        ProposalSettings(max_area=0.4, max_foreground_share=1.0), QUALITY["small"]
+        # Everyday photographs have large objects: allow larger areas than for products.
+        ProposalSettings(max_area=0.4, max_foreground_share=1.0),
+        QUALITY["small"],
     )
     propose = SamProposals(small_sam(path), settings, choose("cpu"))
     foreground = U2NetForeground(path.parent / "u2netp.onnx")
@@ -46,12 +49,13 @@ def sheets(path: Path, shared: Path, folder: Path) -> None:
     if groceries.is_file():
         prompted(path, groceries, folder / "proposals_prompted.png")
     if photographs:
+        # Photographs have no foreground mask: everything counts as foreground.
         everywhere = [(image, np.ones(image.shape[:2], np.bool_)) for image in photographs]
         _write(folder / "proposals_photographs.png", propose, everywhere)
 
 
 def prompted(path: Path, photograph: Path, target: Path) -> None:
-    """Objects of a photograph beside the answers to one box each and to one point each."""
+    """A photograph beside the masks from one box per object and from one point per object."""
     image_HW3 = _scaled(read_image(photograph))
     height, width = image_HW3.shape[:2]
     predictor = SamPredictor(small_sam(path))
@@ -59,6 +63,7 @@ def prompted(path: Path, photograph: Path, target: Path) -> None:
     boxed, pointed = [], []
     for box in BAGS:
         x0, y0, x1, y1 = np.array(box) * (width, height, width, height)
+        # A box is unambiguous: one mask. A point gets the best of three.
         masks, _, _ = predictor.predict(box=np.array([x0, y0, x1, y1]), multimask_output=False)
         boxed.append(masks[0])
         middle = np.array([[(x0 + x1) / 2, (y0 + y1) / 2]])
@@ -73,9 +78,10 @@ def prompted(path: Path, photograph: Path, target: Path) -> None:
 
 
 def outlined(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
-    """The picture with every mask tinted and outlined in a colour of its own."""
+    """The image with every mask tinted and outlined in a colour of its own."""
     drawn_HW3 = image_HW3.astype(np.float32)
     for index, mask_HW in enumerate(masks_NHW):
+        # Steps of the golden ratio keep neighbouring hues apart.
         hue = np.uint8([[[int(index * 180 * 0.618) % 180, 255, 255]]])
         colour_3 = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
         drawn_HW3[mask_HW] = 0.6 * drawn_HW3[mask_HW] + 0.4 * colour_3

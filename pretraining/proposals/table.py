@@ -1,6 +1,8 @@
-"""How good the small SAM is, on examples it never saw; the table of `weights/small_sam.md`.
+"""Quality of the small SAM on held-out examples: the table of `weights/small_sam.md`.
 
 python -m pretraining.proposals --evaluate
+
+Shapes: N masks of one image; 4 masks per prompt; H, W image; h, w logits.
 """
 
 from collections.abc import Iterator
@@ -20,16 +22,17 @@ from pretraining.data.examples import held_out
 from pretraining.quality import Measure, overlap
 
 MODEL = "small SAM"
+# Smaller visible parts are left out of the evaluation.
 MIN_PIXELS = 100
+# IoU from which on a proposal counts as having found a part.
 MATCH = 0.75
-"""IoU at which a proposal has found a part."""
 
 
 def evaluate(path: Path, count: int = 100, seed: int = 1) -> list[Measure]:
-    """Every measure on `count` held-out product scenes, and a few on as much clutter.
+    """All measures on `count` held-out product scenes and on as many images of clutter.
 
-    A point takes the best of three masks by predicted IoU, a box the single mask, as Segment
-    Anything recommends for prompts that leave nothing open.
+    For a point the best of three masks by predicted IoU is taken, for a box the single mask, as
+    Segment Anything recommends for unambiguous prompts.
     """
     one_thread()
     sam = small_sam(path)
@@ -44,18 +47,21 @@ def evaluate(path: Path, count: int = 100, seed: int = 1) -> list[Measure]:
 def _prompted(sam: Any, name: str, examples: Any, rng: np.random.Generator) -> list[Measure]:
     predicted, true, boxed = [], [], []
     for image_HW3, masks_NHW, _ in examples:
+        # The image is encoded once and decoded for points and for boxes.
         embedding = _embed(sam, image_HW3)
-        scores_N4, ious_N4 = _ask(sam, embedding, masks_NHW, rng)
+        scores_N4, ious_N4 = _predict(sam, embedding, masks_NHW, rng)
+        # Column 0 is the single mask, which is not meant for points.
         predicted.append(scores_N4[:, 1:])
         true.append(ious_N4[:, 1:])
-        boxed.append(_ask(sam, embedding, masks_NHW, None)[1][:, 0])
+        boxed.append(_predict(sam, embedding, masks_NHW, None)[1][:, 0])
     predicted_N3, true_N3 = np.concatenate(predicted), np.concatenate(true)
     chosen_N1 = predicted_N3.argmax(1)[:, None]
     pointed_N = np.take_along_axis(true_N3, chosen_N1, 1)
     together = np.corrcoef(predicted_N3.ravel(), true_N3.ravel())[0, 1]
+    # Clutter is evaluated for information; it has no aims.
     aims = (0.85, 0.90, 0.70) if name == "products" else (None, None, None)
     return [
-        Measure(MODEL, f"{name}: parts asked for", len(true_N3)),
+        Measure(MODEL, f"{name}: prompted parts", len(true_N3)),
         Measure(MODEL, f"{name}: mean IoU from one interior point", pointed_N.mean(), aims[0]),
         Measure(MODEL, f"{name}: mean IoU from one point, best of three", true_N3.max(1).mean()),
         Measure(MODEL, f"{name}: mean IoU from a box", np.concatenate(boxed).mean(), aims[1]),
@@ -64,7 +70,7 @@ def _prompted(sam: Any, name: str, examples: Any, rng: np.random.Generator) -> l
 
 
 def _proposed(sam: Any, name: str, examples: Any) -> list[Measure]:
-    """What the pipeline finds with its default settings, given the true foreground."""
+    """Recall of the pipeline's proposals with default settings, given the true foreground."""
     settings = with_quality(ProposalSettings(), QUALITY["small"])
     propose = SamProposals(sam, settings, Compute(torch.device("cpu"), torch.float32))
     found, parts, proposals = 0, 0, 0
@@ -73,6 +79,7 @@ def _proposed(sam: Any, name: str, examples: Any) -> list[Measure]:
         parts += len(masks_NHW)
         proposals += len(proposed)
         for mask_HW in masks_NHW:
+            # A part is found by any proposal that matches it; several may match.
             found += any(overlap(one, mask_HW) >= MATCH for one in proposed.masks_NHW)
     aims = (0.80, 1.5) if name == "products" else (None, None)
     return [
@@ -82,7 +89,7 @@ def _proposed(sam: Any, name: str, examples: Any) -> list[Measure]:
 
 
 def _examples(count: int, scenes: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Picture, masks of all parts that are large enough, foreground."""
+    """Per example: image, masks (N, H, W) of all parts that are large enough, foreground."""
     for one in held_out(count, scenes):
         sizes = np.bincount(one.instances_HW.ravel())
         known = [part for part in range(1, len(sizes)) if sizes[part] >= MIN_PIXELS]
@@ -93,17 +100,18 @@ def _examples(count: int, scenes: float) -> Iterator[tuple[np.ndarray, np.ndarra
 
 @torch.inference_mode()
 def _embed(sam: Any, image_HW3: np.ndarray) -> torch.Tensor:
+    # uint8 values as float: `preprocess` normalises them.
     pixels = torch.tensor(image_HW3).permute(2, 0, 1)[None].float()
     return sam.image_encoder(sam.preprocess(pixels))
 
 
 @torch.inference_mode()
-def _ask(
+def _predict(
     sam: Any, embedding: torch.Tensor, masks_NHW: np.ndarray, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and true IoU (N, 4) for a random interior point of each mask, or its box.
 
-    Column 0 is the single mask, the others are the three of a doubtful prompt.
+    Column 0 is the single mask, the others are the three for an ambiguous prompt.
     """
     from pretraining.proposals.prompts import point_in
 
@@ -121,6 +129,7 @@ def _ask(
         embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense
     )
     size, wanted_N1HW = masks_NHW.shape[1:], torch.tensor(masks_NHW)[:, None]
+    # Masks are compared at the size of the image, as users get them.
     found_N4HW = torch.nn.functional.interpolate(logits_N4hw, size, mode="bilinear") > 0
     shared_N4 = (found_N4HW & wanted_N1HW).flatten(2).sum(2)
     return scores_N4.numpy(), (shared_N4 / (found_N4HW | wanted_N1HW).flatten(2).sum(2)).numpy()

@@ -1,4 +1,4 @@
-"""The ablation: which version a row reads, what is trained once only, and how rows differ."""
+"""The ablation of SemRec: the version of a row, shared trainings, and differences of rows."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ TYPES = ["good"] * 12 + ["logical_anomalies"] * 8 + ["structural_anomalies"] * 6
 
 
 def made(store: Path, preset: str, inpainter: str, seed: int) -> Version:
-    """A version whose index says how it was made; the content differs from seed to seed."""
+    """A version whose index records how it was generated; the content differs between seeds."""
     head = header(
         settings={"edits": {"preset": preset, "kinds": None}},
         weights={f"inpaint/{inpainter}": "0" * 64},
@@ -67,7 +67,7 @@ def test_a_row_reads_the_newest_version_made_its_way(store):
     assert chosen(known, "lama") is None
 
 
-def test_rows_that_come_to_the_same_share_one_training(store):
+def test_equal_rows_share_one_training(store):
     jobs, remarks = planned(ROWS, [store], ["tray"], [0, 1], "tiny", {"steps": "2"})
     assert remarks == []
     assert len(jobs) == 2 * len(ROWS)
@@ -78,7 +78,7 @@ def test_rows_that_come_to_the_same_share_one_training(store):
         planned(ROWS, [store], ["bag"], [0], "tiny", {})
 
 
-def test_what_cannot_be_trained_is_said(tmp_path):
+def test_rows_that_cannot_be_trained_are_reported(tmp_path):
     made(tmp_path, "full", "telea", 0)
     jobs, remarks = planned(ROWS, [tmp_path], ["tray"], [0], "tiny", {})
     assert {row for row, *_ in jobs} == {"f1"}
@@ -101,7 +101,8 @@ def test_a_row_does_not_differ_from_itself_and_a_better_one_is_starred():
     same = difference(runs(1), runs(1), "pooled", "image_auroc")
     assert same == "+0.000 (+0.000 to +0.000)"
     better = difference(runs(3), runs(0), "logical", "image_ap")
-    assert better == "–"  # these runs have no numbers per type
+    # These runs have no numbers per type.
+    assert better == "–"
     better = difference(runs(3), runs(0), "pooled", "image_auroc")
     assert better.startswith("+")
     assert "*" in better

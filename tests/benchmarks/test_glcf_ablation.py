@@ -1,4 +1,4 @@
-"""The ablation of GLCF: which rows differ, what is trained, what is scored anew or read again."""
+"""The ablation of GLCF: which rows differ, what is trained, what is only scored or reused."""
 
 import json
 
@@ -15,7 +15,7 @@ QUICK = ["--steps", "2", "--set", "size=64", "batch_size=2"]
 
 
 def test_every_row_but_two_is_another_detector():
-    """`pss` names what `full` has; only rows that score anew have the modules of `full`."""
+    """`pss` equals `full`; rows that only score have the modules of `full`."""
     recipes = {row.name: configure("glcf", "tiny", row.changes).settings for row in ROWS}
     assert recipes[FULL] == recipes["pss"]
     assert len(set(map(str, recipes.values()))) == len(ROWS) - 1
@@ -50,7 +50,8 @@ def test_the_whole_command_trains_once_for_all_that_only_score(tmp_path, capsys)
     steps = {name: of["tray"]["0"]["steps"] for name, of in found.items()}
     assert steps == {"ps": 2, "correspondence": 0, "global": 0, "calibrated": 0, "clean-target": 2}
     trained = [path for path in (tmp_path / "out" / "runs").iterdir() if "scored" not in path.name]
-    assert len(trained) == 3  # full, ps, clean-target
+    # These are full, ps and clean-target.
+    assert len(trained) == 3
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     assert len(stamps) == 6
     glcf_ablation.main(arguments)

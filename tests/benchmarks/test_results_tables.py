@@ -1,16 +1,16 @@
-"""The tables of docs/results.md: what a cell says, what stands beside it, what the check says."""
+"""The tables of docs/results.md: text of a cell, published values, rank correlation."""
 
 from typing import Any
 
 from benchmarks.published import published
 from benchmarks.results import cell, metric_table, rank_correlation, report, sharing
 from benchmarks.runs import found, spread
-from detectors.models.efficientad.model import EfficientAdSettings
+from detectors.models.efficientad.settings import EfficientAdSettings
 from detectors.registry import configure
 
 
 def result(seed: int, auroc: float, validation: float, **changes: Any) -> dict[str, Any]:
-    """A run's result as `benchmarks.runs` keeps it, as far as tables read it."""
+    """A run's result as `benchmarks.runs` stores it, with the keys that tables read."""
     return {
         "label": "efficientad", "detector": "efficientad", "category": "bottle",
         "licence": "CC BY-NC-SA 4.0", "seed": seed, "train_seconds": 41.6,
@@ -35,21 +35,21 @@ def test_a_cell_has_mean_deviation_interval_and_the_published_value() -> None:
     assert cell(RUNS, "metrics.aupro") == "–"
 
 
-def test_rendered_bottles_stand_apart_from_photographed_ones() -> None:
+def test_rendered_bottles_have_a_column_of_their_own() -> None:
     rendered = result(0, 0.8, 0.5, licence="Apache-2.0 (rendered)")
     head, _, row = metric_table([*RUNS, rendered], "metrics.image_auroc").splitlines()
     assert head == "| detector | bottle | bottle (rendered) |"
     assert row.endswith("(published 1.000) | 0.800 [0.70, 0.85] |")
 
 
-def test_reduced_categories_are_held_against_the_whole_ones() -> None:
+def test_reduced_categories_are_compared_with_the_whole_ones() -> None:
     assert published("laead", "hazelnut_reduced", "image_auroc") == 0.999
     assert published("semrec", "bottle", "iap90") == 0.864
     assert published("semrec", "bottle", "aupro") is None
     assert published("nearest", "tray", "image_auroc") is None
 
 
-def test_the_rank_correlation_is_said_with_its_number_of_runs() -> None:
+def test_the_rank_correlation_is_given_with_its_number_of_runs() -> None:
     assert rank_correlation(RUNS).startswith("Spearman's rho = 1.00 ")
     upside_down = [result(seed, auroc, -auroc) for seed, auroc in enumerate((0.1, 0.5, 0.3, 0.9))]
     assert rank_correlation(upside_down).startswith("Spearman's rho = -1.00 ")

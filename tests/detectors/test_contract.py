@@ -1,8 +1,9 @@
 """The contract that every registered detector keeps: trained small, scored, saved, explained.
 
-A new detector gets these tests by its line in the registry. Everything runs in fp32 on the CPU on
-pictures of a grid of discs, so that a painted block is an anomaly to anybody.
-Shapes: B batch; H, W picture; 3 colour.
+A new detector gets these tests through its line in the registry. Everything runs in fp32 on the
+CPU, on images of a grid of discs, where a coloured block is an obvious anomaly.
+
+Shapes: B batch; H, W image; 3 colour.
 """
 
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ from torch import Tensor
 from detectors import registry
 from detectors.base import Detector
 from detectors.data.batches import Feed
-from detectors.data.dataset import VersionDataset, as_made
+from detectors.data.dataset import VersionDataset, collate
 from detectors.registry import Recipe, configure
 from detectors.training.checkpoint import Restored, load
-from detectors.training.trainer import TrainReport, train
+from detectors.training.job import TrainJob, TrainReport
+from detectors.training.trainer import train
 from pipeline.dataset.version import Version, open_version
 from pipeline.records import ImageResult
 
@@ -29,8 +31,8 @@ NAMES = tuple(registry.DETECTORS)
 SIZE, STEPS, BATCH = 64, 24, 4
 CPU = torch.device("cpu")
 SHRUNK = {
-    # Its second stage gives no useful map before some hundred steps;
-    # tests/detectors/models/test_destseg.py has it.
+    # Its second stage needs some hundred steps for a useful map, and is tested in
+    # tests/detectors/models/test_destseg.py.
     "destseg": {"segmentation": False},
 }
 EXACT = {"device": "cpu", "precision": "fp32"}
@@ -38,7 +40,7 @@ EXACT = {"device": "cpu", "precision": "fp32"}
 
 @dataclass(frozen=True)
 class Trained:
-    """What one training of a detector left."""
+    """The results of training a detector."""
 
     recipe: Recipe
     version: Version
@@ -74,7 +76,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
 
 
 def small_recipe(name: str) -> Recipe:
-    """The tiny profile, shrunk again."""
+    """The tiny profile with smaller images and fewer steps."""
     steps = min(STEPS, configure(name, "tiny").schedule.steps)
     changes = {"size": SIZE, "steps": steps, "batch_size": BATCH, "validate_every": 0}
     return configure(name, "tiny", changes | SHRUNK.get(name, {}))
@@ -86,7 +88,8 @@ def trained(
 ) -> Trained:
     folder = tmp_path_factory.mktemp("runs") / request.param
     recipe = small_recipe(request.param)
-    return Trained(recipe, version, train(recipe, version, folder, board=False, **EXACT), folder)
+    job = TrainJob(recipe=recipe, version=version.dir, out=folder, board=False, **EXACT)
+    return Trained(recipe, version, train(job), folder)
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +99,19 @@ def restored(trained: Trained) -> Restored:
 
 @pytest.fixture(scope="module")
 def images(version: Version) -> Tensor:
-    """(6, 3, H, W): three validation normals, and the same with a painted block."""
+    """(6, 3, H, W): three validation normals, and the same with a coloured block."""
     normals = VersionDataset.normals(version, "validation")
-    clean = as_made(normals.__getitems__([0, 1, 2]))["image"]
-    painted = clean.clone()
-    painted[:, :, 12:44, 16:48] = torch.tensor([250, 0, 200], dtype=torch.uint8).view(3, 1, 1)
-    return torch.cat([clean, painted]).contiguous(memory_format=torch.channels_last)
+    clean = collate(normals.__getitems__([0, 1, 2]))["image"]
+    altered = clean.clone()
+    altered[:, :, 12:44, 16:48] = torch.tensor([250, 0, 200], dtype=torch.uint8).view(3, 1, 1)
+    return torch.cat([clean, altered]).contiguous(memory_format=torch.channels_last)
 
 
 def sum_of_losses(detector: Detector, trained: Trained) -> float:
-    """The mean sum of the terms of the first and of the last step, under fixed seeds.
+    """The mean total loss over fixed training batches, under fixed seeds.
 
-    Over fixed training batches and in training mode, for the running means of a batch norm lag
-    behind after a few steps. First and last, because some detectors train in stages.
+    In training mode, as batch norm's running statistics lag behind after a few steps. With the
+    terms of the first and of the last step, because some detectors train in stages.
     """
     if detector.view == "sources":
         dataset = VersionDataset.sources(trained.version, "train")
@@ -153,7 +156,7 @@ def test_scores_have_their_shape_and_are_finite(restored, images):
 
 
 @torch.inference_mode()
-def test_a_painted_block_scores_higher_than_the_same_picture_without(restored, images):
+def test_a_coloured_block_scores_higher_than_the_same_image_without(restored, images):
     scores = restored.detector(images)
     assert (scores.image_B[3:] > scores.image_B[:3].max()).all()
     inside = scores.maps_BHW[3:, 12:44, 16:48].mean((1, 2))
@@ -168,10 +171,11 @@ def test_a_checkpoint_gives_the_same_scores_bit_for_bit(trained, restored, image
 
 
 @torch.inference_mode()
-def test_neither_order_nor_size_of_a_batch_changes_scores(restored, images):
+def test_scores_do_not_depend_on_order_or_size_of_a_batch(restored, images):
     whole = restored.detector(images)
     turned = restored.detector(images.flip(0).contiguous(memory_format=torch.channels_last))
     single = [restored.detector(image[None]) for image in images]
+    # Tolerances relative to the spread of the scores.
     spread = whole.image_B.std().item()
     for image_B in (turned.image_B.flip(0), torch.cat([score.image_B for score in single])):
         torch.testing.assert_close(image_B, whole.image_B, rtol=1e-3, atol=1e-3 * spread)
@@ -181,7 +185,7 @@ def test_neither_order_nor_size_of_a_batch_changes_scores(restored, images):
 
 
 def test_nothing_frozen_moves_in_a_step_or_in_training_mode(trained):
-    """What is frozen before training is the same bits after it; other things do move."""
+    """Frozen parameters are bit-identical after training, and frozen modules in evaluation mode."""
     before, after = untrained(trained), load(trained.folder, **EXACT).detector
     frozen = {name for name, value in before.named_parameters() if not value.requires_grad}
     trains = {name for name, value in before.named_parameters() if value.requires_grad}
@@ -190,6 +194,7 @@ def test_nothing_frozen_moves_in_a_step_or_in_training_mode(trained):
         if name in frozen:
             assert torch.equal(value, new[name]), name
     assert bool(trains) == bool(trained.recipe.schedule.steps)
+    # Modules whose parameters are all frozen, such as the teacher.
     frozen_modules = [
         module
         for module in before.train().modules()
@@ -214,14 +219,14 @@ def test_calibration_is_the_same_every_time(trained, restored):
 
 
 @torch.inference_mode()
-def test_explanations_are_maps_of_the_pictures_size(restored, images):
+def test_explanations_are_maps_of_the_images_size(restored, images):
     for name, maps_BHW in restored.detector.explain(images).items():
         assert maps_BHW.shape == (6, SIZE, SIZE), name
         assert maps_BHW.isfinite().all(), name
 
 
-def test_everything_that_scoring_needs_is_in_the_checkpoint(trained, images):
-    """A detector built without any weights, in another order of random numbers, and filled."""
+def test_the_checkpoint_holds_everything_that_scoring_needs(trained, images):
+    """Scores of a detector filled from the checkpoint do not depend on its initial weights."""
 
     @cache
     def scores(seed: int) -> Tensor:
@@ -240,3 +245,12 @@ def test_thresholds_and_validation_are_reported(trained):
     assert set(found["auroc_by_kind"]) == {"missing", "extra"}
     assert found["threshold_5"] <= found["threshold_1"]
     assert open_version(trained.version.dir).digest == trained.version.digest
+
+
+def test_every_entry_describes_itself():
+    assert len(NAMES) == len(set(NAMES)) == 7
+    for name, entry in registry.DETECTORS.items():
+        assert entry.name == name
+        assert "\n" not in entry.summary
+        assert entry.citation.endswith(".")
+        assert {type(entry.paper[0])} == {type(entry.tiny[0])}

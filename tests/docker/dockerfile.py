@@ -1,6 +1,6 @@
-"""A Dockerfile as a list of stages and steps: enough of the language for this project's own file.
+"""A Dockerfile as a list of stages and steps: the subset of the language that this project uses.
 
-Understood: comments, continued lines, ARG before and after FROM, variables, options such as
+Supported: comments, continued lines, ARG before and after FROM, variables, options such as
 `--from=packages`, and commands as JSON lists. Heredocs and ONBUILD are an error.
 """
 
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass(slots=True)
 class Stage:
-    """What stands between one FROM and the next; `base` still holds its variables."""
+    """The instructions from one FROM to the next; variables in `base` are not expanded yet."""
 
     name: str
     base: str
@@ -66,7 +66,7 @@ class Recipe:
 
 
 def parse(text: str) -> Recipe:
-    """Read a Dockerfile; ValueError with the line for anything that is not understood."""
+    """Parse a Dockerfile; ValueError with the line number for anything unsupported."""
     arguments: dict[str, str] = {}
     stages: list[Stage] = []
     for number, line in _joined(text):
@@ -93,7 +93,7 @@ def parse(text: str) -> Recipe:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """`$NAME`, `${NAME}` and `${NAME:-default}` replaced; what is not known becomes nothing."""
+    """Replace `$NAME`, `${NAME}` and `${NAME:-default}`; unknown names become empty."""
     return _VARIABLE.sub(lambda m: variables.get(m[1] or m[3], m[2] or ""), text)
 
 
@@ -103,13 +103,13 @@ def pairs(text: str) -> dict[str, str]:
 
 
 def command(text: str) -> list[str]:
-    """The words of CMD, ENTRYPOINT or HEALTHCHECK CMD, in either of their two forms."""
+    """The arguments of CMD, ENTRYPOINT or HEALTHCHECK CMD, in shell or JSON form."""
     text = text.removeprefix("CMD").strip() if text.startswith("CMD") else text
     return json.loads(text) if text.startswith("[") else ["/bin/sh", "-c", text]
 
 
 def _joined(text: str) -> list[tuple[int, str]]:
-    """Instructions with the line they begin at; comment lines inside a continued one go."""
+    """Instructions with their first line; comment lines inside continued ones are dropped."""
     found: list[tuple[int, str]] = []
     parts: list[str] = []
     begin = 0

@@ -1,17 +1,16 @@
-"""Carry out the Dockerfile without a container engine: every RUN and COPY in a Debian root.
+"""Build the Dockerfile without a container engine: run every RUN and COPY in a Debian root.
 
     python tests/docker/rehearse.py WORK [--target STAGE] [--build-arg DEVICE=cuda] [--keep]
 
-`FROM python:…` is stood in for by a Debian of the same release from `debootstrap` with Debian's own
-Python 3.11; a stage that begins from another one gets its files as hard links. Steps run under
+`FROM python:…` is replaced by a Debian of the same release from `debootstrap` with Debian's own
+Python 3.11; a stage that starts from another one gets its files as hard links. Steps run under
 chroot in a mount namespace of their own, as the stage's user and with its variables only. At the
 end, without any network, the health check runs and `anomalysmith generate` makes a version.
 
-Needs root, debootstrap, some 10 GB and the better part of an hour. How packages are reached is the
-business of the machine: `--secret pip=FILE` is what the Dockerfile calls the secret `pip`, `--bind
-PATH[:INNER]` shows a file or folder of this machine inside while something is built, `--pass
-NAME[=VALUE]` hands on an environment variable, `--mirror URL` names a Debian mirror. Nothing of
-these stays in the roots.
+Needs root, debootstrap, about 10 GB and most of an hour. Access to packages depends on the machine:
+`--secret pip=FILE` provides the Dockerfile's secret `pip`, `--bind PATH[:INNER]` mounts a file or
+folder of this machine during the build, `--pass NAME[=VALUE]` passes an environment variable,
+`--mirror URL` names a Debian mirror. None of these remains in the roots.
 """
 
 import argparse
@@ -35,7 +34,7 @@ STANDS_FOR_BASE = ("python3", "python3-venv", "ca-certificates")
 
 @dataclass(slots=True)
 class Root:
-    """The files of one stage and what its instructions have set so far."""
+    """The files of one stage, and the settings of its instructions so far."""
 
     place: Path
     environment: dict[str, str] = field(default_factory=lambda: {"PATH": PATH})
@@ -50,12 +49,12 @@ class Root:
         return self.arguments | self.environment
 
     def inside(self, path: str) -> Path:
-        """Where a path of the image lies here; relative ones count from WORKDIR."""
+        """The path on this machine of a path in the image; relative ones start from WORKDIR."""
         return self.place / os.path.normpath(os.path.join(self.folder, path)).lstrip("/")
 
 
 class Rehearsal:
-    """All stages of one build under a working folder."""
+    """All stages of one build below a working folder."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -86,7 +85,8 @@ class Rehearsal:
     def begin(self, recipe: Recipe, stage: Stage) -> Root:
         """The root that a stage starts from."""
         place = self.work / (stage.name or "final")
-        if place.is_dir():  # built by an earlier call with --keep
+        if place.is_dir():
+            # Built by an earlier call with --keep.
             self.reused.add(place.name)
         base = expand(stage.base, recipe.arguments | self.given)
         print(f"stage {place.name} from {base}", flush=True)
@@ -109,7 +109,7 @@ class Rehearsal:
         return root
 
     def take(self, root: Root, step: Step) -> None:
-        """Carry out one instruction."""
+        """Execute one instruction."""
         rest = expand(step.rest, root.variables) if step.word != "RUN" else step.rest
         if step.word == "RUN":
             # BuildKit hands ARGs to a RUN as variables; they are in no later environment.
@@ -134,7 +134,7 @@ class Rehearsal:
         self.roots.setdefault(root.place.name, root)
 
     def mounts(self, step: Step) -> dict[str, str]:
-        """Host path -> path inside, of the secrets that a RUN asks for and that were given."""
+        """Host path -> path inside, of the secrets that a RUN mounts and that were given."""
         found = {}
         for value in (value for name, value in step.options if name == "mount"):
             wanted = dict(part.split("=", 1) for part in value.split(","))
@@ -196,7 +196,7 @@ class Rehearsal:
                 place.rmdir() if place.is_dir() else place.unlink(missing_ok=True)
 
     def mount_point(self, root: Root, host: Path, inner: str) -> Path | None:
-        """Make the place that a bind mount needs; returned when it is to be taken away again."""
+        """Create the mount point of a bind mount; returned when it has to be removed afterwards."""
         place = root.place / inner.lstrip("/")
         if place.exists() and not place.is_symlink():
             return None
@@ -228,7 +228,7 @@ def context_files(place: Path) -> list[Path]:
 
 
 def ignored(path: Path, patterns: list[str]) -> bool:
-    """`**/x` holds at every depth, `x` at the top only."""
+    """Whether a pattern matches: `**/x` at every depth, `x` at the top only."""
     name = path.as_posix()
     return any(
         fnmatch(path.name, pattern[3:]) if pattern.startswith("**/") else fnmatch(name, pattern)
@@ -237,7 +237,7 @@ def ignored(path: Path, patterns: list[str]) -> bool:
 
 
 def call(*words: str) -> str:
-    """Run a program; its standard output, or the end of what it said and an exit."""
+    """Run a program; its standard output. On failure print the end of its output and exit."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         print((done.stdout + done.stderr)[-4000:], file=sys.stderr)
@@ -246,8 +246,9 @@ def call(*words: str) -> str:
 
 
 def check(rehearsal: Rehearsal, root: Root) -> None:
-    """Without a network, as the image's user: health check, then a version made and verified."""
-    if rehearsal.options.target:  # a service: start it, ask it
+    """Without a network, as the image's user: health check, then generate and verify a version."""
+    if rehearsal.options.target:
+        # A service: start it and run its health check.
         words = f"{shlex.join(root.command)} & sleep 60; {shlex.join(root.health)} && echo healthy"
         print(rehearsal.inside(root, ["/bin/sh", "-c", words], network=False)[-200:])
         return

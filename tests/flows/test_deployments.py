@@ -100,8 +100,8 @@ def test_names_that_yaml_would_read_as_something_else_stay_names(tmp_path, name)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["all", "bag"], "one for every"), (["A_b", "a-B"], "anomalies-a-b")]
+    ("names", "said"), [(["all", "bag"], "reserved for all"), (["A_b", "a-B"], "anomalies-a-b")]
 )
-def test_names_that_prefect_cannot_keep_apart_are_refused(names, said):
+def test_names_that_prefect_cannot_tell_apart_are_rejected(names, said):
     with pytest.raises(UserError, match=said):
         require_names(names)

@@ -57,7 +57,7 @@ def test_train_reports_what_the_contract_says(anomalysmith, version, tmp_path):
     assert "anomalysmith evaluate" in again.out
 
 
-def test_another_training_in_the_same_folder_is_refused(anomalysmith, version, checkpoint):
+def test_another_training_in_the_same_folder_is_rejected(anomalysmith, version, checkpoint):
     words = (*NEAREST, "--version", version.dir, "--out", checkpoint)
     assert anomalysmith(*words).code == 0
     other = anomalysmith(*words, "--seed", 1)
@@ -80,12 +80,12 @@ def test_a_dry_run_resolves_everything_and_touches_nothing(anomalysmith, version
 def test_a_dry_run_says_which_weights_are_missing(anomalysmith, version, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.models.weights.store.folders", lambda: (tmp_path,))
     words = ("train", "--detector", "nearest", "--version", version.dir, "--out", tmp_path / "o")
-    told = anomalysmith(*words, "--dry-run")
-    assert told.code == 0
-    assert "missing" in told.out
-    refused = anomalysmith(*words)
-    assert refused.code == 2
-    assert "resnet18" in refused.err
+    shown = anomalysmith(*words, "--dry-run")
+    assert shown.code == 0
+    assert "missing" in shown.out
+    rejected = anomalysmith(*words)
+    assert rejected.code == 2
+    assert "resnet18" in rejected.err
 
 
 def test_a_dry_run_knows_what_is_finished(anomalysmith, version, checkpoint):
@@ -124,7 +124,7 @@ def test_an_interrupt_before_the_first_state_says_so(anomalysmith, version, tmp_
     monkeypatch.setattr(StoppableBar, "begin", interrupt)
     run = anomalysmith(*STUDENT, "--version", version.dir, "--out", tmp_path / "run")
     assert run.code == 130
-    assert "begins again" in run.err
+    assert "starts over" in run.err
 
 
 def test_evaluate_has_every_number_or_a_reason(anomalysmith, version, checkpoint, tmp_path):
@@ -141,9 +141,9 @@ def test_evaluate_has_every_number_or_a_reason(anomalysmith, version, checkpoint
     assert all(run.json[name] is not None or run.json["notes"][name] for name in promised)
     assert run.json["spro"] is None  # the version has no defects_config
     assert Path(run.json["report"]).is_file()
-    told = anomalysmith("evaluate", "--checkpoint", checkpoint, "--version", version.dir)
-    assert f"{run.json['image_auroc']:.3f}" in told.out
-    assert "note: spro" in told.out
+    shown = anomalysmith("evaluate", "--checkpoint", checkpoint, "--version", version.dir)
+    assert f"{run.json['image_auroc']:.3f}" in shown.out
+    assert "note: spro" in shown.out
 
 
 def test_predict_scores_what_it_can_and_names_the_rest(anomalysmith, checkpoint, tmp_path):
@@ -156,7 +156,7 @@ def test_predict_scores_what_it_can_and_names_the_rest(anomalysmith, checkpoint,
     assert good.code == 0, good.err
     scores = {Path(row["path"]).name: row["score"] for row in good.json["images"]}
     assert scores.keys() == {"a.png", "b.png"}
-    (photos / "broken.png").write_bytes(b"not a picture")
+    (photos / "broken.png").write_bytes(b"not an image")
     run = anomalysmith(
         "predict", "--checkpoint", checkpoint, photos, "--csv", tmp_path / "scores.csv",
         "--maps", tmp_path / "maps",
@@ -166,21 +166,21 @@ def test_predict_scores_what_it_can_and_names_the_rest(anomalysmith, checkpoint,
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     assert len(rows) == 3
     assert {Path(r["path"]).name: float(r["score"]) for r in rows[:2]} == pytest.approx(scores)
-    with Image.open(tmp_path / "maps" / rows[1]["map"]) as picture:
-        assert picture.size == (120, 90)
+    with Image.open(tmp_path / "maps" / rows[1]["map"]) as image:
+        assert image.size == (120, 90)
 
 
 def test_export_onnx_writes_a_file_that_scores_alike(anomalysmith, checkpoint, tmp_path):
-    picture = tmp_path / "a.png"
+    photo = tmp_path / "a.png"
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(pixels).save(picture)
+    Image.fromarray(pixels).save(photo)
     words = ("--checkpoint", checkpoint, "--out", tmp_path / "d.onnx", "--json")
     exported = anomalysmith("export-onnx", *words)
     assert exported.code == 0, exported.err
     session = onnxruntime.InferenceSession(str(tmp_path / "d.onnx"))
     (score,) = session.run(["score"], {"images": pixels.transpose(2, 0, 1)[None]})[0]
-    told = anomalysmith("predict", "--checkpoint", checkpoint, picture, "--json").json
-    assert score == pytest.approx(told["images"][0]["score"], rel=1e-3)
+    shown = anomalysmith("predict", "--checkpoint", checkpoint, photo, "--json").json
+    assert score == pytest.approx(shown["images"][0]["score"], rel=1e-3)
 
 
 def test_detectors_lists_them_and_their_settings(anomalysmith):
@@ -203,15 +203,15 @@ def test_detectors_lists_them_and_their_settings(anomalysmith):
         (("train", "--detector", "nearest", "--set", "bank"), "KEY=VALUE"),
         (("train", "--detector", "nearest", "--set", "bnak=1"), "no setting 'bnak'"),
         (("train", "--detector", "nearest", "--set", "bank=many"), "bank"),
-        (("train", "--detector", "nearest", "--set", "size=64", "--size", "64"), "twice"),
-        (("train", "--detector", "nearest", "--set", "bank=[1"), "no JSON"),
+        (("train", "--detector", "nearest", "--set", "size=64", "--size", "64"), "both set it"),
+        (("train", "--detector", "nearest", "--set", "bank=[1"), "expected JSON"),
         (("train", "--detector", "nearest", *SMALL, "--device", "gpu"), "cuda"),
         (("train", "--detector", "nearest", *SMALL, "--compile", "yes"), "compile"),
         (("train", "--detector", "nearest", *SMALL, "--teacher", "nowhere"), "nowhere"),
         (("train", "--detector", "nearest", *SMALL, "--start", "nowhere"), "nowhere"),
     ],
 )
-def test_a_mistake_in_train_is_one_line(anomalysmith, version, tmp_path, words, said):
+def test_a_user_error_in_train_is_one_line(anomalysmith, version, tmp_path, words, said):
     run = anomalysmith(*words, "--version", version.dir, "--out", tmp_path / "run")
     assert run.code == 2
     (line,) = run.err.splitlines()

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from small_results import small_version
 
+from detectors.training.job import TrainJob
 from flows import evaluate as evaluate_module
 from flows import train as train_module
 from flows.jobs.evaluate import checkpoints_in
-from flows.jobs.train import TrainJob, home_of, placed
+from flows.jobs.train import home_of, job_of, placed
 from flows.orchestration.artifacts import PairsFailed, artifact_key
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
@@ -37,9 +38,9 @@ def manifest(version) -> str:
 def test_the_flows_train_and_evaluate_and_are_served_again(server, version, manifest):
     from prefect.artifacts import Artifact
 
-    asked = {"category": "tray", "manifest": manifest}
+    parameters = {"category": "tray", "manifest": manifest}
     (trained,) = train_module.train_detectors(
-        **asked, **TINY, detectors=["nearest"], settings=["bank=64"]
+        **parameters, **TINY, detectors=["nearest"], settings=["bank=64"]
     )
     checkpoint = Path(trained["checkpoint"])
     home = home_of(version.dir.parent.parent)
@@ -50,7 +51,7 @@ def test_the_flows_train_and_evaluate_and_are_served_again(server, version, mani
     assert str(checkpoint) in str(page.data)
 
     how = {"device": "cpu", "precision": "fp32"}
-    (measured,) = evaluate_module.evaluate_detectors(**asked, **how)
+    (measured,) = evaluate_module.evaluate_detectors(**parameters, **how)
     assert measured["image_auroc"] is not None
     assert json.loads(Path(measured["report"]).with_suffix(".json").read_text())
     page = Artifact.get("evaluation-tray")
@@ -61,18 +62,18 @@ def test_the_flows_train_and_evaluate_and_are_served_again(server, version, mani
     tensors = checkpoint / "model.safetensors"
     before = tensors.stat().st_mtime_ns
     (again,) = train_module.train_detectors(
-        **asked, **TINY, detectors=["nearest"], settings=["bank=64"]
+        **parameters, **TINY, detectors=["nearest"], settings=["bank=64"]
     )
     assert again["checkpoint"] == str(checkpoint)
     assert tensors.stat().st_mtime_ns == before
-    (served,) = evaluate_module.evaluate_detectors(**asked, **how)
+    (served,) = evaluate_module.evaluate_detectors(**parameters, **how)
     assert (measured["cached"], served["cached"]) == (False, True)
     assert served["image_auroc"] == measured["image_auroc"]
 
 
 def test_a_pair_that_fails_does_not_stop_the_others(server, manifest, tmp_path, monkeypatch):
     def one_breaks(job: TrainJob, watcher: Any) -> Any:
-        if job.seed == 5 and job.detector == "efficientad":
+        if job.seed == 5 and job.recipe.name == "efficientad":
             raise ValueError("a bug of ours")
         return run(job, watcher)
 
@@ -107,14 +108,12 @@ def test_nothing_trained_is_a_failed_pair(server, manifest, tmp_path):
 
 
 def test_what_decides_a_training_names_its_folder(version, tmp_path):
-    job = TrainJob(detector="nearest", version=version.dir, out=Path(), profile="tiny", size=64)
+    options = {"detector": "nearest", "version": version.dir, "out": Path(), "profile": "tiny"}
+    job = job_of(options | {"size": 64})
     home = placed(job, tmp_path).out
     assert home.parent == tmp_path / "tray" / version.name
     for other in ({"seed": 1}, {"size": 96}, {"changes": ("bank=7",)}):
-        changed = TrainJob(
-            **{"detector": "nearest", "version": version.dir, "out": Path(), "profile": "tiny"}
-            | {"size": 64} | other
-        )  # fmt: skip
+        changed = job_of(options | {"size": 64} | other)
         assert placed(changed, tmp_path).out != home
     assert placed(job, tmp_path).out == home
 

@@ -14,13 +14,13 @@ from flows.jobs.generate import generate
 from pipeline.config.manifest import manifest_for_source, resolve
 from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
-from pipeline.gate.checks import RULES
-from pipeline.generation.explain import explanation
+from pipeline.gate.checks import CHECKS
+from pipeline.generation.explain import explain
 
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory) -> Path:
-    """Three photographs, painted by Telea; some of it is refused."""
+    """Three photographs, inpainted by Telea; some samples are rejected."""
     photos = draw_parts(tmp_path_factory.mktemp("photos") / "parts", 3)
     manifest = manifest_for_source(
         "folder", photos, store=str(tmp_path_factory.mktemp("store")), image_size=128,
@@ -35,25 +35,25 @@ def ids(version: Path) -> list[str]:
 
 def test_stored_pixels_give_the_recorded_scores_and_verdict(version):
     for wanted in ids(version)[:4]:
-        told = explanation(find(wanted, version, None, None)).content
-        assert told["accepted"]
-        assert told["recorded"]["accepted"]
-        assert told["differs"] == {}
-        assert told["limits"] == open_version(version).index["limits"]
-        known = {rule.reason for rule in RULES}
-        assert {row["reason"] for row in told["rules"]} <= known
-        assert all(row["words"] in row["said"] for row in told["rules"])
+        explained = explain(find(wanted, version, None, None)).content
+        assert explained["accepted"]
+        assert explained["recorded"]["accepted"]
+        assert explained["differs"] == {}
+        assert explained["limits"] == open_version(version).index["limits"]
+        known = {rule.reason for rule in CHECKS}
+        assert {row["reason"] for row in explained["rules"]} <= known
+        assert all(row["words"] in row["said"] for row in explained["rules"])
 
 
 def test_a_kept_reject_is_explained_too(version):
     rejects = open_version(version).rejects
     if rejects is None:
-        pytest.skip("nothing that was painted was refused")
+        pytest.skip("no sample was rejected")
     record = rejects.record(0)
-    told = explanation(find(record["id"], version, None, None)).content
-    assert told["recorded"] == {"accepted": False, "reason": record["reason"]}
-    assert told["accepted"] is False
-    assert told["reason"] == record["reason"]
+    explained = explain(find(record["id"], version, None, None)).content
+    assert explained["recorded"] == {"accepted": False, "reason": record["reason"]}
+    assert explained["accepted"] is False
+    assert explained["reason"] == record["reason"]
 
 
 def test_a_sample_is_found_in_the_newest_versions_of_a_store(version):
@@ -86,13 +86,13 @@ def test_an_older_version_is_explained_by_learning_from_it(version, tmp_path):
     for name in [n for n in index["settings"]["gate"] if n.startswith(("patch", "max_patch"))]:
         del index["settings"]["gate"][name]
     (old / "index.json").write_text(json.dumps(index))
-    told = explanation(find(ids(version)[0], old, None, None)).content
-    assert told["limits"] == expected
-    assert any("learned from it just now" in note for note in told["notes"])
+    explained = explain(find(ids(version)[0], old, None, None)).content
+    assert explained["limits"] == expected
+    assert any("learned from it just now" in note for note in explained["notes"])
 
 
 def test_a_score_that_was_recorded_differently_is_pointed_out(version):
     found = find(ids(version)[0], version, None, None)
     found.shown.record["scores"] = {"delta_e": 1.0, "change_area": np.nan}
-    told = explanation(found).content
-    assert told["differs"]["delta_e"]["recorded"] == 1.0
+    explained = explain(found).content
+    assert explained["differs"]["delta_e"]["recorded"] == 1.0

@@ -19,12 +19,12 @@ from flows.orchestration.tasks import is_transient
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import latest
 from pipeline.errors import DeviceError, RemoteError, UserError
-from pipeline.models.out_of_memory import in_batches, with_second_try
+from pipeline.models.out_of_memory import in_batches, retry_once
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
-    """Two photographs of a dark part on a bright ground."""
+    """Two photographs of a dark part on a bright background."""
     folder = tmp_path_factory.mktemp("flow")
     (folder / "parts").mkdir()
     yy, xx = np.mgrid[:96, :96]
@@ -44,9 +44,9 @@ def manifest(tmp_path_factory) -> Path:
 def test_the_flow_makes_what_the_command_line_makes(server, manifest, tmp_path):
     from prefect.artifacts import Artifact
 
-    asked: dict[str, Any] = {"category": "Round_Parts", "manifest": str(manifest)}
-    asked |= {"store": str(tmp_path / "flow"), "workers": 2, "batch_size": 1}
-    (made,) = flow_module.generate_anomalies(**asked)
+    parameters: dict[str, Any] = {"category": "Round_Parts", "manifest": str(manifest)}
+    parameters |= {"store": str(tmp_path / "flow"), "workers": 2, "batch_size": 1}
+    (made,) = flow_module.generate_anomalies(**parameters)
     local = generate(
         settings_of(Choices(manifest=manifest, store=tmp_path / "local"))[0], workers=1
     )
@@ -60,7 +60,7 @@ def test_the_flow_makes_what_the_command_line_makes(server, manifest, tmp_path):
     assert made["digest"] in str(artifact.data)
     assert made["gallery"] in str(artifact.data)
 
-    (again,) = flow_module.generate_anomalies(**asked)
+    (again,) = flow_module.generate_anomalies(**parameters)
     assert again["cached"]
     assert again["version_dir"] == made["version_dir"]
 
@@ -80,7 +80,7 @@ def test_a_category_that_fails_does_not_stop_the_others(server, manifest, tmp_pa
     )
     skipped: list[str] = []
     monkeypatch.setattr(
-        flow_module.Remarks, "skipped", lambda self, failure: skipped.append(failure["name"])
+        flow_module.FlowLog, "input_skipped", lambda self, failure: skipped.append(failure["name"])
     )
     with pytest.raises(flow_module.CategoriesFailed, match="1 of 2 categories failed") as failed:
         flow_module.generate_anomalies(manifest=str(tmp_path / "manifest.yaml"))
@@ -92,12 +92,12 @@ def test_a_category_that_fails_does_not_stop_the_others(server, manifest, tmp_pa
     assert skipped == [failure["name"] for failure in made.index["failures"]] == ["cut.png"]
 
 
-def test_a_users_mistake_fails_the_flow_and_is_not_tried_again(server, tmp_path):
+def test_a_user_error_fails_the_flow_and_is_not_retried(server, tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         flow_module.generate_anomalies(source=f"folder:{tmp_path}/nowhere", store=str(tmp_path))
 
 
-def test_only_what_may_pass_by_itself_is_tried_again():
+def test_only_transient_errors_are_retried():
     from prefect.states import Failed
 
     for error, again in (
@@ -106,10 +106,10 @@ def test_only_what_may_pass_by_itself_is_tried_again():
         (ConnectionResetError(), True),
         (MemoryError(), True),
         (torch.OutOfMemoryError(), True),
-        (DeviceError("no memory is left", passing=True), True),
+        (DeviceError("no memory is left", transient=True), True),
         (DeviceError("out of memory on paper"), False),
-        (RemoteError("nobody answers", passing=True), True),
-        (RemoteError("that is no picture"), False),
+        (RemoteError("nobody answers", transient=True), True),
+        (RemoteError("that is no image"), False),
         (OSError(errno.ENOSPC, "full"), False),
         (FileNotFoundError(errno.ENOENT, "gone"), False),
         (UserError("manifest"), False),
@@ -127,9 +127,9 @@ def test_a_gpu_without_memory_is_one_of_them():
     with pytest.raises(DeviceError) as alone:
         in_batches(torch.zeros(2, 1), 2, full)
     with pytest.raises(DeviceError) as twice:
-        with_second_try(lambda: full(torch.zeros(1)), "filling")
-    assert alone.value.passing
-    assert twice.value.passing
+        retry_once(lambda: full(torch.zeros(1)), "filling")
+    assert alone.value.transient
+    assert twice.value.transient
 
 
 def test_a_child_forked_after_a_flow_has_run_ends_well(server, tmp_path):

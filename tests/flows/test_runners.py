@@ -18,7 +18,7 @@ from small_photos import draw_parts
 from flows import generate as flow_module
 from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.generate import generate
-from flows.orchestration.runners import ADDRESS, LIVES, RUNNER, Pool, chosen, is_loss
+from flows.orchestration.runners import ADDRESS, MAX_DEATHS, RUNNER, Pool, chosen, is_loss
 from flows.orchestration.worker_check import require_alike, software_here
 from pipeline.errors import UserError
 
@@ -183,11 +183,11 @@ def test_a_batch_is_submitted_again_when_its_process_dies_but_not_for_ever():
     def double(number: int) -> int:
         return 2 * number
 
-    Runner.deaths, Runner.started = LIVES - 1, 0
+    Runner.deaths, Runner.started = MAX_DEATHS - 1, 0
     with Pool(Runner) as pool:
         assert pool.spread(double, [{"number": 4}]) == [8]
-    assert Runner.started == LIVES
-    Runner.deaths = LIVES
+    assert Runner.started == MAX_DEATHS
+    Runner.deaths = MAX_DEATHS
     with Pool(Runner) as pool, pytest.raises(BrokenExecutor):
         pool.spread(double, [{"number": 4}])
 
@@ -209,9 +209,9 @@ class Frail(Runner):
 
 def test_a_long_run_outlives_any_number_of_deaths_between_finished_batches():
     Frail.started = 0
-    batches = [{"number": -number} for number in range(2 * LIVES)]
+    batches = [{"number": -number} for number in range(2 * MAX_DEATHS)]
     with Pool(Frail) as pool:
-        assert pool.spread(abs_of, batches) == list(range(2 * LIVES))
+        assert pool.spread(abs_of, batches) == list(range(2 * MAX_DEATHS))
     assert Frail.started == len(batches)
 
 
@@ -221,7 +221,7 @@ def abs_of(number: int) -> int:
 
 def test_an_error_drops_what_waits_and_the_pool_starts_anew():
     def fail(number: int) -> None:
-        raise UserError("a mistake")
+        raise UserError("a user error")
 
     Runner.deaths, Runner.started = 0, 0
     with Pool(Runner) as pool:
@@ -243,12 +243,12 @@ def test_what_a_task_raises_is_no_loss():
     from ray.exceptions import WorkerCrashedError
 
     assert is_loss(WorkerCrashedError())
-    assert is_loss(KilledWorker("forge", None, 3))
-    assert not is_loss(UserError("a mistake"))
+    assert is_loss(KilledWorker("generate", None, 3))
+    assert not is_loss(UserError("a user error"))
     assert not is_loss(OSError("a disk"))
 
 
-def test_the_runner_is_said_by_the_run_or_by_the_environment(monkeypatch):
+def test_the_runner_is_named_by_the_run_or_by_the_environment(monkeypatch):
     monkeypatch.delenv(RUNNER, raising=False)
     monkeypatch.delenv(ADDRESS, raising=False)
     assert chosen(None, None) == ("threads", None)
@@ -262,19 +262,19 @@ def test_the_runner_is_said_by_the_run_or_by_the_environment(monkeypatch):
         chosen("threads", "tcp://scheduler:8786")
 
 
-def test_a_worker_that_differs_refuses_its_batch():
+def test_a_worker_that_differs_rejects_its_batch():
     require_alike(software_here())
-    with pytest.raises(UserError, match=r"not like .* numpy \S+ instead of 0\.0"):
+    with pytest.raises(UserError, match=r"differs from .* numpy \S+ instead of 0\.0"):
         require_alike(software_here() | {"numpy": "0.0"})
 
 
-def test_a_worker_goes_by_the_code_that_it_started_with(root):
+def test_a_worker_uses_the_digest_of_the_code_that_it_started_with(root):
     """However late its first batch comes, it looks at no file that may be newer."""
     words = (
         "from pathlib import Path; from flows.orchestration import worker_check; "
-        "from pipeline.generation import plan as planning; "
+        "from pipeline.generation import cache_keys; "
         'del Path.read_bytes; print(worker_check.software_here()["anomalysmith\'s code"]); '
-        "[planning.code_digest(f) for f in (planning.ANALYSIS_CODE, planning.SAMPLES_CODE)]"
+        "[cache_keys.code_digest(f) for f in (cache_keys.ANALYSIS_CODE, cache_keys.SAMPLES_CODE)]"
     )
     run = subprocess.run(
         [sys.executable, "-c", words], cwd=root, capture_output=True, text=True, check=False

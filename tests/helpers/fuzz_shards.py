@@ -1,10 +1,10 @@
-"""Reads damaged copies of a version as long as it is told to; run as a process of its own.
+"""Reads damaged copies of a version, for a number of trials; run as a process of its own.
 
-    python tests/fuzz_shards.py VERSION_DIR SEED TRIALS
+    python tests/helpers/fuzz_shards.py VERSION_DIR SEED TRIALS
 
-HDF5 is C code that may end the process on bytes that nobody wrote, so a test watches from outside.
+HDF5 is C code that may crash on corrupt files, so a test watches the process from outside.
 Each trial damages one file, then opens, reads and verifies everything; only the project's own
-errors are allowed. The number of the trial is printed before it begins.
+errors are allowed. The number of each trial is printed before it begins.
 """
 
 import faulthandler
@@ -21,19 +21,22 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.dataset.files import INDEX
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import open_version, versions
 from pipeline.errors import AnomalysmithError
 from pipeline.reports.gallery import render
 
+# Limits of address space, and of time per trial: a damaged size must not allocate all memory.
 GIGABYTES = 6
 SECONDS = 60
+# Values that replace one of the index.
 ODD: tuple[Any, ...] = (None, -1, 0, 1.5, 2**40, 10**30, "", "../../x", "/etc/passwd", "x\0y",
                         [], {}, [[]], True, "\u202e<script>", 10_000 * "a")  # fmt: skip
 
 
 def flipped(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight bytes changed, or the end cut off, or a stretch zeroed, or doubled."""
+    """One to eight bytes changed, or the end cut off, or a stretch zeroed or repeated."""
     how, size = rng.integers(5), len(content)
     start = int(rng.integers(size))
     if how == 0:
@@ -43,7 +46,8 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
     if how == 2:
         return content[:start] + content[start - 200 : start] + content[start:]
     damaged = bytearray(content)
-    # Structures lie near the beginning of a file and between arrays: half of the hits go there.
+    # HDF5's structures are near the beginning of a file and between arrays, so half of the changes
+    # go there.
     limit = size if how == 3 else min(size, 4096)
     for place in rng.integers(limit, size=rng.integers(1, 9)):
         damaged[place] ^= int(rng.integers(1, 256))
@@ -74,9 +78,9 @@ def trial(version: Path, work: Path, rng: np.random.Generator) -> None:
     shutil.copytree(version, copy)
     names = sorted(path.name for path in copy.iterdir() if path.is_file())
     shards = [name for name in names if name.endswith(".h5")]
-    name = shards[rng.integers(len(shards))] if rng.random() < 0.6 else "index.json"
+    name = shards[rng.integers(len(shards))] if rng.random() < 0.6 else INDEX
     path = copy / name
-    if name == "index.json" and rng.random() < 0.7:
+    if name == INDEX and rng.random() < 0.7:
         path.write_text(json.dumps(mutated(json.loads(path.read_text()), rng)))
     else:
         path.write_bytes(flipped(path.read_bytes(), rng))
@@ -87,8 +91,8 @@ def trial(version: Path, work: Path, rng: np.random.Generator) -> None:
 
 
 def everything(folder: Path) -> None:
-    """What readers, trainers and the gallery would touch."""
-    meet_the_damage(folder / "index.json")
+    """Read what readers, trainers and the gallery read."""
+    accept_sizes(folder / INDEX)
     version = open_version(folder)
     for some in (version.images(), version.samples(), version.test_images()):
         with suppress(AnomalysmithError):
@@ -100,8 +104,8 @@ def everything(folder: Path) -> None:
     render(version, 12)
 
 
-def meet_the_damage(path: Path) -> None:
-    """Let the index state the sizes that there are, so that a cut file is read, not refused."""
+def accept_sizes(path: Path) -> None:
+    """Let the index state the actual sizes, so a truncated file is read instead of rejected."""
     try:
         index = json.loads(path.read_bytes())
         for shard in index["shards"]:

@@ -1,5 +1,5 @@
-"""What a test gets that tries to reach another machine."""
+"""The error of a test that tries to reach another machine."""
 
 
 class NetworkBlocked(RuntimeError):
-    """Not an OSError on purpose: a library that retries on those would hide the attempt."""
+    """Deliberately no OSError: a library that retries after those would hide the attempt."""

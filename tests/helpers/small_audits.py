@@ -19,21 +19,24 @@ from pipeline.records import (
     Verdict,
 )
 
+# Height and width of the images.
 SIDE = 64
+# What an edit does to the float pixels inside its mask.
 Touch = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""What an edit does to the float pixels inside its mask."""
 
 
-def grain(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """New sensor grain of the same strength on the same ground: no trace."""
+def noise(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """New sensor noise of the same strength on the same background: no trace."""
     return pixels.mean((0, 1)) + rng.normal(0, 6, pixels.shape)
 
 
 def noisy(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return grain(pixels, rng) + rng.normal(0, 6, pixels.shape)
+    """Noise that is stronger inside the mask."""
+    return noise(pixels, rng) + rng.normal(0, 6, pixels.shape)
 
 
 def blurred(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise that is weaker inside the mask."""
     found: np.ndarray = pixels.mean((0, 1)) + rng.normal(0, 1, pixels.shape)
     return found
 
@@ -42,16 +45,17 @@ def audited(
     store: Path,
     images: int = 30,
     *,
-    anomalies: Touch = grain,
-    controls: Touch = grain,
+    anomalies: Touch = noise,
+    controls: Touch = noise,
     kinds: tuple[str, ...] = ("extra", "control_noop"),
     **options: Any,
 ) -> Version:
-    """A version of noisy grey pictures with one sample per kind and image."""
+    """A version of noisy grey images with one sample per kind and image."""
     rng, results = np.random.default_rng(5), []
     for number in range(images):
-        ground = rng.integers(80, 170) + rng.normal(0, 6, (SIDE, SIDE, 3))
-        image = np.clip(ground, 0, 255).astype(np.uint8)
+        # Each image has its own grey level, so images differ in content.
+        grey = rng.integers(80, 170) + rng.normal(0, 6, (SIDE, SIDE, 3))
+        image = np.clip(grey, 0, 255).astype(np.uint8)
         attempts = []
         for turn, kind in enumerate(kinds):
             control = kind.startswith("control_")

@@ -1,4 +1,4 @@
-"""Small things to evaluate: versions with a real test split, and a tiny trained detector."""
+"""Small evaluations: versions with a real test split, and a tiny trained detector."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from small_results import header, image_result
 
 from detectors import registry
 from detectors.registry import configure
+from detectors.training.job import TrainJob
 from detectors.training.trainer import train
 from pipeline.dataset.version import Version
 from pipeline.generation.publish import publish
@@ -38,7 +39,7 @@ Types = Sequence[tuple[str, tuple[int, ...]]]
 
 
 def photographs(types: Types = AD_TYPES, size: tuple[int, int] = SIZE) -> Iterator[TestImage]:
-    """One test image per type: a ramp as the training images have, and a square per region."""
+    """One test image per type: a brightness ramp like the training images, a square per region."""
     height, width = size
     for number, (defect, values) in enumerate(types):
         rng = np.random.default_rng([11, number])
@@ -72,15 +73,16 @@ def loco_version(store: Path) -> Version:
 
 @contextmanager
 def tiny_known() -> Iterator[None]:
-    """Inside, the registry knows the tiny detector."""
+    """Inside, the tiny detector is registered."""
     with pytest.MonkeyPatch.context() as patch:
-        entries: dict[str, registry.Entry] = {}
-        tiny_detector.register(entries)
-        patch.setitem(registry.DETECTORS, tiny_detector.NAME, entries[tiny_detector.NAME])
+        patch.setitem(registry.DETECTORS, tiny_detector.NAME, tiny_detector.ENTRY)
         yield
 
 
 def trained(version: Version, out: Path, **changes: Any) -> Path:
     """The checkpoint of the tiny detector after a few steps, in float32 on the CPU."""
     recipe = configure(tiny_detector.NAME, "tiny", {"steps": 6} | changes)
-    return train(recipe, version, out, device="cpu", precision="fp32", board=False).checkpoint
+    job = TrainJob(
+        recipe=recipe, version=version.dir, out=out, device="cpu", precision="fp32", board=False
+    )
+    return train(job).checkpoint

@@ -1,4 +1,4 @@
-"""A small version to export, and a few lines that read an export back without the exporter."""
+"""A small version to export, and independent code that reads an export back."""
 
 import io
 import json
@@ -16,12 +16,12 @@ MVTEC = header(settings={"kind": "mvtec_ad"}, licence="CC BY-NC-SA 4.0")
 
 
 def exportable(store: Path) -> Version:
-    """Ten images, two of them held out, each with two anomalies and one control; five real ones."""
+    """Ten images, two held out, each with two anomalies and one control; five real test images."""
     return small_version(store, images=10, tests=5, head=MVTEC)
 
 
 def originals(version: Version) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Id to pixels and mask, straight from the reader; None where nothing is wrong."""
+    """Id to pixels and mask, from the reader; None for normal images."""
     found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for image, record in version.images():
         found[record["name"]] = image, None

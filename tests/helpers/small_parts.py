@@ -1,4 +1,4 @@
-"""A grey tray with parts whose truth is known, for the tests of edits."""
+"""A grey tray with objects whose ground truth is known, for the tests of edits."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from pipeline.edits.donors import Donors
 from pipeline.records import ObjectProposals
 
 RED, GREEN, BLUE, YELLOW = (200, 40, 40), (40, 160, 60), (40, 70, 200), (210, 190, 40)
-GROUND = 128.0
-GRAIN = 2.0
+BACKGROUND = 128.0
+NOISE = 2.0
 
 
 def disc(size: int, y: float, x: float, radius: float) -> np.ndarray:
@@ -26,18 +26,18 @@ def bar(size: int, y: float, x: float, length: float, width: float, degrees: flo
     return shaft | head
 
 
-def picture(
+def draw(
     masks: list[np.ndarray], colours: list[tuple[int, int, int]], seed: int = 0
 ) -> tuple[np.ndarray, ObjectProposals]:
-    """The parts in their colours, shaded from left to right, with grain, and their true masks."""
+    """The objects in their colours, shaded from left to right, with noise, and their true masks."""
     rng = np.random.default_rng(seed)
     size = masks[0].shape[0]
-    image_HW3 = np.full((size, size, 3), GROUND)
+    image_HW3 = np.full((size, size, 3), BACKGROUND)
     for mask_HW, colour in zip(masks, colours, strict=True):
         ys, xs = np.nonzero(mask_HW)
         shading = 0.85 + 0.3 * (xs - xs.min()) / max(1, np.ptp(xs))
         image_HW3[ys, xs] = np.array(colour) * shading[:, None]
-    image_HW3 += rng.normal(0, GRAIN, image_HW3.shape)
+    image_HW3 += rng.normal(0, NOISE, image_HW3.shape)
     foreground_HW = np.zeros((size, size), np.bool_)
     foreground_HW[4:-4, 4:-4] = True
     scores_N = np.linspace(0.9, 0.5, len(masks)).astype(np.float32)
@@ -53,11 +53,11 @@ def kit(seed: int = 0, size: int = 128) -> tuple[np.ndarray, ObjectProposals]:
         disc(size, 92, 30, 11),
         bar(size, 84, 88, 34, 7),
     ]
-    return picture(masks, [RED, GREEN, BLUE, YELLOW], seed)
+    return draw(masks, [RED, GREEN, BLUE, YELLOW], seed)
 
 
-def lenders(seed: int = 50) -> Donors:
-    """Two more good kits that lend their parts."""
+def kit_donors(seed: int = 50) -> Donors:
+    """Two more normal kits as donor images."""
     return Donors.of(
         {f"train/good/{n}.png": lambda n=n: kit(seed + n) for n in range(2)},
         {f"train/good/{n}.png": f"{n:064x}" for n in range(2)},

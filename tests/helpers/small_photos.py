@@ -1,4 +1,4 @@
-"""A folder of drawn photographs, and the options that make a run over it quick."""
+"""A folder of drawn photographs, and options for a quick run over it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ FAST = ("--inpaint", "telea", "--image-size", "128", "--per-image", "2")
 
 
 def draw_parts(folder: Path, count: int = 3) -> Path:
-    """Photographs of a kind: dark round parts on a bright, slightly noisy ground."""
+    """Photographs of a kind: dark round parts on a bright background with sensor noise."""
     folder.mkdir(parents=True, exist_ok=True)
     yy, xx = np.mgrid[:128, :128]
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Small generation results made by hand, for the tests of the store and the gallery."""
+"""Small generation results without models, for the tests of datasets, reports and exports."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -23,8 +23,8 @@ from pipeline.records import (
 )
 
 PLAN = "0123456789abcdef" * 4
+# Kind and reason of each attempt of an image; `-` stands for an edit that could not be planned.
 TURNS = (("missing", ""), ("extra", "seam"), ("extra", ""), ("control_noop", ""), ("swapped", "-"))
-"""Kind and reason of each attempt of an image; `-` stands for an edit that could not be planned."""
 
 
 def image_result(
@@ -33,7 +33,7 @@ def image_result(
     turns: Sequence[tuple[str, str]] = TURNS,
     name: str | None = None,
 ) -> ImageResult:
-    """One image with a smooth ground, three proposals, and one attempt per turn."""
+    """One image with a smooth background, three proposals, and one attempt per turn."""
     rng = np.random.default_rng([number, *size])
     height, width = size
     ramp = np.linspace(40, 200, width)[None, :, None] + rng.normal(0, 4, (height, width, 3))
@@ -62,7 +62,7 @@ def image_result(
 def edited(
     image: np.ndarray, edit: Edit, object_HW: np.ndarray, rng: np.random.Generator
 ) -> Sample:
-    """Noise inside a random box, the source everywhere else."""
+    """A sample with noise inside a random box and the source everywhere else."""
     height, width = image.shape[:2]
     y, x = int(rng.integers(height)), int(rng.integers(width))
     change = np.zeros((height, width), np.bool_)
@@ -105,7 +105,7 @@ def small_version(
     size: tuple[int, int] = (24, 19),
     **options: Any,
 ) -> Version:
-    """Publish a small version; without a gallery unless asked for."""
+    """Publish a small version; without a gallery unless requested."""
     options = {"gallery": False, "shard_images": 4} | options
     results = (image_result(n, size) for n in range(images)) if results is None else results
     made = (real_image(n, size) for n in range(tests))

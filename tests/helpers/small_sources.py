@@ -1,4 +1,4 @@
-"""Tiny source folders in the layouts of MVTec, made on the spot."""
+"""Builders of tiny source folders in the layouts of MVTec."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# One entry of defects_config.json.
 DEFECT = {
     "defect_name": "missing_nut",
     "pixel_value": 249,
@@ -14,13 +15,16 @@ DEFECT = {
 }
 
 
-def picture(path: Path, shade: int = 100, size: tuple[int, int] = (32, 24)) -> Path:
+def write_image(path: Path, shade: int = 100, size: tuple[int, int] = (32, 24)) -> Path:
+    """An RGB image of one grey level; `size` is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (shade, shade, shade)).save(path)
     return path
 
 
-def mask(path: Path, value: int = 255, corner: int = 8, size: tuple[int, int] = (32, 24)) -> Path:
+def write_mask(
+    path: Path, value: int = 255, corner: int = 8, size: tuple[int, int] = (32, 24)
+) -> Path:
     """A grey PNG with `value` in a square at the top left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     grey_HW = np.zeros(size[::-1], np.uint8)
@@ -29,24 +33,24 @@ def mask(path: Path, value: int = 255, corner: int = 8, size: tuple[int, int] = 
     return path
 
 
-def pictures(root: Path, *names: str) -> None:
+def write_images(root: Path, *names: str) -> None:
     for name in names:
-        picture(root / name)
+        write_image(root / name)
 
 
 def mvtec_ad(root: Path) -> Path:
-    pictures(root, *(f"train/good/{number:03}.png" for number in range(20)))
-    pictures(root, "test/good/000.png", "test/crack/000.png", "test/crack/001.png")
-    mask(root / "ground_truth/crack/000_mask.png")
-    mask(root / "ground_truth/crack/001_mask.png")
+    write_images(root, *(f"train/good/{number:03}.png" for number in range(20)))
+    write_images(root, "test/good/000.png", "test/crack/000.png", "test/crack/001.png")
+    write_mask(root / "ground_truth/crack/000_mask.png")
+    write_mask(root / "ground_truth/crack/001_mask.png")
     return root
 
 
 def mvtec_loco(root: Path) -> Path:
-    pictures(root, "train/good/000.png", "train/good/001.png", "validation/good/000.png")
-    pictures(root, "test/good/000.png", "test/logical_anomalies/000.png")
-    mask(root / "ground_truth/logical_anomalies/000/000.png", 249)
-    mask(root / "ground_truth/logical_anomalies/000/001.png", 248, corner=12)
+    write_images(root, "train/good/000.png", "train/good/001.png", "validation/good/000.png")
+    write_images(root, "test/good/000.png", "test/logical_anomalies/000.png")
+    write_mask(root / "ground_truth/logical_anomalies/000/000.png", 249)
+    write_mask(root / "ground_truth/logical_anomalies/000/001.png", 248, corner=12)
     types = [DEFECT, DEFECT | {"defect_name": "two_nuts", "pixel_value": 248}]
     (root / "defects_config.json").write_text(json.dumps(types))
     return root

@@ -1,4 +1,4 @@
-"""What the first two stages made of one image, at random, for tests of caches and writers."""
+"""Random results of the analysis and the sampler for one image, for tests of caches and writers."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from pipeline.records import Attempt, Edit, ForegroundMask, ObjectProposals, Sam
 
 
 def random_stages(seed: int, height: int, width: int, count: int):
-    """Random records of one image whose sides are no multiple of eight."""
+    """Pixels, foreground, proposals and attempts; use sides that are no multiple of eight."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
     foreground = ForegroundMask(rng.random((height, width)) < 0.5, 0.25, "why")

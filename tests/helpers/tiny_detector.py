@@ -1,9 +1,10 @@
-"""A detector of two small convolutions for the tests of the trainer, and a program that trains it.
+"""A detector of two small convolutions for tests of the trainer, and a program that trains it.
 
     python tests/helpers/tiny_detector.py VERSION_DIR OUT [KEY=VALUE]...      # also under torchrun
 
-The student learns what a frozen convolution says about pictures; noise makes every step random.
-Shapes: B batch; H, W picture; 3 colour.
+The student learns to imitate a frozen convolution; noise makes every step random.
+
+Shapes: B batch; H, W image; 3 colour.
 """
 
 import os
@@ -19,23 +20,32 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors import registry
-from detectors.base import Batch, Batches, Detector, DetectorSettings, Schedule, Scores
+from detectors.base import (
+    Batch,
+    Batches,
+    Detector,
+    DetectorEntry,
+    DetectorSettings,
+    Schedule,
+    Scores,
+)
+from detectors.training.job import TrainJob
 from detectors.training.progress import Watcher
 from detectors.training.trainer import train
-from pipeline.dataset.version import open_version
 from pipeline.models.backbone import normalise
 
 NAME = "tiny"
 
 
 class TinySettings(DetectorSettings):
-    """Knobs for the tests."""
+    """Settings that tests change."""
 
     size: int = Field(64, ge=64, le=1024, multiple_of=32)
     teacher: str = "bundled-teacher"
     optimizer: str = "adamw"
     rate: float = 0.01
     noise: float = 0.1
+    # The step whose loss is NaN; -1: none.
     nan_at: int = -1
 
 
@@ -51,7 +61,7 @@ class Tiny(Detector):
         self.register_buffer("scale", torch.ones(()))
 
     def prepare(self, normals: Batches) -> None:
-        self.mean.copy_(torch.stack([self._taught(b["image"]).mean() for b in normals]).mean())
+        self.mean.copy_(torch.stack([self._target(b["image"]).mean() for b in normals]).mean())
 
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         noise = torch.randn_like(batch["image"], dtype=torch.float32) * self.chosen.noise
@@ -78,23 +88,27 @@ class Tiny(Detector):
         maps_B1HW = F.interpolate(maps_B1hw, images_B3HW.shape[2:], mode="bilinear")
         return Scores(maps_B1hw.flatten(1).amax(1), maps_B1HW[:, 0])
 
-    def _taught(self, images_B3HW: Tensor) -> Tensor:
+    def _target(self, images_B3HW: Tensor) -> Tensor:
         return self.teacher(normalise(images_B3HW)).tanh().float()
 
     def _distance(self, images_B3HW: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-        said = self.student(normalise(images_B3HW) + noise).float()
-        return (said - self._taught(images_B3HW) + self.mean).square().mean(1, keepdim=True)
+        output = self.student(normalise(images_B3HW) + noise).float()
+        return (output - self._target(images_B3HW) + self.mean).square().mean(1, keepdim=True)
 
 
-def register(into: dict[str, registry.Entry]) -> None:
-    """Make the registry know it."""
-    schedule = Schedule(steps=20, batch_size=2, validate_every=7)
-    profile = TinySettings(), schedule
-    into[NAME] = registry.Entry(lambda settings, _: Tiny(settings), "for tests", profile, profile)
+PROFILE = TinySettings(), Schedule(steps=20, batch_size=2, validate_every=7)
+ENTRY = DetectorEntry(
+    name=NAME,
+    summary="for tests",
+    citation="None.",
+    build=lambda settings, _: Tiny(settings),
+    paper=PROFILE,
+    tiny=PROFILE,
+)
 
 
-class Talker(Watcher):
-    """One line per step, so that whoever started this program knows when to kill it."""
+class StepPrinter(Watcher):
+    """Prints a line per step, so a test knows when to kill this program."""
 
     def step(self, done: int, losses: dict[str, float]) -> None:
         print(f"step {done}", flush=True)
@@ -103,18 +117,14 @@ class Talker(Watcher):
 
 
 def main(version: str, out: str, *words: str) -> None:
-    register(registry.DETECTORS)  # type: ignore[arg-type]
+    registry.DETECTORS[NAME] = ENTRY  # type: ignore[index]
     changes = dict(word.split("=") for word in words)
-    train(
-        registry.configure(NAME, "tiny", changes),
-        open_version(Path(version)),
-        Path(out),
-        device="cpu",
-        precision="fp32",
-        save_every=1,
-        board=False,
-        watcher=Talker(),
-    )
+    recipe = registry.configure(NAME, "tiny", changes)
+    job = TrainJob(
+        recipe=recipe, version=Path(version), out=Path(out), device="cpu", precision="fp32",
+        save_every=1, board=False,
+    )  # fmt: skip
+    train(job, StepPrinter())
 
 
 if __name__ == "__main__":

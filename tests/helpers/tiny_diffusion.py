@@ -1,7 +1,7 @@
 """A whole Stable-Diffusion inpainting pipeline with random weights, saved as a diffusers folder.
 
-Real classes and a real tokenizer, small numbers: 5 MB, a tenth of a second per step. The VAE keeps
-its four blocks (factor 8), because one with fewer makes the UNet's pictures, and the time, large.
+Real classes and a real tokenizer with small dimensions: 5 MB, a tenth of a second per step. The VAE
+keeps its four blocks (factor 8), because with fewer the UNet's inputs, and the time, become large.
 """
 
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+# Native size of the tiny pipeline in px: `sample_size` 8 times the VAE's factor 8.
 SIDE = 64
-"""Native size of the tiny pipeline: `sample_size` 8 times the VAE's factor 8."""
 
 
 def save_tiny_pipeline(folder: Path, safe: bool = True) -> Path:
-    """Build it from seed 0 and save it; `safe=False` writes pickles, as old folders hold."""
+    """Build it from seed 0 and save it; `safe=False` writes pickles, as in old folders."""
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
@@ -34,13 +34,13 @@ def save_tiny_pipeline(folder: Path, safe: bool = True) -> Path:
         block_out_channels=(8, 8, 16, 16), norm_num_groups=8, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
-    words = CLIPTextConfig(
+    text = CLIPTextConfig(
         vocab_size=514, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=4, max_position_embeddings=77, bos_token_id=512, eos_token_id=513,
         pad_token_id=513,
     )  # fmt: skip
     pipeline = StableDiffusionInpaintPipeline(
-        vae=vae, text_encoder=CLIPTextModel(words), unet=unet,
+        vae=vae, text_encoder=CLIPTextModel(text), unet=unet,
         tokenizer=CLIPTokenizer(*_tokenizer_files(folder), model_max_length=77),
         scheduler=DDIMScheduler(steps_offset=1), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
@@ -51,9 +51,10 @@ def save_tiny_pipeline(folder: Path, safe: bool = True) -> Path:
 
 
 def _tokenizer_files(folder: Path) -> tuple[str, str]:
-    """CLIP's byte alphabet, once inside a word and once at its end, without any merges."""
+    """CLIP's byte alphabet, each letter inside a word and at its end, without any merges."""
     place = folder.with_name(folder.name + "-words")
     place.mkdir(parents=True, exist_ok=True)
+    # The bytes that CLIP shows as themselves; the others are shifted to 256 and above.
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(code) for code in visible]
     letters += [chr(256 + index) for index in range(256 - len(visible))]

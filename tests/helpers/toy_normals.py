@@ -1,4 +1,4 @@
-"""Eight toy pictures of a good product, and the batches and steps that small detectors need."""
+"""Toy images of a normal product, with batches, training and ONNX export for small detectors."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from detectors.base import Batch, Detector
 
 
-def pictures(count: int, size: int = 64, seed: int = 0, dot: bool = True) -> Tensor:
-    """(B, 3, size, size) uint8: a bright square with a dark dot somewhere on it, and some grain."""
+def toy_images(count: int, size: int = 64, seed: int = 0, dot: bool = True) -> Tensor:
+    """(B, 3, size, size) uint8: a bright square with a dark dot at a random place, and noise."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.full((count, 3, size, size), 70.0)
     images[:, :, size // 6 : -size // 6, size // 6 : -size // 6] = 190
@@ -25,8 +25,8 @@ def pictures(count: int, size: int = 64, seed: int = 0, dot: bool = True) -> Ten
     return whole.contiguous(memory_format=torch.channels_last)
 
 
-class Toys:
-    """Batches of the view `normals`, as often as asked for."""
+class ToyBatches:
+    """Batches of the view `normals`; can be iterated any number of times."""
 
     def __init__(self, images: Tensor, batch_size: int = 3) -> None:
         self.images, self.batch_size = images, batch_size
@@ -37,13 +37,14 @@ class Toys:
             yield {"image": part, "index": torch.arange(at, at + len(part))}
 
 
-def trained(detector: Detector, images: Tensor, steps: int, until: float = 0.0) -> list[float]:
-    """Prepare and train on the same pictures all the time; the losses.
+def overfit(detector: Detector, images: Tensor, steps: int, until: float = 0.0) -> list[float]:
+    """Prepare a detector and train it on one batch of all images; the loss of every step.
 
-    Ends early when the mean of the last five is below `until` times the first.
+    Stops early when the mean of the last five losses is below `until` times the first.
     """
-    batch = next(iter(Toys(images, len(images))))
-    detector.prepare(Toys(images))
+    batch = next(iter(ToyBatches(images, len(images))))
+    detector.prepare(ToyBatches(images))
+    # A schedule longer than the training, so the learning rate does not drop.
     optimizer, schedule = detector.optimizer(10 * steps)
     detector.train()
     losses = []
@@ -61,7 +62,9 @@ def trained(detector: Detector, images: Tensor, steps: int, until: float = 0.0) 
     return losses
 
 
-class _Pair(nn.Module):
+class _TupleOutput(nn.Module):
+    """A detector with a plain tuple as output, which the exporter understands."""
+
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
@@ -72,11 +75,11 @@ class _Pair(nn.Module):
 
 
 def onnx_scores(detector: Detector, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and maps as onnxruntime computes them, traced at another batch size."""
+    """Image scores and maps from onnxruntime; the model is traced at another batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Pair(detector).eval(), (images[:2],), dynamo=True, verbose=False,
+            _TupleOutput(detector).eval(), (images[:2],), dynamo=True, verbose=False,
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=64)}},
         )  # fmt: skip
     assert program is not None

@@ -1,14 +1,15 @@
-"""Toy images and a bare training loop for the detectors that learn from pairs."""
+"""Toy images and a minimal training loop for detectors that learn from pairs."""
 
 import torch
 
 
-def parameters(module: torch.nn.Module) -> int:
+def parameter_count(module: torch.nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
     return sum(p.numel() for p in module.parameters())
 
 
-def toys(batch: int = 8, size: int = 64) -> torch.Tensor:
-    """Discs on a ground, the colours different from picture to picture."""
+def toy_images(batch: int = 8, size: int = 64) -> torch.Tensor:
+    """(B, 3, size, size) uint8: discs on a background, both of a random colour per image."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     inside = ((y % 16 - 8) ** 2 + (x % 16 - 8) ** 2 < 25)[None]
     random = torch.Generator().manual_seed(1)
@@ -16,11 +17,12 @@ def toys(batch: int = 8, size: int = 64) -> torch.Tensor:
     return torch.where(inside, colours[:, 0], colours[:, 1]).to(torch.uint8)
 
 
-def trained(detector, batch: dict, steps: int) -> list[float]:
-    """Total losses of a plain training."""
+def overfit(detector, batch: dict, steps: int) -> list[float]:
+    """Train on one batch; the total loss of every step."""
     optimizer, schedule = detector.optimizer(steps)
     totals = []
     for step in range(steps):
+        # Four corruptions in turn, so the loss can fall quickly.
         torch.manual_seed(step % 4)
         detector.train()
         total = sum(detector.losses(batch, step, steps).values())

@@ -1,11 +1,13 @@
 """A toy product for rule tests: a grey board with red discs on the left and blue bars on the right.
 
-Parts are found by colour, so a test needs no model; looks are real, with cut-outs as features.
+Parts are found by colour, so tests need no model; descriptors are real, with crops as features.
 """
 
 import cv2
 import numpy as np
 
+from pipeline.rulebook.book import RuleBook
+from pipeline.rulebook.check import broken_rules, recognised_in
 from pipeline.rulebook.descriptors import Describer
 from pipeline.rulebook.parts import Parts, ProductFrame
 
@@ -16,14 +18,14 @@ RIGHT = ((92, 44), (92, 84))
 FRAME = ProductFrame(64.0, 64.0, 0.0, 100.0)
 
 
-def features(cuts_NSS3: np.ndarray) -> np.ndarray:
-    """Small grey pictures of the cut-outs: what a network would give, only simpler."""
-    small = [cv2.resize(cut, (8, 8), interpolation=cv2.INTER_AREA).ravel() for cut in cuts_NSS3]
+def features(crops_NSS3: np.ndarray) -> np.ndarray:
+    """Thumbnails of the crops instead of features of a network."""
+    small = [cv2.resize(cut, (8, 8), interpolation=cv2.INTER_AREA).ravel() for cut in crops_NSS3]
     return np.array(small, np.float32)
 
 
 class ToyFinder:
-    """Finds everything that is not grey; counts how often it was asked."""
+    """Finds everything that is not grey; counts its calls."""
 
     def __init__(self) -> None:
         self.describe = Describer(features)
@@ -38,8 +40,13 @@ class ToyFinder:
         return Parts(masks_NHW, self.describe(image_HW3, masks_NHW, FRAME), FRAME)
 
 
+def broken(book: RuleBook, image_HW3: np.ndarray) -> list[str]:
+    """The rules that an image breaks, in the order of the book."""
+    return list(broken_rules(book, recognised_in(book, ToyFinder()(image_HW3))))
+
+
 def board(seed: int, size: int = SIZE) -> np.ndarray:
-    """A good board: three discs and two upright bars, a little off their places."""
+    """A normal board: three discs and two upright bars, slightly off their places."""
     rng = np.random.default_rng(seed)
     image_HW3 = np.full((size, size, 3), 128, np.uint8)
     for x, y in LEFT:

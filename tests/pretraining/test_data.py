@@ -1,4 +1,4 @@
-"""The pictures that the bundled models learn from, and the loop that they learn in."""
+"""Training images of the bundled models, and their training loop."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def same(one: Example, other: Example) -> bool:
 
 
 @pytest.mark.parametrize("scenes", [0.0, 1.0])
-def test_a_seed_is_a_picture(scenes: float) -> None:
+def test_a_seed_determines_the_image(scenes: float) -> None:
     assert same(example(7, 96, scenes), example(7, 96, scenes))
     assert not same(example(7, 96, scenes), example(8, 96, scenes))
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1 << 40), scenes=st.sampled_from([0.0, 1.0]))
-def test_every_example_keeps_its_promises(seed: int, scenes: float) -> None:
+def test_every_example_is_consistent(seed: int, scenes: float) -> None:
     one = example(seed, 64, scenes)
     assert one.image_HW3.shape == one.without_HW3.shape == (64, 64, 3)
     assert one.image_HW3.dtype == one.without_HW3.dtype == one.instances_HW.dtype == np.uint8
@@ -61,8 +61,8 @@ def test_leaving_out_a_layer_changes_nothing_beyond_its_reach() -> None:
         assert owner_HW.max() < len(scene.layers)
 
 
-def test_camera_faults_are_the_same_for_both_pictures() -> None:
-    """The light and the noise must not tell which of the two had an object taken away."""
+def test_camera_effects_are_the_same_for_both_images() -> None:
+    """Light and noise must not reveal which of the two images has an object removed."""
     grey_HW3 = np.full((48, 48, 3), 120, np.float32)
     assert np.array_equal(clutter.camera(5, grey_HW3), clutter.camera(5, grey_HW3))
 
@@ -75,7 +75,7 @@ def test_photographs_come_from_disk_only() -> None:
         assert image_HW3.ndim == 3
 
 
-def test_rendering_ahead_goes_on_where_it_stopped(tmp_path: Path, monkeypatch) -> None:
+def test_rendering_ahead_resumes_where_it_stopped(tmp_path: Path, monkeypatch) -> None:
     calls = 0
 
     def stopping(*arguments):
@@ -152,7 +152,7 @@ def test_the_clock_ends_a_run(tmp_path: Path) -> None:
     assert 0 < seen[-1] < 10**9
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     train(line(), batches, loss, 1, tmp_path)
     with pytest.raises(UserError, match="another model"):
         train(nn.Conv2d(3, 1, 1), batches, loss, 2, tmp_path)

@@ -1,4 +1,4 @@
-"""What the small LaMa is made of that is not learned, and how its trace is measured."""
+"""The parts of the small LaMa that are not learned, and the measure of its trace."""
 
 import cv2
 import numpy as np
@@ -9,8 +9,8 @@ from scipy.sparse.linalg import spsolve
 
 from pretraining.inpainting.holes import HoleMaker
 from pretraining.inpainting.network import SmallLama, candidates
-from pretraining.inpainting.noise_synthesis import high_pass, lacking_grain, level
-from pretraining.inpainting.prefill import bent_sheet, copies, soap_film
+from pretraining.inpainting.noise_synthesis import high_pass, level, missing_noise
+from pretraining.inpainting.prefill import biharmonic_fill, copies, harmonic_fill
 from pretraining.inpainting.residue_probe import probe
 
 SIZE = 64
@@ -22,12 +22,12 @@ def hole(top: int = 20, left: int = 24, height: int = 22, width: int = 18) -> to
     return mask_11HW
 
 
-def tensor(picture_HW3: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture_HW3.astype(np.float32)).permute(2, 0, 1)[None] / 255
+def tensor(image_HW3: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image_HW3.astype(np.float32)).permute(2, 0, 1)[None] / 255
 
 
 def waves(seed: int = 0) -> torch.Tensor:
-    """A smooth colourful ground: small noise, enlarged."""
+    """A smooth colourful background: small noise, enlarged."""
     small = np.random.default_rng(seed).uniform(20, 235, (5, 5, 3)).astype(np.float32)
     return tensor(cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).clip(0, 255))
 
@@ -40,7 +40,7 @@ def laplacian_matrix():
 
 
 @pytest.mark.parametrize(
-    ("fill", "power", "tolerance"), [(soap_film, 1, 0.01), (bent_sheet, 2, 0.06)]
+    ("fill", "power", "tolerance"), [(harmonic_fill, 1, 0.01), (biharmonic_fill, 2, 0.06)]
 )
 def test_a_smooth_fill_is_near_the_exact_solution(fill, power, tolerance):
     image, mask = waves(), hole()
@@ -53,12 +53,12 @@ def test_a_smooth_fill_is_near_the_exact_solution(fill, power, tolerance):
     assert np.abs(ours - exact).mean() < tolerance
 
 
-def test_the_sheet_continues_a_bend_that_the_film_cuts_off():
+def test_the_biharmonic_fill_continues_a_curve_that_the_harmonic_one_cuts_off():
     yy, xx = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     bowl = tensor(np.repeat((40 + 90 * (xx**2 + yy**2))[..., None], 3, 2))
     errors = [
         float(((fill(bowl, hole()) - bowl).abs() * hole()).sum())
-        for fill in (soap_film, bent_sheet)
+        for fill in (harmonic_fill, biharmonic_fill)
     ]
     assert errors[1] < 0.5 * errors[0]
 
@@ -67,13 +67,13 @@ def test_a_copy_repeats_a_pattern():
     yy, xx = np.mgrid[:SIZE, :SIZE]
     checks = tensor(np.repeat(np.where((xx // 8 + yy // 8) % 2, 200, 60)[..., None], 3, 2))
     mask = hole()
-    film = soap_film(checks * (1 - mask), mask)
-    first = copies(film, mask, 1)
+    harmonic = harmonic_fill(checks * (1 - mask), mask)
+    first = copies(harmonic, mask, 1)
     assert float(((first - checks).abs() * mask).mean()) < 0.002
-    assert float(((film - checks).abs() * mask).mean()) > 0.01
+    assert float(((harmonic - checks).abs() * mask).mean()) > 0.01
 
 
-def test_candidates_keep_what_is_known():
+def test_candidates_keep_the_known_pixels():
     image, mask = waves(3), hole()
     fills = candidates(image, mask)
     assert torch.allclose(fills * (1 - mask), (image * (1 - mask))[:, None], atol=1e-6)
@@ -87,39 +87,39 @@ def test_the_untrained_network_is_a_mixture_of_smooth_fills():
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 4.0])
-def test_a_flat_fill_gets_grain_of_the_level_around_it(sigma):
+def test_a_flat_fill_gets_noise_of_the_level_around_it(sigma):
     rng = np.random.default_rng(0)
     noisy = tensor(128 + rng.normal(0, sigma, (SIZE, SIZE, 3)))
     mask = hole()
     flat = noisy * (1 - mask) + mask * 128 / 255
-    grain = lacking_grain(flat, mask)
-    assert torch.equal(grain * (1 - mask), torch.zeros_like(grain))
-    inside = level(high_pass(flat + grain), mask).mean()
+    noise = missing_noise(flat, mask)
+    assert torch.equal(noise * (1 - mask), torch.zeros_like(noise))
+    inside = level(high_pass(flat + noise), mask).mean()
     around = level(high_pass(noisy), 1 - mask).mean()
     assert float(inside / around) == pytest.approx(1, abs=0.25)
 
 
-def test_grain_keeps_the_colour_of_the_grain_around_it():
-    """Grey noise around the hole asks for grey noise inside."""
+def test_noise_keeps_the_colour_of_the_noise_around_it():
+    """Grey noise around the hole gives grey noise inside."""
     grey = np.random.default_rng(1).normal(128, 4, (SIZE, SIZE, 1)).repeat(3, 2)
     mask = hole()
-    grain = lacking_grain(tensor(grey) * (1 - mask) + mask * 128 / 255, mask)
-    assert float(grain.abs().max()) > 0.01
-    assert torch.allclose(grain, grain.mean(1, keepdim=True).expand_as(grain), atol=1e-5)
+    noise = missing_noise(tensor(grey) * (1 - mask) + mask * 128 / 255, mask)
+    assert float(noise.abs().max()) > 0.01
+    assert torch.allclose(noise, noise.mean(1, keepdim=True).expand_as(noise), atol=1e-5)
 
 
-def test_no_grain_is_made_where_the_picture_has_none_or_the_fill_has_its_own():
-    assert float(lacking_grain(torch.full((1, 3, SIZE, SIZE), 0.5), hole()).abs().max()) < 1e-6
+def test_no_noise_is_made_where_the_image_has_none_or_the_fill_has_its_own():
+    assert float(missing_noise(torch.full((1, 3, SIZE, SIZE), 0.5), hole()).abs().max()) < 1e-6
     noisy = tensor(np.random.default_rng(0).normal(128, 3, (SIZE, SIZE, 3)))
     louder = noisy + hole() * (noisy - noisy.mean())
-    assert float(lacking_grain(louder, hole()).abs().max()) < 1e-6
+    assert float(missing_noise(louder, hole()).abs().max()) < 1e-6
 
 
 def test_the_probe_finds_flat_fills_and_not_untouched_noise():
     rng = np.random.default_rng(0)
     noisy = [rng.normal(128, 4, (SIZE, SIZE, 3)).round().astype(np.uint8) for _ in range(40)]
     where = hole()[0, 0].numpy() > 0
-    flat = [np.where(where[..., None], 128, picture).astype(np.uint8) for picture in noisy]
+    flat = [np.where(where[..., None], 128, image).astype(np.uint8) for image in noisy]
     assert probe(flat, [where] * 40).value > 0.99
     untouched = probe(noisy, [where] * 40)
     assert untouched.low < 0.75

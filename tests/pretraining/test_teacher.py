@@ -1,4 +1,6 @@
-"""The small teacher and the ResNet-18 trunk: shapes, files, freezing; how one learns the other."""
+"""The small teacher and the ResNet-18 trunk: shapes, files, freezing; distilling one from the
+other.
+"""
 
 import json
 import sys
@@ -29,13 +31,13 @@ from pretraining.data.examples import render_ahead
 from pretraining.teacher import __main__ as teacher
 from pretraining.teacher.__main__ import Distiller, fit_projections, relation
 from pretraining.teacher.filter_selection import inherit
-from pretraining.teacher.images import Pictures
+from pretraining.teacher.images import CropSampler
 
 BUNDLED = patch_score.WEIGHTS
 
 
 def noisy(count: int, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
-    """Pictures (B, 3, H, W) uint8 of plain noise."""
+    """Images (B, 3, H, W) uint8 of plain noise."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
 
@@ -97,7 +99,8 @@ def test_the_budget_holds() -> None:
     assert sum(value.numel() for value in small.parameters()) <= 1_500_000
     assert BUNDLED.stat().st_size <= 3_000_000
     wide = sum(value.numel() for value in resnet18_trunk().parameters())
-    assert wide == 2_782_784  # ResNet-18 up to layer3, as the papers count it
+    # ResNet-18 up to layer3, as the papers count it.
+    assert wide == 2_782_784
 
 
 def test_a_saved_trunk_comes_back_at_half_precision(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_a_saved_trunk_comes_back_at_half_precision(tmp_path: Path) -> None:
         torch.testing.assert_close(after.state_dict()[name], value, rtol=1e-3, atol=1e-6)
 
 
-def test_a_cut_a_foreign_and_an_absent_file_are_each_one_clear_error(tmp_path: Path) -> None:
+def test_truncated_foreign_and_absent_files_are_each_one_clear_error(tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(BUNDLED.read_bytes()[:5000])
     with pytest.raises(WeightsError, match="damaged"):
@@ -130,7 +133,7 @@ def test_torchvisions_own_file_loads_without_its_last_stage(tmp_path: Path) -> N
         resnet18_trunk(tmp_path / "cut.pth")
 
 
-def test_a_teacher_is_the_same_in_train_mode_and_never_learns() -> None:
+def test_a_teacher_is_the_same_in_train_mode_and_stays_frozen() -> None:
     small = small_teacher(BUNDLED)
     around = nn.Sequential(small)
     before = {name: value.clone() for name, value in small.state_dict().items()}
@@ -148,21 +151,22 @@ def test_a_teacher_is_the_same_in_train_mode_and_never_learns() -> None:
 # --- how it learns --------------------------------------------------------------------------------
 
 
-def test_an_heir_of_full_width_says_what_the_original_says() -> None:
+def test_a_trunk_of_full_width_inherits_all_features() -> None:
     torch.manual_seed(0)
     original = Trunk((16, 32, 64)).freeze()
     for module in original.modules():
-        if isinstance(module, nn.BatchNorm2d):  # statistics of its own, as a trained network has
+        if isinstance(module, nn.BatchNorm2d):
+            # Statistics of its own, as a trained network has.
             assert module.running_mean is not None
             assert module.running_var is not None
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.2, 0.5)
-    heir = Trunk((16, 32, 64)).train()
+    slim = Trunk((16, 32, 64)).train()
     images = normalise(noisy(8, 96, 96))
-    inherit(heir, original, images)
-    for mine, its in zip(heir(images), original(images), strict=True):
+    inherit(slim, original, images)
+    for mine, its in zip(slim(images), original(images), strict=True):
         # The last stage sees 288 cells, where n and n - 1 differ a little.
         torch.testing.assert_close(mine, its, rtol=0.05, atol=0.05)
 
@@ -173,9 +177,9 @@ def test_fitted_projections_reach_the_least_squares() -> None:
     images = normalise(noisy(6, 96, 96))
     fit_projections(model, wide, images)
     with torch.no_grad():
-        bare, said = model(images)
+        bare, predicted = model(images)
         wanted = wide(images)
-    for own, mine, its in zip(bare, said, wanted, strict=True):
+    for own, mine, its in zip(bare, predicted, wanted, strict=True):
         own_NC, mine_NC, its_NC = (
             maps.permute(0, 2, 3, 1).flatten(0, 2).double().numpy() for maps in (own, mine, its)
         )
@@ -185,7 +189,7 @@ def test_fitted_projections_reach_the_least_squares() -> None:
         assert np.square(mine_NC - its_NC).mean() <= 1.02 * least
 
 
-def test_distances_do_not_mind_scale_or_rotation_but_mind_other_features() -> None:
+def test_the_relational_loss_ignores_scale_and_rotation_but_not_other_features() -> None:
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(2, 16, 6, 6, generator=generator)
     turn = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
@@ -194,17 +198,17 @@ def test_distances_do_not_mind_scale_or_rotation_but_mind_other_features() -> No
     assert relation(torch.rand(2, 16, 6, 6, generator=generator), maps) > 1e-3
 
 
-def test_pictures_depend_on_their_seed_alone() -> None:
+def test_crops_depend_on_their_seed_alone() -> None:
     rendered = noisy(5, 40, 40).permute(0, 2, 3, 1).numpy()
-    pictures = Pictures([rendered])
-    one, again, other = (pictures.batch(np.random.default_rng(seed), 6, 48) for seed in (1, 1, 2))
+    crops = CropSampler([rendered])
+    one, again, other = (crops.batch(np.random.default_rng(seed), 6, 48) for seed in (1, 1, 2))
     assert one.shape == (6, 3, 48, 48)
     assert one.dtype == np.uint8
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
 
 
-def test_the_command_trains_exports_and_goes_on_where_it_stopped(
+def test_the_command_trains_exports_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teacher, "SIZES", ((1.0, 64, 4),))
@@ -223,7 +227,8 @@ def test_the_command_trains_exports_and_goes_on_where_it_stopped(
             "license": "L", "teacher": "ImageNet ResNet-18: S", "steps": "2", "seed": "0",
         }  # fmt: skip
     out.unlink()
-    teacher.main()  # both steps are done: it exports and measures again
+    # Both steps are done: it only exports and measures again.
+    teacher.main()
     again = load_file(out)
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert capsys.readouterr().out == table

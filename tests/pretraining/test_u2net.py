@@ -27,7 +27,8 @@ def small() -> U2Net:
 
 def test_the_sizes_are_those_of_the_paper(small: U2Net) -> None:
     assert parameters(small) == 1_131_181
-    with torch.device("meta"):  # 44 million numbers need not be drawn to be counted
+    with torch.device("meta"):
+        # On the meta device 44 million parameters are counted without being allocated.
         assert parameters(u2net()) == 44_009_869
 
 
@@ -50,7 +51,7 @@ def test_the_first_map_is_the_fusion_of_the_six_others(small: U2Net) -> None:
 
 
 @pytest.mark.parametrize("size", [(33, 47), (70, 64)])
-def test_odd_sizes_are_no_obstacle(small: U2Net, size: tuple[int, int]) -> None:
+def test_odd_sizes_keep_their_size(small: U2Net, size: tuple[int, int]) -> None:
     with torch.no_grad():
         assert small(torch.randn(1, 3, *size))[0].shape == (1, 1, *size)
 
@@ -63,7 +64,7 @@ def test_every_parameter_learns() -> None:
     assert idle == []
 
 
-def test_widening_doubles_as_opencv_does() -> None:
+def test_enlarging_doubles_as_opencv_does() -> None:
     """Half-pixel centres, the convention of rembg's resizing, not corner alignment."""
     import cv2
 
@@ -89,14 +90,14 @@ def test_the_exported_file_computes_the_same(small: U2Net, tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
 
 
-def test_an_inner_size_that_does_not_divide_is_refused(small: U2Net, tmp_path: Path) -> None:
+def test_an_inner_size_that_does_not_divide_is_rejected(small: U2Net, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="multiple of inner"):
         export_onnx(small, tmp_path / "net.onnx", size=320, inner=150)
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="weights/u2netp.onnx is not in this checkout")
 def test_the_bundled_network_finds_a_plain_disc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through rembg, as the pipeline runs it; a dark disc on white is the plainest product."""
+    """Through rembg, as the pipeline runs it; a dark disc on white is the simplest product."""
     monkeypatch.setenv("U2NET_HOME", str(BUNDLED.parent))
     monkeypatch.setenv("NUMBA_DISABLE_JIT", os.environ.get("NUMBA_DISABLE_JIT", "1"))
     from PIL import Image

@@ -1,12 +1,27 @@
 """Cache keys cover the code: what a stage imports is hashed into its key, or named as harmless."""
 
 import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small_photos import draw_parts
 
 from pipeline.generation.cache_keys import ANALYSIS_CODE, CALIBRATION_CODE, SAMPLES_CODE, files_of
 
+MANIFEST = """
+image_size: 128
+models: {inpaint: {backend: telea}}
+edits: {per_image: 2}
+categories:
+  parts: {source: folder, path: ./photos/parts}
+"""
 ROOT = Path(__file__).resolve().parents[2]
 HARMLESS = {
     "pipeline/errors.py": "words only",
@@ -63,3 +78,42 @@ def hashed(code: tuple[str, ...]) -> set[str]:
 def test_every_file_that_makes_results_is_part_of_their_key(starts, code):
     for start in starts:
         assert reached(start) <= hashed(code)
+
+
+def test_words_run_nothing_again_and_code_runs_its_own_stages(root: Path, tmp_path: Path) -> None:
+    """A docstring, a comment, a setting's description; then a number of the gate."""
+    for room in ("pipeline", "detectors", "flows"):
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(root / room, tmp_path / room, ignore=skipped)
+    (tmp_path / "weights").symlink_to(root / "weights")
+    draw_parts(tmp_path / "photos" / "parts", 2)
+    (tmp_path / "data_manifest.yaml").write_text(MANIFEST)
+    run(tmp_path, "generate", "--workers", 1, "--json")
+
+    gate = tmp_path / "pipeline" / "gate"
+    settings = gate / "settings.py"
+    reworded, count = re.subn(r'description="', 'description="reworded: ', settings.read_text())
+    assert count > 5
+    settings.write_text(reworded)
+    for path in gate.glob("*.py"):
+        path.write_text(path.read_text().replace('"""', '"""Reworded. ', 1) + "# a remark\n")
+    planned = run(tmp_path, "plan", "--json")["categories"][0]
+    assert planned["published"], planned
+
+    checks = gate / "checks.py"
+    checks.write_text(checks.read_text() + "\nANOTHER_NUMBER = 1\n")
+    planned = run(tmp_path, "plan", "--json")["categories"][0]
+    assert not planned["published"]
+    assert planned["stages"]["analysis"] == {"cached": 2, "to_run": 0}
+    assert planned["stages"]["samples"] == {"cached": 0, "to_run": 2}
+
+
+def run(copy: Path, *words: Any) -> Any:
+    """The JSON of a command of the copied program."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, words)],
+        cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

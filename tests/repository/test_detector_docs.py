@@ -1,4 +1,4 @@
-"""docs/detectors.md: its commands and programs run, made shorter, in the order of the page."""
+"""docs/detectors.md: its commands and programs run in order, with short trainings."""
 
 import re
 import shlex
@@ -28,12 +28,12 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
-    """A folder with the version and the pictures that the page speaks of."""
+    """A folder with the version and the images that the page uses."""
     small_version(tmp_path / "out" / "store", images=10, tests=6, size=(64, 64))
-    pictures = tmp_path / "out" / "scenes" / "tray" / "test" / "good"
-    pictures.mkdir(parents=True)
+    images = tmp_path / "out" / "scenes" / "tray" / "test" / "good"
+    images.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(pixels).save(pictures / "000.png")
+    Image.fromarray(pixels).save(images / "000.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_every_detector_and_command_is_on_the_page(page):
     assert {"train", "evaluate", "predict", "export-onnx", "detectors", "distill-teacher"} <= named
 
 
-def test_every_deployment_that_is_named_exists(root):
+def test_every_deployment_on_the_page_exists(root):
     deployments = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
     flows = {"generate_anomalies", "train_detectors", "evaluate_detectors"}
     known = {

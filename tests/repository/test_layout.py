@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,29 @@ def folders(root: Path) -> list[Path]:
     return sorted({path.parent for path in python_files(root)})
 
 
+def imported_files(path: Path, root: Path) -> set[Path]:
+    """The files of the rooms that a file imports, also inside functions and under TYPE_CHECKING."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` and `from module import name` look the same: try both.
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    files = {root / f"{name.replace('.', '/')}.py" for name in names}
+    return {file for file in files if file.is_file()}
+
+
+def test_no_file_imports_itself_through_others(root: Path) -> None:
+    """Neither directly nor around a longer cycle; the packages' `__init__.py` are empty anyway."""
+    graph = {path: imported_files(path, root) for path in python_files(root)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        cycle = [str(path.relative_to(root)) for path in error.args[1]]
+        pytest.fail("import cycle: " + " <- ".join(cycle))
+
+
 def test_packages_are_two_levels_deep_at_most(root: Path) -> None:
     deep = [path for path in folders(root) if len(path.relative_to(root).parts) > 1 + MAX_DEPTH]
     assert deep == []
@@ -152,6 +176,33 @@ def test_the_lock_is_exact_and_holds_every_direct_dependency(root: Path) -> None
         name, version = wish.split("==")
         key = re.sub(r"\[.*\]", "", name).replace(".", "-").replace("_", "-").lower()
         assert pins[key] == version, wish
+
+
+# Packages that no file imports: what they are for stands in docs/decisions/0001-dependencies.md.
+IMPORTED_BY_OTHERS = {"accelerate", "distributed", "fastapi", "onnxscript", "ray", "whenever"}
+TOOLS = {"setuptools", "pytest-xdist", "ruff", "mypy", "import-linter", "tensorboard"}
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "opencv-python-headless": "cv2",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+    "pyyaml": "yaml",
+}
+
+
+def test_every_direct_dependency_is_imported_by_somebody(root: Path) -> None:
+    files = [*python_files(root), *sorted((root / "tests").rglob("*.py"))]
+    imported = set().union(*(imported_roots(path) for path in files))
+    unused = []
+    for line in (root / "requirements.in").read_text().splitlines():
+        wish = line.removeprefix("#no-deps ")
+        if not wish or wish.startswith("#"):
+            continue
+        name = re.sub(r"\[.*\]", "", wish.split("==")[0])
+        module = IMPORT_NAMES.get(name, name.replace("-", "_").split(".")[0])
+        if module not in imported and name not in IMPORTED_BY_OTHERS | TOOLS:
+            unused.append(name)
+    assert unused == []
 
 
 def test_one_version_everywhere(root: Path) -> None:

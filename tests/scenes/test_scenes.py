@@ -1,4 +1,4 @@
-"""The renderer keeps its promises: rules, exact masks, paired pictures, the LOCO layout."""
+"""The renderer: rules, exact masks, paired images, the LOCO layout."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ few = settings(
 
 
 def cell_of(mask_HW: np.ndarray, cells: dict) -> object:
-    """The cell whose middle is nearest to the mask's middle (poses move it a little only)."""
+    """The cell whose centre is nearest to the mask's centre (poses move it only slightly)."""
     y, x = (float(axis.mean()) / len(mask_HW) for axis in np.nonzero(mask_HW))
 
     def far(box: tuple[float, float, float, float]) -> float:
@@ -34,7 +34,7 @@ def cell_of(mask_HW: np.ndarray, cells: dict) -> object:
 
 
 def obeys(scene: Scene) -> bool:
-    """The product's written rule, counted from nothing but the instances."""
+    """Whether the product's written rule holds, checked on the instances alone."""
     parts = Counter(instance.part for instance in scene.instances)
     if scene.product == "tray":
         home = all(cell_of(i.mask_HW, tray.CELLS) == i.part for i in scene.instances)
@@ -88,7 +88,7 @@ def test_good_scenes_obey_the_rule_and_masks_are_exact(product: str, seed: int) 
     border = np.concatenate(
         [scene.product_HW[[0, -1]].ravel(), scene.product_HW[:, [0, -1]].ravel()]
     )
-    assert not border.any(), "the whole product is in the picture"
+    assert not border.any(), "the whole product is in the image"
 
 
 @pytest.mark.parametrize(("product", "defect"), ALL_DEFECTS)
@@ -102,13 +102,13 @@ def test_defects_break_the_rule_exactly_when_they_are_logical(product: str, defe
         assert value == pixel_value(product, defect)
         assert mask_HW.any()
         marked_HW |= mask_HW
-    # The picture differs from its good twin, and most where the truth says so.
+    # The image differs from the good one, and most inside the ground truth.
     change_HW = np.abs(scene.image_HW3.astype(int) - good.image_HW3).max(2)
     assert change_HW[marked_HW].mean() > 3 * change_HW[~marked_HW].mean() + 3
 
 
 def test_every_branch_of_a_random_defect_draws() -> None:
-    # Some defects choose their victim by seed: a label or the text, a row, a side.
+    # Some defects select the affected part by seed: a label or the text, a row, a side.
     for product, defect in ALL_DEFECTS:
         for seed in range(20, 24):
             scene = render(product, seed, defect, size=64)
@@ -137,7 +137,7 @@ def test_each_logical_defect_changes_the_counts_it_names() -> None:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_without_one_part_the_rest_of_the_picture_stays(product: str) -> None:
+def test_without_one_part_the_rest_of_the_image_stays(product: str) -> None:
     size = 192
     whole = render(product, 11, size=size)
     for k in {0, len(whole.instances) // 2, len(whole.instances) - 1}:

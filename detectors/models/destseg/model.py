@@ -1,11 +1,12 @@
-"""DeSTSeg: a denoising student and teacher, and a segmentation of where they disagree.
+"""DeSTSeg: a denoising student, a frozen teacher, and a segmentation of their disagreement.
 
-Zhang et al., CVPR 2023; methods.md §5. The student sees a picture damaged with Perlin noise and
-learns to give the features that the frozen teacher has of the undamaged one. In the second part of
-the same run it is frozen too, and a segmentation network learns to draw the damage. Without the
-segmentation network (DeST) the map is the product of the levels' cosine distances.
+Zhang, Li, Li, Huang, Shan, Chen, CVPR 2023. The student sees an image corrupted with Perlin noise
+and learns to reproduce the frozen teacher's features of the clean image (section 3.2). In the
+second stage of the same run the student is frozen as well, and a segmentation network learns to
+segment the corruption (section 3.3). Without the segmentation network (DeST) the map is the product
+of the levels' cosine distances.
 
-Shapes: B batch; H, W picture; 3 colour (RGB); h, w cells of a level.
+Shapes: B batch; H, W image; 3 colour (RGB); h, w cells of a level.
 """
 
 from collections.abc import Callable
@@ -19,50 +20,52 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.base import Batch, Detector, Schedule, Scores
+from detectors.base import Batch, Detector, DetectorEntry, Schedule, Scores
 from detectors.data.perlin import corrupt
 from detectors.models.destseg.segmentation import Segmentation, focal, products
-from detectors.networks.corruption import DamageSettings, noise_textures
-from detectors.networks.cosine import distance, fused, top_mean
+from detectors.networks.corruption import CorruptionSettings, noise_textures
+from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean
 from detectors.networks.denoising_student import Decoder, Student
 from pipeline.models.backbone import Levels, Trunk, normalise, trunk_of
 
+# Names of the student's loss terms.
 LEVELS = ("student_fine", "student_middle", "student_coarse")
 
 
-class DestSegSettings(DamageSettings):
-    """What DeSTSeg may be told."""
+class DestSegSettings(CorruptionSettings):
+    """Defaults follow the paper and its released code, except `noise`, which needs no DTD."""
 
     encoder: Literal["own", "teacher"] = Field(
         default="own",
-        description="own = the student learns its encoder, as published; teacher = it decodes the "
-        "frozen teacher's deepest level, which takes far fewer steps",
+        description="own = the student trains its own encoder, as published; teacher = it decodes "
+        "the frozen teacher's deepest level, which needs far fewer steps",
     )
     segmentation: bool = Field(
         default=True,
-        description="train and use the segmentation network; false = the product map (DeST)",
+        description="train and use the segmentation network; false = the product map (DeST) only",
     )
+    # 1000 of 5000 steps.
     student_share: float = Field(
         default=0.2,
         gt=0,
         le=1,
-        description="share of the steps that train the student; the rest is the segmentation's",
+        description="share of the steps that train the student; the rest trains the segmentation",
     )
     student_rate: float = Field(
         default=0.4,
         gt=0,
-        description="learning rate of the student, whose loss is a sum over the batch",
+        description="learning rate of the student; its loss is a sum over the batch",
     )
     blocks_rate: float = Field(
         default=0.1, gt=0, description="learning rate of the segmentation's residual blocks"
     )
     head_rate: float = Field(
-        default=0.01, gt=0, description="learning rate of the rest of the segmentation"
+        default=0.01, gt=0, description="learning rate of the other layers of the segmentation"
     )
 
 
 class DestSeg(Detector):
-    """A frozen teacher, a student, and (unless switched off) a segmentation network."""
+    """A frozen teacher, a student, and a segmentation network unless the settings disable it."""
 
     settings: DestSegSettings
 
@@ -76,58 +79,72 @@ class DestSeg(Detector):
         self.segmentation = None
         if settings.segmentation:
             self.segmentation = Segmentation(sum(teacher.channels), teacher.channels[2])
+        # Not a buffer: only training needs textures, so checkpoints do not store them.
         self.textures_K3SS = textures_K3SS
         self.to(memory_format=torch.channels_last)
 
     def first_stage(self, step: int, steps: int) -> bool:
-        """True while the student trains."""
+        """True in the steps that train the student."""
         if self.segmentation is None:
             return True
+        # Both stages fit any number of steps; the paper trains 1000 and 4000.
         return step < round(steps * self.settings.student_share)
 
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         clean_B3HW = batch["image"]
-        damaged_B3HW, mask_BHW = corrupt(clean_B3HW, self.settings.noise, self.textures_K3SS)
+        corrupted_B3HW, mask_BHW = corrupt(clean_B3HW, self.settings.noise, self.textures_K3SS)
+        # The trainer knows one loss; the stage depends on the step.
         first = self.first_stage(step, steps)
-        self.student.train(self.training and first)  # frozen with its batch norm when it is done
-        damaged = normalise(damaged_B3HW)
+        # In the second stage the student's batch norm statistics are frozen, too.
+        self.student.train(self.training and first)
+        corrupted = normalise(corrupted_B3HW)
         if first:
             target = self._target(normalise(clean_B3HW))
-            maps = [distance(*pair) for pair in zip(self._student(damaged), target, strict=True)]
-            # The sum over the batch, the mean over cells: the published rates are made for it.
+            maps = [
+                cosine_distance(*pair)
+                for pair in zip(self._student(corrupted), target, strict=True)
+            ]
+            # Sum over the batch, mean over cells: the published learning rates assume this.
             losses = [map_Bhw.mean((1, 2)).sum() for map_Bhw in maps]
             return dict(zip(LEVELS, losses, strict=True))
         assert self.segmentation is not None
         with torch.no_grad():
-            seen = products(self._student(damaged), self.teacher(damaged))
-        logits_Bhw = self.segmentation(seen).float()
+            # Unlike in the first stage, both networks see the corrupted image, as at test time.
+            inputs = products(self._student(corrupted), self.teacher(corrupted))
+        logits_Bhw = self.segmentation(inputs).float()
+        # The mask at the resolution of the logits: cells of which half is corrupted count.
+        # `area` averages, so a value is the corrupted share of a cell.
         share_Bhw = F.interpolate(mask_BHW[:, None].float(), logits_Bhw.shape[1:], mode="area")
         truth_Bhw = share_Bhw[:, 0] >= 0.5
-        off = (logits_Bhw.sigmoid() - truth_Bhw.float()).abs().mean()
-        return {"focal": focal(logits_Bhw, truth_Bhw), "l1": off}
+        l1 = (logits_Bhw.sigmoid() - truth_Bhw.float()).abs().mean()
+        # Section 3.3: focal loss plus L1.
+        return {"focal": focal(logits_Bhw, truth_Bhw), "l1": l1}
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LambdaLR]:
-        """SGD over three groups; a group whose stage it is not has a rate of zero."""
+        """SGD over three parameter groups; outside its stage a group has learning rate 0."""
         settings = self.settings
 
-        def of_student(step: int) -> float:
+        def student_factor(step: int) -> float:
             return float(self.first_stage(step, steps))
 
-        def of_segmentation(step: int) -> float:
-            return 1 - of_student(step)
+        def segmentation_factor(step: int) -> float:
+            return 1 - student_factor(step)
 
+        # One group per learning rate: student, residual blocks, and the rest of the segmentation.
         groups = [{"params": list(self.student.parameters()), "lr": settings.student_rate}]
-        factors: list[Callable[[int], float]] = [of_student]
+        factors: list[Callable[[int], float]] = [student_factor]
         if self.segmentation is not None:
             blocks, top = self.segmentation.blocks, self.segmentation.top()
             groups.append({"params": list(blocks.parameters()), "lr": settings.blocks_rate})
             groups.append({"params": list(top.parameters()), "lr": settings.head_rate})
-            factors += [of_segmentation, of_segmentation]
+            factors += [segmentation_factor, segmentation_factor]
+        # Momentum and weight decay of the released code.
         optimizer = SGD(groups, lr=settings.student_rate, momentum=0.9, weight_decay=1e-4)
         return optimizer, LambdaLR(optimizer, factors)
 
     def forward(self, images_B3HW: Tensor) -> Scores:
         maps = self._maps(images_B3HW)
+        # With a segmentation network, its output is the anomaly map.
         maps_BHW = maps.get("segmentation", maps["dest"])
         image_B = top_mean(maps_BHW, self.settings.top_pixels, self.settings.size)
         return Scores(image_B, maps_BHW)
@@ -136,24 +153,28 @@ class DestSeg(Detector):
         return {} if self.segmentation is None else self._maps(images_B3HW)
 
     def _maps(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """`dest`, the product map, and `segmentation` if there is one; each (B, size, size)."""
         images = normalise(images_B3HW)
-        made, target = self._student(images), self.teacher(images)
-        levels = [distance(*pair) for pair in zip(made, target, strict=True)]
-        maps = {"dest": fused(levels, self.settings.size, self.settings.level_fusion)}
+        decoded, target = self._student(images), self.teacher(images)
+        levels = [cosine_distance(*pair) for pair in zip(decoded, target, strict=True)]
+        maps = {"dest": fuse_levels(levels, self.settings.size, self.settings.level_fusion)}
         if self.segmentation is not None:
-            share_Bhw = self.segmentation(products(made, target)).float().sigmoid()
-            maps["segmentation"] = fused([share_Bhw], self.settings.size, "sum")
+            share_Bhw = self.segmentation(products(decoded, target)).float().sigmoid()
+            # A single level: the fusion only upsamples.
+            maps["segmentation"] = fuse_levels([share_Bhw], self.settings.size, "sum")
         return maps
 
     def _student(self, normalised_B3HW: Tensor) -> Levels:
-        """What the student makes of a picture, by its own encoder or on the teacher's features."""
+        """The student's levels, with its own encoder or on top of the teacher's features."""
         if not isinstance(self.student, Decoder):
             return self.student(normalised_B3HW)
         with torch.no_grad():
+            # The teacher is frozen, so no graph is needed below the decoder.
             coarse_BChw = self.teacher(normalised_B3HW)[2]
         return self.student(coarse_BChw)
 
     def _target(self, images_B3HW: Tensor) -> Levels:
+        """The teacher's levels of normalised images."""
         with torch.no_grad():
             return self.teacher(images_B3HW)
 
@@ -164,11 +185,19 @@ def build(settings: DestSegSettings, weights: Path | None) -> DestSeg:
     return DestSeg(settings, trunk_of(settings.teacher, weights), textures)
 
 
-PAPER = DestSegSettings(), Schedule(steps=5000, batch_size=32)
-TINY = (
-    # Chosen on validation normals and synthetics of rendered products.
-    DestSegSettings(
-        size=128, teacher="bundled-teacher", encoder="teacher", student_share=0.7, blocks_rate=0.02
+ENTRY = DetectorEntry(
+    name="destseg",
+    summary="denoising student-teacher with a segmentation of where they disagree (DeSTSeg)",
+    citation="X. Zhang, S. Li, X. Li, P. Huang, J. Shan, T. Chen: DeSTSeg: Segmentation Guided "
+    "Denoising Student-Teacher for Anomaly Detection. CVPR 2023.",
+    build=build,
+    paper=(DestSegSettings(), Schedule(steps=5000, batch_size=32)),
+    tiny=(
+        # Chosen on validation normals and synthetic anomalies of rendered products.
+        DestSegSettings(
+            size=128, teacher="bundled-teacher", encoder="teacher", student_share=0.7,
+            blocks_rate=0.02,
+        ),
+        Schedule(steps=300, batch_size=4),
     ),
-    Schedule(steps=300, batch_size=4),
-)
+)  # fmt: skip

@@ -1,8 +1,8 @@
-"""DeSTSeg's second half: a small network that draws the damage from how two nets disagree.
+"""DeSTSeg's segmentation network: finds the corruption in the disagreement of two networks.
 
-Zhang et al., CVPR 2023. It sees, cell by cell, the product of teacher and student features of
-length one, negated: the summands of the cosine distance before they are summed up. Two residual
-blocks, then context at several ranges at once (ASPP), then one number per cell.
+Zhang et al., CVPR 2023, section 3.3. Its input at each cell is the negated element-wise product of
+the unit-length teacher and student features: the summands of the cosine similarity. Two residual
+blocks are followed by atrous spatial pyramid pooling (ASPP) and one logit per cell.
 
 Shapes: B batch; C channels of all levels together; h, w cells of the finest level, stride 4.
 """
@@ -13,22 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.networks.cosine import unit
+from detectors.networks.cosine import unit_length
 from pipeline.models.backbone import residual_stage
 
+# Dilations of the ASPP branches, in cells.
 DILATIONS = (6, 12, 18)
+# Focusing parameter of the focal loss: higher values weigh well-classified cells less.
 GAMMA = 4
-"""How strongly the focal loss turns away from cells that are right already."""
+# Probabilities are clamped this far from 0 and 1, so their logarithm has a finite gradient.
 CERTAIN = 1e-6
-"""Probabilities are kept so far from 0 and 1 before their logarithm is taken."""
 
 
 class Segmentation(nn.Module):
-    """Disagreements (B, C, h, w) to logits of damage (B, h, w); 7 706 369 parameters at C = 448."""
+    """Products (B, C, h, w) to logits of corruption (B, h, w); 7 706 369 parameters at C = 448."""
 
     def __init__(self, inputs: int = 448, width: int = 256) -> None:
         super().__init__()
         self.blocks = residual_stage(inputs, width)
+        # The ASPP branches: global mean (`whole`), then one convolution per dilation.
         self.whole = convolution(width, width, 1)
         self.ranges = nn.ModuleList(convolution(width, width, 3, range_) for range_ in DILATIONS)
         self.merge = convolution(width * (1 + len(DILATIONS)), width, 3)
@@ -39,25 +41,28 @@ class Segmentation(nn.Module):
 
     def forward(self, products_BChw: Tensor) -> Tensor:
         features = self.blocks(products_BChw)
+        # The mean over all cells, repeated at every cell.
         whole = self.whole(features.mean((2, 3), keepdim=True)).expand_as(features)
         context = [whole, *(range_(features) for range_ in self.ranges)]
         return self.head(self.merge(torch.cat(context, 1)))[:, 0]
 
     def top(self) -> nn.Module:
-        """What lies above the residual blocks and learns slower, as one module."""
+        """The layers above the residual blocks, as one module; they have a lower learning rate."""
         return nn.ModuleList([self.whole, self.ranges, self.merge, self.head])
 
 
-def products(made: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """(B, C, h, w): minus the products of unit features, all levels at the size of the finest."""
+def products(decoded: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """(B, C, h, w): negated products of unit-length features, all levels on the finest grid."""
     size = target[0].shape[2:]
-    levels = [-unit(one) * unit(other) for one, other in zip(made, target, strict=True)]
+    levels = [
+        -unit_length(one) * unit_length(other) for one, other in zip(decoded, target, strict=True)
+    ]
     large = [F.interpolate(level, size, mode="bilinear") for level in levels[1:]]
     return torch.cat([levels[0], *large], 1)
 
 
 def focal(logits_Bhw: Tensor, truth_Bhw: Tensor) -> Tensor:
-    """The focal loss (Lin et al., ICCV 2017) with gamma 4 and no class weight; `truth` is bool."""
+    """Focal loss (Lin et al., ICCV 2017) with gamma 4 and without class weight; `truth` is bool."""
     share = torch.sigmoid(logits_Bhw.float())
     right = torch.where(truth_Bhw, share, 1 - share).clamp(CERTAIN, 1 - CERTAIN)
     return -((1 - right) ** GAMMA * right.log()).mean()

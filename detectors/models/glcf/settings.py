@@ -1,6 +1,7 @@
-"""What GLCF may be told: networks, losses, and how its maps are put together.
+"""Settings of GLCF: networks, losses, and the fusion of its maps.
 
-Defaults are the paper's, or those of its released code where the paper is silent (methods.md §8).
+Defaults are the paper's, or those of its released code (the version of June 2023, which matches the
+paper's Swin-T model) where the paper is silent.
 """
 
 from typing import Annotated, Literal
@@ -16,101 +17,119 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class GlcfSettings(DetectorSettings, SourceSettings):
-    """All of it; `clean_share`, `controls` and `kinds` count with `clean_target` only."""
+    """`clean_share`, `controls` and `kinds` have an effect with `clean_target` only."""
 
     size: int = Field(
-        default=224, ge=64, le=1024, multiple_of=32, description="side of the input, px"
+        default=224, ge=64, le=1024, multiple_of=32, description="side of the input image in pixels"
     )
     teacher: Literal["swin-tiny", "wide-resnet50-2", "resnet18", "bundled-teacher"] = Field(
-        default="swin-tiny", description="entry of the weights registry that the frozen part reads"
+        default="swin-tiny", description="weights registry entry loaded into the frozen network"
     )
+    # Not in the paper.
     standardise: bool = Field(
         default=False,
-        description="bring every channel of the teacher to mean 0 and deviation 1 over the "
-        "training normals, so that no level outweighs the others in the loss",
+        description="standardise every channel of the teacher over the training normals, so "
+        "that no level dominates the loss",
     )
     bottleneck: bool = Field(
-        default=True, description="false = the decoders see the deepest level itself; an ablation"
+        default=True,
+        description="false = the decoders start from the teacher's deepest level; an ablation",
     )
     embedded: tuple[Literal[1, 2, 3], ...] = Field(
         default=(1, 2, 3),
         min_length=1,
-        description="levels that become tokens: strides 8, 16, 32; [3] alone is an ablation",
+        description="levels embedded as tokens, of strides 8, 16, 32; [3] alone is an ablation",
     )
     aggregation: Aggregation = Field(
-        default="pss", description="wiring of the semantic tokens; none is an ablation"
+        default="pss",
+        description="wiring of the semantic tokens: pss is the paper's best; none is an ablation",
     )
     tokens_per_position: bool = Field(
-        default=False, description="a learnable token for every place; false = one for all places"
+        default=False,
+        description="learn one semantic token per position; false = one for all positions",
     )
+    # Bottleneck sizes of the paper; heads and wiring of the released code.
     width: int = Field(
-        default=240, ge=16, multiple_of=4, description="channels of a token of the bottleneck"
+        default=240, ge=16, multiple_of=4, description="channels of the bottleneck's tokens"
     )
-    depth: int = Field(default=6, ge=1, description="transformer blocks per stack")
+    depth: int = Field(default=6, ge=1, description="transformer blocks in each of its stacks")
     encoder_heads: int = Field(default=12, ge=1, description="attention heads of its encoder")
     decoder_heads: int = Field(default=16, ge=1, description="attention heads of its two decoders")
     up: UpSampling = Field(
         default="dual",
-        description="up-sampling: dual = the paper's, expand = the released code's",
+        description="up-sampling in the decoders: dual = the paper's, expand = the released code's",
     )
+    # As many as Swin-T's encoder has at these strides.
     blocks: tuple[Count, Count] = Field(
         default=(6, 2), description="Swin blocks of a decoder at stride 16 and at stride 8"
     )
     drop_path: float = Field(
         default=0.1, ge=0, lt=1, description="highest DropPath rate of the decoders"
     )
+    # Lambda 1 to 3 of the paper, whose values are those of the released code.
     loss_weights: tuple[Weight, Weight, Weight] = Field(
-        default=(1, 1, 1), description="of correspondence, local and global estimation"
+        default=(1, 1, 1),
+        description="weights of the correspondence, local and global estimation losses",
     )
     detach_global_target: bool = Field(
-        default=False, description="stop the gradient of the global estimation into its target"
+        default=False, description="stop the gradient of the global estimation loss into its target"
     )
     clean_target: bool = Field(
         default=False,
-        description="train on forged samples, whose global meaning must rebuild the clean source "
-        "(GLCF-D); needs a version's samples",
+        description="train on synthetic samples; the global branch must rebuild the clean original "
+        "(GLCF-D, ours); needs a version's samples",
     )
     global_map: Literal["estimation", "correspondence"] = Field(
         default="estimation",
-        description="the global branch compares G with its estimate; correspondence = F with G",
+        description="what the global map compares: estimation = G with its estimate; "
+        "correspondence = F with G",
     )
+    # The paper weighs deeper levels more; the released scripts disagree on the numbers.
     scale_weights: tuple[Weight, Weight, Weight] = Field(
-        default=(1, 3, 6), description="of the maps of stride 4, 8, 16; divided by their sum"
+        default=(1, 3, 6),
+        description="weights of the maps of stride 4, 8, 16; divided by their sum",
     )
+    # The global maps have higher values, so the local branch gets the larger weight.
     branch_weights: tuple[Weight, Weight] = Field(
         default=(5, 1),
-        description="of the local and the global branch, divided by their sum; [1, 0] for textures",
+        description="weights of the local and the global branch, divided by their sum; [1, 0] for "
+        "textures",
     )
     weights: Literal["stated", "calibrated"] = Field(
         default="stated",
-        description="of branches and scales; calibrated = chosen on validation normals and "
-        "synthetics, whose AUROC then flatters",
+        description="source of these weights: stated = the settings; calibrated = chosen by the "
+        "AUROC on validation normals and synthetics, which is optimistic afterwards",
     )
     statistics: Literal["train", "validation"] = Field(
-        default="train", description="normals over which the maps' mean and deviation are taken"
+        default="train", description="split of the normals that give the maps' mean and deviation"
     )
+    # In the paper at 224 px.
     sigma: float = Field(
-        default=4.0, gt=0, le=16, description="Gaussian smoothing of the maps, px at 224 px"
+        default=4.0, gt=0, le=16, description="Gaussian smoothing of the maps, in pixels at 224 px"
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="of AdamW")
+    learning_rate: float = Field(default=1e-4, gt=0, description="learning rate of AdamW")
+    # Epoch 300 of 500.
     drop_at: float = Field(
-        default=0.6, gt=0, le=1, description="share of the steps before the rate falls to a tenth"
+        default=0.6,
+        gt=0,
+        le=1,
+        description="share of the steps after which the learning rate drops to a tenth",
     )
 
     @field_validator("encoder_heads", "decoder_heads")
     @classmethod
     def _divides_the_width(cls, heads: int, info: ValidationInfo) -> int:
         if info.data.get("width", 0) % heads:
-            raise ValueError(f"heads must divide the width, {info.data['width']}")
+            raise ValueError(f"heads must divide the width of {info.data['width']}")
         return heads
 
     @field_validator("scale_weights", "branch_weights")
     @classmethod
     def _not_all_zero(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
         if not sum(weights):
-            raise ValueError("one weight at least must be above zero")
+            raise ValueError("at least one weight must be above zero")
         return weights
 
     def sources(self) -> SourceSettings:
-        """What the sampler needs to know."""
+        """The settings of the sampler."""
         return self

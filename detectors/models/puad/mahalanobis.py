@@ -1,13 +1,13 @@
-"""How far a feature vector lies from those of good products, in units of their own spread.
+"""Mahalanobis distance of a feature vector from those of the training normals.
 
     gaussian = Gaussian(dimensions=384)
     gaussian.fit(features_ND, "ledoit_wolf")
     distances_B = gaussian(features_BD)
 
-A category has fewer normals than features have dimensions, so the sample covariance is singular.
-Ledoit-Wolf shrinkage (2004) makes it invertible; it is what PUAD's code does. The other estimators
-are for comparison: the plain pseudo-inverse is blind to directions that no normal moved along,
-which is where an anomaly may lie.
+A category often has fewer normals than the features have dimensions, so the sample covariance is
+singular. Ledoit-Wolf shrinkage (2004) makes it invertible, as in PUAD's released code. The other
+estimators are for comparison: the pseudo-inverse of the sample covariance ignores directions in
+which the normals do not vary, and an anomaly can lie exactly there.
 
 Shapes: N training normals; B batch; D dimensions.
 """
@@ -24,9 +24,9 @@ Covariance = Literal["ledoit_wolf", "sample_pinv", "sample_ridge"]
 
 
 class Gaussian(nn.Module):
-    """Mean and inverse covariance as float64 buffers; `root` gives distances, else their squares.
+    """Mean and inverse covariance as float64 buffers; returns distances, or squares without `root`.
 
-    Before `fit` everything is at distance 0.
+    Before `fit` every distance is 0.
     """
 
     mean_D: Tensor
@@ -41,20 +41,24 @@ class Gaussian(nn.Module):
         )
 
     def fit(self, features_ND: Tensor, covariance: Covariance, ridge: float = 1e-3) -> None:
-        """Take mean and inverse covariance from features of normals."""
+        """Estimate mean and inverse covariance from features of normals."""
         values_ND = features_ND.detach().double().cpu().numpy()
         if not len(values_ND):
             raise UserError(
-                "the distance to good products needs training normals, but there are none; "
+                "the Mahalanobis distance needs training normals, but there are none; "
                 "generate a version whose training split is not empty"
             )
+        # A pseudo-inverse also handles constant features, whose variance is 0.
         precision_DD = np.linalg.pinv(covariance_of(values_ND, covariance, ridge), hermitian=True)
         self.mean_D.copy_(torch.from_numpy(values_ND.mean(0)))
         self.precision_DD.copy_(torch.from_numpy(precision_DD))
 
     def forward(self, features_BD: Tensor) -> Tensor:
-        """Distances (B,), float32; computed in float64, for the precision is ill-conditioned."""
+        """Distances (B,), float32."""
+        # In float64, because the inverse covariance is ill-conditioned.
+        # Squared distance d' P d per row.
         gaps_BD = features_BD.double() - self.mean_D
+        # Rounding can make the square of a tiny distance negative.
         squares_B = ((gaps_BD @ self.precision_DD) * gaps_BD).sum(1).clamp_min(0)
         return (squares_B.sqrt() if self.root else squares_B).float()
 
@@ -65,13 +69,16 @@ def covariance_of(values_ND: np.ndarray, covariance: Covariance, ridge: float) -
     `sample_ridge` adds `ridge` times the mean variance to the diagonal of the sample covariance.
     """
     if covariance == "ledoit_wolf":
+        # Imported here: scoring needs no scikit-learn.
         from sklearn.covariance import LedoitWolf
 
         shrunk: np.ndarray = LedoitWolf(store_precision=False).fit(values_ND).covariance_
         return shrunk
     centred_ND = values_ND - values_ND.mean(0)
+    # Divided by N - 1 as in LA-EAD; scikit-learn's estimators divide by N.
     sample_DD = centred_ND.T @ centred_ND / max(len(values_ND) - 1, 1)
     if covariance == "sample_ridge":
         dimensions = len(sample_DD)
+        # Relative to the mean variance, so the ridge does not depend on the scale of the features.
         sample_DD += ridge * np.trace(sample_DD) / dimensions * np.eye(dimensions)
     return sample_DD

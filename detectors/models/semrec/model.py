@@ -1,13 +1,16 @@
-"""SemRec: one student mends local damage, a second one mends objects; what they mend is anomalous.
+"""SemRec: one student repairs local defects, a second one repairs objects.
 
-Koizumi, Hayami and Watanabe, "Semantic Reconstruction for Unified Detection of Local and Logical
-Anomalies"; methods.md §6, whose numbers stand behind the defaults. The local branch (DeSTSeg's
-student) sees a picture damaged with Perlin noise, the object branch (a U-Net) one with a logical
-anomaly from the dataset version. Both learn the features that a frozen teacher has of the clean
-original. At test time a branch's map is how far its features point away from the teacher's of the
-same picture, and the map is the sum over the branches.
+Koizumi, Hayami, Watanabe, "Semantic Reconstruction for Unified Detection of Local and Logical
+Anomalies". The local branch (DeSTSeg's student) sees an image corrupted with Perlin noise, the
+object branch (a U-Net) an image with a synthetic logical anomaly from the dataset version. Both
+learn to output the features that a frozen teacher has of the clean original. At test time a
+branch's map is the cosine distance between its features and the teacher's features of the same
+image; the final map is the sum over the branches.
 
-Shapes: B batch; H, W picture; 3 colour (RGB); h, w cells of a level.
+The paper fixes branches, losses and optimiser. What it leaves open (U-Net, noise, share of clean
+images, early stopping, fusion of levels) is a setting, with a default of our own.
+
+Shapes: B batch; H, W image; 3 colour (RGB); h, w cells of a level.
 """
 
 import math
@@ -22,40 +25,43 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.base import Batch, Batches, Detector, Schedule, Scores, View
+from detectors.base import Batch, Batches, Detector, DetectorEntry, Schedule, Scores, View
 from detectors.data.perlin import corrupt
 from detectors.data.source_sampler import SourceSettings
-from detectors.networks.corruption import DamageSettings, noise_textures
-from detectors.networks.cosine import distance, fused, top_mean
+from detectors.networks.corruption import CorruptionSettings, noise_textures
+from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean
 from detectors.networks.denoising_student import Decoder, Student
 from detectors.networks.unet import Skips, UNet
 from pipeline.models.backbone import Levels, Trunk, normalise, trunk_of
 
 LEVELS = ("fine", "middle", "coarse")
+# With `branch_norm: val_quantile` these quantiles of a branch's map become 0 and 0.1, as in
+# EfficientAD.
 QUANTILES = (0.9, 0.995)
-"""With `branch_norm: val_quantile` a branch's map is 0 and 0.1 at these, as EfficientAD's are."""
 
 
-class SemRecSettings(DamageSettings, SourceSettings):
-    """What SemRec may be told."""
+class SemRecSettings(CorruptionSettings, SourceSettings):
+    """Defaults are the paper's, or ours where it is silent."""
 
     branches: Literal["both", "local", "object"] = Field(
-        default="both", description="which branches there are; one alone is an ablation"
+        default="both", description="which branches to train; a single one is an ablation"
     )
     inputs: Literal["separate", "shared"] = Field(
         default="separate",
-        description="separate = the local branch sees noise, the object branch the edit; shared = "
-        "both see the edit with noise on top",
+        description="separate = the local branch sees the corrupted original, the object branch "
+        "the edited image; shared = both see the edited image with corruption on top",
     )
     encoders: Literal["own", "teacher"] = Field(
         default="own",
-        description="own = each branch learns its encoder, as published; teacher = both decode the "
-        "frozen teacher's deepest level without skips, so only decoders train: far fewer steps",
+        description="own = each branch trains its own encoder, as published; teacher = both decode "
+        "the frozen teacher's deepest level without skips, which needs far fewer steps",
     )
     skips: Skips = Field(
         default="all",
-        description="the U-Net's skip connections: strides 4, 8, 16; deep = 8, 16; none",
+        description="skip connections of the U-Net: all = strides 4, 8 and 16; deep = 8 and 16; "
+        "none",
     )
+    # The paper does not state the widths of its U-Net.
     unet_base: int | None = Field(
         default=None,
         ge=1,
@@ -65,33 +71,34 @@ class SemRecSettings(DamageSettings, SourceSettings):
     mask_weight: float = Field(
         default=1.0,
         gt=0,
-        description="weight of the damaged or edited pixels in the loss, against others",
+        description="weight of corrupted or edited pixels in the loss, relative to the others",
     )
     rotations: bool = Field(
         default=False,
-        description="turn each original, edit and mask together by right angles at random; "
-        "only where position has no meaning",
+        description="rotate original, edited image and mask together by a random multiple of 90 "
+        "degrees; only for products whose orientation has no meaning",
     )
     branch_norm: Literal["none", "val_quantile"] = Field(
         default="none",
-        description="val_quantile = bring the branches to one scale by quantiles of the maps of "
-        "validation normals before they are added",
+        description="val_quantile = scale the branches' maps by their quantiles on validation "
+        "normals before they are added",
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="of Adam")
+    learning_rate: float = Field(default=1e-4, gt=0, description="learning rate of Adam")
     rate: Literal["constant", "cosine"] = Field(
         default="constant",
-        description="cosine = rises over a tenth of the steps and falls to nothing, for short runs",
+        description="learning rate schedule: cosine = warm-up over a tenth of the steps, then a "
+        "decay to 0, for short runs",
     )
 
     def sources(self) -> SourceSettings:
-        """What the sampler needs to know."""
+        """The settings of the sampler."""
         return self
 
 
 class SemRec(Detector):
     """A frozen teacher and two students, `local` and `object`.
 
-    `ranges_22` holds the two quantiles of either branch's map (local, object), for `branch_norm`.
+    `ranges_22` holds two quantiles per branch (rows: local, object), for `branch_norm`.
     """
 
     view: View = "sources"
@@ -104,44 +111,53 @@ class SemRec(Detector):
         super().__init__(settings)
         self.teacher = teacher.freeze()
         branches: dict[str, nn.Module] = {}
-        borrowed = settings.encoders == "teacher"
+        shared_encoder = settings.encoders == "teacher"
         if settings.branches != "object":
             channels = teacher.channels
-            branches["local"] = Decoder(channels) if borrowed else Student(channels)
+            branches["local"] = Decoder(channels) if shared_encoder else Student(channels)
         if settings.branches != "local":
+            # Base 32 with a ResNet-18 teacher, whose first level has 64 channels.
             base = settings.unet_base or teacher.channels[0] // 2
             skips = settings.skips
             branches["object"] = (
-                Decoder(teacher.channels) if borrowed else UNet(base, teacher.channels, skips)
+                Decoder(teacher.channels) if shared_encoder else UNet(base, teacher.channels, skips)
             )
         self.branches = nn.ModuleDict(branches)
         self.register_buffer("ranges_22", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        # Not a buffer: only training needs textures, so checkpoints do not store them.
         self.textures_K3SS = textures_K3SS
         self.to(memory_format=torch.channels_last)
 
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         clean_B3HW, edited_B3HW, edit_BHW = batch["original"], batch["edited"], batch["mask"]
         if self.settings.rotations and self.training:
-            clean_B3HW, edited_B3HW, edit_BHW = turned(clean_B3HW, edited_B3HW, edit_BHW)
+            clean_B3HW, edited_B3HW, edit_BHW = rotated(clean_B3HW, edited_B3HW, edit_BHW)
+        # Both branches have the same target, the teacher's features of the clean original.
         target = self._target(clean_B3HW)
+        # The object branch alone on separate inputs needs no corruption, and draws none.
         noisy_B3HW, noise_BHW = clean_B3HW, torch.zeros_like(edit_BHW, dtype=torch.bool)
         if "local" in self.branches or self.settings.inputs == "shared":
-            below = edited_B3HW if self.settings.inputs == "shared" else clean_B3HW
-            noisy_B3HW, noise_BHW = corrupt(below, self.settings.noise, self.textures_K3SS)
+            source = edited_B3HW if self.settings.inputs == "shared" else clean_B3HW
+            noisy_B3HW, noise_BHW = corrupt(source, self.settings.noise, self.textures_K3SS)
+        # Input and changed pixels of either branch.
         if self.settings.inputs == "shared":
             both_BHW = noise_BHW | edit_BHW.bool()
-            seen = {"local": (noisy_B3HW, both_BHW), "object": (noisy_B3HW, both_BHW)}
+            inputs = {"local": (noisy_B3HW, both_BHW), "object": (noisy_B3HW, both_BHW)}
         else:
-            seen = {"local": (noisy_B3HW, noise_BHW), "object": (edited_B3HW, edit_BHW)}
+            inputs = {"local": (noisy_B3HW, noise_BHW), "object": (edited_B3HW, edit_BHW)}
         losses = {}
         for name, branch in self.branches.items():
-            images_B3HW, changed_BHW = seen[name]
-            made = self._made(branch, normalise(images_B3HW))
-            for level, one, other in zip(LEVELS, made, target, strict=True):
-                losses[f"{name}_{level}"] = self._mean(distance(one, other), changed_BHW)
+            images_B3HW, changed_BHW = inputs[name]
+            decoded = self._decoded(branch, normalise(images_B3HW))
+            for level, one, other in zip(LEVELS, decoded, target, strict=True):
+                # Equal weights for all levels and branches. A mean over the batch, unlike
+                # DeSTSeg's sum, which belongs to its SGD rates.
+                losses[f"{name}_{level}"] = self._mean(cosine_distance(one, other), changed_BHW)
         return losses
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LambdaLR]:
+        # Adam without weight decay. The branches share no parameters, so training them together
+        # equals training them one by one.
         parameters = self.branches.parameters()
         optimizer = Adam(parameters, lr=self.settings.learning_rate, fused=True)
         if self.settings.rate == "constant":
@@ -150,42 +166,47 @@ class SemRec(Detector):
 
     @torch.no_grad()
     def calibrate(self, train: Batches, validation: Batches) -> None:
-        """The quantiles of the branches' maps of validation normals."""
+        """With `branch_norm: val_quantile`, set the quantiles of each branch's map."""
         if self.settings.branch_norm == "none":
             return
-        seen: dict[str, list[np.ndarray]] = {name: [] for name in self.branches}
+        values: dict[str, list[np.ndarray]] = {name: [] for name in self.branches}
         for batch in validation:
             for name, maps_BHW in self._maps(batch["image"]).items():
-                seen[name].append(maps_BHW.cpu().numpy().ravel())
+                values[name].append(maps_BHW.cpu().numpy().ravel())
+        # The rows of a missing branch keep 0 and 1.
         for row, name in enumerate(("local", "object")):
-            if name in seen:
-                low, high = np.quantile(np.concatenate(seen[name]), QUANTILES)
+            if name in values:
+                low, high = np.quantile(np.concatenate(values[name]), QUANTILES)
+                # A constant map has equal quantiles: avoid a division by zero.
                 self.ranges_22[row] = torch.tensor([low, max(high, low + 1e-6)])
 
     def forward(self, images_B3HW: Tensor) -> Scores:
         maps = [self._scaled(name, map_BHW) for name, map_BHW in self._maps(images_B3HW).items()]
+        # The final map is the sum over the branches.
         maps_BHW = torch.stack(maps).sum(0)
         image_B = top_mean(maps_BHW, self.settings.top_pixels, self.settings.size)
         return Scores(image_B, maps_BHW)
 
     def explain(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        # With a single branch, the score map is already the only map.
         if len(self.branches) == 1:
             return {}
         return {n: self._scaled(n, map_BHW) for n, map_BHW in self._maps(images_B3HW).items()}
 
     def _maps(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """Each branch's map (B, size, size) as it comes."""
+        """Each branch's map (B, size, size), not scaled."""
         images = normalise(images_B3HW)
         target = self.teacher(images)
         maps = {}
         for name, branch in self.branches.items():
-            made = branch(target[2]) if isinstance(branch, Decoder) else branch(images)
-            levels = [distance(*pair) for pair in zip(made, target, strict=True)]
-            maps[name] = fused(levels, self.settings.size, self.settings.level_fusion)
+            # A branch without an encoder of its own continues from the teacher's deepest level.
+            decoded = branch(target[2]) if isinstance(branch, Decoder) else branch(images)
+            levels = [cosine_distance(*pair) for pair in zip(decoded, target, strict=True)]
+            maps[name] = fuse_levels(levels, self.settings.size, self.settings.level_fusion)
         return maps
 
-    def _made(self, branch: nn.Module, normalised_B3HW: Tensor) -> Levels:
-        """What a branch makes of a picture, by its own encoder or on the teacher's features."""
+    def _decoded(self, branch: nn.Module, normalised_B3HW: Tensor) -> Levels:
+        """A branch's levels, with its own encoder or on top of the teacher's features."""
         if not isinstance(branch, Decoder):
             return branch(normalised_B3HW)
         with torch.no_grad():
@@ -193,34 +214,42 @@ class SemRec(Detector):
         return branch(coarse_BChw)
 
     def _scaled(self, name: str, map_BHW: Tensor) -> Tensor:
+        """A branch's map on the scale of `branch_norm`."""
         if self.settings.branch_norm == "none":
             return map_BHW
         low, high = self.ranges_22[("local", "object").index(name)]
         return 0.1 * (map_BHW - low) / (high - low)
 
     def _target(self, images_B3HW: Tensor) -> Levels:
+        """The teacher's levels of uint8 images."""
         with torch.no_grad():
             return self.teacher(normalise(images_B3HW))
 
     def _mean(self, map_Bhw: Tensor, changed_BHW: Tensor) -> Tensor:
-        """Over batch and cells; `mask_weight` weighs cells by how much of them is changed."""
+        """Mean over batch and cells; changed cells count `mask_weight` times, in proportion."""
         if self.settings.mask_weight == 1:
             return map_Bhw.mean()
+        # Share of changed pixels in every cell, and weights from 1 to `mask_weight`.
         share_B1hw = F.interpolate(changed_BHW[:, None].float(), map_Bhw.shape[1:], mode="area")
         weight_Bhw = 1 + (self.settings.mask_weight - 1) * share_B1hw[:, 0]
         return (weight_Bhw * map_Bhw).sum() / weight_Bhw.sum()
 
 
 def cosine_rate(step: int, steps: int) -> float:
-    """A factor that rises over the first tenth of the steps and falls along a cosine to 0."""
+    """Factor on the learning rate: linear warm-up over a tenth of the steps, cosine decay to 0."""
+    # Warm-up ends at 1 after a tenth of the steps; the decay starts there.
     warm_up = max(1, steps // 10)
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def turned(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Pictures (B, 3, H, H) or masks (B, H, H), each item turned by the same random right angle."""
+def rotated(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Images (B, 3, H, H) and masks (B, H, H), rotated by multiples of 90 degrees.
+
+    The angle is drawn per item and is the same in all tensors.
+    """
+    # One draw for all tensors, so that image, edit and mask stay aligned.
     quarters_B = torch.randint(0, 4, (len(tensors[0]),), device=tensors[0].device)
     views = [
         torch.stack(
@@ -240,16 +269,27 @@ def build(settings: SemRecSettings, weights: Path | None) -> SemRec:
     return SemRec(settings, trunk_of(settings.teacher, weights), textures)
 
 
-PAPER = (
-    SemRecSettings(),
-    Schedule(
-        steps=10_000, batch_size=16, validate_every=250, stop_on="loss", patience=8, min_steps=2000
+ENTRY = DetectorEntry(
+    name="semrec",
+    summary="semantic reconstruction: repairs local defects and objects, trains on a version's "
+    "samples (SemRec)",
+    citation="K. Koizumi, T. Hayami, H. Watanabe: Semantic Reconstruction for Unified Detection of "
+    "Local and Logical Anomalies.",
+    build=build,
+    paper=(
+        SemRecSettings(),
+        # The paper stops early on a criterion that it does not name.
+        Schedule(
+            steps=10_000, batch_size=16, validate_every=250, stop_on="loss", patience=8,
+            min_steps=2000,
+        ),
     ),
-)
-TINY = (
-    # Chosen on validation normals and synthetics of rendered products.
-    SemRecSettings(
-        size=128, teacher="bundled-teacher", encoders="teacher", learning_rate=3e-3, rate="cosine"
+    tiny=(
+        # Chosen on validation normals and synthetic anomalies of rendered products.
+        SemRecSettings(
+            size=128, teacher="bundled-teacher", encoders="teacher", learning_rate=3e-3,
+            rate="cosine",
+        ),
+        Schedule(steps=300, batch_size=4),
     ),
-    Schedule(steps=300, batch_size=4),
-)
+)  # fmt: skip

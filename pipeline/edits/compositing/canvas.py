@@ -1,7 +1,9 @@
-"""The picture while it is being edited: a window of float pixels and the region touched so far.
+"""The image while it is edited: a window of float pixels, and the region changed so far.
 
-All work happens in a window around the edit's region, so cost follows the edit and not the image;
-only the inpainter sees the whole picture, because it chooses its own window.
+All work happens in a window around the edit's region, so the cost depends on the edit and not on
+the image size. Only the inpainter gets the whole image, because it chooses its own window.
+
+Shapes: h, w window; H, W image; 3 colour (RGB, float32, 0-255); N proposals; R changed pixels.
 """
 
 from collections.abc import Callable
@@ -9,20 +11,23 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.edits.compositing.cutout import Cutout
-from pipeline.edits.compositing.matting import belonging
-from pipeline.edits.compositing.noise_match import calm_level, ground_near, with_grain
+from pipeline.edits.compositing.matting import alpha_matte
+from pipeline.edits.compositing.noise_match import background_near, calm_level, with_noise
 from pipeline.edits.compositing.recolor import recoloured
-from pipeline.edits.compositing.shadows import shade_around, shade_of
+from pipeline.edits.compositing.shadows import shadow_around, shadow_of
 from pipeline.imaging.masks import MaskCrop, clipped, dilated, shifted, window
 from pipeline.imaging.noise import RING
 from pipeline.records import Edit
 
+# Pixels around the region that the window holds: sensor noise is measured on a ring outside the
+# hole, and the high-pass filter needs a few more.
 MARGIN = RING + 4
-"""Pixels around the region that the window holds: grain is measured on a ring outside the hole."""
+# Pixels that the smoothing of a shadow reaches beyond the dilation.
+SHADOW_MARGIN = 6
 
 
 class Canvas:
-    """One edit at work on one picture. Every mask it takes and gives is a window's (h, w) bool."""
+    """One edit in progress on one image. All masks it takes and returns are (h, w) bool windows."""
 
     def __init__(
         self,
@@ -31,97 +36,110 @@ class Canvas:
         objects_NHW: np.ndarray,
         inpaint: Callable[[np.ndarray], np.ndarray],
     ) -> None:
-        """`objects_NHW` are the masks of all proposals; `inpaint(hole_HW)` gives the image
-        filled."""
+        """`source_HW3` is uint8; `objects_NHW` are the masks of all proposals; `inpaint(hole_HW)`
+        returns the whole image with the hole filled."""
         self._whole_HW3, self._inpaint = source_HW3, inpaint
         height, width = source_HW3.shape[:2]
         x0, y0, x1, y1 = self._region = edit.parameters.get("region", (0, 0, width, height))
         self.corner = x0, y0 = max(0, x0 - MARGIN), max(0, y0 - MARGIN)
-        self._place = np.s_[y0 : y1 + MARGIN, x0 : x1 + MARGIN]
-        self.source_hw3: np.ndarray = source_HW3[self._place].astype(np.float32)
+        self._window = np.s_[y0 : y1 + MARGIN, x0 : x1 + MARGIN]
+        self.source_hw3: np.ndarray = source_HW3[self._window].astype(np.float32)
         self.work_hw3: np.ndarray = self.source_hw3.copy()
         self.change_hw: np.ndarray = np.zeros(self.source_hw3.shape[:2], np.bool_)
-        objects_Nhw = objects_NHW[(slice(None), *self._place)]
-        # `any` over the first axis is slower.
+        objects_Nhw = objects_NHW[(slice(None), *self._window)]
+        # `any` over the first axis is slower than the maximum of bytes.
         self._objects_hw = objects_Nhw.view(np.uint8).max(0, initial=0) > 0
+        # Every random number of the edit comes from here, in the order of the calls below.
         self.rng = np.random.default_rng(edit.seed)
         self.seed = edit.seed
         self.dilation = int(edit.parameters["dilation"])
         self.feather = int(edit.parameters["feather"])
+        # A pasted object changes pixels as far as its removal would, or as its soft edge reaches.
         self.reach = max(self.dilation, self.feather)
+        # How many pixels a proposal's outline may be off, see `matting.alpha_matte`.
         self.band = max(1, self.dilation // 2)
         self.restores_noise = bool(edit.parameters["match_noise"])
 
-    def cut(self, mask_HW: np.ndarray) -> np.ndarray:
-        """The window's share of a whole mask."""
-        return np.ascontiguousarray(mask_HW[self._place])
+    def crop(self, mask_HW: np.ndarray) -> np.ndarray:
+        """A full-size mask cropped to the window."""
+        return np.ascontiguousarray(mask_HW[self._window])
 
     def sensor_noise(self) -> np.ndarray:
-        """The grain that every calm surface in the window has, (3,) float32."""
+        """The noise level of the window's calm surfaces, (3,) float32 grey levels."""
         return calm_level(self.source_hw3, np.ones(self.change_hw.shape, np.bool_))
 
-    def without(self, mask_hw: np.ndarray) -> np.ndarray:
-        """The window without an object: its dilated mask filled and given grain; float32."""
+    def without_object(self, mask_hw: np.ndarray) -> np.ndarray:
+        """The window with the dilated mask inpainted and noise added there, float32.
+
+        The canvas itself does not change.
+        """
         hole_hw = dilated(mask_hw, self.dilation)
-        hole_HW = self.spread(hole_hw)
-        filled_hw3 = self._inpaint(hole_HW)[self._place]
+        hole_HW = self.to_full(hole_hw)
+        filled_hw3 = self._inpaint(hole_HW)[self._window]
+        # Only the hole is taken over: some inpainters alter every pixel.
         clean_hw3 = self.source_hw3.copy()
         clean_hw3[hole_hw] = filled_hw3[hole_hw]
         if self.restores_noise:
-            grain_3 = calm_level(self.source_hw3, ground_near(hole_hw, self._objects_hw, RING))
-            clean_hw3 = with_grain(clean_hw3, hole_hw, grain_3, self.rng)
+            noise_3 = calm_level(self.source_hw3, background_near(hole_hw, self._objects_hw, RING))
+            clean_hw3 = with_noise(clean_hw3, hole_hw, noise_3, self.rng)
         return clean_hw3
 
-    def take_away(self, mask_hw: np.ndarray) -> np.ndarray:
-        """Fill the dilated mask; returns the window without the object, float32."""
-        clean_hw3 = self.without(mask_hw)
+    def remove_object(self, mask_hw: np.ndarray) -> np.ndarray:
+        """Inpaint the dilated mask in place; returns the window without the object, float32."""
+        clean_hw3 = self.without_object(mask_hw)
         hole_hw = dilated(mask_hw, self.dilation)
         self.work_hw3[hole_hw] = clean_hw3[hole_hw]
         self.change_hw |= hole_hw
         return clean_hw3
 
-    def put_down(
+    def paste_moved(
         self,
-        piece: Cutout,
+        cutout: Cutout,
         offset: tuple[int, int],
         mask_hw: np.ndarray,
         clean_hw3: np.ndarray,
         beside_hw: np.ndarray | None = None,
     ) -> None:
-        """Lay a piece down, moved by the offset, with the shade that it throws around its mask.
+        """Paste an object of this image, moved by `offset` (x, y), together with its shadow.
 
-        `beside_hw` are other objects that `clean_hw3` lacks too; they are nobody's shade.
+        `mask_hw` is the object where it was, `clean_hw3` the window without it. `beside_hw` are
+        other objects that `clean_hw3` lacks as well; their place tells nothing about the shadow.
         """
         dx, dy = int(offset[0]), int(offset[1])
         reach_hw = dilated(mask_hw, self.reach)
         ring_hw = reach_hw & ~mask_hw
         if beside_hw is not None:
             ring_hw &= ~dilated(beside_hw, self.dilation)
-        near = window(reach_hw, self.dilation + 6)  # as far as the smoothing of a shadow looks
-        shade_hw = shade_of(
+        near = window(reach_hw, self.dilation + SHADOW_MARGIN)
+        shadow_hw = shadow_of(
             self.source_hw3[near], clean_hw3[near], ring_hw[near], reach_hw[near], self.dilation
         )
-        self._paste(piece.moved(dx, dy), shade_hw, near[1].start + dx, near[0].start + dy)
+        # The shadow moves with the object, and the change mask with both.
+        self._paste(cutout.moved(dx, dy), shadow_hw, near[1].start + dx, near[0].start + dy)
         self.change_hw |= shifted(reach_hw, dx, dy)
 
-    def lay(self, piece: Cutout, old_hw: np.ndarray, clean_hw3: np.ndarray) -> None:
-        """Lay a piece of another outline down in the shade of the part that it replaces."""
+    def paste_new(self, cutout: Cutout, old_hw: np.ndarray, clean_hw3: np.ndarray) -> None:
+        """Paste an object with a new outline; it casts the shadow of the object it replaces.
+
+        `old_hw` is the replaced object's mask, `clean_hw3` the window without it.
+        """
         size_hw = self.change_hw.shape
-        x, y = piece.x - self.corner[0], piece.y - self.corner[1]
-        mask_hw = MaskCrop(piece.mask_hw, x, y).full((size_hw[0], size_hw[1]))
+        x, y = cutout.x - self.corner[0], cutout.y - self.corner[1]
+        # Cutouts have image coordinates; the window begins at `corner`.
+        mask_hw = MaskCrop(cutout.mask_hw, x, y).full((size_hw[0], size_hw[1]))
         if not mask_hw.any():
             return
-        shade_hw = shade_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.dilation)
-        self._paste(piece, shade_hw, 0, 0)
+        shadow_hw = shadow_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.dilation)
+        self._paste(cutout, shadow_hw, 0, 0)
         self.change_hw |= dilated(mask_hw, self.reach)
 
-    def _paste(self, piece: Cutout, shade_hw: np.ndarray, x: int, y: int) -> None:
-        """Darken the ground by factors whose corner lies at x, y, and lay the piece on it."""
-        rows, columns = shade_hw.shape
+    def _paste(self, cutout: Cutout, shadow_hw: np.ndarray, x: int, y: int) -> None:
+        """Multiply the window by the shadow factors, whose corner lies at x, y, then paste."""
+        rows, columns = shadow_hw.shape
         x0, y0, x1, y1 = clipped((x, y, x + columns, y + rows), self.change_hw.shape)
         if x0 < x1 and y0 < y1:
-            self.work_hw3[y0:y1, x0:x1] *= shade_hw[y0 - y : y1 - y, x0 - x : x1 - x, None]
-        piece.moved(-self.corner[0], -self.corner[1]).paste(self.work_hw3)
+            self.work_hw3[y0:y1, x0:x1] *= shadow_hw[y0 - y : y1 - y, x0 - x : x1 - x, None]
+        cutout.moved(-self.corner[0], -self.corner[1]).paste(self.work_hw3)
 
     def recolour(
         self,
@@ -129,27 +147,29 @@ class Canvas:
         lab: tuple[float, float, float] | None,
         hue: float | None,
     ) -> None:
-        """Paint the object in another colour, and no pixel of the ground beside it."""
-        painted_hw3 = recoloured(self.source_hw3, mask_hw, lab, hue)
-        alpha_hw1 = belonging(self.source_hw3, mask_hw, self.band, self.feather)[..., None]
-        self.work_hw3 = alpha_hw1 * painted_hw3 + (1 - alpha_hw1) * self.source_hw3
+        """Recolour the object, see `recolor.recoloured`; the background stays as it is."""
+        recoloured_hw3 = recoloured(self.source_hw3, mask_hw, lab, hue)
+        alpha_hw1 = alpha_matte(self.source_hw3, mask_hw, self.band, self.feather)[..., None]
+        # Blend, so that mixed pixels on the outline take only their share of the new colour.
+        self.work_hw3 = alpha_hw1 * recoloured_hw3 + (1 - alpha_hw1) * self.source_hw3
         self.change_hw |= dilated(mask_hw, self.band)
 
-    def fill(self, mask_hw: np.ndarray, painted_HW3: np.ndarray) -> None:
-        """Take a region over from a painted picture of the whole size."""
-        self.work_hw3[mask_hw] = painted_HW3[self._place][mask_hw]
+    def fill(self, mask_hw: np.ndarray, generated_HW3: np.ndarray) -> None:
+        """Take a region over from another image of the full size, uint8."""
+        self.work_hw3[mask_hw] = generated_HW3[self._window][mask_hw]
         self.change_hw |= mask_hw
 
-    def spread(self, mask_hw: np.ndarray) -> np.ndarray:
-        """A window's mask as a mask of the whole picture."""
+    def to_full(self, mask_hw: np.ndarray) -> np.ndarray:
+        """A window mask as a full-size mask, (H, W) bool."""
         mask_HW = np.zeros(self._whole_HW3.shape[:2], np.bool_)
-        mask_HW[self._place] = mask_hw
+        mask_HW[self._window] = mask_hw
         return mask_HW
 
     def finish(self, pixels_HW3: np.ndarray) -> np.ndarray:
-        """Put what changed into a whole uint8 picture; gives the whole change mask, bool.
+        """Write the changed pixels into a full uint8 image; returns the change mask, (H, W) bool.
 
-        Nothing leaves the region that the plan named, however far an outline was found to reach.
+        Nothing outside the region that the plan recorded is written, even where matting found the
+        outline to reach farther.
         """
         x0, y0, x1, y1 = self._region
         x, y = self.corner
@@ -157,5 +177,6 @@ class Canvas:
         change_hw = np.zeros_like(self.change_hw)
         change_hw[inside] = self.change_hw[inside]
         edited_R3 = np.clip(np.rint(self.work_hw3[change_hw]), 0, 255).astype(np.uint8)
-        pixels_HW3[self._place][change_hw] = edited_R3
-        return self.spread(change_hw)
+        # A slice is a view, so this writes into the full image.
+        pixels_HW3[self._window][change_hw] = edited_R3
+        return self.to_full(change_hw)

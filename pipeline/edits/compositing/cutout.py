@@ -1,8 +1,10 @@
-"""A part lifted out of a picture, turned or stretched with its grain kept, ready to be laid down.
+"""Cut an object out of an image, and rotate or scale it with its sensor noise restored.
 
-A piece is the part's own colours and how much of each pixel it covers: no ground comes along, and
-its edge is as sharp as it was photographed. Turning and stretching average neighbouring pixels,
-which takes grain away; what is lacking is put back, so that noise does not tell what was handled.
+A cutout holds the object's own colours and its cover (alpha) per pixel. It brings no background
+along, and its edge is as sharp as in the photograph. Rotating and scaling interpolate, which
+averages noise away; the missing noise is added again, so that it does not reveal the edit.
+
+Shapes: h, w the cutout's box; H, W image; 3 colour (RGB, float32, 0-255); 22 a linear map.
 """
 
 from dataclasses import dataclass
@@ -10,19 +12,24 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.edits.compositing.matting import belonging, mean_near
-from pipeline.edits.compositing.noise_match import calm_level, with_grain
+from pipeline.edits.compositing.matting import alpha_matte, mean_near
+from pipeline.edits.compositing.noise_match import calm_level, with_noise
 from pipeline.imaging.masks import MaskCrop, corner_for, moves_whole_pixels, warped
 
+# Pixels of margin around an object's box, for its soft edge and for filters.
 MARGIN = 6
-"""Pixels of the surroundings that are lifted with a part, for its edge and for filters."""
-BLEED_SIGMA = 1.5
-"""How far, in pixels, a part's own colours run over its outline into the margin."""
+# Gaussian sigma in pixels by which an object's own colours are extended beyond its outline.
+EXTEND_SIGMA = 1.5
+# Cover from which a pixel certainly shows the object and no background.
+SURE_COVER = 0.95
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cutout:
-    """Pixels (h, w, 3) float32, cover (h, w) float32 in [0, 1], and where their corner lies."""
+    """Pixels (h, w, 3) float32, cover (h, w) float32 in [0, 1], and the position of their corner.
+
+    Colours also continue where cover is 0, so that interpolation mixes in no background.
+    """
 
     pixels_hw3: np.ndarray
     cover_hw: np.ndarray
@@ -31,81 +38,95 @@ class Cutout:
 
     @property
     def mask_hw(self) -> np.ndarray:
+        """Where the object covers at least half of a pixel, bool."""
         return self.cover_hw >= 0.5
 
     def moved(self, dx: int, dy: int) -> "Cutout":
         return Cutout(self.pixels_hw3, self.cover_hw, self.x + dx, self.y + dy)
 
-    def paste(self, ground_hw3: np.ndarray) -> None:
-        """Lay the piece on the ground, in place; what the window's edge cuts off is lost."""
+    def paste(self, background_hw3: np.ndarray) -> None:
+        """Alpha-blend the cutout onto the background, in place; clipped at the window's edges."""
         height, width = self.cover_hw.shape
-        limit_y, limit_x = ground_hw3.shape[:2]
+        limit_y, limit_x = background_hw3.shape[:2]
         y0, x0 = max(0, self.y), max(0, self.x)
         y1, x1 = min(limit_y, self.y + height), min(limit_x, self.x + width)
         if y0 < y1 and x0 < x1:
             inner = np.s_[y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x]
             cover_hw1 = self.cover_hw[inner][..., None]
             place = np.s_[y0:y1, x0:x1]
-            beneath_hw3 = ground_hw3[place]
-            ground_hw3[place] = cover_hw1 * self.pixels_hw3[inner] + (1 - cover_hw1) * beneath_hw3
+            beneath_hw3 = background_hw3[place]
+            blended_hw3 = cover_hw1 * self.pixels_hw3[inner] + (1 - cover_hw1) * beneath_hw3
+            background_hw3[place] = blended_hw3
 
 
-def lifted(image_HW3: np.ndarray, cut: MaskCrop, band: int, feather: int) -> Cutout:
-    """A part without the ground it lay on; its outline may be wrong by `band` pixels."""
-    x0, y0, x1, y1 = cut.box_4
-    mask_hw = np.pad(cut.mask_hw, MARGIN)
+def cut_out(image_HW3: np.ndarray, crop: MaskCrop, band: int, feather: int) -> Cutout:
+    """An object without its background; its outline may be off by `band` pixels.
+
+    `image_HW3` is uint8; `feather` is the softness in pixels where colours do not tell the edge.
+    """
+    x0, y0, x1, y1 = crop.box_4
+    mask_hw = np.pad(crop.mask_hw, MARGIN)
     height, width = image_HW3.shape[:2]
+    # Repeat the image's edge pixels where the margin reaches beyond the image.
     rows = np.clip(np.arange(y0 - MARGIN, y1 + MARGIN), 0, height - 1)
     columns = np.clip(np.arange(x0 - MARGIN, x1 + MARGIN), 0, width - 1)
     pixels_hw3 = image_HW3[np.ix_(rows, columns)].astype(np.float32)
-    cover_hw = belonging(pixels_hw3, mask_hw, band, feather)
-    return Cutout(_bled(pixels_hw3, cover_hw >= 0.95), cover_hw, x0 - MARGIN, y0 - MARGIN)
+    cover_hw = alpha_matte(pixels_hw3, mask_hw, band, feather)
+    pixels_hw3 = _extended(pixels_hw3, cover_hw >= SURE_COVER)
+    return Cutout(pixels_hw3, cover_hw, x0 - MARGIN, y0 - MARGIN)
 
 
 def reshaped(
-    piece: Cutout,
+    cutout: Cutout,
     matrix_22: np.ndarray,
-    camera_3: np.ndarray,
+    sensor_noise_3: np.ndarray,
     rng: np.random.Generator | None,
 ) -> Cutout:
-    """The piece under a linear map about its middle; with `rng` the grain it lost is put back.
+    """The cutout under a linear map about its centre; with `rng` the lost noise is restored.
 
-    `camera_3` is the grain of the picture around it: no more is given back, the rest is texture.
+    `sensor_noise_3` is the noise level of the image around it, and the upper bound of what is
+    restored: a higher level on the object itself is texture.
     """
-    pixels_hw3, cover_hw = piece.pixels_hw3, piece.cover_hw
+    pixels_hw3, cover_hw = cutout.pixels_hw3, cutout.cover_hw
     shrink = float(np.sqrt(np.abs(np.linalg.det(matrix_22))))
-    if shrink < 0.99:  # or fine texture would fold back into coarse patterns
+    # Low-pass before shrinking, or fine texture would alias into coarse patterns.
+    if shrink < 0.99:
         sigma = 0.4 * float(np.sqrt(shrink**-2 - 1))
         pixels_hw3 = cv2.GaussianBlur(pixels_hw3, (0, 0), sigma)
         cover_hw = cv2.GaussianBlur(cover_hw, (0, 0), sigma)
     after_hw3 = np.clip(warped(pixels_hw3, matrix_22, cubic=True), 0, 255)
-    cover_hw = _sharp(warped(cover_hw, matrix_22), shrink)
-    sure_hw = (piece.cover_hw >= 0.95).astype(np.float32)
-    after_hw3 = _bled(after_hw3, warped(sure_hw, matrix_22) > 0.9)
+    cover_hw = _sharpened(warped(cover_hw, matrix_22), shrink)
+    # Cubic interpolation mixes pixels across the outline, so the colours are extended again from
+    # those that certainly show the object.
+    sure_hw = (cutout.cover_hw >= SURE_COVER).astype(np.float32)
+    after_hw3 = _extended(after_hw3, warped(sure_hw, matrix_22) > 0.9)
+    # Quarter turns and mirrors move whole pixels and keep their noise.
     if rng is not None and not moves_whole_pixels(matrix_22):
-        grain_3 = np.minimum(camera_3, calm_level(piece.pixels_hw3, _core(piece.mask_hw)))
+        noise_3 = np.minimum(sensor_noise_3, calm_level(cutout.pixels_hw3, _core(cutout.mask_hw)))
         core_hw = _core(cover_hw >= 0.5)
-        after_hw3 = with_grain(after_hw3, cover_hw > 0, grain_3, rng, core_hw)
-    height, width = piece.cover_hw.shape
-    centre = piece.x + width / 2, piece.y + height / 2
+        after_hw3 = with_noise(after_hw3, cover_hw > 0, noise_3, rng, core_hw)
+    height, width = cutout.cover_hw.shape
+    centre = cutout.x + width / 2, cutout.y + height / 2
     return Cutout(after_hw3, cover_hw, *corner_for(cover_hw.shape, centre))
 
 
-def _sharp(cover_hw: np.ndarray, scale: float) -> np.ndarray:
-    """Cover whose edge became wider with the part, narrowed again about its middle."""
+def _sharpened(cover_hw: np.ndarray, scale: float) -> np.ndarray:
+    """Cover whose soft edge was widened by enlarging, narrowed again around 0.5."""
     return np.clip(0.5 + (cover_hw - 0.5) * max(1.0, scale), 0, 1) if scale > 1.01 else cover_hw
 
 
-def _bled(pixels_hw3: np.ndarray, known_hw: np.ndarray) -> np.ndarray:
-    """The picture with the colours of the known region continued outside it."""
-    near_hw3, weight_hw1 = mean_near(pixels_hw3, known_hw, BLEED_SIGMA)
-    far_hw3, _ = mean_near(pixels_hw3, known_hw, 4 * BLEED_SIGMA)
-    share_hw1 = np.clip(weight_hw1 / 0.05, 0, 1)  # beyond the near blur's reach its ratio is noise
+def _extended(pixels_hw3: np.ndarray, known_hw: np.ndarray) -> np.ndarray:
+    """The image with the colours of the known region extended beyond it."""
+    near_hw3, weight_hw1 = mean_near(pixels_hw3, known_hw, EXTEND_SIGMA)
+    far_hw3, _ = mean_near(pixels_hw3, known_hw, 4 * EXTEND_SIGMA)
+    # Beyond the reach of the near blur its quotient is numerical noise: blend over to the far one.
+    share_hw1 = np.clip(weight_hw1 / 0.05, 0, 1)
     colour_hw3 = share_hw1 * near_hw3 + (1 - share_hw1) * far_hw3
     return np.where(known_hw[..., None], pixels_hw3, colour_hw3).astype(np.float32)
 
 
 def _core(mask_hw: np.ndarray) -> np.ndarray:
-    """The mask without its rim, where the outline's own step would count as grain."""
+    """The mask without its rim, where the step at the outline would count as noise."""
+    # Small objects keep their rim: too few pixels would be left to measure.
     core_hw = cv2.erode(mask_hw.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_)
     return core_hw if core_hw.sum() >= 32 else mask_hw

@@ -1,42 +1,51 @@
-"""Which pixels along an outline belong to the part: proposals miss it by a pixel or two."""
+"""Alpha matting along an object's outline: proposals miss the true outline by a pixel or two.
+
+Shapes: h, w window; 3 colour (RGB, float32, 0-255); 1 one value per pixel.
+"""
 
 import cv2
 import numpy as np
 
+# Gaussian sigma in pixels of the neighbourhood in which mean object and background colours are
+# estimated.
 NEAR_SIGMA = 3.0
-"""Radius in pixels of the neighbourhood that tells the colours of part and ground."""
-TELLING = 24.0
-"""RGB distance of part and ground from which colour tells more than the outline does."""
+# RGB distance between object and background from which colour is more reliable than the outline.
+CONTRAST = 24.0
 
 
-def belonging(
+def alpha_matte(
     source_hw3: np.ndarray, mask_hw: np.ndarray, band: int, feather: int = 3
 ) -> np.ndarray:
-    """How much of each pixel is the part, (h, w) float32: by outline, near the outline by colour.
+    """Alpha of the object, (h, w) float32 in [0, 1].
 
-    Within `band` pixels of the outline a pixel's colour is placed between the mean colours of the
-    part and of the ground nearby; where those are alike the outline decides, `feather` px soft.
+    Within `band` pixels of the outline, alpha is the position of a pixel's colour on the line
+    between the mean colours of object and background nearby. Where these are similar, alpha is the
+    blurred mask, `feather` pixels soft. Farther in it is 1, farther out 0.
     """
+    # The uncertain band lies between the eroded and the dilated mask.
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
     inner_hw = cv2.erode(mask_hw.astype(np.uint8), disc).astype(np.bool_)
     outer_hw = cv2.dilate(mask_hw.astype(np.uint8), disc).astype(np.bool_)
     soft_hw = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), max(feather, 1) / 3)
+    # Without any sure object or sure background there are no colours to compare with.
     if not inner_hw.any() or outer_hw.all():
         return soft_hw
-    part_hw3, part_hw1 = mean_near(source_hw3, inner_hw, NEAR_SIGMA)
-    ground_hw3, ground_hw1 = mean_near(source_hw3, ~outer_hw, NEAR_SIGMA)
-    axis_hw3 = part_hw3 - ground_hw3
+    object_hw3, object_hw1 = mean_near(source_hw3, inner_hw, NEAR_SIGMA)
+    background_hw3, background_hw1 = mean_near(source_hw3, ~outer_hw, NEAR_SIGMA)
+    # Project each pixel's colour onto the axis from background to object.
+    axis_hw3 = object_hw3 - background_hw3
     length_hw = np.sqrt(_summed(axis_hw3**2))
-    place_hw = _summed((source_hw3 - ground_hw3) * axis_hw3) / np.maximum(length_hw**2, 1)
-    seen_hw = np.minimum(part_hw1, ground_hw1)[..., 0] > 1e-3  # a thin part has no inside nearby
-    trust_hw = np.clip(length_hw / TELLING - 0.5, 0, 1) * seen_hw
-    alpha_hw = trust_hw * np.clip(place_hw, 0, 1) + (1 - trust_hw) * soft_hw
+    position_hw = _summed((source_hw3 - background_hw3) * axis_hw3) / np.maximum(length_hw**2, 1)
+    # Thin objects have no sure inside nearby, and no colour can be estimated there.
+    seen_hw = np.minimum(object_hw1, background_hw1)[..., 0] > 1e-3
+    trust_hw = np.clip(length_hw / CONTRAST - 0.5, 0, 1) * seen_hw
+    alpha_hw = trust_hw * np.clip(position_hw, 0, 1) + (1 - trust_hw) * soft_hw
     alpha_hw = np.where(inner_hw, 1, np.where(outer_hw, alpha_hw, 0))
     return alpha_hw.astype(np.float32)
 
 
 def _summed(layers_hw3: np.ndarray) -> np.ndarray:
-    """The sum of three channels; NumPy's own sum over so short an axis takes ten times as long."""
+    """The sum of three channels; NumPy's own sum over so short an axis is ten times slower."""
     total_hw: np.ndarray = layers_hw3[..., 0] + layers_hw3[..., 1] + layers_hw3[..., 2]
     return total_hw
 
@@ -44,7 +53,12 @@ def _summed(layers_hw3: np.ndarray) -> np.ndarray:
 def mean_near(
     source_hw3: np.ndarray, where_hw: np.ndarray, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean colour of a region around every pixel, and how much of the region is near it."""
+    """The Gaussian-weighted mean colour of a region around every pixel, (h, w, 3) float32.
+
+    Also the weight of the region there, (h, w, 1) in [0, 1]: where it is about 0, the colour is
+    meaningless.
+    """
+    # Normalised convolution: blur of colour times mask, divided by blur of mask.
     weight_hw = where_hw.astype(np.float32)
     total_hw1 = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
     blur_hw3 = cv2.GaussianBlur(source_hw3 * weight_hw[..., None], (0, 0), sigma)

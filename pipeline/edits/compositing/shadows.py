@@ -1,87 +1,98 @@
-"""The shadow that a part throws on the ground around it, as a factor per pixel.
+"""The contact shadow of an object on the background around it, as a ratio image.
 
-The ratio of the picture to the picture without the part is the shadow. A part that moves takes it
-along as it is; a part of a new outline gets it by direction and distance, for the light stays
-where it was when the part is turned.
+The shadow is the ratio of the image to the image without the object. An object that moves takes
+its shadow along unchanged. An object with a new outline gets it by direction and distance, because
+the light does not move when an object is rotated.
+
+Shapes: H, W window; 3 colour (RGB, float32, 0-255); R pixels of a region.
 """
 
 import cv2
 import numpy as np
 
+# Ratios that count as shadow. Darker ones come from neighbouring objects, brighter ones from
+# inpainting errors; both are clipped.
 SHADOW_RANGE = (0.55, 1.05)
-"""How much darker or lighter a part may make the ground around it, to count as its shadow."""
+# Number of directions from an object's centre in which its shadow is tabulated.
 BEARINGS = 24
-"""Directions from the middle of a part in which its shadow is measured."""
 
 
-def shade_of(
+def shadow_of(
     image_HW3: np.ndarray,
     clean_HW3: np.ndarray,
     ring_HW: np.ndarray,
     reach_HW: np.ndarray,
     dilation: int,
 ) -> np.ndarray:
-    """How much the object darkens its surroundings, (H, W) float32; 1 beyond its reach.
+    """The factor by which an object darkens its surroundings, (H, W) float32; 1 outside `reach_HW`.
 
-    Smoothed, because a shadow is, and faded out towards the edge of the change mask so that no
+    It is measured in `ring_HW`, where the background is visible; `clean_HW3` is the image without
+    the object. Smoothed, as shadows are, and faded out towards the edge of `reach_HW` so that no
     seam is left there.
     """
+    # Normalised convolution: only pixels of the ring contribute.
     weight_HW = ring_HW.astype(np.float32)
     sigma = max(1.0, dilation / 4)
     total_HW = cv2.GaussianBlur(weight_HW, (0, 0), sigma) + 1e-6
     ratio_HW = _ratio(image_HW3, clean_HW3)
     smooth_HW = cv2.GaussianBlur(ratio_HW * weight_HW, (0, 0), sigma) / total_HW
-    shade_HW = 1 + (np.clip(smooth_HW, *SHADOW_RANGE) - 1) * _fade(reach_HW, dilation)
-    return np.where(reach_HW, shade_HW, 1).astype(np.float32)
+    shadow_HW = 1 + (np.clip(smooth_HW, *SHADOW_RANGE) - 1) * _fade(reach_HW, dilation)
+    return np.where(reach_HW, shadow_HW, 1).astype(np.float32)
 
 
-def shade_around(
+def shadow_around(
     image_HW3: np.ndarray,
     clean_HW3: np.ndarray,
     old_HW: np.ndarray,
     new_HW: np.ndarray,
     reach: int,
 ) -> np.ndarray:
-    """The shadow of the outline `old_HW` laid around the outline `new_HW`, (H, W) float32.
+    """The shadow of the outline `old_HW` transferred to the outline `new_HW`, (H, W) float32.
 
-    Both are kept as bearing from the part's middle and distance from its outline, in pixels.
+    It is tabulated by bearing from the object's centre and distance from its outline, up to `reach`
+    pixels.
     """
-    shade_HW = np.ones(old_HW.shape, np.float32)
+    shadow_HW = np.ones(old_HW.shape, np.float32)
     distance_HW = _distance(old_HW)
     ring_HW = (distance_HW > 0) & (distance_HW <= reach)
     if reach < 1 or not ring_HW.any():
-        return shade_HW
+        return shadow_HW
+    # Average the ratio in cells of one bearing and one pixel of distance.
     steps_R = np.ceil(distance_HW[ring_HW]).astype(np.int64) - 1
     cells_R = np.floor(_bearings(old_HW, ring_HW)).astype(np.int64) % BEARINGS * reach + steps_R
     ratio_R = np.clip(_ratio(image_HW3[ring_HW], clean_HW3[ring_HW]), *SHADOW_RANGE)
     sums = np.bincount(cells_R, ratio_R, BEARINGS * reach).reshape(BEARINGS, reach)
     counts = np.bincount(cells_R, minlength=BEARINGS * reach).reshape(BEARINGS, reach)
     table = _smooth(sums, counts)
+    # Look the table up around the new outline. Inside it, too: under the object's own soft edge the
+    # background is as dark as beside it.
     distance_HW = _distance(new_HW)
-    near_HW = distance_HW <= reach  # under the part's own soft edge it is as dark as beside it
+    near_HW = distance_HW <= reach
     depth_R = np.clip(distance_HW[near_HW] - 0.5, 0, reach - 1)
     value_R = _between(table, _bearings(new_HW, near_HW) - 0.5, depth_R)
     fade_R = np.clip((reach + 0.5 - distance_HW[near_HW]) / reach, 0, 1)
-    shade_HW[near_HW] = 1 + (value_R - 1) * fade_R
-    return shade_HW
+    shadow_HW[near_HW] = 1 + (value_R - 1) * fade_R
+    return shadow_HW
 
 
 def _ratio(image_HW3: np.ndarray, clean_HW3: np.ndarray) -> np.ndarray:
-    """How bright one picture is against another; any leading axes."""
+    """Brightness of one image divided by that of another; any leading axes."""
+    # 4 grey levels on both sides keep the ratio stable in the dark.
     bright, clean = (
-        (picture[..., 0] + picture[..., 1] + picture[..., 2]) / np.float32(3) + 4
-        for picture in (image_HW3, clean_HW3)
+        (image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3) + 4
+        for image in (image_HW3, clean_HW3)
     )
     return (bright / clean).astype(np.float32)
 
 
 def _fade(reach_HW: np.ndarray, dilation: int) -> np.ndarray:
+    """1 inside, falling to 0 over the last `dilation` pixels before the region's edge."""
     edge_HW = cv2.distanceTransform(reach_HW.astype(np.uint8), cv2.DIST_L2, 3)
     return np.clip((edge_HW - 0.5) / max(dilation, 1), 0, 1)
 
 
 def _bearings(mask_HW: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
-    """The direction of a region's pixels from the mask's middle, 0 to BEARINGS."""
+    """The direction of a region's pixels from the mask's centre of gravity, 0 to `BEARINGS`."""
     ys, xs = np.nonzero(mask_HW)
     there_y, there_x = np.nonzero(where_HW)
     turns_R: np.ndarray = np.arctan2(there_y - ys.mean(), there_x - xs.mean()) / (2 * np.pi)
@@ -89,12 +100,15 @@ def _bearings(mask_HW: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
 
 
 def _distance(mask_HW: np.ndarray) -> np.ndarray:
-    """How far every pixel is from the mask, 0 inside."""
+    """Distance in pixels of every pixel from the mask, 0 inside."""
     return cv2.distanceTransform((~mask_HW).astype(np.uint8), cv2.DIST_L2, 5)
 
 
 def _smooth(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means over neighbouring bearings and distances, as far as it takes to have any; else 1."""
+    """Cell means, smoothed over neighbouring bearings and distances; 1 where nothing was measured.
+
+    Sums and counts are blurred separately, so empty cells take the mean of their neighbours.
+    """
     sums, counts = sums.astype(np.float64), counts.astype(np.float64)
     for axis, rounds in ((0, 3), (1, 1)):
         for _ in range(rounds):
@@ -103,7 +117,7 @@ def _smooth(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _blurred(table: np.ndarray, axis: int) -> np.ndarray:
-    """A 1-2-1 blur, around the circle of bearings (axis 0) or along the distances (axis 1)."""
+    """A 1-2-1 blur, cyclic over bearings (axis 0) or along the distances (axis 1)."""
     if axis == 0:
         return np.roll(table, 1, 0) + 2 * table + np.roll(table, -1, 0)
     padded = np.pad(table, ((0, 0), (1, 1)), mode="edge")
@@ -111,7 +125,7 @@ def _blurred(table: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _between(table: np.ndarray, bearing_R: np.ndarray, depth_R: np.ndarray) -> np.ndarray:
-    """The table at fractional places, bearings going round."""
+    """The table interpolated bilinearly at fractional positions; bearings are cyclic."""
     low, near = np.floor(bearing_R).astype(np.int64), np.floor(depth_R).astype(np.int64)
     turn, deep = bearing_R - low, depth_R - near
     far = np.minimum(near + 1, table.shape[1] - 1)

@@ -1,6 +1,6 @@
-"""`control_background`: background without any object is inpainted again, and stays what it was.
+"""`control_background`: background without any object is inpainted, and nothing changes in meaning.
 
-With `background` prompts a diffusion model paints everything around the product instead.
+With `ground_prompts` a diffusion model replaces everything around the product instead.
 """
 
 import numpy as np
@@ -21,9 +21,10 @@ def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings
 
 
 def _bare_place(context: ImageContext, rng: np.random.Generator) -> Found | None:
-    """Background without any object, in the outline of a real one, so that sizes tell nothing.
+    """Background without any object, in the outline of a real one.
 
-    Beside the product first: on it there may be objects that nobody proposed.
+    Controls then have the same sizes and shapes as anomalies, and a detector cannot separate them
+    by these.
     """
     objects_HW = context.objects_HW()
     product_HW = objects_HW | context.proposals.foreground_HW
@@ -31,10 +32,12 @@ def _bare_place(context: ImageContext, rng: np.random.Generator) -> Found | None
     for shape in rng.permutation(len(context)).tolist():
         crop = context.crops[shape]
         rows, columns = crop.mask_hw.shape
+        # Keep some distance from objects.
         margin = max(2, min(rows, columns) // 8)
         if rows + 2 > height or columns + 2 > width:
             continue
         for number in range(PLACES):
+            # Try places beside the product first: on it there may be objects without a proposal.
             taken_HW = product_HW if number < PLACES // 2 else objects_HW
             x = int(rng.integers(1, width - columns))
             y = int(rng.integers(1, height - rows))
@@ -49,25 +52,25 @@ def _bare_place(context: ImageContext, rng: np.random.Generator) -> Found | None
 def _surroundings(
     context: ImageContext, rng: np.random.Generator, prompts: tuple[str, ...]
 ) -> Found | None:
-    """Everything around the product; None where the product fills the image."""
+    """Everything around the product; None when the product fills the image."""
     if context.proposals.foreground_HW.all():
         return None
     height, width = context.size_HW
     return (), {"prompt": str(rng.choice(prompts))}, [(0, 0, width, height)]
 
 
-def repaint(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
+def inpaint_again(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     parameters, masks_NHW = edit.parameters, context.proposals.masks_NHW
     if "prompt" in parameters:
-        # The product with all its objects, and a margin, is kept.
+        # Keep the product with all its objects, and a margin.
         product_HW = context.proposals.foreground_HW | masks_NHW.any(0)
         keep_HW = dilated(product_HW, canvas.dilation)
-        canvas.fill(canvas.cut(~keep_HW), context.painted(edit, keep_HW, "replace"))
+        canvas.fill(canvas.crop(~keep_HW), context.filled_by_prompt(edit, keep_HW, "replace"))
         return ~keep_HW
     dx, dy = parameters["offset"]
     shape_HW = shifted(masks_NHW[parameters["shape"]], dx, dy)
-    canvas.take_away(canvas.cut(shape_HW))
+    canvas.remove_object(canvas.crop(shape_HW))
     return shape_HW
 
 
-CONTROL_BACKGROUND = EditKind(plan, repaint)
+CONTROL_BACKGROUND = EditKind(plan, inpaint_again)

@@ -1,4 +1,4 @@
-"""`swapped`: two objects trade places. `wrong_order`: three to five of them do, in a ring."""
+"""`swapped`: two objects trade places. `wrong_order`: three to five objects do, in a ring."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -14,21 +14,20 @@ from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import Box, MaskCrop, shifted
 from pipeline.records import Edit, ObjectProposals
 
-# Random sets of objects that are tried for an order.
+# Random rings of objects that are tried before `wrong_order` is abandoned.
 RINGS = 32
-# Most objects that one wrong order moves.
+# Largest number of objects in a ring.
 LONGEST_RING = 5
 
 
 def plan_swapped(
     context: ImageContext, rng: np.random.Generator, settings: EditSettings
 ) -> Found | None:
-    """Two separate objects of like area and unlike appearance, each brought to the other's
-    middle."""
+    """Two disjoint objects of similar area and different appearance, each centred on the other."""
     pairs = list(combinations(context.movable(), 2))
     order = [pairs[index] for index in rng.permutation(len(pairs))]
-    # Surely unlike ones first.
-    order.sort(key=lambda pair: not context.far_in_colour(*pair))
+    # Pairs of clearly different colour first; the sort is stable, so each group stays shuffled.
+    order.sort(key=lambda pair: not context.differ_in_colour(*pair))
     for first, second in order:
         offsets = _offsets(context, (first, second))
         if offsets is not None:
@@ -42,17 +41,18 @@ def plan_swapped(
 def plan_wrong_order(
     context: ImageContext, rng: np.random.Generator, settings: EditSettings
 ) -> Found | None:
-    """Three to five separate, like-sized, unlike objects; each goes to the place of the next.
+    """Three to five disjoint objects of similar area and different appearance; each takes the place
+    of the next.
 
-    Unlike, because a ring through two of a kind shows as an exchange, which is another kind.
+    All differ, because a ring through two of one kind would look like a plain swap.
     """
     movable = context.movable()
     for attempt in range(RINGS if len(movable) >= 3 else 0):
-        # Clearly different colours first, other differences then.
+        # The first half of the attempts requires clearly different colours.
         strict = attempt < RINGS // 2
         count = int(rng.integers(3, min(LONGEST_RING, len(movable)) + 1))
         ring = tuple(int(index) for index in rng.permutation(movable)[:count])
-        if strict and not all(context.far_in_colour(*pair) for pair in combinations(ring, 2)):
+        if strict and not all(context.differ_in_colour(*pair) for pair in combinations(ring, 2)):
             continue
         offsets = _offsets(context, ring)
         if offsets is not None:
@@ -63,11 +63,12 @@ def plan_wrong_order(
 
 
 def _offsets(context: ImageContext, ring: tuple[int, ...]) -> list[list[int]] | None:
-    """How each object of the ring gets to the middle of the next; None where that does not do."""
+    """Offsets (x, y) that centre each object of the ring on the next; None if they do not fit."""
     areas = context.areas_N[list(ring)]
     crops = [context.crops[index] for index in ring]
     if areas.max() > SIMILAR_AREA * areas.min() or _overlapping(crops):
         return None
+    # Whole pixels, so that pasted objects keep their sensor noise.
     middles = [(int(crop.centre[0]), int(crop.centre[1])) for crop in crops]
     offsets = [
         [there[0] - here[0], there[1] - here[1]]
@@ -76,16 +77,20 @@ def _offsets(context: ImageContext, ring: tuple[int, ...]) -> list[list[int]] | 
     after = [crop.moved(*offset) for crop, offset in zip(crops, offsets, strict=True)]
     reach = SIMILAR_AREA * float(areas.max())
     for crop in after:
-        if not crop.whole_in(context.size_HW) or context.crowded(crop, ring, reach) > MAX_OVERLAP:
+        if (
+            not crop.inside_frame(context.size_HW)
+            or context.overlap_with_others(crop, ring, reach) > MAX_OVERLAP
+        ):
             return None
-    if any(context.alike(one, other) for one, other in combinations(ring, 2)):
+    # Comparing appearance is the most expensive test and comes late.
+    if any(context.same_object_kind(one, other) for one, other in combinations(ring, 2)):
         return None
     return None if _overlapping(after) else offsets
 
 
 def _overlapping(crops: list[MaskCrop]) -> bool:
-    """True when two outlines share a pixel."""
-    return any(one.meets(other) for one, other in combinations(crops, 2))
+    """True when any two outlines share a pixel."""
+    return any(one.overlaps(other) for one, other in combinations(crops, 2))
 
 
 def _boxes_after(
@@ -102,18 +107,20 @@ def _lists(boxes: list[Box]) -> list[list[int]]:
 
 
 def exchange(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
-    """Every object to the place of the next one, the last to that of the first."""
-    inner = [canvas.cut(context.proposals.masks_NHW[target]) for target in edit.targets]
-    clean_hw3 = canvas.take_away(np.logical_or.reduce(inner))
+    """Move every object to the place of the next one, the last to that of the first."""
+    inner = [canvas.crop(context.proposals.masks_NHW[target]) for target in edit.targets]
+    # All objects are removed in one hole: the inpainter must not copy one into another's place.
+    clean_hw3 = canvas.remove_object(np.logical_or.reduce(inner))
+    # The shadow of each object is measured where no other removed object was.
     for k, offset in enumerate(offsets_of(edit)):
         beside_hw = np.logical_or.reduce(inner[:k] + inner[k + 1 :])
         cutout = context.cutout(edit.targets[k], canvas.band, canvas.feather)
-        canvas.put_down(cutout, offset, inner[k], clean_hw3, beside_hw)
+        canvas.paste_moved(cutout, offset, inner[k], clean_hw3, beside_hw)
     return context.union(edit.targets)
 
 
 def offsets_of(edit: Edit) -> list[tuple[int, int]]:
-    """How far each target moves: `offsets`, or of a pair one `offset` there and back."""
+    """The offset (x, y) of each target: `offsets`, or for a pair one `offset`, there and back."""
     dx, dy = edit.parameters.get("offset", (0, 0))
     return edit.parameters.get("offsets") or [(dx, dy), (-dx, -dy)]
 

@@ -1,4 +1,4 @@
-"""`extra`: an object is there twice. `misplaced`: it lies in another place.
+"""`extra`: an object is duplicated. `misplaced`: it is moved to another place.
 
 Offsets are whole pixels, so a pasted object keeps its sensor noise.
 """
@@ -44,50 +44,57 @@ def _moved(context: ImageContext, rng: np.random.Generator, *, stays: bool) -> F
 def _free_offset(
     context: ImageContext, target: int, rng: np.random.Generator, *, stays: bool
 ) -> tuple[int, int] | None:
-    """Where the target may go, else None. With `stays` its own place is taken as well."""
+    """A random valid offset (x, y) of the target, or None. With `stays` its own place is occupied.
+
+    All destinations are drawn at once: how many are used does not shift later random numbers.
+    """
     crop = context.crops[target]
+    # Larger objects (a compartment, a label) are background to stand on, not obstacles.
     others_N = context.areas_N <= SIMILAR_AREA * context.areas_N[target]
     others_N[target] = stays
-    taken_HW = context.once(lambda: context.union(others_N), "taken", target, stays)
+    taken_HW = context.cached(lambda: context.union(others_N), "taken", target, stays)
     background_HW = context.background_of(target)
     rows, columns = crop.mask_hw.shape
     height, width = context.size_HW
-    # Nearer than half its shorter side it has not really moved.
+    # A move by less than half the shorter side does not count as misplaced.
     reach = max(2, min(columns, rows) // 2)
+    # From 1 on, so that the object touches no edge of the image.
     lefts = rng.integers(1, width - columns, PLACES).tolist()
     tops = rng.integers(1, height - rows, PLACES).tolist()
+    # The first valid destination wins.
     for left, top in zip(lefts, tops, strict=True):
         dx, dy = left - crop.x, top - crop.y
         if dx * dx + dy * dy < reach * reach:
             continue
         place = MaskCrop(crop.mask_hw, left, top)
-        if place.share_of(background_HW) < MIN_BACKGROUND:
+        # On its own kind of background, and hardly on other objects.
+        if place.share_on(background_HW) < MIN_BACKGROUND:
             continue
-        if place.share_of(taken_HW) <= MAX_OVERLAP:
+        if place.share_on(taken_HW) <= MAX_OVERLAP:
             return dx, dy
     return None
 
 
 def duplicate(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     object_HW = context.union(edit.targets)
-    inner_hw = canvas.cut(object_HW)
-    # The object stays; without it only its shadow is found.
-    _put_down(canvas, edit, context, inner_hw, canvas.without(inner_hw))
+    inner_hw = canvas.crop(object_HW)
+    # The object stays; the window without it serves only to measure its shadow.
+    _paste(canvas, edit, context, inner_hw, canvas.without_object(inner_hw))
     return object_HW
 
 
 def move(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     object_HW = context.union(edit.targets)
-    inner_hw = canvas.cut(object_HW)
-    _put_down(canvas, edit, context, inner_hw, canvas.take_away(inner_hw))
+    inner_hw = canvas.crop(object_HW)
+    _paste(canvas, edit, context, inner_hw, canvas.remove_object(inner_hw))
     return object_HW
 
 
-def _put_down(
+def _paste(
     canvas: Canvas, edit: Edit, context: ImageContext, inner_hw: np.ndarray, clean_hw3: np.ndarray
 ) -> None:
     cutout = context.cutout(edit.targets[0], canvas.band, canvas.feather)
-    canvas.put_down(cutout, edit.parameters["offset"], inner_hw, clean_hw3)
+    canvas.paste_moved(cutout, edit.parameters["offset"], inner_hw, clean_hw3)
 
 
 def placed(

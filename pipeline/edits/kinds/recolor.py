@@ -1,4 +1,4 @@
-"""`wrong_colour`: an object has the colour of another object, else a hue far from its own."""
+"""`wrong_colour`: an object takes the colour of another object, else a hue far from its own."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,16 @@ from pipeline.edits.context import ImageContext
 from pipeline.edits.settings import EditSettings
 from pipeline.records import Edit, ObjectProposals
 
-# Turns of the hue, degrees, where no other object has a colour to copy.
+# Rotations of the hue in degrees, for images where no object has another colour to copy. Nothing
+# within 60 degrees of the own hue, which would be a faint change.
 HUES = tuple(range(60, 301, 30))
 
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
+    # A colour that occurs in the image is more plausible than an arbitrary hue.
     target = int(rng.integers(len(context)))
     for other in rng.permutation(len(context)).tolist():
-        if context.far_in_colour(target, other):
+        if context.differ_in_colour(target, other):
             lab = [round(float(value), 2) for value in context.colour(other)]
             return (target,), {"lab": lab, "like": other}, [context.crops[target].box_4]
     hue = int(rng.choice(HUES))
@@ -27,7 +29,7 @@ def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings
 def recolor(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     object_HW = context.union(edit.targets)
     parameters = edit.parameters
-    canvas.recolour(canvas.cut(object_HW), parameters.get("lab"), parameters.get("hue"))
+    canvas.recolour(canvas.crop(object_HW), parameters.get("lab"), parameters.get("hue"))
     return object_HW
 
 

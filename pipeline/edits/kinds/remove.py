@@ -1,4 +1,4 @@
-"""`missing`: an object is removed. `control_noop`: it is removed and put back where it was."""
+"""`missing`: an object is removed. `control_noop`: it is removed and pasted back at its place."""
 
 import numpy as np
 
@@ -10,24 +10,29 @@ from pipeline.records import Edit
 
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
-    """Any object, also one that the frame cuts."""
+    """Any object, including those truncated by the image's edge."""
+    # Removal never shows a cut edge in mid-image, so truncated objects are allowed here.
     target = int(rng.integers(len(context)))
     return (target,), {}, [context.crops[target].box_4]
 
 
 def remove(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     object_HW = context.union(edit.targets)
-    canvas.take_away(canvas.cut(object_HW))
+    canvas.remove_object(canvas.crop(object_HW))
     return object_HW
 
 
 def put_back(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
-    """Composited like every other object, so that no treatment of an edge gives a control away."""
+    """Remove the object and paste it back through the same compositing as every other edit.
+
+    A detector can then not recognise anomalies by the treatment of an edge.
+    """
     object_HW = context.union(edit.targets)
-    inner_hw = canvas.cut(object_HW)
-    clean_hw3 = canvas.take_away(inner_hw)
+    inner_hw = canvas.crop(object_HW)
+    clean_hw3 = canvas.remove_object(inner_hw)
+    # Offset 0: the object and its shadow return to where they were.
     cutout = context.cutout(edit.targets[0], canvas.band, canvas.feather)
-    canvas.put_down(cutout, (0, 0), inner_hw, clean_hw3)
+    canvas.paste_moved(cutout, (0, 0), inner_hw, clean_hw3)
     return object_HW
 
 

@@ -1,7 +1,7 @@
-"""`wrong_type`: something else lies where an object belongs.
+"""`wrong_type`: an object is replaced by something else.
 
-It is an object of another good image (a donor) or of the same image, in its own size, or whatever a
-diffusion model paints for a prompt.
+The replacement is an object of another normal image (a donor) or of the same image, in its own
+size, or what a diffusion model generates for a prompt.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,17 @@ from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import MaskCrop, dilated, shifted
 from pipeline.records import Edit, ObjectProposals
 
-# Objects that are tried in the place of one target.
+# Replacements that are tried for one target.
 CANDIDATES = 24
-# Share of the edits that a filler makes, where there is one; the paper's preset leaves it all.
+# Share of the edits that use a filler when there is one; with the preset paper it is all of them.
 PROMPTED = 0.5
-# Share of its box from which a donor's object counts as the whole box, not as an ellipse.
+# Share of its box from which a donor object is estimated as the whole box instead of an ellipse.
 FULL_BOX = 0.9
 
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
-    """Another object in the target's place, or a prompt with a probability."""
+    """A prompt with some probability if there is a filler, else another object of similar size."""
+    # The random number is drawn in any case, so that plans do not depend on the filler.
     share = 1.0 if settings.preset == "paper" else PROMPTED
     if rng.random() < (share if context.fill is not None else 0.0):
         target = int(rng.integers(len(context)))
@@ -38,17 +39,19 @@ def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings
 
 
 def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) -> Found | None:
-    """A pasted object in a target's place; `strict` asks for a clearly different colour."""
+    """Another object in a target's place; `strict` requires a clearly different colour."""
+    # Objects of this image and of all donors form one pool, addressed by one index.
     donors = context.donors
-    count = len(context) + len(donors.parts)
+    count = len(context) + len(donors.objects)
     for target in rng.permutation(context.movable()).tolist():
         for index in rng.permutation(count)[:CANDIDATES].tolist():
-            source = index if index < len(context) else donors.parts[index - len(context)]
-            found = context.once(
+            source = index if index < len(context) else donors.objects[index - len(context)]
+            found = context.cached(
                 partial(_in_place, context, target, source, strict),
                 "pasted", target, source, strict,
             )  # fmt: skip
             if found is not None:
+                # The cached answer is shared: copy what the caller will add to.
                 targets, parameters, boxes = found
                 return targets, dict(parameters), boxes
     return None
@@ -57,27 +60,32 @@ def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) ->
 def _in_place(
     context: ImageContext, target: int, source: int | DonorRef, strict: bool
 ) -> Found | None:
-    """An object in the target's place; None where it is no other type, or does not fit."""
+    """An object in the target's place; None where it does not fit or is not of another type."""
     place = context.crops[target]
+    # Cheap geometric tests first, comparisons of appearance last.
     if isinstance(source, int):
         crop, size_HW = context.crops[source], context.size_HW
-        if source == target or place.meets(crop):
+        if source == target or place.overlaps(crop):
             return None
     else:
         crop, size_HW = context.donor_crop(source), context.donors.size_HW(source)
-    if not _of_like_size(place, crop.area) or not crop.whole_in(size_HW):
+    if not _of_like_size(place, crop.area) or not crop.inside_frame(size_HW):
         return None
+    # Centre on centre, by whole pixels, so that the pasted object keeps its sensor noise.
     dx = int(place.centre[0]) - int(crop.centre[0])
     dy = int(place.centre[1]) - int(crop.centre[1])
     after = crop.moved(dx, dy)
     if not fits(context, target, after, context.background_of(target)):
         return None
     if isinstance(source, int):
-        if (strict and not context.far_in_colour(target, source)) or context.alike(target, source):
+        if (strict and not context.differ_in_colour(target, source)) or context.same_object_kind(
+            target, source
+        ):
             return None
+        # Box and area are recorded, so that the outline can be estimated without the proposals.
         name: dict[str, object] = {"part": source, "box": list(crop.box_4), "area": crop.area}
     else:
-        if not context.stands_out(target, source, in_colour=strict):
+        if not context.differs_from_donor(target, source, in_colour=strict):
             return None
         name = {"donor": source.to_json()}
     return (target,), name | {"offset": [dx, dy]}, [place.box_4, after.box_4]
@@ -88,24 +96,25 @@ def _of_like_size(place: MaskCrop, area: int) -> bool:
 
 
 def replace(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
-    """The filler's answer to the prompt, or the pasted object in the shade of the old one."""
+    """Fill by prompt, or paste the other object with the shadow of the old one."""
     parameters, object_HW = edit.parameters, context.union(edit.targets)
-    inner_hw = canvas.cut(object_HW)
+    inner_hw = canvas.crop(object_HW)
     if "prompt" in parameters:
         hole_hw = dilated(inner_hw, canvas.dilation)
-        canvas.fill(hole_hw, context.painted(edit, canvas.spread(hole_hw), "fill"))
+        canvas.fill(hole_hw, context.filled_by_prompt(edit, canvas.to_full(hole_hw), "fill"))
         return object_HW
     from_donor = "donor" in parameters
     source = DonorRef.from_json(parameters["donor"]) if from_donor else parameters["part"]
-    clean_hw3 = canvas.take_away(inner_hw)
+    clean_hw3 = canvas.remove_object(inner_hw)
     cutout = context.cutout(source, canvas.band, canvas.feather)
-    canvas.lay(cutout.moved(*parameters["offset"]), inner_hw, clean_hw3)
+    canvas.paste_new(cutout.moved(*parameters["offset"]), inner_hw, clean_hw3)
     return object_HW
 
 
 def placed(
     edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None
 ) -> list[np.ndarray] | None:
+    # Best knowledge first: the proposal itself, then its recorded box and area.
     parameters = edit.parameters
     if "part" in parameters and proposals is not None:
         return [shifted(proposals.masks_NHW[parameters["part"]], *parameters["offset"])]
@@ -117,9 +126,10 @@ def placed(
 
 
 def _estimated(box_4: Sequence[int], area: int | None, old_HW: np.ndarray) -> np.ndarray:
-    """An object over the middle of the old one, of which only box and area are known.
+    """The outline of an object of which only box and area are known, centred on the old one.
 
-    An ellipse, or the whole box where it fills that; rather too large than too small.
+    An ellipse, or the whole box if the object fills it; rather too large than too small, so that no
+    pasted pixel is taken for inpainted background.
     """
     columns, rows = box_4[2] - box_4[0], box_4[3] - box_4[1]
     shape_hw = np.ones((rows, columns), np.bool_)

@@ -1,9 +1,9 @@
-"""Filling holes: what an inpainter and a filler are, the window they see, and OpenCV's two.
+"""Inpainter and Filler protocols, the context window around a hole, and OpenCV's inpainters.
 
-Every inpainter is called with an RGB uint8 image and a bool hole and returns RGB uint8 of the
-same size. It sees a window around the hole, so cost follows the hole and not the image. Whatever
-it does outside the hole is thrown away by the compositor. An inpainter removes; a filler paints
-something new, from a prompt and a seed.
+An inpainter removes: it is called with an RGB uint8 image and a bool hole and returns RGB uint8 of
+the same size. It sees a window around the hole, so its cost depends on the hole and not on the
+image. The compositor discards whatever it changes outside the hole. A filler generates new content
+from a prompt and a seed.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,31 @@ import numpy as np
 
 from pipeline.records import bounding_box
 
+# (image_HW3 uint8, hole_HW bool) -> image_HW3 uint8.
 Inpainter = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(image_HW3 uint8, hole_HW bool) -> image_HW3 uint8."""
 
+# `fill` inpaints inside the mask; `replace` keeps the inside and inpaints everything around it.
 FillMode = Literal["fill", "replace"]
-"""`fill` paints inside the mask; `replace` keeps what is inside and paints everything around it."""
 
+# (image_HW3 uint8, mask_HW bool, prompt, seed, mode) -> image_HW3 uint8. Kept pixels are
+# byte-identical to the image; an empty mask changes nothing in either mode.
 Filler = Callable[[np.ndarray, np.ndarray, str, int, FillMode], np.ndarray]
-"""(image_HW3 uint8, mask_HW bool, prompt, seed, mode) -> image_HW3 uint8.
 
-What the mode keeps is byte-identical to the image; an empty mask changes nothing in either mode.
-"""
-
+# Smallest side in px of the window that an inpainter sees around a hole.
 MIN_WINDOW = 128
-"""Smallest side, in pixels, of the window that an inpainter sees around a hole."""
+# Side of the window as a multiple of the hole's longer side: a square hole is a ninth of it.
 CONTEXT = 3.0
-"""Side of the window as a multiple of the hole's longer side, so that the hole is a ninth of it."""
+# Sides of a window are multiples of this where the image allows it, as LaMa halves them 3 times.
 MULTIPLE = 8
-"""Sides of a window are multiples of this where the image allows it; LaMa halves them thrice."""
 
+# The manifest's names of the two algorithms.
 OPENCV_METHODS = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 
 
 class OpenCvInpainter:
-    """`cv2.inpaint`: `telea` (2004) or `ns`, Navier-Stokes (Bertalmio et al., 2001)."""
+    """`cv2.inpaint`: `telea` (Telea, 2004) or `ns`, Navier-Stokes (Bertalmio et al., 2001)."""
 
+    # Neighbourhood in px that each pixel is interpolated from.
     RADIUS = 5
 
     def __init__(self, method: str) -> None:
@@ -54,7 +54,7 @@ class OpenCvInpainter:
 
 
 def in_window(fill: Inpainter, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
-    """Run `fill` on a window around the hole and put it back; an empty hole costs nothing."""
+    """Run `fill` on a window around the hole and paste the result; an empty hole costs nothing."""
     if not hole_HW.any():
         return image_HW3.copy()
     x0, y0, x1, y1 = window(bounding_box(hole_HW), hole_HW.shape)
@@ -65,9 +65,13 @@ def in_window(fill: Inpainter, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np
 
 
 def window(box_4: tuple[int, int, int, int], size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """A window of CONTEXT times the box, centred on it, moved inside the image and cut to it."""
+    """The window around a box: CONTEXT times its size, shifted into the image, cropped to it.
+
+    Boxes are x0, y0, x1, y1 in px with exclusive end; `size` is (height, width, ...).
+    """
     x0, y0, x1, y1 = box_4
     side = max(MIN_WINDOW, round(CONTEXT * max(x1 - x0, y1 - y0)))
+    # Round up to the next multiple.
     side += -side % MULTIPLE
     left, right = _span((x0 + x1) // 2, side, size[1])
     top, bottom = _span((y0 + y1) // 2, side, size[0])
@@ -75,5 +79,6 @@ def window(box_4: tuple[int, int, int, int], size: tuple[int, ...]) -> tuple[int
 
 
 def _span(centre: int, side: int, limit: int) -> tuple[int, int]:
+    """Start and end of `side` px around the centre, shifted into 0..limit."""
     start = min(max(0, centre - side // 2), max(0, limit - side))
     return start, min(limit, start + side)

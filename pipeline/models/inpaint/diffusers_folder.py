@@ -1,12 +1,12 @@
-"""A diffusers folder before anything in it is loaded: what it may hold, and what its licence says.
+"""Validation of a diffusers folder before anything in it is loaded; its stated licence.
 
     stable-diffusion-inpainting/
         model_index.json          which classes: only diffusers' and transformers' own
         README.md                 the publisher's card, whose head names the licence
         unet/config.json, unet/diffusion_pytorch_model.safetensors, ...
 
-Weights are read from safetensors alone. A part that has only a pickle (`.bin`, `.ckpt`) is refused,
-and so is a class of the folder's own, which would be a program.
+Weights are read from safetensors only. A component that has only a pickle (`.bin`, `.ckpt`) is
+rejected, and so is a custom class, because it would be a program from the folder.
 """
 
 import json
@@ -17,18 +17,24 @@ from pathlib import Path
 from pipeline.errors import WeightsError
 
 INDEX = "model_index.json"
+# Classes of other libraries, or of the folder itself, would execute unknown code.
 LIBRARIES = ("diffusers", "transformers")
+# Components that are never loaded: the NSFW classifier and its preprocessing.
 SKIPPED = ("safety_checker", "feature_extractor")
-"""Parts that nothing here asks: a judge of indecency, and what feeds it. They are not loaded."""
+# File names of pickled weights.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+# The YAML front matter of a model card, and its licence keys.
 _HEAD = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 _LICENCE = re.compile(r"^(license(?:_name)?)\s*:\s*[\"']?([^\"'\n]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class DiffusionFolder:
-    """A folder that may be loaded. `variant` is `fp16` where only such files are there; `skipped`
-    are the parts of it that are left out."""
+    """A folder that is safe to load.
+
+    `variant` is `fp16` where only files of that variant exist; `skipped` are components that are
+    left out.
+    """
 
     path: Path
     pipeline: str
@@ -37,8 +43,9 @@ class DiffusionFolder:
 
 
 def check_folder(folder: Path) -> DiffusionFolder:
-    """Look at the folder's index and file names; WeightsError says what is wrong and what to do."""
+    """Check the folder's index and file names; WeightsError says what is wrong and what to do."""
     index = _index(folder)
+    # Components are `name: [library, class]`, with nulls where the pipeline has none.
     parts = {
         name: value
         for name, value in index.items()
@@ -51,27 +58,29 @@ def check_folder(folder: Path) -> DiffusionFolder:
             continue
         if library not in LIBRARIES or not name.isidentifier():
             raise WeightsError(
-                f"{folder / INDEX}: part {name!r} is a {library}.{class_name}; expected classes of "
-                f"{' or '.join(LIBRARIES)} only, as another one would be a program of the folder's "
-                "own; take a pipeline without it"
+                f"{folder / INDEX}: component {name!r} is a {library}.{class_name}; expected "
+                f"classes of {' or '.join(LIBRARIES)} only, because any other could run code from "
+                "the folder; use a pipeline without it"
             )
         variants.add(_variant(folder / name))
+    # One component with only fp16 files decides; diffusers uses plain files for the others.
     variant = "fp16" if "fp16" in variants else None
     return DiffusionFolder(folder, str(index.get("_class_name", "")), variant, skipped)
 
 
 def stated_licence(folder: Path) -> str:
-    """The licence that the folder's card names, such as `openrail++`; empty when it names none."""
+    """The licence in the folder's model card, such as `openrail++`; empty when it states none."""
     try:
         head = _HEAD.match((folder / "README.md").read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return ""
     stated = dict(_LICENCE.findall(head[1])) if head else {}
+    # `license: other` comes with the actual name in `license_name`.
     return str(stated.get("license_name") or stated.get("license", "")).strip()
 
 
 def forbids_commerce(licence: str) -> bool:
-    """True when the licence's name says that the files are not for commercial use."""
+    """True when the name of the licence rules out commercial use."""
     return bool(re.search(r"(?<![a-z])nc(?![a-z])|non-?commercial|research", licence, re.I))
 
 
@@ -92,15 +101,19 @@ def _index(folder: Path) -> dict[str, object]:
 
 
 def _variant(part: Path) -> str | None:
-    """Which weights files a part has: None for plain ones or none at all, `fp16` for only those."""
+    """`fp16` when a component has weights of that variant only, else None (plain, or no
+    weights)."""
     if not part.is_dir():
-        raise WeightsError(f"{part}: {INDEX} names this part, but it is not there; copy it as well")
+        raise WeightsError(
+            f"{part}: {INDEX} names this component, but the folder is missing; copy it as well"
+        )
+    # Pickles beside safetensors are ignored; diffusers reads the latter with use_safetensors.
     names = [path.name for path in part.iterdir() if path.is_file()]
     safe = [name for name in names if name.endswith(".safetensors")]
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles and not safe:
         raise WeightsError(
-            f"{part / pickles[0]} is refused: a pickle may run code while it is read; expected "
+            f"{part / pickles[0]} is rejected: a pickle may run code while it is read; expected "
             "safetensors; fetch the .safetensors files, or save the pipeline again with "
             "safe_serialization=True"
         )

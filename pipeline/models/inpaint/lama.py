@@ -1,6 +1,6 @@
 """LaMa as TorchScript (Suvorov et al., WACV 2022): the official file or the bundled small one.
 
-Apart from `inpaint.py` because only this needs PyTorch.
+Separate from `base.py`, because OpenCV's inpainters work without PyTorch.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from pipeline.models.device import Compute
 from pipeline.models.inpaint.base import MULTIPLE, in_window
-from pipeline.models.out_of_memory import with_second_try
+from pipeline.models.out_of_memory import retry_once
 from pipeline.models.weights.safe_load import load_torchscript
 
 
@@ -26,21 +26,22 @@ class TorchScriptLama:
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
         height, width = hole_HW.shape
-        return with_second_try(
+        return retry_once(
             lambda: self._run(image_HW3, hole_HW), f"LaMa filled a window of {width}x{height} px"
         )
 
     @torch.inference_mode()
     def _run(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
         height, width = hole_HW.shape
-        # Mirrored with the edge pixel repeated, as the training code and lama-cleaner do.
+        # Padded by mirroring with the edge pixel repeated, as LaMa's training code and
+        # lama-cleaner.
         beyond = ((0, -height % MULTIPLE), (0, -width % MULTIPLE))
         image_HW3 = np.pad(image_HW3, (*beyond, (0, 0)), mode="symmetric")
         hole_HW = np.pad(hole_HW, beyond, mode="symmetric")
         image_13HW = torch.from_numpy(image_HW3).to(self._device).permute(2, 0, 1)[None].float()
         mask_11HW = torch.from_numpy(hole_HW).to(self._device)[None, None].float()
-        # The profiling executor may rewrite the graph after its first calls, and with it the last
-        # bits of the result; a digest must not depend on how many images came before.
+        # The profiling executor may rewrite the graph after its first calls, which changes the last
+        # bits of the result. A digest must not depend on how many images were processed before.
         with torch.jit.optimized_execution(False):
             filled = self._model(image_13HW / 255, mask_11HW)
         filled_HW3 = filled[0, :, :height, :width].clamp(0, 1).mul(255).round()

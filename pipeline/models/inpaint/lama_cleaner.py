@@ -1,10 +1,8 @@
-"""lama-cleaner's own `ModelManager` in process, reading the very file that our LaMa adapter reads.
+"""lama-cleaner's own `ModelManager` in process, on the same file as our LaMa adapter.
 
-It is the oracle for `lama.py`: the same file and hole give the same numbers, of which it cuts the
-decimals off where we round. Its pinned requirements are older than ours; docs/decisions says how it
-installs.
-
-A file that does not load it deletes, and then ends the process; so it is shown a link.
+It is the reference for `lama.py`: equal file and hole give equal numbers, except that lama-cleaner
+truncates where we round. Its pinned requirements are older than ours; docs/decisions says how to
+install it.
 """
 
 import tempfile
@@ -18,7 +16,7 @@ import torch
 from pipeline.errors import WeightsError
 from pipeline.models.device import Compute
 from pipeline.models.inpaint.base import in_window
-from pipeline.models.out_of_memory import with_second_try
+from pipeline.models.out_of_memory import retry_once
 
 
 class LamaCleanerInpainter:
@@ -26,17 +24,20 @@ class LamaCleanerInpainter:
 
     def __init__(self, path: Path, compute: Compute) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # imports many models that we do not use
+            # The import loads many models that are not used here, with their deprecation warnings.
+            warnings.simplefilter("ignore")
             from lama_cleaner import schema
             from lama_cleaner.model import lama
             from lama_cleaner.model_manager import ModelManager
             from loguru import logger
 
             logger.disable("lama_cleaner")
+            # lama-cleaner deletes a file that it cannot load and ends the process. It gets a link
+            # to the file, so only the link is lost.
             with tempfile.TemporaryDirectory() as folder:
                 link = Path(folder) / path.name
                 link.symlink_to(path.resolve())
-                # A path in place of the address: it opens the file and never looks at a network.
+                # With a path in place of the download address it opens that file, without network.
                 lama.LAMA_MODEL_URL = str(link)
                 try:
                     self._manager: Any = ModelManager("lama", compute.device)
@@ -45,6 +46,7 @@ class LamaCleanerInpainter:
                         f"lama-cleaner cannot load {path}: expected a TorchScript LaMa; "
                         "the file may be cut short, fetch it again"
                     ) from None
+        # ORIGINAL: no resizing or cropping by lama-cleaner; `in_window` crops already.
         self._config = schema.Config(
             ldm_steps=1,
             hd_strategy=schema.HDStrategy.ORIGINAL,
@@ -57,10 +59,12 @@ class LamaCleanerInpainter:
         return in_window(self._fill, image_HW3, hole_HW)
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        # As in `lama.py`: the profiling executor would change the last bits over time.
         mask_HW = hole_HW.astype(np.uint8) * 255
         with torch.jit.optimized_execution(False):
-            filled_bgr = with_second_try(
+            filled_bgr = retry_once(
                 lambda: self._manager(image_HW3, mask_HW, self._config),
                 f"lama-cleaner filled a window of {hole_HW.shape[1]}x{hole_HW.shape[0]} px",
             )
+        # It returns BGR in float.
         return np.clip(np.rint(filled_bgr[..., ::-1]), 0, 255).astype(np.uint8)

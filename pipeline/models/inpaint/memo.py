@@ -1,8 +1,8 @@
-"""Inpaint the same hole of an image only once.
+"""Inpaint each hole of an image only once.
 
-Removing an object, moving it, duplicating it and putting it back all need the background behind it:
-the very same hole, and an inpainter gives the same answer every time. A network takes a third of a
-second for it, so it runs once per image and hole.
+Removing an object, moving it, swapping it and pasting it back all need the background behind it:
+the same hole, and a deterministic inpainter. A network takes about a third of a second per hole, so
+it runs once per image and hole.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from pipeline.records import bounding_box
 
 
 class MemoInpainter:
-    """The inpainter of one image, which remembers its holes.
+    """The inpainter of one image with a cache of inpainted holes.
 
-    What it gives is the inpainter's answer inside the hole and the image outside of it. Only the
-    box of each hole is kept: a few kilobytes, however many edits an image gets.
+    The result is the inpainter's inside the hole and the image itself outside. Only the bounding
+    box of each hole is stored, a few kilobytes each.
     """
 
     def __init__(self, inpaint: Inpainter, image_HW3: np.ndarray) -> None:
@@ -23,11 +23,13 @@ class MemoInpainter:
         self._known: dict[tuple[int, int, int, int, bytes], np.ndarray] = {}
 
     def __call__(self, hole_HW: np.ndarray) -> np.ndarray:
-        """The image with the hole (bool) filled, RGB uint8 of the image's size."""
+        """The image with the hole (bool, not empty) inpainted, RGB uint8 of the image's size."""
         x0, y0, x1, y1 = bounding_box(hole_HW)
         box = slice(y0, y1), slice(x0, x1)
+        # The mask within its box, as bits: equal boxes may hold different holes.
         key = (x0, y0, x1, y1, np.packbits(hole_HW[box]).tobytes())
         if key not in self._known:
+            # A copy, because a view would keep the whole image alive.
             self._known[key] = self._inpaint(self._image_HW3, hole_HW)[box].copy()
         filled_HW3 = self._image_HW3.copy()
         np.copyto(filled_HW3[box], self._known[key], where=hole_HW[box][..., None])

@@ -1,13 +1,13 @@
-"""A lama-cleaner or IOPaint server as inpainter: the window around a hole goes there as PNG.
+"""A lama-cleaner or IOPaint server as inpainter: it gets the window around a hole as PNG.
 
     inpaint = RemoteInpainter(settings.inpaint)          # url, api, timeout
 
-Formats, as the programs define them: lama-cleaner takes `POST /inpaint`, a form with two files and
-every field of its settings (a missing one is refused); IOPaint takes `POST /api/v1/inpaint`, JSON
-with base64. Both answer with the picture in the format that was sent. Whether equal requests get
-equal answers is the server's business; docs/inpainting.md says what that means for a dataset.
+Formats: lama-cleaner takes `POST /inpaint`, a form with two files and every field of its settings
+(a missing one is an error); IOPaint takes `POST /api/v1/inpaint`, JSON with base64. Both answer
+with an image in the format that was sent. Whether equal requests get equal answers depends on the
+server; docs/inpainting.md says what that means for a dataset.
 
-A connection that breaks is tried again; an answer that is not a PNG of the same size is an error.
+Broken connections are retried; an answer that is not a PNG of the same size is an error.
 """
 
 import base64
@@ -26,18 +26,21 @@ from pipeline.errors import RemoteError, UserError
 from pipeline.models.inpaint.base import in_window
 from pipeline.models.settings import InpaintBackend
 
+# Attempts per request.
 TRIES = 4
+# Seconds before the second attempt; doubled before each further one.
 PAUSE = 0.5
-"""Seconds before the second try; doubled before each further one."""
-ASKING = 5.0
-"""Seconds to wait for the answer to which model the server holds."""
+# Seconds to connect, and to wait for the name of the server's model.
+QUERY_TIMEOUT = 5.0
+# Both programs' default; only their diffusion models use it.
 SEED = 42
-"""Both programs' own default; only their diffusion models draw from it."""
-_PASSING = (502, 503, 504)
+# Answers of a proxy whose server is starting or overloaded.
+_RETRIED = (502, 503, 504)
+# A name of a model goes into plans and lineage, so it must be short and printable.
 _NAME = re.compile(r"[\w][\w ./+-]{0,99}")
 
-# Every field that lama-cleaner 1.2.5 reads, at its default; none may be missing. `Original` sends
-# the window through as it is: it has been cut already.
+# Every field that lama-cleaner 1.2.5 reads, at its default; none may be missing. `Original` means
+# no resizing or cropping on the server: the window is cropped already.
 LAMA_CLEANER_FORM = {
     "ldmSteps": "25", "ldmSampler": "plms", "hdStrategy": "Original", "zitsWireframe": "true",
     "hdStrategyCropMargin": "196", "hdStrategyCropTrigerSize": "800",
@@ -58,11 +61,15 @@ INPAINT_ADDRESS = {"lama_cleaner": "/inpaint", "iopaint": "/api/v1/inpaint"}
 
 
 class RemoteInpainter:
-    """One server with one model. `model` is what the plan was made for; another one is an error."""
+    """One server with one model.
+
+    `model` is the name that the plan was made with; RemoteError when the server has another one.
+    """
 
     def __init__(self, settings: InpaintBackend, model: str | None = None) -> None:
-        self._settings, self._url = settings, address(settings)
+        self._settings, self._url = settings, server_url(settings)
         self._client = _client(self._url, settings.timeout)
+        # The lineage names the model of the plan, so another one must not be used silently.
         self.model = server_model(settings)
         if model is not None and model != self.model:
             raise RemoteError(
@@ -75,28 +82,31 @@ class RemoteInpainter:
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
         url = self._url + INPAINT_ADDRESS[self._settings.api]
-        pictures = {
+        # OpenCV encodes BGR; the mask is 0 and 255.
+        files = {
             "image": _png(image_HW3[..., ::-1]),
             "mask": _png(hole_HW.astype(np.uint8) * 255),
         }
         if self._settings.api == "lama_cleaner":
-            files = {name: (f"{name}.png", png, "image/png") for name, png in pictures.items()}
-            request = self._client.build_request("POST", url, data=LAMA_CLEANER_FORM, files=files)
+            parts = {name: (f"{name}.png", png, "image/png") for name, png in files.items()}
+            request = self._client.build_request("POST", url, data=LAMA_CLEANER_FORM, files=parts)
         else:
-            coded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
+            coded = {name: base64.b64encode(png).decode() for name, png in files.items()}
             request = self._client.build_request("POST", url, json=coded | IOPAINT_FIELDS)
-        # Noise packs to little more than its raw size; whatever is far above is not our picture.
+        # PNG of pure noise is little larger than the raw pixels, so a far larger answer is wrong.
         answer = _answer(self._client, request, most=4 * image_HW3.size + (1 << 20))
-        return _picture(answer, hole_HW.shape, url)
+        return _decoded(answer, hole_HW.shape, url)
 
 
 def server_model(settings: InpaintBackend) -> str:
-    """The name of the model that the server holds now; RemoteError when nobody answers."""
-    url = address(settings)
-    with _client(url, min(ASKING, settings.timeout)) as client:
+    """The name of the model that the server has loaded; RemoteError when it does not answer."""
+    url = server_url(settings)
+    with _client(url, min(QUERY_TIMEOUT, settings.timeout)) as client:
         request = client.build_request("GET", url + MODEL_ADDRESS[settings.api])
+        # Two attempts only: the user waits for this answer before the run is planned.
         answer = _answer(client, request, most=1 << 20, tries=2)
     name: Any = answer.decode("utf-8", errors="replace").strip()
+    # lama-cleaner answers with the bare name, IOPaint with JSON.
     if settings.api == "iopaint":
         try:
             name = httpx.Response(200, content=answer).json()["name"]
@@ -110,8 +120,8 @@ def server_model(settings: InpaintBackend) -> str:
     return name
 
 
-def address(settings: InpaintBackend) -> str:
-    """The server's address without a slash at its end; UserError when the manifest names none."""
+def server_url(settings: InpaintBackend) -> str:
+    """The server's URL without a final slash; UserError when the manifest has none."""
     if settings.url is None:
         raise UserError(
             "models.inpaint.backend is remote, but models.inpaint.url is not set; name the "
@@ -121,8 +131,8 @@ def address(settings: InpaintBackend) -> str:
 
 
 def _client(url: str, timeout: float) -> httpx.Client:
-    """A client that asks no proxy about this machine's own addresses."""
-    limit = httpx.Timeout(timeout, connect=min(ASKING, timeout))
+    """An HTTP client that uses no proxy for addresses of this machine."""
+    limit = httpx.Timeout(timeout, connect=min(QUERY_TIMEOUT, timeout))
     return httpx.Client(timeout=limit, trust_env=not is_loopback(url))
 
 
@@ -136,43 +146,47 @@ def is_loopback(url: str) -> bool:
 
 
 def _answer(client: httpx.Client, request: httpx.Request, most: int, tries: int = TRIES) -> bytes:
-    """The body of a 200 answer of at most `most` bytes; connection faults are tried again."""
+    """The body of a 200 answer of at most `most` bytes; connection errors are retried."""
     pause, fault = PAUSE, ""
     for attempt in range(tries):
         if attempt:
             time.sleep(pause)
             pause *= 2
         try:
+            # As a stream, so that `_body` can stop at `most` bytes.
             response = client.send(request, stream=True)
             try:
                 body = _body(response, most, str(request.url))
             finally:
                 response.close()
-        except httpx.ReadTimeout as error:  # it works on it still: asking again makes it worse
+        # The server is still busy with the request; a second one would make it slower.
+        except httpx.ReadTimeout as error:
             raise RemoteError(
                 f"{request.url}: no answer within {client.timeout.read:g} s; raise "
-                "models.inpaint.timeout, or look whether the server is stuck"
+                "models.inpaint.timeout, or check whether the server is stuck"
             ) from error
         except httpx.TransportError as error:
             fault = str(error) or type(error).__name__
             continue
         if response.status_code == 200:
             return body
+        # The start of an HTML page or a traceback, on one line.
         said = " ".join(body.decode("utf-8", errors="replace").split())[:200]
         fault = f"expected status 200, got {response.status_code}: {said}"
-        if response.status_code not in _PASSING:
+        if response.status_code not in _RETRIED:
             raise RemoteError(
                 f"{request.url}: {fault}; check models.inpaint.url and api, and the server's log",
-                passing=response.status_code >= 500,
+                transient=response.status_code >= 500,
             )
     raise RemoteError(
         f"{request.url}: {fault} ({tries} tries); start the server, or name another "
         "models.inpaint.backend",
-        passing=True,
+        transient=True,
     )
 
 
 def _body(response: httpx.Response, most: int, url: str) -> bytes:
+    """The body, read in parts, so that an endless answer ends in an error and not in memory."""
     parts, size = [], 0
     for part in response.iter_bytes():
         size += len(part)
@@ -185,24 +199,26 @@ def _body(response: httpx.Response, most: int, url: str) -> bytes:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """BGR or grey pixels as PNG, lightly packed: the way to the server is short."""
-    lightly = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    done, coded = cv2.imencode(".png", np.ascontiguousarray(image), lightly)
+    """BGR or grey pixels as PNG."""
+    # Fast, weak compression: the server is usually on the same machine or network.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    done, coded = cv2.imencode(".png", np.ascontiguousarray(image), options)
     assert done
     return bytes(coded)
 
 
-def _picture(answer: bytes, size_HW: tuple[int, ...], url: str) -> np.ndarray:
-    """RGB pixels of the answer. Its stated size is compared before a pixel is decoded."""
-    expected = f"{url}: expected a PNG picture of {size_HW[1]}x{size_HW[0]} px"
+def _decoded(answer: bytes, size_HW: tuple[int, ...], url: str) -> np.ndarray:
+    """RGB pixels of the answer; RemoteError unless it is a PNG of this size."""
+    # The size is checked before decoding: a few bytes can unpack to gigabytes.
+    expected = f"{url}: expected a PNG image of {size_HW[1]}x{size_HW[0]} px"
     try:
-        picture = Image.open(io.BytesIO(answer), formats=("PNG",))
-        if picture.size != (size_HW[1], size_HW[0]):
+        image = Image.open(io.BytesIO(answer), formats=("PNG",))
+        if image.size != (size_HW[1], size_HW[0]):
             raise RemoteError(
-                f"{expected}, got one of {picture.width}x{picture.height}; the server must not "
+                f"{expected}, got one of {image.width}x{image.height}; the server must not "
                 "resize (hd_strategy Original)"
             )
-        return np.array(picture.convert("RGB"))
+        return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RemoteError(
             f"{expected}, got {answer[:16]!r} ({len(answer)} bytes); is this the right server?"

@@ -1,14 +1,16 @@
 """The image encoder of the bundled small SAM: residual convolutions with a path back up.
 
-A prompt is answered on 16 x 16 cells, far too coarse for a screw of ten pixels: logits at a
-quarter of the input bound the mean IoU on our scenes to 0.85 before any learning. So the encoder
-also gives finer features, made once per picture, that the decoder adds to every prompt's mask as
-SAM 2 does (Ravi et al., 2024, §4 "high-resolution features").
+Prompts attend to 16 x 16 cells, which is far too coarse for a screw of ten pixels: even ideal
+logits at a quarter of the input's side reach a mean IoU of 0.85 only on our scenes. So the encoder
+also returns finer features, computed once per image, which the decoder adds to the mask of every
+prompt as SAM 2 does (Ravi et al., 2024, §4 "high-resolution features").
 
-`Sam` hands one tensor from encoder to decoder. The finer maps travel inside it: `pack` folds each
+`Sam` passes one tensor from encoder to decoder. The finer maps travel inside it: `pack` folds each
 into more channels of the 16 x 16 grid, `unpack` is its inverse.
 
-Shapes: B pictures; C channels; h, w = 16 cells; the finer maps have 2h, 4h and 8h rows.
+Shapes: B images; C channels; h, w = 16 cells; the finer maps have 2h, 4h and 8h rows.
+
+The attribute names of the modules are the tensor names in weights/small_sam.safetensors.
 """
 
 from typing import NamedTuple
@@ -17,20 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Channels of the finer maps at strides 8, 4 and 2.
 EIGHTH, QUARTER, HALF = 32, 16, 16
-"""Channels of the finer maps at strides 8, 4 and 2."""
 
 
 class Features(NamedTuple):
-    """What the decoder knows of a picture, coarse to fine."""
+    """The features of a batch of images, coarse to fine."""
 
-    embedding_BChw: Tensor  # stride 16, what prompts attend to
+    # Stride 16: the map that prompts attend to.
+    embedding_BChw: Tensor
     eighth_BChw: Tensor
     quarter_BChw: Tensor
     half_BChw: Tensor
 
     def pack(self) -> Tensor:
         """All maps as channels of one (B, C + 4 x 32 + 16 x 16 + 64 x 16, h, w) tensor."""
+        # Each cell of the coarse grid holds 2 x 2, 4 x 4 and 8 x 8 cells of the finer ones.
         folded = (
             F.pixel_unshuffle(self.eighth_BChw, 2),
             F.pixel_unshuffle(self.quarter_BChw, 4),
@@ -54,13 +58,13 @@ def unpack(packed_BChw: Tensor) -> Features:
 
 
 class ConvEncoder(nn.Module):
-    """Down to stride 16 (dilated at the end, so each cell sees the whole frame), then up again."""
+    """Down to stride 16, dilated at the end for a large receptive field, then up again."""
 
     def __init__(self, img_size: int, out_channels: int) -> None:
         super().__init__()
         self.img_size = img_size
-        # Squares of 2 x 2 pixels at once: a 3 x 3 kernel at full resolution would cost as much as
-        # a whole stage below.
+        # Pixels are folded 2 x 2 into channels first: a 3 x 3 convolution at full resolution would
+        # cost as much as a whole stage below.
         self.stride2 = nn.Sequential(nn.PixelUnshuffle(2), _conv(12, 32, kernel=1), nn.ReLU(True))
         self.stride4 = nn.Sequential(_conv(32, 64, stride=2), nn.ReLU(True))
         self.stride8 = nn.Sequential(ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128))
@@ -70,9 +74,11 @@ class ConvEncoder(nn.Module):
             ResidualBlock(192, 192, dilation=2),
             ResidualBlock(192, 192, dilation=4),
         )
+        # The path up, with skip connections from the path down.
         self.up8 = UpStep(192, 128, 96)
         self.up4 = UpStep(96, 64, 48)
         self.up2 = UpStep(48, 32, 24)
+        # The embedding is the sum of the deepest map and of a strided view of the one above it.
         self.deep = _conv(192, out_channels, kernel=1)
         self.detail = _conv(96, out_channels, stride=2)
         self.to_eighth = nn.Conv2d(96, EIGHTH, 1)
@@ -83,8 +89,11 @@ class ConvEncoder(nn.Module):
         return self.features(images_BCHW)[0].pack()
 
     def features(self, images_BCHW: Tensor) -> tuple[Features, Tensor, Tensor]:
-        """The features, and the maps at strides 4 (48 channels) and 2 (24) that they come from."""
-        # Channels last is worth several times the speed for convolutions on CPUs with AMX.
+        """The features, and the maps at strides 4 (48 channels) and 2 (24 channels) behind them.
+
+        Training attaches auxiliary losses to the latter two.
+        """
+        # Channels-last convolutions are several times faster on CPUs with AMX.
         second = self.stride2(images_BCHW.contiguous(memory_format=torch.channels_last))
         fourth = self.stride4(second)
         eighth = self.stride8(fourth)
@@ -98,7 +107,7 @@ class ConvEncoder(nn.Module):
 
 
 class UpStep(nn.Module):
-    """The coarser map, doubled, plus a projection of the finer one, smoothed together."""
+    """Upsample the coarser map by 2, add a projection of the finer one, merge by a convolution."""
 
     def __init__(self, coarse: int, fine: int, outputs: int) -> None:
         super().__init__()
@@ -112,12 +121,13 @@ class UpStep(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with batch norm, added to a projection of the input."""
+    """Two 3 x 3 convolutions with batch norm, added to the input or its projection."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.first = _conv(inputs, outputs, stride=stride, dilation=dilation)
         self.second = _conv(outputs, outputs)
+        # The input can be added as it is only at equal width and size.
         same = inputs == outputs and stride == 1
         self.skip = nn.Identity() if same else _conv(inputs, outputs, kernel=1, stride=stride)
 
@@ -129,7 +139,7 @@ class ResidualBlock(nn.Module):
 def _conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
-    """A convolution that keeps the size (but for its stride), with batch norm."""
+    """A padded convolution with batch norm; the output is smaller by the stride only."""
     convolution = nn.Conv2d(
         inputs,
         outputs,

@@ -1,26 +1,30 @@
-"""Which model files there are: what each is for, its licence, its format, where it comes from.
+"""The known model files: purpose, licence, format, origin and published digest of each.
 
-A digest is stated as its publisher states it: `sha256:…` and `md5:…` in full, `sha256-prefix:…`
-where only the first characters are published (torchvision writes eight of them, 32 bits, into its
-file names). An entry without a digest is pinned by what was found first (`weights_pins.py`).
+A digest is given as the publisher states it: `sha256:…` and `md5:…` in full, `sha256-prefix:…`
+where only the first characters are published (torchvision puts eight of them, 32 bits, into its
+file names). A file without a published digest is pinned on first use (`pins.py`).
 
-`commercial` is what the stated licence says of the file itself; `terms` adds what a licence's name
-alone would hide. Neither is legal advice. Sizes are decimal megabytes.
+`commercial` is what the stated licence says about the file itself; `terms` adds conditions that the
+name of the licence does not show. Neither is legal advice. Sizes are decimal megabytes.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+# How the file is read. A state dict is read with `weights_only=True`, a folder holds safetensors;
+# no format here is unpickled. TorchScript is a program: see docs/weights.md.
 Format = Literal["onnx", "torchscript", "safetensors", "state-dict", "folder"]
-"""How the file is read. A state dict is read with `weights_only=True`, a folder holds safetensors;
-no format here is unpickled. TorchScript is a program of its own: see docs/weights.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsEntry:
-    """One model file (or folder). With `member`, `url` and `digest` are those of a zip archive, and
-    `member` names the file inside it."""
+    """One model file or folder.
 
+    With `member`, `url` and `digest` are those of a zip archive and `member` is the file inside it.
+    `how` replaces the download command in the text on how to get the file.
+    """
+
+    # `name` is the key that the manifest's backends, checkpoints and commands use.
     name: str
     purpose: str
     stage: str
@@ -28,22 +32,25 @@ class WeightsEntry:
     megabytes: float
     format: Format
     licence: str
+    # `kind:value` as published; for a bundled file see weights/SHA256SUMS instead.
     digest: str = ""
     url: str = ""
     member: str = ""
+    # Bundled files come with the repository and are never downloaded.
     bundled: bool = False
     commercial: bool = True
     terms: str = ""
     how: str = ""
 
+    # A digest of the archive says nothing about the bytes of its member.
     @property
     def file_digest(self) -> str:
-        """What the publisher says of the file itself; empty when it says nothing."""
+        """The published digest of the file itself; empty when there is none."""
         return "" if self.member else self.digest
 
     @property
     def known(self) -> str:
-        """How far the bytes are known beforehand, in words."""
+        """How the bytes are verified, in words."""
         if self.bundled:
             return "SHA-256 in weights/SHA256SUMS"
         kind, _, value = self.digest.partition(":")
@@ -58,27 +65,31 @@ class WeightsEntry:
 
     @property
     def get(self) -> str:
-        """How to come by the file, as the end of a sentence."""
+        """How to get the file, as the end of a sentence."""
         if self.bundled:
             return "restore the project's weights/ folder"
         return self.how or f"run `anomalysmith weights pull {self.name}`"
 
 
+# Release pages and file hosts of the publishers; none needs a login.
 _REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _LAMA = "https://github.com/Sanster/models/releases/download/add_big_lama/"
 _TORCHVISION = "https://download.pytorch.org/models/"
-# A commit of the repository, not its newest state: the bytes behind this address cannot change.
+# The address of a commit, not of a branch: the bytes behind it cannot change.
 _SWIN = (
     "https://huggingface.co/timm/swin_tiny_patch4_window7_224.ms_in1k/resolve/"
     "64979f791ac382a813948ddbe4244b09081c1816/"
 )
+# One archive holds both teachers, so both entries share its address and digest.
 _ANOMALIB = (
     "https://github.com/open-edge-platform/anomalib/releases/download/"
     "efficientad_pretrained_weights/efficientad_pretrained_weights.zip"
 )
 _ANOMALIB_DIGEST = "sha256:c09aeaa2b33f244b3261a5efdaeae8f8284a949470a4c5a526c61275fe62684a"
 
+# Texts for `terms`: shown by `weights list`, in the README of a bundle, and on the card of a
+# teacher that was distilled from such a file.
 _IMAGENET = (
     "trained on ImageNet-1k, whose images are offered for research; the publisher of the weights "
     "leaves it to you whether that binds your use"
@@ -89,8 +100,9 @@ _OPENRAIL = (
     "what you build on them gets the restrictions too"
 )
 
-# Digests of the bundled files stand in weights/SHA256SUMS beside them; weights/*.md are the cards.
+# The digests of the bundled files are in weights/SHA256SUMS, their model cards in weights/*.md.
 ENTRIES = (
+    # Bundled: small models that make every command work offline.
     WeightsEntry(
         name="bundled-u2netp", purpose="foreground, small, built in", stage="foreground",
         file="u2netp.onnx", megabytes=4.6, format="onnx", licence="Apache-2.0", bundled=True,
@@ -110,6 +122,7 @@ ENTRIES = (
         file="small_teacher.safetensors", megabytes=1.4, format="safetensors",
         licence="Apache-2.0", bundled=True,
     ),
+    # Foreground, proposals, removal, and filling of holes.
     WeightsEntry(
         name="u2net", purpose="foreground, best", stage="foreground", file="u2net.onnx",
         megabytes=176.0, format="onnx", licence="Apache-2.0",
@@ -147,6 +160,7 @@ ENTRIES = (
         how="put a diffusers folder of yours (model_index.json and safetensors files), such as "
         "Stable Diffusion 2 inpainting, into the weights folder as stable-diffusion-inpainting/",
     ),
+    # Backbones and teachers of the detectors.
     WeightsEntry(
         name="resnet18", purpose="detector features", stage="detectors",
         file="resnet18-f37072fd.pth", megabytes=46.8, format="state-dict", licence="BSD-3-Clause",

@@ -1,8 +1,8 @@
-"""Fetch a model file from its publisher: resumed, checked, pinned, then renamed into place.
+"""Download a model file from its publisher: resumed, checked, pinned, then renamed into place.
 
-The only code of the project that downloads, and it runs only when a person asks for it. A broken
-download stays as `FILE.part`; the same command goes on from there, provided that the server still
-offers the same file (its ETag or date, kept in `FILE.part.tag`).
+The only code of the project that downloads, and it runs only on the user's command. An interrupted
+download stays as `FILE.part`. The same command resumes it, provided that the server still offers
+the same file (by its ETag or date, which is kept in `FILE.part.tag`).
 """
 
 import shutil
@@ -17,15 +17,17 @@ from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
 from pipeline.models.weights.catalog import WeightsEntry
 
+# Bytes per read; the progress callback is called once per chunk.
 CHUNK = 1 << 20
+# Seconds without any data before a connection counts as broken.
 TIMEOUT = 60
 
+# Called with (bytes done, bytes in total; 0 when unknown).
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all; 0 when unknown)."""
 
 
 def pullable(name: str) -> WeightsEntry:
-    """The entry of that name; WeightsError when it is nothing that can be fetched as one file."""
+    """The entry of that name; WeightsError when it cannot be downloaded as one file."""
     wanted = weights.entry(name)
     if not wanted.url and not wanted.bundled:
         where = weights.folders()[0] / wanted.file
@@ -36,14 +38,14 @@ def pullable(name: str) -> WeightsEntry:
 
 
 def pull(name: str, progress: Progress | None = None) -> Path:
-    """Fetch one entry into the first weights folder, unless it is there; returns its path."""
+    """Download one entry into the first weights folder, unless it is there; returns its path."""
     wanted = pullable(name)
     if wanted.bundled:
         return weights.require(name)
     target = weights.folders()[0] / wanted.file
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A zip is fetched under its own name: several entries may lie in it.
+        # A zip keeps its own name, because several entries may share it.
         part = target.with_name(Path(wanted.url).name if wanted.member else wanted.file)
         part = part.with_name(part.name + ".part")
         try:
@@ -53,19 +55,20 @@ def pull(name: str, progress: Progress | None = None) -> Path:
                 f"cannot fetch {wanted.url}: {error}; with no network copy the file to {target}"
             ) from error
         _receive(wanted, part, target)
-    weights.settle(name, target)
+    weights.check_and_pin(name, target)
     return target
 
 
 def _receive(wanted: WeightsEntry, part: Path, target: Path) -> None:
-    """Check what came and give it its name; wrong bytes do not stay."""
+    """Check the downloaded file and rename it; a file with wrong bytes is deleted."""
     try:
         if wanted.member:
-            weights.compare(wanted.name, part, wanted.digest)
+            weights.check_digest(wanted.name, part, wanted.digest)
             _unpack(wanted, part)
         else:
             weights.check(wanted.name, part, pinned_in=target.parent)
             part.replace(target)
+    # Resuming a wrong file would only download its end again.
     except WeightsError:
         part.unlink()
         raise
@@ -74,13 +77,15 @@ def _receive(wanted: WeightsEntry, part: Path, target: Path) -> None:
 
 
 def _unpack(wanted: WeightsEntry, archive: Path) -> None:
-    """Take every entry's file out of a zip whose digest is right, by its stated name only."""
+    """Extract the files of all entries from a verified zip, by their catalogued names only."""
+    # All entries of the archive at once, as it is deleted afterwards.
     siblings = [entry for entry in weights.entries() if entry.url == wanted.url and entry.member]
     with zipfile.ZipFile(archive) as pack:
         for entry in siblings:
             target = archive.with_name(entry.file)
             if target.is_file():
                 continue
+            # Checked under a temporary name, so that an unverified file is never found.
             aside = target.with_name(target.name + ".unpacked")
             try:
                 with pack.open(entry.member) as inside, aside.open("wb") as file:
@@ -91,28 +96,31 @@ def _unpack(wanted: WeightsEntry, archive: Path) -> None:
                 raise WeightsError(f"{wanted.url} holds no {entry.member}") from None
             finally:
                 aside.unlink(missing_ok=True)
-            weights.settle(entry.name, target)
+            weights.check_and_pin(entry.name, target)
     archive.unlink()
 
 
 def _fetch(url: str, part: Path, progress: Progress | None) -> None:
-    """Bring `part` to the server's length, going on where an earlier run of it ended."""
+    """Download `url` to `part`, resuming where an earlier call was interrupted."""
     done = part.stat().st_size if part.exists() else 0
     tag = _tag(part).read_text().strip() if done and _tag(part).exists() else ""
-    if done and not tag:  # no word on whether the server still has the same file
+    # Without a tag it is unknown whether the server still has the same file.
+    if done and not tag:
         done = 0
-    # With If-Range the server sends the rest of the very same file, else all of the new one.
+    # With If-Range the server sends the rest of the same file, or all of a changed one.
     headers = {"Range": f"bytes={done}-", "If-Range": tag} if done else {}
     try:
         answer = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
+        # 416: nothing is left after `done` bytes, or the file is now shorter.
         if error.code != 416 or not done:
             raise
-        if _length(error.headers.get("Content-Range")) == done:
-            return  # all of it was here already
+        if _total_length(error.headers.get("Content-Range")) == done:
+            return
         answer = urlopen(Request(url), timeout=TIMEOUT)
     with answer:
-        if answer.status != 206:  # the server starts again from the first byte
+        # Anything but 206 Partial Content starts again from the first byte.
+        if answer.status != 206:
             done = 0
         total = done + int(answer.headers.get("Content-Length") or 0)
         new_tag = _strong_tag(answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
@@ -125,7 +133,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
                     progress(done, total)
     if total and done < total:
         raise OSError(
-            f"the connection ended after {done} of {total} bytes; the same command goes on"
+            f"the connection ended after {done} of {total} bytes; run the same command to resume"
         )
 
 
@@ -134,11 +142,11 @@ def _tag(part: Path) -> Path:
 
 
 def _strong_tag(etag: str | None, date: str | None) -> str:
-    """What names one state of the file; a weak ETag (`W/…`) does not promise the same bytes."""
+    """The validator for If-Range; a weak ETag (`W/…`) does not promise the same bytes."""
     return etag if etag and not etag.startswith("W/") else date or ""
 
 
-def _length(content_range: str | None) -> int:
-    """`bytes */123` -> 123; 0 when not said."""
+def _total_length(content_range: str | None) -> int:
+    """`bytes */123` -> 123; 0 when the header is absent or has no length."""
     total = (content_range or "").rpartition("/")[2]
     return int(total) if total.isdigit() else 0

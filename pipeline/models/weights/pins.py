@@ -1,24 +1,21 @@
-"""`pins.json`: the SHA-256 that each fetched or found model file had when it was first used.
+"""`pins.json`: the SHA-256 that each downloaded or found model file had on first use.
 
-It lies beside the files. A published digest, where there is one, was met before a file is pinned;
-from then on the same bytes are asked for. Writing is atomic; a folder that cannot be written to
-stays unpinned.
+It lies in the same folder as the files. A published digest, where there is one, is checked before a
+file is pinned; from then on only the same bytes are accepted. Writing is atomic. A folder without
+write permission stays unpinned.
 """
 
-import errno
 import json
 from pathlib import Path
 
 from pipeline.errors import WeightsError
-from pipeline.utils.files import write_whole
+from pipeline.utils.files import NOT_WRITABLE, write_atomic
 
 FILE = "pins.json"
 
-_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
-
 
 def read(folder: Path) -> dict[str, str]:
-    """File name -> hex SHA-256, of everything pinned in that folder."""
+    """File name -> hex SHA-256 of everything pinned in that folder; empty without a pin file."""
     path = folder / FILE
     try:
         pins = json.loads(path.read_text(encoding="utf-8"))
@@ -26,6 +23,7 @@ def read(folder: Path) -> dict[str, str]:
         return {}
     except ValueError as error:
         raise WeightsError(_unreadable(path)) from error
+    # Valid JSON of another form is damage as well: a pin must never be ignored silently.
     whole = isinstance(pins, dict) and all(isinstance(value, str) for value in pins.values())
     if not whole:
         raise WeightsError(_unreadable(path))
@@ -33,15 +31,16 @@ def read(folder: Path) -> dict[str, str]:
 
 
 def add(folder: Path, found: dict[str, str]) -> bool:
-    """Pin these files as well; False when the folder cannot be written to."""
+    """Add these pins (file name -> hex SHA-256); False when the folder cannot be written to."""
     pins = read(folder)
     if all(pins.get(file) == digest for file, digest in found.items()):
         return True
     text = json.dumps(pins | found, indent=2, sort_keys=True) + "\n"
     try:
-        write_whole(folder / FILE, text.encode())
+        write_atomic(folder / FILE, text.encode())
     except OSError as error:
-        if error.errno in _CANNOT_WRITE:  # a read-only share: its owner pins it
+        # On a read-only share the pins are the owner's responsibility.
+        if error.errno in NOT_WRITABLE:
             return False
         raise
     return True
@@ -49,6 +48,6 @@ def add(folder: Path, found: dict[str, str]) -> bool:
 
 def _unreadable(path: Path) -> str:
     return (
-        f"{path} is not what was written: expected file names with their SHA-256; "
-        "delete it, then `anomalysmith weights verify` pins the files anew"
+        f"{path} is damaged: expected file names with their SHA-256; "
+        "delete it, then `anomalysmith weights verify` pins the files again"
     )

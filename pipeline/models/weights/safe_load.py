@@ -1,10 +1,10 @@
-"""Read weights files without running what a stranger wrote into them.
+"""Load weights files without running code that is stored in them.
 
 A `.pth` file is a pickle, and a pickle may call any function while it is read. So tensors are read
-with PyTorch's restricted reader (`weights_only=True`) or as safetensors; anything else in the file
-is refused before it is built. TorchScript is another matter: its archive is not unpickled, but it
-is a program, which may write files even while it is loaded. Such a file must be known (its digest
-is checked by `weights.require`) or be the user's own. See docs/weights.md.
+with PyTorch's restricted reader (`weights_only=True`) or as safetensors; both reject anything else
+in the file before it is constructed. TorchScript is different: its archive is not unpickled, but it
+is a program, which may write files even while it is loaded. Such a file must be a known one (the
+weights store checks its digest) or the user's own. See docs/weights.md.
 """
 
 import warnings
@@ -19,10 +19,14 @@ from pipeline.errors import WeightsError
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a `.safetensors` file or of a PyTorch state dict, on the CPU."""
+    """The named tensors of a `.safetensors` file or of a PyTorch state dict, on the CPU.
+
+    WeightsError when the file is missing, damaged, or holds anything but tensors by name.
+    """
     if not path.is_file():
         raise WeightsError(f"expected weights at {path}, found no such file")
     try:
+        # Imported on use: only some of the files are safetensors.
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -31,18 +35,21 @@ def load_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever a damaged or hostile file provokes in a parser
-        raise WeightsError(_refused(path, "tensors only")) from error
+    # Anything at all: a damaged or hostile file can make a parser raise any exception.
+    except Exception as error:
+        raise WeightsError(_rejected(path, "tensors only")) from error
+    # A restricted pickle may still hold lists, numbers or tensors under other keys.
     plain = isinstance(state, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     )
     if not plain:
-        raise WeightsError(_refused(path, "tensors by name (a state dict)"))
+        raise WeightsError(_rejected(path, "tensors by name (a state dict)"))
     return dict(state)
 
 
-def filled(build: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """Build a model and fill it from such a file, which is read first; all names must match."""
+def load_into(build: Callable[[], nn.Module], path: Path) -> nn.Module:
+    """Read the file, then build a model and load the state dict into it; all names must match."""
+    # The file first: a wrong one is found before a large model is built.
     state = load_state(path)
     model = build()
     try:
@@ -57,22 +64,23 @@ def filled(build: Callable[[], nn.Module], path: Path) -> nn.Module:
 
 
 def load_torchscript(path: Path, device: torch.device) -> Any:
-    """A TorchScript module in evaluation mode. It is a program: `path` must be known or one's own.
+    """A TorchScript module in evaluation mode. It is a program: load only known or own files.
 
-    A pickled state dict in its place is refused and not unpickled.
+    A pickled state dict in its place is rejected without being unpickled.
     """
     if not path.is_file():
         raise WeightsError(f"expected weights at {path}, found no such file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated; the official file is one
+            # PyTorch warns that TorchScript is deprecated, but the official LaMa comes as one.
+            warnings.simplefilter("ignore")
             return torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
-        raise WeightsError(_refused(path, "a TorchScript module")) from error
+        raise WeightsError(_rejected(path, "a TorchScript module")) from error
 
 
-def _refused(path: Path, expected: str) -> str:
+def _rejected(path: Path, expected: str) -> str:
     return (
-        f"{path} is refused: expected {expected}, but it holds something else or is damaged; "
+        f"{path} is rejected: expected {expected}, but it holds something else or is damaged; "
         "nothing in it was run; fetch it again"
     )

@@ -1,11 +1,11 @@
-"""The one registry of model files: where they may lie, whether they are whole.
+"""The weights registry: find a model file, check that it is the right one, pin it.
 
-Resolution order: explicit path of the manifest, `ANOMALYSMITH_WEIGHTS` folder, per-user cache,
-bundled. Nothing here downloads; `weights_pull` does, and only when a person asks for it. What there
-is, stands in `weights_catalogue`.
+Search order: explicit path of the manifest, `ANOMALYSMITH_WEIGHTS` folder, per-user cache. Bundled
+files are in the repository's own weights folder. Nothing here downloads; `weights/download.py`
+does, and only on the user's command. The known files are listed in `weights/catalog.py`.
 
 A file from outside is compared with its publisher's digest before anything reads it, then pinned by
-SHA-256 (`weights_pins`). A file that the manifest names by its path is its owner's business.
+SHA-256 (`weights/pins.py`). A file that the manifest names by its path is not checked.
 """
 
 import hashlib
@@ -19,11 +19,14 @@ import platformdirs
 from pipeline.errors import WeightsError
 from pipeline.models.weights import pins as weights_pins
 from pipeline.models.weights.catalog import ENTRIES, WeightsEntry
+from pipeline.utils.hashing import hash_file
 
+# The folder `weights/` of the repository.
 BUNDLED = Path(__file__).resolve().parents[3] / "weights"
 
 State = Literal["bundled", "present", "missing"]
 
+# Suffixes that are read from a diffusers folder: weights without code, settings and tokenizers.
 _SAFE_IN_FOLDER = (".safetensors", ".json", ".txt", ".md", ".model")
 
 
@@ -42,21 +45,21 @@ def entry(name: str) -> WeightsEntry:
 
 
 def folders() -> tuple[Path, ...]:
-    """Where downloaded files are looked for, in order."""
+    """Folders that are searched for downloaded files, in order; downloads go to the first."""
     chosen = os.environ.get("ANOMALYSMITH_WEIGHTS")
     user = Path(platformdirs.user_cache_dir("anomalysmith")) / "weights"
     return (Path(chosen), user) if chosen else (user,)
 
 
 def find(name: str) -> Path | None:
-    """Where the file (or folder) of that entry lies, or None. Looks only; checks no bytes."""
+    """The path of that entry's file or folder, or None. Does not read it."""
     wanted = entry(name)
-    here = _is_model_folder if wanted.format == "folder" else Path.is_file
-    return next((path for path in _places(wanted) if here(path)), None)
+    exists = _is_model_folder if wanted.format == "folder" else Path.is_file
+    return next((path for path in _places(wanted) if exists(path)), None)
 
 
 def state(name: str) -> State:
-    """`bundled`, `present` (downloaded or put there) or `missing`."""
+    """`bundled`, `present` (downloaded or copied there) or `missing`."""
     if find(name) is None:
         return "missing"
     return "bundled" if entry(name).bundled else "present"
@@ -65,19 +68,22 @@ def state(name: str) -> State:
 def require(name: str, explicit: Path | None = None, allow_noncommercial: bool = True) -> Path:
     """The path of that entry's file, `explicit` first; WeightsError when absent or forbidden.
 
-    A file that is found is checked first, and pinned when it is from outside; the hashing is done
-    once per process, and a run needs the SHA-256 for its lineage anyway.
+    A file that is found is checked first, and pinned when it is from outside. Each file is hashed
+    once per process; the lineage of a dataset needs its SHA-256 anyway.
     """
     wanted = entry(name)
+    # The licence policy applies to a file at an explicit path as well.
     if not (wanted.commercial or allow_noncommercial):
         raise WeightsError(
             f"weights {name!r} are under {wanted.licence}, and the manifest forbids non-commercial "
             "licences; choose another backend or set licence.allow_noncommercial: true"
         )
+    # An explicit path wins over every folder, also when its file is missing.
     if explicit is not None:
         if not (explicit.is_dir() if wanted.format == "folder" else explicit.is_file()):
             what = "folder" if wanted.format == "folder" else "file"
-            raise WeightsError(f"weights for {name!r}: no {what} at {explicit}; mend the path")
+            raise WeightsError(f"weights for {name!r}: no {what} at {explicit}; correct the path")
+        # The user's own file has no published digest, and its folder is not ours to pin in.
         return explicit
     found = find(name)
     if found is None:
@@ -86,27 +92,28 @@ def require(name: str, explicit: Path | None = None, allow_noncommercial: bool =
             f"weights {name!r} ({wanted.megabytes:g} MB, {wanted.licence}) are missing; "
             f"looked at {where}; {wanted.get}, or name a path in the manifest"
         )
-    settle(name, found)
+    check_and_pin(name, found)
     return found
 
 
-def settle(name: str, path: Path) -> bool:
-    """Check the file and pin it when this is its first use; False when it cannot be pinned."""
+def check_and_pin(name: str, path: Path) -> bool:
+    """Check the file and pin it on first use; False when it cannot be pinned."""
     check(name, path)
     return entry(name).bundled or weights_pins.add(path.parent, {path.name: sha256(path)})
 
 
 def check(name: str, path: Path, pinned_in: Path | None = None) -> None:
-    """Raise WeightsError unless the file is what its publisher, or its pin, says (if any).
+    """Raise WeightsError unless the file matches its published digest and its pin, if any.
 
-    A pin is looked for beside the file, or in `pinned_in` while the file lies elsewhere. MD5 is the
-    weaker word: it is asked only until there is a pin.
+    The pin is read from the file's folder, or from `pinned_in` while the file is still elsewhere.
     """
     wanted = entry(name)
+    # Bundled files are checked against SHA256SUMS, which git protects; they need no pin.
     pin = "" if wanted.bundled else weights_pins.read(pinned_in or path.parent).get(wanted.file, "")
     stated = bundled_digest(wanted) if wanted.bundled else wanted.file_digest
+    # MD5 is not collision-resistant: it is only checked until there is a SHA-256 pin.
     if stated and not (pin and stated.startswith("md5:")):
-        compare(name, path, stated)
+        check_digest(name, path, stated)
     if pin and sha256(path) != pin:
         raise WeightsError(
             f"weights {name!r} at {path}: expected SHA-256 {pin[:12]}… as on first use, found "
@@ -115,10 +122,14 @@ def check(name: str, path: Path, pinned_in: Path | None = None) -> None:
         )
 
 
-def compare(name: str, path: Path, stated: str) -> None:
-    """Raise WeightsError unless the file has the digest `kind:value`; a prefix is compared so."""
+def check_digest(name: str, path: Path, stated: str) -> None:
+    """Raise WeightsError unless the file has the digest `kind:value`.
+
+    `sha256:`, `md5:`, or `sha256-prefix:` for the first characters of a SHA-256.
+    """
     kind, _, value = stated.partition(":")
     found = digest(path, kind.removesuffix("-prefix"))
+    # A published prefix is compared as far as it goes; a full digest must be equal.
     if not found.startswith(value) or (not kind.endswith("-prefix") and found != value):
         raise WeightsError(
             f"weights {name!r} at {path}: expected {kind} {value[:12]}…, found {found[:12]}…; "
@@ -127,7 +138,7 @@ def compare(name: str, path: Path, stated: str) -> None:
 
 
 def bundled_digest(wanted: WeightsEntry) -> str:
-    """`sha256:…` of a bundled file from `weights/SHA256SUMS`, empty when not listed."""
+    """`sha256:…` of a bundled file from `weights/SHA256SUMS`, empty when it is not listed."""
     sums = BUNDLED / "SHA256SUMS"
     if sums.is_file():
         for line in sums.read_text().splitlines():
@@ -138,13 +149,14 @@ def bundled_digest(wanted: WeightsEntry) -> str:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a weights file; of a model folder, over the names and digests of its files."""
+    """Hex SHA-256 of a weights file; of a model folder, over the names and digests of its files."""
     return digest(path, "sha256")
 
 
 def digest(path: Path, kind: str) -> str:
-    """Hex digest, remembered per path, size and time of change within the process."""
+    """Hex digest, cached in the process by path, size and modification time."""
     if path.is_dir():
+        # The format of `sha256sum`, one line per file in the order of their names.
         lines = [
             f"{digest(file, kind)}  {file.relative_to(path).as_posix()}\n"
             for file in folder_files(path)
@@ -155,10 +167,10 @@ def digest(path: Path, kind: str) -> str:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The files of a diffusers folder that may be read, by name: safetensors and plain text.
+    """The files of a diffusers folder that may be read, sorted: safetensors and plain text.
 
-    Pickled twins (`.bin`, `.ckpt`), code and hidden files are no part of it: not digested, not
-    copied, and never loaded.
+    Pickled copies of the weights (`.bin`, `.ckpt`), code and hidden files are left out: they are
+    not hashed, not copied, and never loaded.
     """
     return sorted(
         path
@@ -175,11 +187,12 @@ def _places(wanted: WeightsEntry) -> list[Path]:
 
 
 def _is_model_folder(path: Path) -> bool:
+    """True for a diffusers folder; an empty or half-copied one does not count."""
     return (path / "model_index.json").is_file()
 
 
+# Large checkpoints take seconds to hash, and one run needs the digest of a file several times.
 @lru_cache(maxsize=256)
 def _digest(path: Path, kind: str, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        hasher = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
-    return hasher.hexdigest()
+    """`size` and `modified` (ns) are part of the cache key only: a changed file is read again."""
+    return hash_file(path, kind)

@@ -1,15 +1,16 @@
-"""The detectability report: which kinds does a frozen patch baseline see at once, and which never?
+"""The detectability report: which kinds does a frozen patch baseline detect, and which not at all?
 
-The baseline is PatchCore's idea without any training (`detectors/models/nearest` in small): the
-cells of some normal images as the bundled teacher describes them, and for each picture the
-distance of its strangest cell to the nearest of them. Its AUROC per kind says what that kind is
-worth: one that is trivial for it teaches a detector nothing about logic, one near 0.5 looks normal
-everywhere, which is what a logical anomaly should do, and is hard to learn.
+The baseline is a training-free PatchCore (Roth et al. 2022; `detectors/models/nearest` in small): a
+bank of patch features ("cells") of some normal images from the bundled teacher, and for each image
+the distance of its most unusual cell to the nearest one in the bank. A kind that is trivial for it
+teaches a detector nothing about logic. A kind near AUROC 0.5 looks normal everywhere locally, as a
+logical anomaly should, and is hard to learn.
 
-Bank and pictures never share an image. The validation split is scored where it has enough images,
-else every image by the bank of the other folds; scores of different banks are not compared.
+The bank and the scored images are disjoint. The validation split is scored where it has enough
+images, else every image is scored with the bank of the other folds; scores of different banks are
+not compared.
 
-Shapes: B batch; H, W picture; 3 colour (RGB); h, w cells; P = h * w; C channels; N bank entries.
+Shapes: B batch; H, W image; 3 colour (RGB); h, w cells; P = h * w; C channels; N bank entries.
 """
 
 import hashlib
@@ -22,27 +23,32 @@ import cv2
 import numpy as np
 
 from pipeline.dataset.version import Version
+from pipeline.gate.patch_bank import nearest_distances
 from pipeline.kinds import is_control
 from pipeline.reports.audit.probe import Area, area
 from pipeline.reports.audit.shortcut import FEWEST, Row, rows_of, spread
 
+# With at least this many validation images only those are scored; with fewer, all in FOLDS.
 HELD_OUT = 12
-"""Validation images from which on they alone are scored."""
 FOLDS = 3
+# Images that are scored at most: normals, and edited ones per kind.
 NORMALS, PER_KIND = 48, 20
-"""Pictures that are scored, at most; fewer per kind than `FEWEST` are too few to tell."""
-STUDIED, BANK = 32, 2048
-"""Normal images and cells that the baseline knows."""
+# Normal images that the bank is made from, and its cells.
+BANK_IMAGES, BANK = 32, 2048
+# Larger images are downscaled to this side in px. 256 took twice the time and changed no verdict
+# (docs/audit.md).
 LONGEST = 192
-"""Larger pictures are shrunk to this side: the baseline is a yardstick, not a detector."""
+# Lower bound of the AUROC from which a kind is called trivial.
 TRIVIAL = 0.95
+# Images per call of the network.
 BATCH = 8
+# Seed of the choice of the bank's cells.
 SEED = 0
 
+# (B, H, W, 3) uint8 to one (B, P, C) float32 array of cells per level.
 Describe = Callable[[np.ndarray], Sequence[np.ndarray]]
-"""(B, H, W, 3) uint8 to one (B, P, C) float32 array of cells per level."""
+# The cells of one image, (P, C) float32 per level.
 Cells = list[np.ndarray]
-"""One picture's cells, (P, C) float32 per level."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,21 +61,25 @@ class _Normal:
 
 
 def detectability(version: Version, describe: Describe | None = None) -> dict[str, Any]:
-    """AUROC, interval, samples and a word for every kind, controls too; `describe` is for tests."""
+    """AUROC, interval, samples and verdict for every kind, controls too; `describe` is for
+    tests."""
     describe = describe or bundled_trunk()
     normals = _normals(version)
+    # Rounds of (images of the bank, images to score).
     held_out = [normal for normal in normals if normal.validation]
     if len(held_out) >= HELD_OUT:
         rounds = [([n for n in normals if not n.validation], held_out)]
         how = f"{len(held_out)} validation images"
     else:
-        parts = [_few(normals, len(normals))[fold::FOLDS] for fold in range(FOLDS)]
+        parts = [_subset(normals, len(normals))[fold::FOLDS] for fold in range(FOLDS)]
         rounds = [([n for n in normals if n not in part], part) for part in parts]
         how = f"{len(normals)} images in {FOLDS} folds"
-    if any(not known or not asked for known, asked in rounds):
+    if any(not known or not scored for known, scored in rounds):
         return {"kinds": {}, "images": how, "notes": [f"{len(normals)} images are too few"]}
-    samples = _chosen(version, {normal.name for _, asked in rounds for normal in asked})
+    samples = _chosen(version, {normal.name for _, scored in rounds for normal in scored})
+    # Kind (empty for normals), image, round and score.
     found: list[tuple[str, str, int, float]] = []
+    # Cells by image: a normal may be in several banks.
     seen: dict[str, Cells] = {}
 
     def cells_of(some: Sequence[_Normal]) -> list[Cells]:
@@ -78,16 +88,18 @@ def detectability(version: Version, describe: Describe | None = None) -> dict[st
         seen.update(zip((normal.name for normal in new), cells, strict=True))
         return [seen[normal.name] for normal in some]
 
-    for fold, (known, asked) in enumerate(rounds):
-        bank = Bank.of(cells_of(_few(known, STUDIED)))
-        shown = _few(asked, -(-NORMALS // len(rounds)))
-        for normal, score in zip(shown, bank.scores(cells_of(shown)), strict=True):
+    for fold, (known, scored) in enumerate(rounds):
+        bank = Bank.of(cells_of(_subset(known, BANK_IMAGES)))
+        some = _subset(scored, -(-NORMALS // len(rounds)))
+        for normal, score in zip(some, bank.scores(cells_of(some)), strict=True):
             found.append(("", normal.name, fold, score))
-        names = {normal.name for normal in asked}
+        # Only samples of images that are not in this bank.
+        names = {normal.name for normal in scored}
         rows = [row for row in samples if row.image in names]
-        pictures = described((row.shard.edited(row.sample) for row in rows), describe)
-        for row, score in zip(rows, bank.scores(pictures), strict=True):
+        edited = described((row.shard.edited(row.sample) for row in rows), describe)
+        for row, score in zip(rows, bank.scores(edited), strict=True):
             found.append((row.kind, row.image, fold, score))
+    # Every kind is compared with the same normals.
     kinds = {
         kind: _line(kind, [entry for entry in found if entry[0] in ("", kind)])
         for kind in sorted({row.kind for row in samples})
@@ -96,7 +108,8 @@ def detectability(version: Version, describe: Describe | None = None) -> dict[st
 
 
 def word_for(kind: str, measured: Area) -> str:
-    """What an AUROC says about a kind, in a word or two."""
+    """The verdict on a kind; controls should look normal. docs/audit.md explains each."""
+    # Half of the shortcut audit's minimum: no probe is fitted to these samples.
     if measured.interval is None or min(measured.positives, measured.negatives) < FEWEST // 2:
         return "too few to tell"
     low, _ = measured.interval
@@ -109,57 +122,57 @@ def word_for(kind: str, measured: Area) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
-    """Cells of normal images, each level divided by its power, to measure distances to."""
+    """Cells of normal images, each level divided by its RMS norm, to measure distances to."""
 
     cells_NC: np.ndarray
     scales: tuple[float, ...]
 
     @classmethod
-    def of(cls, pictures: Sequence[Cells]) -> "Bank":
-        """A bank of random cells, equally many of each picture."""
-        rng, share = np.random.default_rng(SEED), max(1, BANK // len(pictures))
-        picks = [rng.permutation(len(cells[0]))[:share] for cells in pictures]
+    def of(cls, images: Sequence[Cells]) -> "Bank":
+        """A bank of random cells, equally many of each image."""
+        rng, share = np.random.default_rng(SEED), max(1, BANK // len(images))
+        picks = [rng.permutation(len(cells[0]))[:share] for cells in images]
         parts = [
-            np.concatenate([cells[k][pick] for cells, pick in zip(pictures, picks, strict=True)])
-            for k in range(len(pictures[0]))
+            np.concatenate([cells[k][pick] for cells, pick in zip(images, picks, strict=True)])
+            for k in range(len(images[0]))
         ]
+        # Levels have activations of different size; scaled, they count alike in a distance.
         scales = tuple(float(np.sqrt(np.square(p).sum(1).mean())) or 1.0 for p in parts)
         return cls(_joined(parts, scales), scales)
 
-    def scores(self, pictures: Iterable[Cells]) -> list[float]:
-        """Of each picture, the distance of its strangest cell."""
-        lengths_N, minus_twice_CN = np.square(self.cells_NC).sum(1), -2 * self.cells_NC.T
+    def scores(self, images: Iterable[Cells]) -> list[float]:
+        """For each image, the distance of its most unusual cell to its nearest in the bank."""
         found: list[float] = []
-        for cells in pictures:
-            cells_PC = _joined(cells, self.scales)
-            distances_PN = cells_PC @ minus_twice_CN
-            distances_PN += lengths_N
-            nearest_P = distances_PN.min(1) + np.square(cells_PC).sum(1)
-            # Rounded, so that equal pictures tie on every machine.
-            found.append(round(float(np.sqrt(max(0.0, nearest_P.max()))), 4))
+        for cells in images:
+            distances_P = nearest_distances(_joined(cells, self.scales), self.cells_NC)
+            # Rounded, so equal images tie on every machine.
+            found.append(round(float(distances_P.max()), 4))
         return found
 
 
 def described(images: Iterable[np.ndarray], describe: Describe) -> Iterator[Cells]:
-    """The cells of each picture, shrunk, a few pictures through the network at a time."""
-    shrunk = map(_shrunk, images)
-    while some := list(islice(shrunk, BATCH)):
+    """The cells of each image, downscaled, a batch through the network at a time."""
+    small = map(_downscaled, images)
+    while some := list(islice(small, BATCH)):
         yield from map(list, zip(*describe(np.stack(some)), strict=True))
 
 
 def _joined(parts: Sequence[np.ndarray], scales: Sequence[float]) -> np.ndarray:
+    """The scaled levels of the cells as one (P, C) array."""
     return np.concatenate([part / scale for part, scale in zip(parts, scales, strict=True)], -1)
 
 
 def bundled_trunk() -> Describe:
-    """The bundled teacher's layer2 and layer3 cells, averaged 3x3, over one another."""
+    """The bundled teacher's layer2 and layer3 cells, averaged 3x3 as in PatchCore, on one grid."""
+    # Imported here: torch takes seconds to load, and tests describe images without it.
     import torch
     import torch.nn.functional as F
 
     from pipeline.models.backbone import normalise, small_teacher
     from pipeline.models.weights import store as weights
 
-    layout = {"memory_format": torch.channels_last}  # a fifth less time
+    # Convolutions take a fifth less time on the CPU in this layout.
+    layout = {"memory_format": torch.channels_last}
     trunk = small_teacher(weights.require("bundled-teacher")).to(**layout)
 
     def describe(images_BHW3: np.ndarray) -> list[np.ndarray]:
@@ -174,6 +187,7 @@ def bundled_trunk() -> Describe:
 
 
 def _line(kind: str, found: Sequence[tuple[str, str, int, float]]) -> dict[str, Any]:
+    """One kind's line of the report, from its scores and those of the normals."""
     labels = [int(bool(name)) for name, _, _, _ in found]
     measured = area(
         np.array([score for *_, score in found]),
@@ -196,17 +210,19 @@ def _normals(version: Version) -> list[_Normal]:
     for shard in version.shards:
         for i in range(shard.images):
             record = shard.image_record(i)
-            read = lambda shard=shard, i=i: shard.original(i)  # noqa: E731  bound now
+            # The defaults bind the loop's present values; a plain closure would see the last.
+            read = lambda shard=shard, i=i: shard.original(i)  # noqa: E731
             found.append(_Normal(record["name"], record["split"] == "validation", read))
     return found
 
 
-def _few(normals: Sequence[_Normal], count: int) -> list[_Normal]:
-    """Those whose names have the smallest digests: a random choice that stays."""
+def _subset(normals: Sequence[_Normal], count: int) -> list[_Normal]:
+    """Those whose names have the smallest digests: a random choice that is reproducible."""
     return sorted(normals, key=lambda n: hashlib.sha256(n.name.encode()).hexdigest())[:count]
 
 
 def _chosen(version: Version, images: set[str]) -> list[Row]:
+    """At most PER_KIND samples of every kind, of the given images only."""
     kinds: dict[str, list[Row]] = {}
     for row in rows_of(version):
         if row.image in images:
@@ -214,7 +230,7 @@ def _chosen(version: Version, images: set[str]) -> list[Row]:
     return [row for kind in sorted(kinds) for row in spread(kinds[kind], PER_KIND)]
 
 
-def _shrunk(image_HW3: np.ndarray) -> np.ndarray:
+def _downscaled(image_HW3: np.ndarray) -> np.ndarray:
     longest = max(image_HW3.shape[:2])
     if longest <= LONGEST:
         return image_HW3

@@ -1,10 +1,10 @@
-"""The audit of a version: is it worth learning from, or would a detector learn the editing?
+"""The audit of a version: would a detector learn the anomalies, or traces of the editing?
 
-    audit(version)["shortcut"]        traces of editing (audit_shortcut.py)
-    audit(version)["detectability"]   what a frozen baseline sees of each kind (detectability.py)
+    audit(version)["shortcut"]        traces of editing (shortcut.py)
+    audit(version)["detectability"]   what a frozen baseline detects of each kind (detectability.py)
 
-It lands in the index beside the counts, outside the digest of the dataset: it says something about
-the data and is none of it. Whatever goes wrong in it is a note; no version is lost over its audit.
+It is stored in the index beside the counts and is no part of the dataset digest, because it
+describes the data. Whatever goes wrong in it becomes a note, so no audit prevents a publication.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,18 @@ from pipeline.errors import AnomalysmithError
 
 
 def audit(version: Version) -> dict[str, Any]:
-    """Both reports, JSON-able; a part that failed has a `note` instead of figures."""
+    """Both reports, JSON-able; a report that failed has a `note` instead of figures."""
 
-    def look(part: Callable[[Version], dict[str, Any]]) -> dict[str, Any]:
+    def attempted(part: Callable[[Version], dict[str, Any]]) -> dict[str, Any]:
         try:
             return part(version)
         except AnomalysmithError as error:
-            return {"note": f"could not be made: {error}"}
-        except Exception as error:  # a library's, on data that nobody foresaw
-            return {"note": f"could not be made: {type(error).__name__}: {error}"[:300]}
+            return {"note": f"could not be computed: {error}"}
+        # A library may raise anything on unforeseen data.
+        except Exception as error:
+            return {"note": f"could not be computed: {type(error).__name__}: {error}"[:300]}
 
+    # Imported inside, so a failing import (no torch, no weights) costs one report only.
     def traces(version: Version) -> dict[str, Any]:
         from pipeline.reports.audit.shortcut import shortcut
 
@@ -35,4 +37,4 @@ def audit(version: Version) -> dict[str, Any]:
 
         return detectability(version)
 
-    return {"shortcut": look(traces), "detectability": look(kinds)}
+    return {"shortcut": attempted(traces), "detectability": attempted(kinds)}

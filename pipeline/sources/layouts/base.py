@@ -1,8 +1,8 @@
-"""What a source layout is, and the reader that all layouts walk a folder with.
+"""The Layout record, and the reader with which all layouts walk a folder.
 
-A layout tells from its place and name alone which file is what. Order is natural ("2" before "10")
-and so the same on every machine. Files that begin with a dot are invisible; nothing outside the
-root is ever read, not through links either.
+A layout determines the role of a file by its path and name only. The order is natural ("2" before
+"10"), so it is the same on every machine. Files whose name begins with a dot are ignored. Nothing
+outside the root is read, not through links either.
 """
 
 import re
@@ -14,20 +14,21 @@ from typing import Any
 from pipeline.imaging.decode import is_image_name
 from pipeline.records import GOOD, SourceEntry, Split
 
-# What archives and desktops leave in folders.
+# Files that archives and desktops leave in folders, in lower case.
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
 _LEADS_OUT = "a link that leads out of the source folder; copy the file in"
 
+# The licence of a source that states none; its cards say to ask the owner.
 UNKNOWN_LICENCE = "unknown"
 
 
 class WrongLayout(Exception):
-    """The folder is not in the layout that was asked for; the text says what was expected."""
+    """The folder is not in the layout of the reader; the text says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file that cannot be used as it lies there; `name` is relative to the category."""
+    """One file that cannot be used, and why; `name` is its path relative to the category."""
 
     name: str
     reason: str
@@ -42,15 +43,16 @@ def no_group(entry: SourceEntry) -> str | None:
 class Layout:
     """One folder layout of a source.
 
-    `read` fills a FolderReader and raises WrongLayout; `matches` tells whether a folder is in this
-    layout. `files` (Markdown) is the row of docs/manifest.md. `licence` is the one of the dataset
-    that the layout comes from, and `credit` its owner. With `one_category` a source folder is
-    itself the category; otherwise it holds one folder per category. `group` names what must stay on
-    one side of a split, None where the image is on its own.
+    `read` fills a FolderReader or raises WrongLayout; `matches` is True for a folder in this
+    layout. `files` (Markdown) is the row in docs/manifest.md. `licence` is that of the dataset
+    which defined the layout, and `credit` its owner. With `one_category` a source folder is itself
+    the category; otherwise it holds one folder per category. `group` names the images that must
+    stay on one side of a split, such as those of a patient; None when the image is independent.
     """
 
     name: str
     files: str
+    # In quotes: FolderReader is defined below.
     read: "Callable[[FolderReader], None]"
     matches: Callable[[Path], bool]
     licence: str = UNKNOWN_LICENCE
@@ -62,7 +64,7 @@ class Layout:
 class FolderReader:
     """Collects entries, problems and notes while one category's folder is read.
 
-    `guess` names the layout that a folder has, or None.
+    `guess` returns the name of a folder's layout, or None.
     """
 
     def __init__(
@@ -72,19 +74,23 @@ class FolderReader:
         self.entries: list[SourceEntry] = []
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self.strangers: list[str] = []
+        # Files that are no images, by their path.
+        self.ignored: list[str] = []
         self.defects_config: list[dict[str, Any]] | None = None
 
     def problem(self, path: Path, reason: str) -> None:
-        self.problems.append(Problem(_shown(path.relative_to(self.root)), reason))
+        """Record a file or folder of the root that cannot be used."""
+        self.problems.append(Problem(_printable(path.relative_to(self.root)), reason))
 
     def all_notes(self) -> list[str]:
-        if not self.strangers:
+        """The notes, with one line for all ignored files."""
+        if not self.ignored:
             return self.notes
-        return [*self.notes, f"{len(self.strangers)} other files ignored: {few(self.strangers)}"]
+        return [*self.notes, f"{len(self.ignored)} other files ignored: {first_few(self.ignored)}"]
 
     def children(self, folder: Path) -> list[Path]:
-        """What lies in a folder, in natural order, without junk, without ways out of the root."""
+        """Files and folders in natural order, without junk and links that lead out of the root."""
+        # A linked folder could bring in files from outside the source.
         if not self.is_inside(folder):
             self.problem(folder, _LEADS_OUT)
             return []
@@ -101,14 +107,15 @@ class FolderReader:
         return found
 
     def is_inside(self, path: Path) -> bool:
-        """False when the path, its links followed, leads out of the root (or round in circles)."""
+        """False when the path, with links resolved, is outside the root, or is a cycle of links."""
         try:
             return path.resolve().is_relative_to(self.root)
+        # RuntimeError is pathlib's for a cycle of links.
         except (OSError, RuntimeError):
             return False
 
     def folders(self, folder: Path) -> list[Path]:
-        """The folders in a folder; their names are those of defects, so they must be readable."""
+        """The subfolders; their names become names of defects, so they must be printable."""
         found = []
         for child in self.children(folder) if folder.is_dir() else []:
             if not child.is_dir():
@@ -120,13 +127,13 @@ class FolderReader:
         return found
 
     def images(self, folder: Path) -> list[Path]:
-        """The image files of one folder; other files are counted as strangers."""
+        """The image files of one folder; other files are noted as ignored."""
         found = []
         for child in self.children(folder) if folder.is_dir() else []:
             if child.is_dir():
                 continue
             if not is_image_name(child):
-                self.strangers.append(_shown(child.relative_to(self.root)))
+                self.ignored.append(_printable(child.relative_to(self.root)))
             elif not child.name.isprintable():
                 self.problem(child, "the name is not printable UTF-8; rename the file")
             else:
@@ -134,28 +141,31 @@ class FolderReader:
         return found
 
     def add(self, path: Path, split: Split, defect: str = GOOD, masks: Sequence[Path] = ()) -> None:
+        """Add one image with its split, defect type and mask files."""
         name = path.relative_to(self.root).as_posix()
         self.entries.append(SourceEntry(self.category, name, path, split, defect, tuple(masks)))
 
     def expect(self, *folders: str) -> None:
-        """Raise WrongLayout unless every one of the layout's folders is there."""
+        """Raise WrongLayout unless all of these folders exist."""
         if all((self.root / folder).is_dir() for folder in folders):
             return
         raise WrongLayout(" and ".join(folders))
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key in which numbers count as numbers; ties are broken by the text itself."""
+    """Sort key with numbers by their value; the text itself breaks ties, as between 01 and 1."""
+    # Text and numbers alternate, so every second part is a number.
     parts = re.split(r"([0-9]+)", name)
     return [(1, int(part), part) if odd % 2 else (0, 0, part) for odd, part in enumerate(parts)]
 
 
-def _shown(path: Path) -> str:
-    """A relative path on one line, whatever bytes are in its name."""
+def _printable(path: Path) -> str:
+    """A relative path on one line; a name that is not printable is written with escapes."""
     name = path.as_posix()
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def few(names: Sequence[str], most: int = 5) -> str:
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """`a, b, c, d, e and 7 more`."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -7,19 +7,23 @@ from pipeline.sources.layouts.base import FolderReader, Layout, WrongLayout, nat
 
 
 def _read_folder(reader: FolderReader) -> None:
+    """Add all images below the root as training images."""
+
     def walk(folder: Path) -> None:
         if reader.guess(folder) not in (None, "folder") or folder.name == "ground_truth":
-            # Taking it would put defective test images, or masks, among the normals.
+            # Otherwise defective test images, or masks, would be read as normal images.
             raise WrongLayout("images that are all normal")
         for path in reader.images(folder):
             reader.add(path, "train")
         for child in reader.folders(folder):
             if child.is_symlink():
+                # A link could lead in circles, or count images twice.
                 reader.problem(child, "a link to a folder is not followed; name that folder itself")
             else:
                 walk(child)
 
     walk(reader.root)
+    # Files come before folders in the walk; the order of the records is by path.
     reader.entries.sort(key=lambda entry: natural_key(entry.name))
     if not reader.entries and not reader.problems:
         raise WrongLayout("at least one image")

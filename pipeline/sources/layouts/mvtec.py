@@ -14,11 +14,13 @@ from pipeline.errors import SourceError
 from pipeline.records import GOOD
 from pipeline.sources.layouts.base import FolderReader, Layout, WrongLayout
 
+# The keys of an entry of defects_config.json, which sPRO needs.
 _DEFECT_FIELDS = {"defect_name", "pixel_value", "saturation_threshold", "relative_saturation"}
 
 
 def _read_mvtec_ad(reader: FolderReader) -> None:
     reader.expect(f"train/{GOOD}")
+    # A LOCO folder has all folders of this layout, but its masks would not be found.
     if _is_loco(reader.root):
         raise WrongLayout("no validation folder")
     _read_mvtec(reader, lambda test: [test.with_name(f"{test.stem}_mask.png")], "{stem}_mask.png")
@@ -29,6 +31,7 @@ def _read_mvtec_loco(reader: FolderReader) -> None:
     for path in reader.images(reader.root / "validation" / GOOD):
         reader.add(path, "validation")
     _read_mvtec(reader, lambda test: reader.images(test.with_suffix("")), "{stem}/000.png")
+    # Only sPRO needs it, so images are usable without.
     config = reader.root / "defects_config.json"
     if config.is_file() and reader.is_inside(config):
         reader.defects_config = read_defects_config(config)
@@ -39,10 +42,15 @@ def _read_mvtec_loco(reader: FolderReader) -> None:
 def _read_mvtec(
     reader: FolderReader, masks_of: Callable[[Path], list[Path]], expected: str
 ) -> None:
-    """What both MVTec layouts share; `masks_of` maps a path below ground_truth to mask files."""
+    """The common part of both MVTec layouts.
+
+    `masks_of` maps the path of a test image, moved below ground_truth, to its mask files;
+    `expected` is their name in messages.
+    """
     truth = reader.root / "ground_truth"
     for path in reader.images(reader.root / "train" / GOOD):
         reader.add(path, "train")
+    # Test images with their masks. A missing mask is a problem, but the image stays.
     used: set[Path] = set()
     for folder in reader.folders(reader.root / "test"):
         for path in reader.images(folder):
@@ -58,6 +66,7 @@ def _read_mvtec(
                     reader.problem(path, f"defective but without a mask; expected {wanted}")
             used.update(masks)
             reader.add(path, "test", folder.name, masks)
+    # Masks that belong to no test image, directly in the folder of a defect or one level below.
     for folder in reader.folders(truth):
         below = [folder, *reader.folders(folder)]
         for mask in (path for place in below for path in reader.images(place)):
@@ -66,7 +75,7 @@ def _read_mvtec(
 
 
 def read_defects_config(path: Path) -> list[dict[str, Any]]:
-    """MVTec LOCO's defect types: grey value, name and saturation of each; SourceError when odd."""
+    """MVTec LOCO's defect types with grey value, name and saturation; SourceError when invalid."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -83,9 +92,10 @@ def read_defects_config(path: Path) -> list[dict[str, Any]]:
 
 
 def _defect_fault(defect: Any, seen: set[int]) -> str:
-    """What is wrong with one entry of defects_config.json, or nothing."""
+    """What is wrong with one entry of defects_config.json, or an empty string."""
     if not isinstance(defect, dict) or not set(defect) >= _DEFECT_FIELDS:
         return f"expected the keys {', '.join(sorted(_DEFECT_FIELDS))}"
+    # `type(...) is`, because bool is a subclass of int.
     value, limit = defect["pixel_value"], defect["saturation_threshold"]
     if type(value) is not int or not 1 <= value <= 255:
         return f"pixel_value must be a whole number from 1 to 255, got {value!r}"
@@ -95,6 +105,7 @@ def _defect_fault(defect: Any, seen: set[int]) -> str:
         return f"relative_saturation must be true or false, got {defect['relative_saturation']!r}"
     if type(limit) not in (int, float) or not limit > 0:
         return f"saturation_threshold must be above 0, got {limit!r}"
+    # A relative threshold is a share of the region, an absolute one counts pixels.
     if defect["relative_saturation"] and limit > 1:
         return f"a relative saturation_threshold is at most 1, got {limit!r}"
     return ""

@@ -1,4 +1,4 @@
-"""Every source layout by name: what the manifest, the help, the docs and the splits derive from."""
+"""All source layouts by name; manifest, help, docs and splits derive from this table."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from pipeline.sources.layouts.image_folder import IMAGE_FOLDER
 from pipeline.sources.layouts.mvtec import MVTEC_AD, MVTEC_LOCO
 from pipeline.sources.layouts.retinal_oct import RETINAL_OCT
 
-# A folder is guessed to be in the first layout that matches, so the plain folder comes last.
+# `guess_layout` takes the first match, so the plain folder, which matches most, comes last.
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
     for layout in (
@@ -22,14 +22,14 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def guess_layout(root: Path) -> str | None:
-    """The name of the layout that a folder has, or None."""
+    """The name of a folder's layout, or None."""
     return next((name for name, layout in LAYOUTS.items() if layout.matches(root)), None)
 
 
 def group_of(entry: SourceEntry) -> str:
-    """What must stay on one side of a split with an image: its patient, else the image itself.
+    """The group that must stay on one side of a split: a patient, else the image itself.
 
-    Told by the file's name, whichever layout it was read in.
+    Determined by the name of the file, independently of the layout that it was read in.
     """
     groups = (layout.group(entry) for layout in LAYOUTS.values())
     return next((group for group in groups if group is not None), entry.name)

@@ -2,7 +2,7 @@
 
     {train,val,test}/{NORMAL,CNV,DME,DRUSEN}/CLASS-PATIENT-NUMBER.jpeg, no masks
 
-Normals come from NORMAL; a patient is on one side of the splits only.
+Normals come from NORMAL. The images of a patient are in one split only.
 """
 
 import re
@@ -11,20 +11,23 @@ from pathlib import Path
 from pipeline.records import GOOD, SourceEntry, Split
 from pipeline.sources.layouts.base import FolderReader, Layout
 
+# Class folders and split folders of the dataset.
 _NORMAL, _DISEASES = "NORMAL", ("CNV", "DME", "DRUSEN")
 _SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
+# The class must be the name of the folder; group 2 is the patient.
 _NAME = re.compile(r"(?:train|val|test)/(NORMAL|CNV|DME|DRUSEN)/\1-(\w+)-\d+\.\w+", re.I)
 
 
 def patient_of(entry: SourceEntry) -> str | None:
-    """The patient, who must stay on one side of a split; None for a file of another layout."""
+    """The patient, whose images must stay in one split; None for a file of another layout."""
     match = _NAME.fullmatch(entry.name)
     return f"patient {match[2]}" if match else None
 
 
 def _read_retinal_oct(reader: FolderReader) -> None:
-    """Normals come from NORMAL; a patient is on one side only: test first, then val, then train."""
+    """Read the images; a patient in several splits stays in test, else in val, else in train."""
     reader.expect(f"train/{_NORMAL}")
+    # Diseased eyes are read for the test split only: training and validation hold normals.
     found: list[tuple[Path, Split, str]] = []
     for folder, split in _SPLITS.items():
         classes = (_NORMAL, *_DISEASES) if split == "test" else (_NORMAL,)
@@ -36,6 +39,7 @@ def _read_retinal_oct(reader: FolderReader) -> None:
                     reader.problem(path, f"expected the name {label}-PATIENT-NUMBER.jpeg")
     for path, split, defect in found:
         reader.add(path, split, defect)
+    # Leave out normals whose patient is in a later split as well, as the published splits overlap.
     patients: dict[Split, set[str]] = {split: set() for split in _SPLITS.values()}
     for entry in reader.entries:
         patients[entry.split].add(str(patient_of(entry)))

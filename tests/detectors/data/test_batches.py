@@ -1,4 +1,4 @@
-"""What detectors are fed: one resize routine, fixed orders, endless steps shared out over ranks."""
+"""Batches for detectors: one resize routine, fixed orders, endless steps divided among ranks."""
 
 from itertools import islice
 
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_results import image_result, small_version
 
-from detectors.data.batches import Feed, StepSampler, Stream, spread
+from detectors.data.batches import Feed, StepSampler, Stream, fixed_subset
 from detectors.data.dataset import VersionDataset
-from detectors.data.resize import fitted, fitted_masks
+from detectors.data.resize import resize_images, resize_masks
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 
@@ -26,34 +26,35 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
-def test_images_are_resized_as_pillow_does(size):
+def test_images_are_resized_as_by_pillow(size):
     rng = np.random.default_rng(size)
     image = rng.integers(0, 256, (50, 70, 3), np.uint8)
-    ours = fitted(torch.from_numpy(image).permute(2, 0, 1)[None], size)
+    ours = resize_images(torch.from_numpy(image).permute(2, 0, 1)[None], size)
     assert (ours.shape, ours.dtype) == ((1, 3, size, size), torch.uint8)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     pillow = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
     difference = ours[0].permute(1, 2, 0).numpy().astype(int) - np.asarray(pillow)
-    assert np.abs(difference).max() <= 1  # Pillow rounds between its two passes
+    # Pillow rounds between its two passes.
+    assert np.abs(difference).max() <= 1
 
 
-def test_an_image_of_the_size_is_left_alone():
+def test_an_image_of_the_target_size_is_unchanged():
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    assert torch.equal(fitted(images, 64), images)
+    assert torch.equal(resize_images(images, 64), images)
     with pytest.raises(TypeError, match="uint8"):
-        fitted(images.float(), 64)
+        resize_images(images.float(), 64)
 
 
 def test_masks_keep_their_two_values_and_their_place():
     masks = torch.zeros(2, 48, 72, dtype=torch.uint8)
     masks[0, :24] = 1
     masks[1, :, 36:] = 1
-    small = fitted_masks(masks, 32)
+    small = resize_masks(masks, 32)
     assert small[0].tolist() == [[1] * 32] * 16 + [[0] * 32] * 16
     assert small[1].tolist() == [[0] * 16 + [1] * 16] * 32
 
 
-def test_a_feed_gives_everything_in_order_as_often_as_asked(version):
+def test_a_feed_can_be_iterated_again_in_the_same_order(version):
     normals = VersionDataset.normals(version, None)
     feed = Feed(normals, 3, 64, CPU)
     assert (len(feed), feed.items) == (3, 7)
@@ -62,7 +63,7 @@ def test_a_feed_gives_everything_in_order_as_often_as_asked(version):
         assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(7))
         for batch in batches:
             originals = torch.stack([normals[i]["image"] for i in batch["index"].tolist()])
-            assert torch.equal(batch["image"], fitted(originals, 64))
+            assert torch.equal(batch["image"], resize_images(originals, 64))
 
 
 def test_a_feed_of_chosen_pairs_without_numbers_and_by_workers(version):
@@ -75,7 +76,7 @@ def test_a_feed_of_chosen_pairs_without_numbers_and_by_workers(version):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_stream_goes_on_from_any_step(version):
+def test_a_stream_resumes_at_any_step(version):
     normals = VersionDataset.normals(version, None)
     whole = islice(Stream(normals, StepSampler(7, 2, seed=1), 64, CPU), 6)
     later = islice(Stream(normals, StepSampler(7, 2, seed=1, start_step=4), 64, CPU), 2)
@@ -106,7 +107,7 @@ def test_seeds_and_passes_differ():
     assert len(orders) == 6
 
 
-def test_wrong_places_are_refused():
+def test_impossible_samplers_are_rejected():
     with pytest.raises(UserError, match="no image to train on"):
         StepSampler(0, 2)
     with pytest.raises(UserError, match="rank must be 0 to 1"):
@@ -114,11 +115,11 @@ def test_wrong_places_are_refused():
 
 
 @given(st.integers(0, 50), st.integers(1, 60))
-def test_a_spread_is_in_order_and_without_repeats(length, count):
-    chosen = spread(length, count)
+def test_a_fixed_subset_is_sorted_and_without_repeats(length, count):
+    chosen = fixed_subset(length, count)
     assert len(chosen) == len(set(chosen)) == min(length, count)
-    assert chosen == sorted(chosen) == spread(length, count)
+    assert chosen == sorted(chosen) == fixed_subset(length, count)
 
 
-def test_a_spread_misses_no_place_of_a_round():
-    assert {place % 7 for place in spread(7 * 256, 256)} == set(range(7))
+def test_a_fixed_subset_covers_every_place_of_a_round():
+    assert {place % 7 for place in fixed_subset(7 * 256, 256)} == set(range(7))

@@ -1,4 +1,4 @@
-"""The PyTorch datasets hand out what the plain reader reads, in every kind of process."""
+"""The PyTorch datasets return what the plain reader reads, in every kind of process."""
 
 import pickle
 import shutil
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_results import small_version
 from torch.utils.data import DataLoader
 
-from detectors.data.dataset import EpochSampler, VersionDataset, as_made, loader
+from detectors.data.dataset import EpochSampler, VersionDataset, collate, loader
 from pipeline.dataset.hdf5_columns import PROFILES
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import IntegrityError, UserError
@@ -33,6 +33,7 @@ def broken(tmp_path) -> Version:
     folder = small_version(tmp_path, images=7, shard_images=2).dir
     path = folder / "shard-0001.h5"
     with h5py.File(path, "r") as file:
+        # Offsets of one byte in each original and in each compressed chunk.
         places = [file["originals/pixels"].id.get_offset() + 24 * 19 * 3 * i + 7 for i in range(2)]
         packed = file["samples/delta"].id
         chunks = [packed.get_chunk_info(n) for n in range(packed.get_num_chunks())]
@@ -75,7 +76,7 @@ def test_normals_and_test_images_are_those_of_the_version(version):
         normals = VersionDataset.normals(version, split)
         images = [pixels for pixels, _ in version.images(split)]
         assert len(normals) == len(images)
-        batch = as_made(normals.__getitems__(range(len(images) - 1, -1, -1)))
+        batch = collate(normals.__getitems__(range(len(images) - 1, -1, -1)))
         np.testing.assert_array_equal(batch["image"].permute(0, 2, 3, 1), images[::-1])
     test, expected = VersionDataset.test(version), list(version.test_images())
     assert len(test) == len(expected)
@@ -85,14 +86,15 @@ def test_normals_and_test_images_are_those_of_the_version(version):
         assert test[index]["label"] == (record["defect"] != "good")
 
 
-def test_images_are_in_the_memory_format_that_convolutions_like(version):
-    batch = as_made(VersionDataset.pairs(version).__getitems__([3, 1]))
+def test_images_are_in_channels_last_memory(version):
+    batch = collate(VersionDataset.pairs(version).__getitems__([3, 1]))
     assert batch["edited"].is_contiguous(memory_format=torch.channels_last)
 
 
 def expect_what_the_reader_reads(version: Version, start: str) -> None:
     pairs = VersionDataset.pairs(version, split=None)
-    assert len(pairs[0]) == 6  # files are open here before the workers start
+    # Open the files here, before the workers start.
+    assert len(pairs[0]) == 6
     batches = list(loader(pairs, 4, seed=3, num_workers=2, multiprocessing_context=start))
     seen = torch.cat([batch["index"] for batch in batches])
     assert seen.tolist() == list(EpochSampler(len(pairs), seed=3))
@@ -109,8 +111,9 @@ def test_forked_workers_deliver_what_the_reader_reads(version):
 
 
 def test_spawned_workers_deliver_what_the_reader_reads(tmp_path):
-    made = small_version(tmp_path, images=7, shard_images=2)  # workers take seconds to start: once
-    expect_what_the_reader_reads(made, "spawn")
+    # For one profile only, as spawned workers take seconds to start.
+    version = small_version(tmp_path, images=7, shard_images=2)
+    expect_what_the_reader_reads(version, "spawn")
 
 
 def test_pytorchs_own_collate_works_as_well(version):
@@ -124,10 +127,10 @@ def test_pytorchs_own_collate_works_as_well(version):
             assert torch.equal(tensor, other[name])
 
 
-def test_kept_batches_stay_as_they_are_and_dropped_ones_are_used_again(version):
+def test_kept_batches_stay_unchanged_and_memory_of_dropped_ones_is_reused(version):
     pairs = VersionDataset.pairs(version, split=None)
-    kept = [as_made(pairs.__getitems__([index, index])) for index in range(len(pairs))]
-    views = [as_made(pairs.__getitems__([index]))["edited"][0, 1:, 2:9] for index in range(9)]
+    kept = [collate(pairs.__getitems__([index, index])) for index in range(len(pairs))]
+    views = [collate(pairs.__getitems__([index]))["edited"][0, 1:, 2:9] for index in range(9)]
     for index, batch in enumerate(kept):
         fresh = VersionDataset.pairs(version, split=None)[index]
         for name in ("original", "edited", "mask"):
@@ -135,8 +138,9 @@ def test_kept_batches_stay_as_they_are_and_dropped_ones_are_used_again(version):
             assert torch.equal(batch[name][1], fresh[name])
         if index < len(views):
             assert torch.equal(views[index], fresh["edited"][1:, 2:9])
+    # Without references, one block of memory is used again and again.
     del kept, views, batch
-    places = {as_made(pairs.__getitems__([0, 1]))["edited"].data_ptr() for _ in range(20)}
+    places = {collate(pairs.__getitems__([0, 1]))["edited"].data_ptr() for _ in range(20)}
     assert len(places) == 1
 
 
@@ -178,7 +182,7 @@ def test_the_order_follows_seed_and_epoch():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_shard_is_named_also_out_of_a_worker(broken, workers):
+def test_a_damaged_shard_is_named_also_by_a_worker(broken, workers):
     for dataset in (VersionDataset.pairs(broken, None), VersionDataset.normals(broken, None)):
         with pytest.raises(IntegrityError, match=r"shard-0001\.h5"):
             list(loader(dataset, 4, num_workers=workers))

@@ -1,4 +1,4 @@
-"""Perlin damage: noise as the textbook computes it, blobs that keep out of the rest, all seeded."""
+"""Perlin corruption: noise against the textbook, changes inside the blobs only, seeds."""
 
 import math
 
@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from detectors.data import perlin
-from detectors.data.perlin import LATTICE, OCTAVES, corrupt, perlin_mask, scrambled
+from detectors.data.perlin import LATTICE, OCTAVES, corrupt, perlin_mask, shuffle_blocks
 from detectors.data.textures import read_textures
 from pipeline.errors import UserError
 
 CPU = torch.device("cpu")
 
 
-def pictures(batch: int = 4, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+def random_images(batch: int = 4, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=random)
     return images.contiguous(memory_format=torch.channels_last)
@@ -24,7 +24,7 @@ def pictures(batch: int = 4, height: int = 64, width: int = 64, seed: int = 0) -
 def naive_perlin(
     cells_2, angle: float, turns_LL: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """One picture, pixel by pixel and corner by corner, as Perlin describes it (2002)."""
+    """One image, pixel by pixel and corner by corner, as Perlin describes it (2002)."""
     noise = np.zeros((height, width))
     for row in range(height):
         for column in range(width):
@@ -44,10 +44,11 @@ def naive_perlin(
     return noise
 
 
-def test_the_noise_is_the_textbooks():
+def test_the_noise_equals_the_textbooks():
     torch.manual_seed(3)
     found = perlin.perlin(5, torch.Size((24, 17)), CPU).numpy()
-    torch.manual_seed(3)  # the same draws in the same order
+    # The same draws in the same order.
+    torch.manual_seed(3)
     cells = 2.0 ** torch.randint(0, OCTAVES, (5, 2))
     angles = math.pi * (torch.rand(5) - 0.5)
     turns = 2 * math.pi * torch.rand(5, LATTICE * LATTICE).reshape(5, LATTICE, LATTICE).numpy()
@@ -59,6 +60,7 @@ def test_the_noise_is_the_textbooks():
 
 
 def test_no_angle_or_scale_leaves_the_lattice():
+    # The corner of a rotated image is farthest from the lattice's centre.
     reach = 2 ** (OCTAVES - 1) * math.sqrt(0.5)
     assert LATTICE / 2 - reach >= 0
     assert LATTICE / 2 + reach + 1 < LATTICE
@@ -66,6 +68,7 @@ def test_no_angle_or_scale_leaves_the_lattice():
 
 def test_blobs_have_the_size_that_the_recipe_gives():
     torch.manual_seed(0)
+    # Share of corrupted pixels per image.
     share_B = (
         torch.cat([perlin_mask(64, torch.Size((64, 64)), CPU) for _ in range(12)])
         .float()
@@ -80,47 +83,47 @@ def test_blobs_have_the_size_that_the_recipe_gives():
 @pytest.mark.parametrize("shape", [(4, 64, 64), (1, 33, 50), (3, 8, 7)])
 def test_nothing_outside_the_blobs_changes(noise, shape):
     torch.manual_seed(1)
-    images = pictures(*shape)
-    textures = pictures(6, 20, 20, seed=9)
-    damaged, mask_BHW = corrupt(images, noise, textures)
-    assert damaged.dtype == torch.uint8
+    images = random_images(*shape)
+    textures = random_images(6, 20, 20, seed=9)
+    corrupted, mask_BHW = corrupt(images, noise, textures)
+    assert corrupted.dtype == torch.uint8
     assert mask_BHW.dtype == torch.bool
-    assert damaged.shape == images.shape
+    assert corrupted.shape == images.shape
     outside = ~mask_BHW[:, None].expand_as(images)
-    assert torch.equal(damaged[outside], images[outside])
+    assert torch.equal(corrupted[outside], images[outside])
     if mask_BHW.any():
-        assert not torch.equal(damaged, images)
+        assert not torch.equal(corrupted, images)
 
 
 @pytest.mark.parametrize("noise", ["perlin_self", "perlin_gauss", "perlin_dtd"])
-def test_the_global_seed_decides(noise):
-    textures = pictures(6, 20, 20, seed=9)
+def test_results_depend_on_the_global_seed(noise):
+    textures = random_images(6, 20, 20, seed=9)
 
-    def drawn(seed: int) -> tuple[bytes, bytes]:
+    def outcome(seed: int) -> tuple[bytes, bytes]:
         torch.manual_seed(seed)
-        damaged, mask = corrupt(pictures(), noise, textures)
-        return damaged.numpy().tobytes(), mask.numpy().tobytes()
+        corrupted, mask = corrupt(random_images(), noise, textures)
+        return corrupted.numpy().tobytes(), mask.numpy().tobytes()
 
-    assert drawn(5) == drawn(5)
-    assert len({drawn(seed) for seed in range(6)}) == 6
+    assert outcome(5) == outcome(5)
+    assert len({outcome(seed) for seed in range(6)}) == 6
 
 
-def test_gauss_noise_has_the_deviation_that_was_drawn(monkeypatch):
+def test_gauss_noise_has_the_deviation_that_was_outcome(monkeypatch):
     monkeypatch.setattr(perlin, "SIGMA", (0.1, 0.1))
     torch.manual_seed(0)
     grey = torch.full((8, 3, 128, 128), 127, dtype=torch.uint8)
-    damaged, mask = corrupt(grey, "perlin_gauss")
-    inside = damaged.permute(0, 2, 3, 1)[mask].float()
+    corrupted, mask = corrupt(grey, "perlin_gauss")
+    inside = corrupted.permute(0, 2, 3, 1)[mask].float()
     assert float(inside.std()) == pytest.approx(25.5, rel=0.03)
 
 
-def test_scrambling_moves_whole_blocks_and_loses_none():
+def test_shuffling_moves_whole_blocks_and_loses_none():
     torch.manual_seed(0)
-    images = pictures(2, 64, 32)
-    mixed = scrambled(images)
+    images = random_images(2, 64, 32)
+    mixed = shuffle_blocks(images)
 
-    def blocks(picture: torch.Tensor) -> list[bytes]:
-        tiles = picture.unfold(1, 8, 8).unfold(2, 4, 4).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    def blocks(image: torch.Tensor) -> list[bytes]:
+        tiles = image.unfold(1, 8, 8).unfold(2, 4, 4).permute(1, 2, 0, 3, 4).flatten(0, 1)
         return [tile.contiguous().numpy().tobytes() for tile in tiles]
 
     for before, after in zip(images, mixed, strict=True):
@@ -128,15 +131,15 @@ def test_scrambling_moves_whole_blocks_and_loses_none():
         assert blocks(before) != blocks(after)
 
 
-def test_textures_come_from_another_picture():
+def test_textures_come_from_another_image():
     torch.manual_seed(2)
     dark, bright = torch.full((3, 64, 64), 10), torch.full((3, 64, 64), 240)
     images = torch.stack([dark, bright]).to(torch.uint8)
     for _ in range(20):
-        damaged, mask = corrupt(images)
+        corrupted, mask = corrupt(images)
         if mask[0].any() and mask[1].any():
-            assert damaged[0].float()[:, mask[0]].mean() > 11
-            assert damaged[1].float()[:, mask[1]].mean() < 239
+            assert corrupted[0].float()[:, mask[0]].mean() > 11
+            assert corrupted[1].float()[:, mask[1]].mean() < 239
 
 
 def test_a_folder_of_textures_is_read_in_order(tmp_path):
@@ -146,10 +149,10 @@ def test_a_folder_of_textures_is_read_in_order(tmp_path):
     textures = read_textures(tmp_path, 16)
     assert textures.shape == (3, 3, 16, 16)
     np.testing.assert_allclose(textures.float().mean((1, 2, 3)), [10, 200, 90], atol=1.5)
-    (tmp_path / "d.png").write_bytes(b"no picture")
+    (tmp_path / "d.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"d\.png"):
         read_textures(tmp_path, 16)
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         read_textures(tmp_path / "nowhere", 16)
     with pytest.raises(UserError, match="textures"):
-        corrupt(pictures(), "perlin_dtd")
+        corrupt(random_images(), "perlin_dtd")

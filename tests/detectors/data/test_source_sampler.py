@@ -1,4 +1,4 @@
-"""The view `sources` and its sampler: normals weigh the same, and any step can be drawn alone."""
+"""The view `sources` and its sampler: equal weight of normals, steps that can be drawn alone."""
 
 from collections import Counter
 from itertools import islice
@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_results import image_result, small_version
 
-from detectors.data.dataset import VersionDataset, as_made, loader
+from detectors.data.dataset import VersionDataset, collate, loader
 from detectors.data.source_sampler import SourceSampler, SourceSettings
-from detectors.data.views import Sources
+from detectors.data.views import SourcesView
 from pipeline.dataset.hdf5_columns import PROFILES
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.kinds import KINDS
 
+# The number of the image without any accepted sample.
 ALONE = 3
-"""The number of the image without any accepted sample."""
 
 
 @pytest.fixture(scope="module", params=PROFILES)
@@ -44,8 +44,8 @@ def sampler(sources: VersionDataset, **options) -> SourceSampler:
 
 
 def normal_of(sources: VersionDataset, item: int) -> int:
-    """The normal that an item comes from, by comparing pictures."""
-    assert isinstance(sources.view, Sources)
+    """The normal that an item comes from, found by comparing images."""
+    assert isinstance(sources.view, SourcesView)
     original = sources[item]["original"]
     same = [n for n in range(sources.view.normals) if sources[n]["original"].equal(original)]
     assert len(same) == 1
@@ -67,7 +67,7 @@ def test_normals_come_first_and_are_their_own_edit(version, sources):
 def test_samples_follow_in_any_mixture_and_order(version, sources):
     pairs = VersionDataset.pairs(version, split=None)
     order = np.random.default_rng(0).permutation(len(sources)).tolist()
-    batch = as_made(sources.__getitems__(order))
+    batch = collate(sources.__getitems__(order))
     for place, index in enumerate(order):
         expected = pairs[index - 7] if index >= 7 else sources[index]
         for name in ("original", "edited", "mask", "label", "kind"):
@@ -87,7 +87,7 @@ def test_a_loader_takes_the_batches_as_they_are(sources):
     assert [batch["index"].tolist() for batch in batches] == list(islice(choice, 3))
 
 
-def test_every_normal_weighs_the_same_whatever_it_has(sources):
+def test_every_normal_has_the_same_weight(sources):
     drawn = [item for batch in islice(sampler(sources), 7 * 8) for item in batch]
     counts = Counter(normal_of(sources, item) for item in drawn)
     assert counts == dict.fromkeys(range(7), 40)
@@ -97,7 +97,8 @@ def test_the_clean_share_is_kept(sources):
     drawn = np.array(list(islice(sampler(sources, batch_size=70, clean_share=0.25), 100))).ravel()
     originals = drawn < 7
     others = drawn[(drawn != ALONE)]
-    assert (drawn == ALONE).mean() == pytest.approx(1 / 7)  # it has nothing else to give
+    # It has no sample, so it is always used unedited.
+    assert (drawn == ALONE).mean() == pytest.approx(1 / 7)
     assert (others < 7).mean() == pytest.approx(0.25, abs=0.02)
     assert set(drawn[~originals]) == set(range(7, len(sources)))
     for share, expected in ((0.0, {ALONE}), (1.0, set(range(7)))):
@@ -105,7 +106,7 @@ def test_the_clean_share_is_kept(sources):
         assert set(drawn[drawn < 7]) == expected
 
 
-def test_controls_and_kinds_are_a_choice(sources):
+def test_controls_and_kinds_can_be_chosen(sources):
     def kinds(**options) -> set[int]:
         items = {item for batch in islice(sampler(sources, **options), 60) for item in batch}
         return {int(sources[item]["kind"]) for item in items} - {-1}
@@ -124,7 +125,7 @@ def test_controls_and_kinds_are_a_choice(sources):
     ranks=st.integers(1, 4),
     batch_size=st.integers(1, 20),
 )
-def test_a_run_that_starts_later_reads_the_tail(sources, seed, start, ranks, batch_size):
+def test_a_resumed_run_reads_the_remaining_steps(sources, seed, start, ranks, batch_size):
     for rank in range(ranks):
         options = {"seed": seed, "rank": rank, "ranks": ranks, "batch_size": batch_size}
         whole = list(islice(sampler(sources, **options), start + 4))
@@ -141,7 +142,7 @@ def test_seeds_and_ranks_differ(sources):
     assert len(drawn) == 8
 
 
-def test_mistakes_are_told(version, sources):
+def test_user_errors_are_reported(version, sources):
     with pytest.raises(UserError, match=r"VersionDataset\.sources"):
         sampler(VersionDataset.pairs(version))
     with pytest.raises(UserError, match="rank"):

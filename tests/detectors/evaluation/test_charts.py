@@ -1,4 +1,4 @@
-"""Charts are sound XML, show every number at its place, and speak to those who cannot see them."""
+"""Charts are well-formed XML, place every number correctly, and have a title and a description."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -80,12 +80,13 @@ def test_a_curve_goes_through_its_points():
     (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in drawn[1].split(" "))
     assert (x1 - x0) / (x2 - x0) == pytest.approx(0.5, abs=1e-3)
     assert (y1 - y0) / (y2 - y0) == pytest.approx(0.75, abs=1e-3)
-    assert y0 > y2  # up is up
+    # SVG counts y downwards.
+    assert y0 > y2
     assert {"student & teacher", "false alarms", "found"} <= set(texts(svg))
 
 
 def drawn(line: Curve) -> np.ndarray:
-    """The (P, 2) places of the corners of a line, as the chart has them."""
+    """The (P, 2) corners of a line in view box units."""
     svg = curves("PR", "", [line], "recall", "precision")
     (points,) = [node.get("points") or "" for node in parsed(svg).iter(f"{SVG}polyline")]
     return np.array([point.split(",") for point in points.split(" ")], np.float64)
@@ -104,21 +105,20 @@ def test_the_area_below_a_stepped_curve_is_the_average_precision():
 
 def test_every_score_is_a_tick_below_its_row_and_every_threshold_a_line():
     rows = {"good": [0.1, 0.2, 0.2], "scratch": [0.9], "missing": []}
-    svg = histograms("Scores", "Two groups.", rows, {"1 % line": 0.5})
+    svg = histograms("Scores", "Two groups.", rows, {"1 % FPR": 0.5})
     rug = [
         path.get("d", "") for path in parsed(svg).iter(f"{SVG}path") if path.get("stroke-opacity")
     ]
     assert [text.count("M") for text in rug] == [3, 1, 0]
-    assert {"good", "3 images", "scratch", "1 image", "0 images", "1 % line: 0.5"} <= set(
-        texts(svg)
-    )
+    assert {"good", "3 images", "scratch", "1 image", "0 images", "1 % FPR: 0.5"} <= set(texts(svg))
     first, last = (float(re.match(r"M([\d.]+)", text)[1]) for text in rug[:2])
     (mark,) = [
         float(re.match(r"M([\d.]+)", path.get("d"))[1])
         for path in parsed(svg).iter(f"{SVG}path")
         if path.get("stroke-width") == "1.4"
     ]
-    assert mark == pytest.approx((first + last) / 2, abs=0.2)  # 0.5 lies between 0.1 and 0.9
+    # 0.5 is half way between 0.1 and 0.9.
+    assert mark == pytest.approx((first + last) / 2, abs=0.2)
 
 
 def test_scores_over_many_decades_get_a_logarithmic_axis_and_negative_ones_do_not():
@@ -135,7 +135,7 @@ def test_nothing_or_one_value_can_be_drawn(rows):
     parsed(svg)
 
 
-def test_an_estimate_shows_value_and_interval_and_says_when_there_is_none():
+def test_an_estimate_shows_value_and_interval_or_that_it_is_not_defined():
     rows = [Estimate("missing", 0.75, (0.5, 1.0)), Estimate("none", None)]
     svg = estimates("AUROC", "", rows, "AUROC")
     (dot,) = parsed(svg).iter(f"{SVG}circle")
@@ -145,10 +145,10 @@ def test_an_estimate_shows_value_and_interval_and_says_when_there_is_none():
     assert {"0.750", "not defined"} <= set(texts(svg))
 
 
-def test_every_chart_has_a_title_a_description_and_no_colour_of_its_own():
+def test_every_chart_has_a_title_a_description_and_colours_of_the_page():
     made = [
         curves("A <b>", "what & why", [Curve("x", np.zeros((1, 2)))], "x", "y"),
-        histograms("A <b>", "what & why", {"x": [1.0, 2.0]}, {"line": 1.5}),
+        histograms("A <b>", "what & why", {"x": [1.0, 2.0]}, {"mark": 1.5}),
         estimates("A <b>", "what & why", [Estimate("x", 0.5)], "x"),
     ]
     for svg in made:

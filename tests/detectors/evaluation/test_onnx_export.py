@@ -1,4 +1,4 @@
-"""The ONNX file says what PyTorch says, carries its thresholds, and is not kept if it does not."""
+"""The ONNX file scores like PyTorch, carries the thresholds, and is deleted when it differs."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from small_evaluations import AD_TYPES, photographs, tiny_known, trained, versio
 from tiny_detector import Tiny, TinySettings
 
 from detectors.evaluation import onnx_export
-from detectors.evaluation.onnx_export import compare, drawn_probes, export
+from detectors.evaluation.onnx_export import compare, export, synthetic_probes
 from detectors.training.checkpoint import load
 from pipeline.dataset.version import Version
 from pipeline.errors import IntegrityError, UserError
@@ -47,7 +47,7 @@ def session_of(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 10])
-def test_it_scores_any_number_of_photographs_as_pytorch_does(exported, checkpoint, batch):
+def test_it_scores_batches_of_any_size_like_pytorch(exported, checkpoint, batch):
     pixels = np.stack([one.pixels_HW3 for one in photographs()][:batch]).transpose(0, 3, 1, 2)
     scores, maps = session_of(exported.path).run(["score", "map"], {"images": pixels})
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def test_it_scores_any_number_of_photographs_as_pytorch_does(exported, checkpoin
     assert (scores.shape, maps.shape) == ((batch,), (batch, 64, 64))
 
 
-def test_it_is_one_sound_file_that_says_what_it_takes_and_gives(exported):
+def test_it_is_one_valid_file_with_named_inputs_and_outputs(exported):
     assert [path.name for path in exported.path.parent.iterdir()] == ["tray.onnx"]
     assert exported.bytes == exported.path.stat().st_size
     onnx.checker.check_model(str(exported.path), full_check=True)
@@ -67,33 +67,35 @@ def test_it_is_one_sound_file_that_says_what_it_takes_and_gives(exported):
     assert [output.name for output in session.get_outputs()] == ["score", "map"]
 
 
-def test_its_metadata_has_the_thresholds_and_where_it_comes_from(exported, checkpoint, version):
-    told = session_of(exported.path).get_modelmeta().custom_metadata_map
+def test_its_metadata_has_thresholds_and_origin(exported, checkpoint, version):
+    metadata = session_of(exported.path).get_modelmeta().custom_metadata_map
     calibration = load(checkpoint, **CPU).card.calibration
-    thresholds = json.loads(told["anomalysmith.thresholds"])
+    thresholds = json.loads(metadata["anomalysmith.thresholds"])
     assert thresholds["threshold_1"] == calibration.threshold_1
     assert thresholds["threshold_f1"] == calibration.threshold_f1
-    assert told["anomalysmith.detector"] == "tiny"
-    assert told["anomalysmith.size"] == "64"
-    assert told["anomalysmith.version_digest"] == version.digest
-    assert told["anomalysmith.licence"] == "CC BY-NC-SA 4.0"
+    assert metadata["anomalysmith.detector"] == "tiny"
+    assert metadata["anomalysmith.size"] == "64"
+    assert metadata["anomalysmith.version_digest"] == version.digest
+    assert metadata["anomalysmith.licence"] == "CC BY-NC-SA 4.0"
 
 
 def test_the_probes_are_several_batch_sizes_and_the_validation_split(exported, checkpoint):
-    drawn = drawn_probes(64)
-    assert {len(batch) for batch in drawn} == {1, 3, 8}
-    assert all(batch.dtype == torch.uint8 and batch.float().std() > 20 for batch in drawn)
-    assert all(torch.equal(a, b) for a, b in zip(drawn, drawn_probes(64), strict=True))
-    assert exported.images > sum(map(len, drawn))
+    probes = synthetic_probes(64)
+    assert {len(batch) for batch in probes} == {1, 3, 8}
+    assert all(batch.dtype == torch.uint8 and batch.float().std() > 20 for batch in probes)
+    assert all(torch.equal(a, b) for a, b in zip(probes, synthetic_probes(64), strict=True))
+    assert exported.images > sum(map(len, probes))
     detector = load(checkpoint, **CPU).detector
-    score_error, map_error = compare(exported.path, detector, drawn)
+    score_error, map_error = compare(exported.path, detector, probes)
     assert max(score_error, map_error) < 1e-4
     # The same probes are among those of the export; the last bits differ from run to run.
     assert exported.score_error >= score_error - 1e-6
 
 
-def test_other_weights_are_noticed(exported):
-    score_error, map_error = compare(exported.path, Tiny(TinySettings()).eval(), drawn_probes(64))
+def test_other_weights_are_detected(exported):
+    score_error, map_error = compare(
+        exported.path, Tiny(TinySettings()).eval(), synthetic_probes(64)
+    )
     assert min(score_error, map_error) > onnx_export.TOLERANCE
 
 
@@ -110,9 +112,10 @@ def test_a_file_that_disagrees_is_not_kept_and_nothing_is_printed(
     assert not list(recwarn)
 
 
-def test_what_cannot_be_traced_is_a_mistake_told_in_one_line(checkpoint, tmp_path, monkeypatch):
+def test_an_untraceable_detector_is_a_one_line_user_error(checkpoint, tmp_path, monkeypatch):
     def restless(self, images_B3HW):
-        if images_B3HW.float().mean() > 3:  # a branch on the pixels: no graph has it
+        # A branch on pixel values cannot be traced.
+        if images_B3HW.float().mean() > 3:
             return plain(self, images_B3HW)
         return plain(self, images_B3HW * 2)
 

@@ -1,4 +1,4 @@
-"""Prediction: any readable file gets the score of its stored twin; the others are named."""
+"""Prediction: a readable file gets the score of the same stored image; others are reported."""
 
 import csv
 import io
@@ -13,9 +13,9 @@ from PIL import Image
 from small_evaluations import AD_TYPES, photographs, tiny_known, trained, version_of
 
 from detectors.evaluation.evaluate import evaluate
-from detectors.evaluation.predict import Predictions, found_images, predict
+from detectors.evaluation.predict import Predictions, find_images, predict
 from detectors.evaluation.results import THRESHOLDS
-from detectors.scoring import enlarged
+from detectors.scoring import resize_maps
 from detectors.training.checkpoint import load
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
@@ -42,7 +42,7 @@ def checkpoint(version: Version, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The test photographs as PNG files."""
+    """The test images as PNG files."""
     home = tmp_path / "camera"
     home.mkdir()
     for number, image in enumerate(photographs()):
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
     return home
 
 
-def test_a_file_gets_the_score_of_the_same_picture_in_a_version(checkpoint, version, folder):
+def test_a_file_gets_the_score_of_the_same_image_in_a_version(checkpoint, version, folder):
     found = predict(checkpoint, [folder], **CPU)
     report = evaluate(checkpoint, version, **CPU)
     assert [Path(one.path).name for one in found.images] == [f"{n:03d}.png" for n in range(10)]
@@ -61,10 +61,10 @@ def test_a_file_gets_the_score_of_the_same_picture_in_a_version(checkpoint, vers
     assert not found.failures
 
 
-def test_any_size_and_mode_is_read_as_the_version_was_made(checkpoint, tmp_path):
+def test_any_size_and_mode_is_preprocessed_like_the_version(checkpoint, tmp_path):
     rng = np.random.default_rng(3)
     grey = rng.integers(0, 256, (150, 90), np.uint8)
-    pictures = {
+    images = {
         "grey.png": Image.fromarray(grey),
         "deep.png": Image.fromarray(grey.astype(np.uint16) << 8),
         "colour.webp": Image.fromarray(np.dstack([grey] * 3)),
@@ -72,15 +72,15 @@ def test_any_size_and_mode_is_read_as_the_version_was_made(checkpoint, tmp_path)
         "clear.png": Image.fromarray(np.dstack([grey] * 3 + [grey])),
     }
     detector = load(checkpoint, **CPU).detector
-    for name, picture in pictures.items():
-        picture.save(tmp_path / name, lossless=True)
+    for name, image in images.items():
+        image.save(tmp_path / name, lossless=True)
         (one,) = predict(checkpoint, [tmp_path / name], **CPU).images
         pixels = torch.from_numpy(load_image(tmp_path / name, (64, 64))).permute(2, 0, 1)[None]
         with torch.inference_mode():
             assert one.score == pytest.approx(detector(pixels).image_B.item(), rel=1e-5)
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(checkpoint, folder):
+def test_unreadable_files_are_reported_and_the_others_scored(checkpoint, folder):
     (folder / "002.png").write_bytes((folder / "002.png").read_bytes()[:200])
     (folder / "005.png").write_bytes(b"")
     Image.new("RGB", (4, 4)).save(folder / "006.png")
@@ -100,7 +100,7 @@ def test_all_files_may_be_unreadable(checkpoint, tmp_path):
     assert (found.images, len(found.failures)) == ((), 1)
 
 
-def test_maps_are_written_at_the_size_of_the_photograph(checkpoint, tmp_path):
+def test_maps_are_written_at_the_size_of_the_image(checkpoint, tmp_path):
     pixels = np.random.default_rng(4).integers(0, 256, (100, 170, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "part.png")
     found = predict(checkpoint, [tmp_path / "part.png"], tmp_path / "maps", **CPU)
@@ -110,7 +110,7 @@ def test_maps_are_written_at_the_size_of_the_photograph(checkpoint, tmp_path):
     assert (grey.shape, grey.dtype) == ((100, 170), np.uint16)
     stored = torch.from_numpy(load_image(tmp_path / "part.png", (64, 64))).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        map_ = enlarged(load(checkpoint, **CPU).detector(stored).maps_BHW, (100, 170))[0].numpy()
+        map_ = resize_maps(load(checkpoint, **CPU).detector(stored).maps_BHW, (100, 170))[0].numpy()
     back = one.low + grey / 65535 * (one.high - one.low)
     np.testing.assert_allclose(back, map_, atol=(one.high - one.low) / 60000)
     with Image.open(tmp_path / "maps" / one.overlay) as image:
@@ -120,12 +120,12 @@ def test_maps_are_written_at_the_size_of_the_photograph(checkpoint, tmp_path):
     assert content["maps"]["heat"]["low"] == found.card.calibration.heat[0]
 
 
-def test_files_of_the_same_name_have_maps_of_their_own(checkpoint, tmp_path):
-    picture = Image.fromarray(np.full((64, 64, 3), 90, np.uint8))
+def test_files_of_the_same_name_get_separate_maps(checkpoint, tmp_path):
+    image = Image.fromarray(np.full((64, 64, 3), 90, np.uint8))
     names = ["a/good/0.png", "b/good/0.png", "b/good/0.bmp", "b_good/0.png", "b/good/0.PNG"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(tmp_path / name)
+        image.save(tmp_path / name)
     found = predict(checkpoint, [tmp_path / name for name in names], tmp_path / "maps", **CPU)
     files = [one.map for one in found.images] + [one.overlay for one in found.images]
     assert len({name.lower() for name in files}) == 10
@@ -136,12 +136,12 @@ def test_folders_are_searched_and_a_file_counts_once(folder):
     (folder / "deep").mkdir()
     Image.new("RGB", (20, 20)).save(folder / "deep" / "x.jpg")
     (folder / "notes.txt").write_text("no image")
-    found = list(found_images([folder / "003.png", folder]))
+    found = list(find_images([folder / "003.png", folder]))
     assert len(found) == len(set(found)) == 11
     assert found[0].name == "003.png"
 
 
-def test_wrong_places_are_mistakes_of_the_user(checkpoint, tmp_path):
+def test_wrong_paths_and_thresholds_are_user_errors(checkpoint, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         predict(checkpoint, [tmp_path / "gone.png"], **CPU)
     with pytest.raises(UserError, match="no image to score"):
@@ -153,9 +153,9 @@ def test_wrong_places_are_mistakes_of_the_user(checkpoint, tmp_path):
 def test_the_verdict_follows_the_threshold_that_was_named(checkpoint, folder):
     for name in THRESHOLDS:
         found = predict(checkpoint, [folder], threshold=name, **CPU)
-        line = getattr(found.card.calibration, name)
+        limit = getattr(found.card.calibration, name)
         for one in found.images:
-            assert one.verdict == ("anomalous" if one.score >= line else "normal")
+            assert one.verdict == ("anomalous" if one.score >= limit else "normal")
         assert found.to_json()["verdict_by"] == name
 
 
@@ -169,5 +169,6 @@ def test_without_thresholds_there_is_a_score_and_no_verdict(checkpoint, folder, 
     found: Predictions = predict(copy, [folder], tmp_path / "maps", **CPU)
     assert {one.verdict for one in found.images} == {"unknown"}
     assert "no validation normals" in found.notes["verdict"]
-    assert found.heat is not None  # the first map's own range
+    # The scale is that of the first map.
+    assert found.heat is not None
     assert found.to_json()["verdict_by"] is None

@@ -1,4 +1,4 @@
-"""The report: four files that agree, a page that needs nothing else, and reports side by side."""
+"""The report: four files that agree, a self-contained page, example images and their heatmaps."""
 
 import base64
 import csv
@@ -19,7 +19,7 @@ from small_evaluations import AD_TYPES, loco_version, tiny_known, trained, versi
 from detectors.evaluation.evaluate import evaluate
 from detectors.evaluation.report_images import choose
 from detectors.evaluation.results import ImageRow
-from detectors.heatmaps import Scale, deep_grey, outlined, over, scale_of
+from detectors.heatmaps import Scale, outline_mask, overlay, scale_of, to_uint16
 
 CPU = {"device": "cpu", "precision": "fp32"}
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -43,7 +43,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and collects what the page refers to and its visible text."""
+    """Checks that tags nest, and collects links, alternative texts and the visible text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def numbers_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text())
 
 
-def test_all_four_files_say_the_same(reports):
+def test_all_four_files_agree(reports):
     for name in ("ad", "loco"):
         content = numbers_of(reports[name])
         page, markdown = page_of(reports[name]), (reports[name] / "report.md").read_text()
@@ -98,7 +98,7 @@ def test_all_four_files_say_the_same(reports):
             )
 
 
-def test_the_page_needs_nothing_from_elsewhere(reports):
+def test_the_page_loads_nothing_from_elsewhere(reports):
     for name in ("ad", "loco"):
         text = (reports[name] / "report.html").read_text()
         for link in Page(text).links:
@@ -108,17 +108,18 @@ def test_the_page_needs_nothing_from_elsewhere(reports):
         assert "default-src 'none'" in text
 
 
-def test_its_pictures_decode_have_the_shape_of_the_images_and_a_text(reports):
+def test_its_images_decode_at_the_stored_size_and_have_alternative_texts(reports):
     page = page_of(reports["ad"])
-    pictures = [link for link in page.links if link.startswith("data:")]
-    assert len(pictures) == len(page.alts) >= 3 * 4  # false alarms have no third picture
+    uris = [link for link in page.links if link.startswith("data:")]
+    # Good images have no ground truth, which would be the third image.
+    assert len(uris) == len(page.alts) >= 3 * 4
     assert all(page.alts)
-    for uri in pictures:
+    for uri in uris:
         with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
             assert image.size == (64, 64)
 
 
-def test_it_carries_the_licence_of_its_pictures(reports):
+def test_it_states_the_licence_of_its_images(reports):
     page = page_of(reports["ad"])
     assert "CC BY-NC-SA 4.0" in page.text
     assert "Commercial use is not allowed" in page.text
@@ -135,7 +136,7 @@ def test_names_of_files_are_text_not_markup(reports, tmp_path):
 
 
 @pytest.mark.parametrize("types", [(), [("good", ())] * 2, [("CNV", ())] * 2 + [("good", ())]])
-def test_a_thin_test_split_still_gives_a_whole_page(types, reports, tmp_path):
+def test_an_incomplete_test_split_gives_a_whole_page(types, reports, tmp_path):
     evaluate(reports["checkpoint"], version_of(tmp_path / "v", types), tmp_path / "out", **CPU)
     page = page_of(tmp_path / "out")
     assert "Training and validation" in page.text
@@ -155,7 +156,7 @@ def row(kind: str, score: float) -> ImageRow:
     return ImageRow(f"{kind}/{score}", kind, (), score, {})
 
 
-def test_the_pictures_are_the_worst_false_alarms_the_worst_misses_and_middling_ones():
+def test_examples_are_the_worst_false_alarms_the_worst_misses_and_typical_ones():
     rows = [row("good", n) for n in range(10)] + [row("cut", n) for n in range(20)]
     rows += [row("worn", n + 0.5) for n in range(9)]
     chosen = {name: [rows[p] for p in places] for name, places in choose(rows).items()}
@@ -171,10 +172,13 @@ def test_heat_is_absent_below_its_scale_and_full_above():
     image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     map_ = np.zeros((8, 8), np.float32)
     map_[0] = 5.0
-    picture = over(image, map_, Scale(1.0, 4.0)).astype(int)
-    assert (picture[1:].max(2) == picture[1:].min(2)).all()  # grey where there is no heat
-    assert (picture[0, :, 0] - picture[0, :, 1] > 60).all()
-    assert (over(image, map_ * 0 + 4, Scale(4.0, 4.0)) == over(image, map_, Scale(9, 10))).all()
+    drawn = overlay(image, map_, Scale(1.0, 4.0)).astype(int)
+    # Grey without heat, red with it.
+    assert (drawn[1:].max(2) == drawn[1:].min(2)).all()
+    assert (drawn[0, :, 0] - drawn[0, :, 1] > 60).all()
+    assert (
+        overlay(image, map_ * 0 + 4, Scale(4.0, 4.0)) == overlay(image, map_, Scale(9, 10))
+    ).all()
 
 
 def test_normal_maps_are_mostly_below_their_own_scale():
@@ -185,13 +189,13 @@ def test_normal_maps_are_mostly_below_their_own_scale():
     assert max(scale.share(one).max() for one in maps) < 0.5
 
 
-def test_deep_grey_gives_the_map_back():
+def test_16_bit_grey_gives_the_map_back():
     map_ = np.random.default_rng(2).normal(size=(9, 7)).astype(np.float32)
-    grey, scale = deep_grey(map_)
+    grey, scale = to_uint16(map_)
     assert grey.dtype == np.uint16
     back = scale.low + grey / 65535 * (scale.high - scale.low)
     np.testing.assert_allclose(back, map_, atol=(scale.high - scale.low) / 65535)
-    flat, ends = deep_grey(np.full((3, 3), 2.5, np.float32))
+    flat, ends = to_uint16(np.full((3, 3), 2.5, np.float32))
     assert ends.low + flat[0, 0] / 65535 * (ends.high - ends.low) == 2.5
 
 
@@ -199,8 +203,8 @@ def test_the_outline_lies_on_the_border_and_the_rest_is_untouched():
     image = np.full((20, 20, 3), 120, np.uint8)
     mask = np.zeros((20, 20), np.bool_)
     mask[6:13, 6:13] = True
-    picture = outlined(image, mask)
-    assert (picture[6, 6:13] == picture[6, 6]).all()
-    assert tuple(picture[6, 6]) != (120, 120, 120)
-    assert (picture[:2] == 120).all()
-    assert (outlined(image, np.zeros_like(mask)) == image).all()
+    drawn = outline_mask(image, mask)
+    assert (drawn[6, 6:13] == drawn[6, 6]).all()
+    assert tuple(drawn[6, 6]) != (120, 120, 120)
+    assert (drawn[:2] == 120).all()
+    assert (outline_mask(image, np.zeros_like(mask)) == image).all()

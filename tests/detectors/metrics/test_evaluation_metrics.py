@@ -1,4 +1,4 @@
-"""The whole evaluation: what a caller adds, which numbers come out, and what is said about gaps."""
+"""The whole evaluation: all metrics of a split, their JSON, and the reasons for missing ones."""
 
 import json
 
@@ -34,7 +34,7 @@ def add_images(
     masks: bool = True,
     seed: int = 0,
 ) -> None:
-    """A square defect that the map shows, more or less."""
+    """Images with a square defect, of random contrast in the map."""
     rng = np.random.default_rng(seed)
     for number, type in enumerate(types):
         map_HW = rng.normal(0, 1, SIZE).astype(np.float32)
@@ -49,7 +49,7 @@ def add_images(
         )
 
 
-def test_a_loco_category_has_every_number():
+def test_a_loco_category_has_every_metric():
     evaluation = Evaluation(CONFIG, resamples=200)
     types = ["good"] * 12 + [LOGICAL] * 8 + [STRUCTURAL] * 6
     add_images(evaluation, types)
@@ -76,7 +76,7 @@ def test_a_loco_category_has_every_number():
             assert low <= measured.metrics[name] <= high
 
 
-def test_the_json_keeps_the_commands_promise_and_reads_back_the_same():
+def test_the_json_has_the_promised_keys_and_reads_back_equal():
     evaluation = Evaluation(CONFIG, resamples=50)
     add_images(evaluation, ["good"] * 4 + [LOGICAL] * 3 + [STRUCTURAL] * 3)
     found = evaluation.result()
@@ -93,7 +93,7 @@ def test_the_json_keeps_the_commands_promise_and_reads_back_the_same():
     assert full["curves"]["roc"][-1] == [1, 1]
 
 
-def test_a_none_always_has_a_reason_and_a_number_never_has_one():
+def test_every_none_has_a_reason_and_no_number_has_one():
     cases = {
         "no anomalous images": {"types": ["good"] * 3},
         "no good images": {"types": ["hole"] * 3},
@@ -113,7 +113,7 @@ def test_a_none_always_has_a_reason_and_a_number_never_has_one():
         json.dumps(found.to_json(details=True), allow_nan=False)
 
 
-def test_without_masks_the_image_metrics_go_on():
+def test_without_masks_there_are_image_metrics():
     evaluation = Evaluation()
     add_images(evaluation, ["good"] * 5 + ["DME"] * 5, masks=False)
     found = evaluation.result()
@@ -138,7 +138,7 @@ def test_one_image_without_a_mask_is_left_out_of_pixel_metrics_only():
     assert "only logical" in after.notes["pooled"]
 
 
-def test_a_score_that_is_no_number_is_named_and_not_taken_in():
+def test_a_score_that_is_not_finite_is_named_and_not_added():
     evaluation = Evaluation()
     add_images(evaluation, ["good", "hole"])
     nothing = np.zeros((0, *SIZE), np.bool_), np.zeros(0, np.uint8)
@@ -149,13 +149,14 @@ def test_a_score_that_is_no_number_is_named_and_not_taken_in():
     assert len(evaluation.result().names_N) == 2
 
 
-def test_the_same_images_and_seed_give_the_same_record():
+def test_the_same_images_and_seed_give_the_same_result():
     contents = []
     for seed in (0, 0, 1):
         evaluation = Evaluation(CONFIG, seed=seed, resamples=100)
         add_images(evaluation, ["good"] * 6 + [LOGICAL] * 6)
         contents.append(evaluation.result().to_json(details=True))
-        assert evaluation.result().to_json(details=True) == contents[-1]  # asking changes nothing
+        # `result` does not change the evaluation.
+        assert evaluation.result().to_json(details=True) == contents[-1]
     assert contents[0] == contents[1]
     assert contents[0]["intervals"] != contents[2]["intervals"]
     assert contents[0]["aupro"] == contents[2]["aupro"]

@@ -1,6 +1,6 @@
-"""The same numbers as anomalib gives, where its definitions are ours: AUPRO and best F1.
+"""AUPRO and best F1 against anomalib, which defines them in the same way.
 
-anomalib is not part of the project's environment: `make test-peers` lays it beside it.
+anomalib is not part of the project's environment: `make test-peers` installs it into another one.
 """
 
 import json
@@ -13,12 +13,12 @@ from detectors.metrics.image import image_metrics
 from detectors.metrics.pixel_stream import PixelStream
 
 pytestmark = pytest.mark.slow
-HOW = "not installed here; `make test-peers` does it"
+HOW = "not installed here; `make test-peers` installs it"
 
 
 @pytest.fixture(scope="module")
 def peer():
-    """Their classes, fed with plain tensors."""
+    """anomalib's metric classes, which take plain tensors."""
     pytest.importorskip("anomalib", reason=HOW)
     from anomalib.metrics.aupro import _AUPRO
     from anomalib.metrics.f1_score import _F1Max
@@ -51,7 +51,7 @@ def our_aupro(maps, masks) -> dict[float, float]:
 
 
 def random_maps(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Twelve maps that show their two defects more or less; odd seeds are coarse, with ties."""
+    """Twelve maps, eight with two defects of random contrast; odd seeds are coarse, with ties."""
     import cv2
 
     rng = np.random.default_rng(seed)
@@ -69,12 +69,12 @@ def random_maps(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def close(ours: float, theirs: float) -> bool:
-    """To what their float32 running sums over all pixels leave of it."""
+    """Equal up to the rounding of anomalib's float32 running sums over all pixels."""
     print(f"ours {ours:.9f}  anomalib {theirs:.9f}  difference {ours - theirs:+.1e}")
     return ours == pytest.approx(theirs, abs=2e-6)
 
 
-def test_the_area_under_overlap_on_the_vectors(peer, shared):
+def test_aupro_on_the_official_inputs(peer, shared):
     cases = json.loads((shared / "design" / "metric_vectors.json").read_text())["pixel_level"]
     for case in cases:
         maps, masks = np.float32(case["maps"]), np.array(case["masks"], np.bool_)
@@ -84,14 +84,14 @@ def test_the_area_under_overlap_on_the_vectors(peer, shared):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_area_under_overlap_on_random_maps(peer, seed):
+def test_aupro_on_random_maps(peer, seed):
     maps, masks = random_maps(seed)
     ours = our_aupro(maps, masks)
     for limit in LIMITS:
         assert close(ours[limit], their_aupro(peer[0], maps, masks, limit))
 
 
-def test_the_best_f1_on_the_vectors(peer, shared):
+def test_the_best_f1_on_the_official_inputs(peer, shared):
     cases = json.loads((shared / "design" / "metric_vectors.json").read_text())["image_level"]
     for case in cases:
         ours = image_metrics(case["labels"], case["scores"]).image_f1

@@ -1,7 +1,7 @@
 """Pixel and region metrics against the official programs' numbers, scikit-learn, and plain loops.
 
-The loops follow the definitions one threshold at a time over whole images; what is tested takes
-one image after another and never looks back.
+The loops follow the definitions one threshold at a time over whole images; the tested code reads
+one image after another and keeps no maps.
 """
 
 import json
@@ -14,7 +14,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_maps import CONFIG, LOGICAL, STRUCTURAL, Image, images, measure, numbers
 
-from detectors.metrics.aupro import LIMITS, Ladder, Regions, overlap_area
+from detectors.metrics.aupro import LIMITS, Regions, ThresholdCounts, overlap_area
 from detectors.metrics.instance_ap import instance_scores
 from detectors.metrics.pixel_stream import PixelStream
 from detectors.metrics.spro import saturation_area
@@ -23,7 +23,7 @@ from detectors.metrics.value_counts import ValueCounts
 
 @pytest.fixture(scope="session")
 def vectors(shared: Path) -> dict:
-    """Inputs and values that the official programs gave for them."""
+    """Inputs with the values that the official programs give for them."""
     return json.loads((shared / "design" / "metric_vectors.json").read_text())
 
 
@@ -46,7 +46,7 @@ def components(mask_HW: np.ndarray) -> list[np.ndarray]:
 
 
 def by_loop(found: list[Image]) -> dict[str, float]:
-    """Every pixel metric of one set of images, straight from its definition."""
+    """Every pixel metric of one set of images, computed from its definition."""
     scores = np.concatenate([m.ravel() for m, *_ in found])
     marked = np.concatenate([k.any(0).ravel() for _, k, _, _ in found])
     regions = [m[part] for m, k, _, _ in found for part in components(k.any(0))]
@@ -63,7 +63,7 @@ def by_loop(found: list[Image]) -> dict[str, float]:
     def spro(threshold):
         return np.mean([min((pixels >= threshold).sum() / s, 1) for pixels, s in channels])
 
-    # The highest threshold that more than half of the pixels reach, for each region.
+    # The highest threshold that more than half of a region's pixels reach, lowest region first.
     reached = sorted(
         max(t for t in region if (region >= t).sum() > len(region) / 2) for region in regions
     )
@@ -80,7 +80,7 @@ def by_loop(found: list[Image]) -> dict[str, float]:
     }
 
 
-def test_the_vectors(vectors):
+def test_the_official_values(vectors):
     for case in vectors["pixel_level"]:
         stream = PixelStream()
         for map_HW, mask_HW in zip(case["maps"], case["masks"], strict=True):
@@ -122,9 +122,10 @@ def test_the_official_saturated_overlap(vectors):
     assert found.pooled.values["spro"] == found.pooled.spro_at[0.05]
 
 
-def test_one_far_outlier_spoils_nothing(vectors):
-    """Bins of equal width call this map worthless."""
-    rng = np.random.RandomState(0)  # the vectors were made with it
+def test_one_outlier_does_not_change_the_auroc(vectors):
+    """With bins of equal width this map has an AUROC of 0.5."""
+    # The legacy generator, because the expected values were computed with it.
+    rng = np.random.RandomState(0)
     outside = np.append(rng.rand(100_000) * 1e-3, 1.0).astype(np.float32)
     inside = (rng.rand(2000) * 1e-3 + 5e-4).astype(np.float32)
     map_HW = np.append(inside, outside)[None]
@@ -137,7 +138,7 @@ def test_one_far_outlier_spoils_nothing(vectors):
 
 @settings(deadline=None, max_examples=40)
 @given(images())
-def test_every_metric_is_what_the_loops_say(found):
+def test_every_metric_equals_the_loops(found):
     result = measure(found, buffer=7)
     for group, types in (("logical", [LOGICAL]), ("structural", [STRUCTURAL])):
         subset = [image for image in found if image[3] in ("good", *types)]
@@ -161,8 +162,8 @@ def test_every_metric_is_what_the_loops_say(found):
 
 @settings(deadline=None, max_examples=40)
 @given(images())
-def test_only_the_ranking_of_pixels_counts(found):
-    """Also below 0, where the authors' program for IAP counts the whole background."""
+def test_only_the_ranking_of_pixels_matters(found):
+    """Also below 0, where the authors' code for IAP counts the whole background."""
     wanted = numbers(measure(found))
     for transform in (lambda m: m - 100, lambda m: m**3, np.exp2, lambda m: -1 / (m + 2)):
         changed = [(np.float32(transform(m)), *rest) for m, *rest in found]
@@ -171,9 +172,10 @@ def test_only_the_ranking_of_pixels_counts(found):
 
 @settings(deadline=None, max_examples=40)
 @given(images())
-def test_every_image_twice_is_the_same(found):
+def test_duplicated_images_change_nothing(found):
     once, twice = numbers(measure(found)), numbers(measure([*found, *found]))
-    same = [name for name in once if "iap90" not in name]  # 0.9 of 5 regions is not of 10
+    # 0.9 of 5 regions is rounded up to 5, but 0.9 of 10 is 9.
+    same = [name for name in once if "iap90" not in name]
     assert {n: twice[n] for n in same} == pytest.approx({n: once[n] for n in same}, abs=1e-12)
 
 
@@ -183,21 +185,21 @@ def test_one_more_good_image_changes_no_recall(found):
     map_HW, masks_KHW, _, _ = found[0]
     good = (map_HW[::-1].copy(), masks_KHW[:0], np.empty(0, np.uint8), "good")
     regions = Regions.joined([Regions.of(m, k.any(0)) for m, k, _, _ in found])
-    ladders = []
+    counted = []
     for these in (found, [*found, good]):
-        counts = ValueCounts()
+        outside = ValueCounts()
         for m, k, _, _ in these:
-            counts.add(m[~k.any(0)])
-        ladders.append(Ladder.of(regions, [counts]))
-    for name in ("values_V", "marked_V", "covered_V"):
-        np.testing.assert_array_equal(*(getattr(ladder, name) for ladder in ladders))
-    assert ladders[1].outside == ladders[0].outside + map_HW.size
-    assert (ladders[1].false_V >= ladders[0].false_V).all()
+            outside.add(m[~k.any(0)])
+        counted.append(ThresholdCounts.of(regions, [outside]))
+    for name in ("values_V", "true_V", "overlap_V"):
+        np.testing.assert_array_equal(*(getattr(counts, name) for counts in counted))
+    assert counted[1].outside == counted[0].outside + map_HW.size
+    assert (counted[1].false_V >= counted[0].false_V).all()
 
 
 @settings(deadline=None, max_examples=40)
 @given(images())
-def test_saturation_at_the_whole_component_is_plain_overlap(found):
+def test_spro_that_saturates_at_whole_components_is_pro(found):
     split = []
     for map_HW, masks_KHW, _, type in found:
         parts = components(masks_KHW.any(0))
@@ -208,7 +210,7 @@ def test_saturation_at_the_whole_component_is_plain_overlap(found):
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5])
-def test_a_constant_map_has_half_the_limit(value):
+def test_a_constant_map_scores_half_the_limit(value):
     mask_1HW = np.zeros((1, 9, 9), np.bool_)
     mask_1HW[0, 2:5, 2:5] = True
     result = measure([(np.full((9, 9), value, np.float32), mask_1HW, np.uint8([255]), LOGICAL)])
@@ -219,16 +221,17 @@ def test_a_constant_map_has_half_the_limit(value):
     assert result.pooled.values["iap"] == pytest.approx(9 / 81)
 
 
-def test_a_perfect_map_has_one_everywhere():
+def test_a_perfect_map_scores_one():
     mask_1HW = np.zeros((1, 8, 8), np.bool_)
-    mask_1HW[0, 0, 0] = mask_1HW[0, 4:, 4:] = True  # one region has a single pixel
+    # Two regions, one of them a single pixel.
+    mask_1HW[0, 0, 0] = mask_1HW[0, 4:, 4:] = True
     found = measure([(mask_1HW[0].astype(np.float32), mask_1HW, np.uint8([255]), LOGICAL)])
     assert set(found.pooled.values.values()) == {1.0}
     assert found.pooled.regions == 2
 
 
 def test_more_than_half_means_more_than_half():
-    """Two of four pixels are not enough; of three, two are; of one, one."""
+    """Two of four pixels are not enough; two of three are, and one of one."""
     map_HW = np.float32([[9, 8, 7, 6, 0, 5, 4, 3, 0, 2]])
     regions = Regions.of(map_HW, map_HW > 0)
     assert regions.sizes_K.tolist() == [4, 3, 1]
@@ -258,8 +261,8 @@ def test_saturation_areas(threshold, relative, area, scale, wanted):
     assert saturation_area(defect, area, scale) == wanted
 
 
-def test_what_saturates_is_scaled_with_the_masks():
-    """The same picture at twice the size, with its saturation areas in pixels of that size."""
+def test_saturation_areas_scale_with_the_masks():
+    """The same image at twice the size, with saturation areas in pixels of that size."""
     rng = np.random.default_rng(0)
     map_HW, mask_HW = rng.random((8, 8), np.float32), np.zeros((8, 8), np.bool_)
     mask_HW[2:5, 2:6] = True
@@ -274,9 +277,9 @@ def test_what_saturates_is_scaled_with_the_masks():
 
 def test_the_area_stops_at_any_limit():
     """One region of two pixels; four pixels outside, one of them above both, one between."""
-    counts = ValueCounts()
-    counts.add(np.float32([5, 3, 1, 0]))
-    ladder = Ladder.of(Regions(np.float32([4, 2]), np.array([2])), [counts])
-    assert overlap_area(ladder, 0.25) == 0
-    assert overlap_area(ladder, 0.5) == pytest.approx(0.25 * 0.5 / 0.5)
-    assert overlap_area(ladder, 1.0) == pytest.approx(0.25 * 0.5 + 0.5 * 1)
+    outside = ValueCounts()
+    outside.add(np.float32([5, 3, 1, 0]))
+    counts = ThresholdCounts.of(Regions(np.float32([4, 2]), np.array([2])), [outside])
+    assert overlap_area(counts, 0.25) == 0
+    assert overlap_area(counts, 0.5) == pytest.approx(0.25 * 0.5 / 0.5)
+    assert overlap_area(counts, 1.0) == pytest.approx(0.25 * 0.5 + 0.5 * 1)

@@ -1,4 +1,4 @@
-"""Pixels in one after another: counted exactly in little memory, checked, and left out aloud."""
+"""The pixel stream: exact counts in bounded memory, input checks, images that are left out."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_the_size_of_the_buffer_changes_nothing(found, buffer):
     assert numbers(measure(found, buffer=buffer)) == numbers(measure(found))
 
 
-def test_the_area_is_the_same_block_by_block(monkeypatch):
+def test_the_area_does_not_depend_on_the_block_size(monkeypatch):
     rng = np.random.default_rng(0)
     map_HW, mask_HW = rng.random((20, 20), np.float32).round(2), rng.random((20, 20)) < 0.2
     image = (map_HW, mask_HW[None], np.uint8([255]), LOGICAL)
@@ -34,7 +34,7 @@ def test_the_order_of_images_changes_nothing(found, random):
     assert numbers(measure(shuffled)) == pytest.approx(numbers(measure(found)), abs=1e-12)
 
 
-def test_values_are_counted_exactly_however_they_come():
+def test_values_are_counted_exactly_in_any_order_and_split():
     rng = np.random.default_rng(0)
     values = rng.choice(
         np.float32([-np.inf, -1e30, -1, -0.0, 0.0, 1e-45, 1, 1 + 2**-23, 3e38]), 999
@@ -44,16 +44,17 @@ def test_values_are_counted_exactly_however_they_come():
     for start in range(0, len(values), 30):
         parts[start // 30 % 2].add(values[start : start + 30])
         if start % 90 == 0:
-            parts[0].reaching(values[:3])  # a question in between
-    asked = np.append(values, np.float32([-3e38, 2, 3.4e38, 0.5]))
-    at_V, above_V = reaching(parts, asked)
-    np.testing.assert_array_equal(at_V, (values >= asked[:, None]).sum(1))
-    np.testing.assert_array_equal(above_V, (values > asked[:, None]).sum(1))
+            # A query in between must not change later results.
+            parts[0].reaching(values[:3])
+    thresholds = np.append(values, np.float32([-3e38, 2, 3.4e38, 0.5]))
+    at_V, above_V = reaching(parts, thresholds)
+    np.testing.assert_array_equal(at_V, (values >= thresholds[:, None]).sum(1))
+    np.testing.assert_array_equal(above_V, (values > thresholds[:, None]).sum(1))
     assert sum(part.total for part in parts) == len(values)
 
 
-def test_equal_pixels_cost_nothing():
-    """What stays grows with the number of distinct values, not with the number of images."""
+def test_equal_pixels_need_no_memory():
+    """Memory grows with the number of distinct values, not with the number of images."""
     counts = ValueCounts(buffer=1000)
     image = np.arange(5000, dtype=np.float32)
     for _ in range(50):
@@ -64,7 +65,7 @@ def test_equal_pixels_cost_nothing():
     assert at_V.tolist() == [50, 250_000]
 
 
-def test_counts_grow_wider_before_they_overflow():
+def test_counts_get_a_wider_type_before_they_overflow():
     counts, value = ValueCounts(buffer=4), np.float32([1])
     sizes = []
     for times in (200, 200, 70_000):
@@ -98,7 +99,7 @@ NOTHING = (MASK[:0], VALUE[:0])
         ((MAP, MASK, VALUE, "good"), "7.png is 'good', but 2 of its pixels are marked"),
     ],
 )  # fmt: skip
-def test_parts_that_do_not_fit_are_named_and_not_taken_in(parts, message):
+def test_arrays_that_do_not_fit_are_named_and_not_added(parts, message):
     stream = PixelStream(CONFIG)
     stream.add(MAP, MASK, VALUE, LOGICAL)
     before = numbers(stream.result())
@@ -117,13 +118,13 @@ def test_parts_that_do_not_fit_are_named_and_not_taken_in(parts, message):
         ([(MAP, MASK | True, VALUE, LOGICAL)], "every pixel is marked"),
     ],
 )
-def test_what_cannot_be_measured_is_none_with_a_reason(added, reason):
+def test_undefined_metrics_are_none_with_a_reason(added, reason):
     found = measure(added).pooled
     assert found.values == dict.fromkeys(METRICS)
     assert all(reason in found.reasons[name] for name in METRICS)
 
 
-def test_without_a_configuration_only_the_saturated_overlap_is_missing():
+def test_without_a_configuration_only_spro_is_missing():
     stream = PixelStream()
     stream.add(MAP, MASK, VALUE, LOGICAL)
     found = stream.result().pooled
@@ -131,7 +132,7 @@ def test_without_a_configuration_only_the_saturated_overlap_is_missing():
     assert "defects_config" in found.reasons["spro"]
 
 
-def test_an_anomalous_image_without_marks_is_left_out_whole():
+def test_an_anomalous_image_without_marked_pixels_is_left_out_entirely():
     stream = PixelStream(CONFIG)
     stream.add(MAP, MASK, VALUE, LOGICAL)
     before = numbers(stream.result())
@@ -144,5 +145,6 @@ def test_an_anomalous_image_without_marks_is_left_out_whole():
     found = stream.result()
     assert found.groups["structural"].values == dict.fromkeys(METRICS)
     assert found.pooled.values["aupro"] is not None
-    assert found.pooled.values["spro"] is None  # one of the two groups has none
+    # spro is a mean over groups, and one of the two has none.
+    assert found.pooled.values["spro"] is None
     assert found.pooled.reasons["spro"].startswith("structural: no anomalous image has marked")

@@ -1,61 +1,28 @@
-"""EfficientAD: its losses and its scale against plain formulas, its switches, its files."""
-
-from pathlib import Path
+"""EfficientAD: size, the scale of its maps, training, files and export."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
-from toy_normals import Toys, onnx_scores, pictures, trained
+from small_efficientad import small_efficientad
+from toy_normals import ToyBatches, onnx_scores, overfit, toy_images
 
-from detectors.base import Batch
-from detectors.data.image_folder import FolderPictures
-from detectors.models.efficientad.model import (
-    EfficientAd,
-    EfficientAdSettings,
-    build,
-    hard_loss,
-    jittered,
-    masked_mean,
-)
-from detectors.networks.pdn import cells
+from detectors.models.efficientad.model import EfficientAd, build
+from detectors.networks.pdn import cells_per_side
 from detectors.networks.teachers import TEACHERS
 from detectors.registry import DETECTORS, assemble, configure
 from pipeline.errors import UserError
-from pipeline.models.backbone import normalise
-
-
-def small(**changes: object) -> EfficientAdSettings:
-    """A detector of some ten thousand parameters on pictures of 64 px."""
-    return EfficientAdSettings(
-        size=64, teacher="bundled-teacher", pdn="small", width=0.125, autoencoder_width=0.25,
-        learning_rate=2e-3,
-    ).model_copy(update=changes)  # fmt: skip
-
-
-def made(**changes: object) -> EfficientAd:
-    torch.manual_seed(0)
-    detector = assemble("efficientad", small(**changes))
-    assert isinstance(detector, EfficientAd)
-    return detector
 
 
 @pytest.fixture(scope="module")
 def fitted() -> EfficientAd:
-    """Prepared, trained for a moment, calibrated on six other normals."""
-    detector = made()
-    trained(detector, pictures(8), steps=15)
-    detector.calibrate(Toys(pictures(8)), Toys(pictures(6, seed=1)))
+    """Prepared, trained for a few steps, and calibrated on six other normals."""
+    detector = small_efficientad()
+    overfit(detector, toy_images(8), steps=15)
+    detector.calibrate(ToyBatches(toy_images(8)), ToyBatches(toy_images(6, seed=1)))
     return detector
 
 
-# --- against independent references ---------------------------------------------------------------
-
-
-def test_the_paper_size_has_the_parameters_of_the_paper() -> None:
+def test_the_paper_config_has_the_papers_parameter_count() -> None:
     settings = DETECTORS["efficientad"].paper[0]
     detector = build(settings, None)
     assert sum(value.numel() for value in detector.parameters()) == 20_738_432
@@ -65,75 +32,13 @@ def test_the_paper_size_has_the_parameters_of_the_paper() -> None:
     assert sum(value.numel() for value in small_one.parameters()) == 8_057_856
 
 
-@settings(deadline=None)
-@given(
-    seed=st.integers(0, 100),
-    quantile=st.sampled_from([0.0, 0.5, 0.9, 0.97, 0.999]),
-    coarse=st.booleans(),
-)
-def test_the_hard_loss_is_the_mean_above_each_pictures_quantile(
-    seed: int, quantile: float, coarse: bool
-) -> None:
-    torch.manual_seed(seed)
-    target, found = torch.randn(2, 3, 5, 4, 4)
-    if coarse:  # many equal differences
-        target, found = target.round(), found.round()
-    expected = []
-    for one, other in zip(target, found, strict=True):
-        squares = ((one - other) ** 2).flatten()
-        expected.append(squares[squares >= torch.quantile(squares, quantile)].mean())
-    loss = hard_loss(target, found, quantile)
-    torch.testing.assert_close(loss, torch.stack(expected).mean())
-    assert loss >= F.mse_loss(found, target) - 1e-6
-
-
-def test_the_losses_are_the_formulas_of_the_paper() -> None:
-    detector = made(dropout=0.0, hard_quantile=0.9).train()
-    detector.prepare(Toys(pictures(8)))
-    images = pictures(8)[:2]  # numbers 0 and 1 of those prepared
-    torch.manual_seed(5)
-    terms = detector.losses({"image": images, "index": torch.arange(2)}, 0, 10)
-    torch.manual_seed(5)
-    other = normalise(jittered(images))
-    clean = normalise(images)
-    channels = detector.teacher.channels
-    whole = detector.student(clean)
-    assert whole.shape[1] == 2 * channels
-    jittered_student = detector.student(other)[:, channels:]
-    autoencoder = detector.autoencoder(other)
-    teacher = detector.teacher(other)
-    expected = {
-        "student": hard_loss(detector.teacher(clean), whole[:, :channels], 0.9),
-        "autoencoder": ((teacher - autoencoder) ** 2).mean(),
-        "student_autoencoder": ((autoencoder - jittered_student) ** 2).mean(),
-    }
-    torch.testing.assert_close(terms, expected)
-
-
-def test_the_jitter_is_pillows() -> None:
-    image = torch.randint(0, 256, (1, 3, 16, 20), dtype=torch.uint8)
-    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
-    editors = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    seen = set()
-    for seed in range(12):
-        torch.manual_seed(seed)
-        which = int(torch.randint(3, (1, 1, 1, 1)))
-        factor = 1 + 0.2 * (2 * float(torch.rand((1, 1, 1, 1))) - 1)
-        expected = np.asarray(editors[which](picture).enhance(factor)).transpose(2, 0, 1)
-        torch.manual_seed(seed)
-        found = jittered(image)[0].numpy()
-        # Pillow rounds the grey picture before it blends.
-        assert np.abs(found.astype(int) - expected).max() <= 2, which
-        seen.add(which)
-    assert seen == {0, 1, 2}
-
-
 # --- the scale of the maps ------------------------------------------------------------------------
 
 
-def test_validation_normals_have_the_promised_quantiles(fitted: EfficientAd) -> None:
+def test_validation_normals_have_the_documented_quantiles(fitted: EfficientAd) -> None:
     with torch.no_grad():
-        maps = [fitted.scaled_maps(fitted.evidence(b["image"])) for b in Toys(pictures(6, seed=1))]
+        normals = ToyBatches(toy_images(6, seed=1))
+        maps = [fitted.scaled_maps(fitted.raw_outputs(batch["image"])) for batch in normals]
     for place in range(2):
         cells_N = torch.cat([pair[place].flatten() for pair in maps]).numpy()
         low, high = np.quantile(cells_N, [0.9, 0.995])
@@ -141,11 +46,11 @@ def test_validation_normals_have_the_promised_quantiles(fitted: EfficientAd) -> 
         assert high == pytest.approx(0.1, abs=1e-5)
 
 
-def test_the_border_cannot_win_and_shows_the_lowest_value(fitted: EfficientAd) -> None:
-    images = pictures(3, seed=2)
+def test_the_border_has_the_lowest_value_and_never_decides_the_score(fitted: EfficientAd) -> None:
+    images = toy_images(3, seed=2)
     with torch.no_grad():
         score_B, maps_BHW = fitted(images)
-        fused_Bhw = fitted.fused(fitted.evidence(images))
+        fused_Bhw = fitted.fused_map(fitted.raw_outputs(images))
     assert maps_BHW.shape == (3, 64, 64)
     torch.testing.assert_close(score_B, fused_Bhw.flatten(1).max(1).values)
     corner_B = maps_BHW[:, 0, 0]
@@ -153,35 +58,35 @@ def test_the_border_cannot_win_and_shows_the_lowest_value(fitted: EfficientAd) -
     torch.testing.assert_close(maps_BHW.flatten(1).min(1).values, corner_B)
 
 
-def test_a_peak_lies_where_its_cell_sees(fitted: EfficientAd) -> None:
+def test_a_peak_lies_at_the_centre_of_its_cells_receptive_field(fitted: EfficientAd) -> None:
     """The middle of cell (i, j) is pixel (4 i + 18, 4 j + 18)."""
-    maps = torch.zeros(1, cells(64), cells(64))
+    maps = torch.zeros(1, cells_per_side(64), cells_per_side(64))
     maps[0, 2, 5] = 1
-    peak = int(fitted.pictured(maps)[0].argmax())
+    peak = int(fitted.at_image_size(maps)[0].argmax())
     row, column = divmod(peak, 64)
     assert abs(row - (4 * 2 + 17.5)) <= 2
     assert abs(column - (4 * 5 + 17.5)) <= 2
 
 
 def test_a_constant_map_has_a_finite_scale() -> None:
-    detector = made()
-    evidence = detector.evidence(pictures(2))
-    flat = torch.ones_like(evidence.student_Bhw)
-    detector._set_quantiles([evidence._replace(student_Bhw=flat, autoencoder_Bhw=flat)])
-    score_B, maps_BHW = detector(pictures(2))
+    detector = small_efficientad()
+    raw = detector.raw_outputs(toy_images(2))
+    flat = torch.ones_like(raw.student_Bhw)
+    detector._set_quantiles([raw._replace(student_Bhw=flat, autoencoder_Bhw=flat)])
+    score_B, maps_BHW = detector(toy_images(2))
     assert torch.isfinite(score_B).all()
     assert torch.isfinite(maps_BHW).all()
 
 
-def test_without_validation_normals_there_is_no_scale() -> None:
+def test_calibration_needs_validation_normals() -> None:
     with pytest.raises(UserError, match="validation normals"):
-        made().calibrate(Toys(pictures(2)), [])
+        small_efficientad().calibrate(ToyBatches(toy_images(2)), [])
 
 
-def test_scoring_has_no_dropout_in_any_mode_and_is_the_mean_of_its_maps(
+def test_scores_have_no_dropout_in_any_mode_and_maps_average_their_parts(
     fitted: EfficientAd,
 ) -> None:
-    images = pictures(2, seed=3)
+    images = toy_images(2, seed=3)
     with torch.no_grad():
         expected = fitted(images)
         parts = fitted.explain(images)
@@ -191,7 +96,7 @@ def test_scoring_has_no_dropout_in_any_mode_and_is_the_mean_of_its_maps(
         fitted.eval()
     assert set(parts) == {"student", "autoencoder"}
     mean_BHW = 0.5 * (parts["student"] + parts["autoencoder"])
-    # The borders differ: each map has a lowest value of its own.
+    # Borders differ, as each map is padded with its own minimum.
     inner = slice(20, 44)
     torch.testing.assert_close(
         mean_BHW[:, inner, inner], expected.maps_BHW[:, inner, inner], rtol=1e-4, atol=1e-4
@@ -201,27 +106,27 @@ def test_scoring_has_no_dropout_in_any_mode_and_is_the_mean_of_its_maps(
 # --- training -------------------------------------------------------------------------------------
 
 
-def test_it_overfits_eight_pictures() -> None:
-    losses = trained(made(), pictures(8), steps=200, until=0.5)
+def test_it_overfits_eight_images() -> None:
+    losses = overfit(small_efficientad(), toy_images(8), steps=200, until=0.5)
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
-def test_a_bar_that_no_good_picture_has_stands_out() -> None:
-    detector = made(hard_quantile=0.9)
-    trained(detector, pictures(8), steps=60)
-    detector.calibrate(Toys(pictures(8)), Toys(pictures(6, seed=1)))
-    strange = pictures(4, seed=7)
-    strange[:, 0, 30:36, 20:44] = 250
+def test_a_bar_that_no_normal_image_has_scores_highest() -> None:
+    detector = small_efficientad(hard_quantile=0.9)
+    overfit(detector, toy_images(8), steps=60)
+    detector.calibrate(ToyBatches(toy_images(8)), ToyBatches(toy_images(6, seed=1)))
+    barred = toy_images(4, seed=7)
+    barred[:, 0, 30:36, 20:44] = 250
     with torch.no_grad():
-        assert detector(strange).image_B.min() > detector(pictures(8, seed=5)).image_B.max()
+        assert detector(barred).image_B.min() > detector(toy_images(8, seed=5)).image_B.max()
 
 
-def test_kept_features_change_nothing_but_the_time() -> None:
-    batch = {"image": pictures(8)[2:5], "index": torch.tensor([2, 3, 4])}
+def test_cached_features_change_no_loss() -> None:
+    batch = {"image": toy_images(8)[2:5], "index": torch.tensor([2, 3, 4])}
     found = []
     for size in (2.0, 0.0, 1e-4):
-        detector = made(cache_teacher_gib=size).train()
-        detector.prepare(Toys(pictures(8)))
+        detector = small_efficientad(cache_teacher_gib=size).train()
+        detector.prepare(ToyBatches(toy_images(8)))
         assert (detector.cache.table_NChw is not None) == (size == 2.0)
         torch.manual_seed(0)
         found.append(detector.losses(batch, 0, 10))
@@ -231,7 +136,7 @@ def test_kept_features_change_nothing_but_the_time() -> None:
 
 
 def test_the_rate_falls_to_a_tenth_after_95_percent() -> None:
-    optimizer, schedule = made(learning_rate=1e-3).optimizer(100)
+    optimizer, schedule = small_efficientad(learning_rate=1e-3).optimizer(100)
     rates = []
     for _ in range(100):
         rates.append(schedule.get_last_lr()[0])
@@ -240,104 +145,12 @@ def test_the_rate_falls_to_a_tenth_after_95_percent() -> None:
     assert rates == pytest.approx([1e-3] * 95 + [1e-4] * 5)
 
 
-def test_the_teacher_stays_as_it_is() -> None:
-    detector = made()
+def test_training_leaves_the_teacher_unchanged() -> None:
+    detector = small_efficientad()
     before = {name: value.clone() for name, value in detector.teacher.trunk.state_dict().items()}
-    trained(detector, pictures(4), steps=3)
+    overfit(detector, toy_images(4), steps=3)
     for name, value in detector.teacher.trunk.state_dict().items():
         assert torch.equal(value, before[name]), name
-
-
-# --- penalties ------------------------------------------------------------------------------------
-
-
-def sources(count: int, label: int) -> Batch:
-    images = pictures(count)
-    edited = images.clone()
-    edited[:, :, 24:40, 24:40] = 255
-    masks = torch.zeros(count, 64, 64, dtype=torch.uint8)
-    masks[:, 24:40, 24:40] = 1
-    return {
-        "original": images, "edited": edited, "mask": masks,
-        "label": torch.full((count,), label), "kind": torch.zeros(count, dtype=torch.int64),
-        "index": torch.arange(count) + 100,
-    }  # fmt: skip
-
-
-def test_the_synthetic_penalty_is_the_mean_square_on_the_edited_cells() -> None:
-    detector = made(penalty="synthetic").train()
-    assert detector.view == "sources"
-    assert (detector.settings.sources().clean_share, detector.settings.sources().controls) == (
-        0,
-        False,
-    )
-    detector.prepare(Toys(pictures(8)))
-    batch = sources(2, label=1)
-    found = detector.losses(batch, 0, 10)["penalty"]
-    half = detector.student(normalise(batch["edited"]))[:, : detector.teacher.channels]
-    # Pixels 24 to 39 lie on cells 2 to 5 of the eight, which begin at pixel 16.
-    torch.testing.assert_close(found, (half[:, :, 2:6, 2:6] ** 2).mean(), rtol=1e-4, atol=1e-6)
-    assert detector.losses(sources(2, label=0), 0, 10)["penalty"].item() == 0
-
-
-def test_a_mask_beside_all_cells_weighs_nothing() -> None:
-    masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    masks[:, :8] = 1
-    assert masked_mean(torch.ones(1, 3, 8, 8), masks).item() == 0
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Five pictures in two subfolders, one of them damaged."""
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        path = tmp_path / f"{number % 2}" / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
-    (tmp_path / "0" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
-    return tmp_path
-
-
-def test_foreign_pictures_come_from_the_middle_of_a_folders_files(folder: Path) -> None:
-    found = FolderPictures(folder, 32)
-    assert len(found.paths) == 6
-    torch.manual_seed(0)
-    first = found.draw(40, torch.device("cpu"))
-    assert first.shape == (40, 3, 32, 32)
-    middles = []
-    for path in found.paths:
-        if path.name != "cut.jpg":
-            whole = Image.open(path).resize((64, 64), Image.Resampling.BILINEAR)
-            middles.append(np.asarray(whole)[16:48, 16:48].transpose(2, 0, 1))
-    grey = 0
-    for image in first:
-        if (image[0] == image[1]).all():
-            grey += 1
-        else:
-            assert any((image.numpy() == middle).all() for middle in middles)
-    assert 4 <= grey <= 20  # three in ten
-    torch.manual_seed(0)
-    assert torch.equal(found.draw(40, torch.device("cpu")), first)
-
-
-def test_the_imagenet_penalty_is_the_mean_square_on_foreign_pictures(folder: Path) -> None:
-    detector = made(penalty="imagenet", penalty_folder=folder).train()
-    detector.prepare(Toys(pictures(8)))
-    assert detector.pictures is not None
-    torch.manual_seed(3)
-    terms = detector.losses({"image": pictures(1), "index": torch.arange(1)}, 0, 10)
-    torch.manual_seed(3)
-    jittered(pictures(1))
-    foreign = normalise(detector.pictures.draw(1, torch.device("cpu")))
-    half = detector.student(foreign)[:, : detector.teacher.channels]
-    torch.testing.assert_close(terms["penalty"], (half**2).mean(), rtol=1e-4, atol=1e-6)
-
-
-def test_a_penalty_without_pictures_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="penalty_folder"):
-        made(penalty="imagenet").prepare(Toys(pictures(2)))
-    with pytest.raises(UserError, match="found none"):
-        made(penalty="imagenet", penalty_folder=tmp_path).prepare(Toys(pictures(2)))
 
 
 # --- settings and files ---------------------------------------------------------------------------
@@ -345,12 +158,12 @@ def test_a_penalty_without_pictures_is_refused_before_training(tmp_path: Path) -
 
 @pytest.mark.parametrize("pdn", ["small", "medium"])
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_every_teacher_goes_with_every_student(pdn: str, teacher: str) -> None:
+def test_every_teacher_works_with_every_student(pdn: str, teacher: str) -> None:
     changes = {"pdn": pdn, "teacher": teacher, "size": "64", "width": "0.125"}
     recipe = configure("efficientad", "paper", changes)
     detector = assemble("efficientad", recipe.settings, weights=False).eval()
     with torch.no_grad():
-        score_B, maps_BHW = detector(pictures(1))
+        score_B, maps_BHW = detector(toy_images(1))
     assert (score_B.shape, maps_BHW.shape) == ((1,), (1, 64, 64))
 
 
@@ -358,12 +171,13 @@ def test_a_state_dict_is_the_whole_detector(fitted: EfficientAd) -> None:
     other = assemble("efficientad", fitted.settings, weights=False).eval()
     other.load_state_dict(fitted.state_dict())
     with torch.no_grad():
-        assert torch.equal(other(pictures(2)).maps_BHW, fitted(pictures(2)).maps_BHW)
+        assert torch.equal(other(toy_images(2)).maps_BHW, fitted(toy_images(2)).maps_BHW)
 
 
-@pytest.mark.slow  # LA-EAD, which is all of this and more, is exported in the ordinary suite
+# Slow: the ordinary suite exports LA-EAD, which contains EfficientAD.
+@pytest.mark.slow
 def test_onnxruntime_gives_the_same_scores(fitted: EfficientAd) -> None:
-    images = pictures(3, seed=9)
+    images = toy_images(3, seed=9)
     score_B, maps_BHW = onnx_scores(fitted, images)
     with torch.no_grad():
         expected = fitted(images)
@@ -372,7 +186,7 @@ def test_onnxruntime_gives_the_same_scores(fitted: EfficientAd) -> None:
 
 
 def test_bfloat16_gives_nearly_the_same_scores(fitted: EfficientAd) -> None:
-    images = torch.cat([pictures(4, seed=9), pictures(4, seed=10, dot=False)])
+    images = torch.cat([toy_images(4, seed=9), toy_images(4, seed=10, dot=False)])
     with torch.no_grad():
         exact = fitted(images).image_B
         with torch.autocast("cpu", torch.bfloat16):

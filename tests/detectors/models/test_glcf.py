@@ -4,45 +4,21 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
-from toy_normals import Toys, onnx_scores, pictures, trained
+from small_glcf import LEVELS, SMALL, small_glcf, with_block
+from toy_normals import ToyBatches, onnx_scores, overfit, toy_images
 
-from detectors.models.glcf.model import CleanTargetGlcf, Glcf, build
+from detectors.models.glcf.model import build
 from detectors.models.glcf.settings import GlcfSettings
-from detectors.networks.pyramids import TrunkPyramid
-from pipeline.models.backbone import Trunk, normalise
+from pipeline.models.backbone import normalise
 
-SWIN = (96, 192, 384, 768)
-SMALL = {
-    "size": 64, "teacher": "bundled-teacher", "width": 16, "depth": 1, "encoder_heads": 2,
-    "decoder_heads": 2, "blocks": (1, 1),
-}  # fmt: skip
-LEVELS = ("fine", "middle", "coarse")
 TERMS = [f"{part}_{level}" for part in ("correspondence", "local", "global") for level in LEVELS]
 
 
-def small(seed: int = 0, **changes) -> Glcf:
-    torch.manual_seed(seed)
-    settings = GlcfSettings(**SMALL | changes)
-    pyramid = TrunkPyramid(Trunk((8, 16, 32))).freeze()
-    return (CleanTargetGlcf if settings.clean_target else Glcf)(settings, pyramid).eval()
-
-
-def millions(module: nn.Module) -> float:
-    return round(sum(value.numel() for value in module.parameters()) / 1e6, 2)
-
-
-def odd(count: int, seed: int = 0) -> Tensor:
-    """Toy pictures with a bright block where none belongs."""
-    images = pictures(count, seed=seed)
-    images[:, :, 36:56, 8:28] = 250
-    return images
-
-
 def test_losses_are_mean_squares_between_the_levels():
-    detector, images = small(), pictures(3)
+    detector, images = small_glcf(), toy_images(3)
     with torch.no_grad():
         losses = detector.losses({"image": images}, 0, 10)
+        # Rebuild the three reconstructions from the modules.
         f = detector.pyramid(normalise(images))
         z_global, z_local = (
             z.transpose(1, 2).reshape(3, 32, 2, 2)
@@ -58,45 +34,48 @@ def test_losses_are_mean_squares_between_the_levels():
             assert losses[f"{name}_{level}"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_it_overfits_eight_toy_pictures():
-    detector = small(learning_rate=2e-3)
-    losses = trained(detector, pictures(8), 200, until=0.4)
+def test_it_overfits_eight_toy_images():
+    detector = small_glcf(learning_rate=2e-3)
+    losses = overfit(detector, toy_images(8), 200, until=0.4)
     assert losses[-1] < 0.5 * losses[0]
     for value in detector.pyramid.parameters():
         assert value.grad is None
 
 
 def test_every_trained_part_gets_a_gradient_and_the_teacher_none():
-    detector = small().train()
-    sum(detector.losses({"image": pictures(2)}, 0, 10).values()).backward()
+    detector = small_glcf().train()
+    sum(detector.losses({"image": toy_images(2)}, 0, 10).values()).backward()
     without = {name for name, value in detector.named_parameters() if value.grad is None}
     assert without == {f"pyramid.{name}" for name, _ in detector.pyramid.named_parameters()}
+    # The optimiser holds exactly the parameters with a gradient.
     held = {id(v) for group in detector.optimizer(10)[0].param_groups for v in group["params"]}
     assert held == {id(v) for v in detector.parameters() if v.grad is not None}
 
 
 @pytest.mark.parametrize("detached", [True, False])
 def test_a_detached_target_is_not_pulled_towards_its_estimate(detached):
-    detector = small(detach_global_target=detached).train()
-    losses = detector.losses({"image": pictures(2)}, 0, 10)
+    detector = small_glcf(detach_global_target=detached).train()
+    losses = detector.losses({"image": toy_images(2)}, 0, 10)
     sum(value for name, value in losses.items() if name.startswith("global")).backward()
+    # Gradients reach the correspondence decoder through its output as a target only.
     pulled = [v.grad is not None for v in detector.correspondence.parameters()]
     assert not any(pulled) if detached else all(pulled)
     assert all(value.grad is not None for value in detector.estimate.parameters())
 
 
-def test_a_clean_target_is_for_the_global_meaning_only():
-    plain, detector = small(), small(clean_target=True)
-    clean, edited = pictures(3), odd(3)
+def test_a_clean_target_changes_the_correspondence_loss_only():
+    plain, detector = small_glcf(), small_glcf(clean_target=True)
+    clean, edited = toy_images(3), with_block(3)
     batch = {"original": clean, "edited": edited}
     with torch.no_grad():
         losses = detector.losses(batch, 0, 10)
         as_edited = plain.losses({"image": edited}, 0, 10)
+        # With an unedited original the loss is the plain one.
         same = detector.losses({"original": edited, "edited": edited}, 0, 10)
         target = detector.pyramid(normalise(clean))[:3]
-        made = detector._networks(edited)[1]
+        rebuilt = detector._networks(edited)[1]
     assert {n: v.item() for n, v in same.items()} == {n: v.item() for n, v in as_edited.items()}
-    for level, one, other in zip(LEVELS, target, made, strict=True):
+    for level, one, other in zip(LEVELS, target, rebuilt, strict=True):
         name = f"correspondence_{level}"
         assert losses[name].item() == pytest.approx((one - other).square().mean().item(), rel=1e-5)
         assert losses[name] != as_edited[name]
@@ -120,30 +99,30 @@ def test_a_clean_target_reads_the_versions_samples():
         {"embedded": ()},
     ],
 )
-def test_what_cannot_be_is_refused(changes):
+def test_impossible_settings_are_rejected(changes):
     with pytest.raises(ValidationError):
         GlcfSettings(**SMALL | changes)
 
 
 def test_standardised_levels_are_measured_before_training():
-    detector = small(standardise=True)
-    detector.prepare(Toys(pictures(6)))
-    f0 = detector._levels(pictures(6))[0]
+    detector = small_glcf(standardise=True)
+    detector.prepare(ToyBatches(toy_images(6)))
+    f0 = detector._levels(toy_images(6))[0]
     assert f0.mean((0, 2, 3)).abs().max() < 1e-3
-    assert trained(detector, pictures(6), 3)
+    assert overfit(detector, toy_images(6), 3)
     assert all(value.grad is None for value in detector.pyramid.parameters())
 
 
 @torch.no_grad()
-def test_training_takes_bfloat16_and_scoring_does_not():
-    detector, images = small(), odd(4)
-    detector.calibrate(Toys(pictures(6)), Toys(pictures(3)))
+def test_training_runs_in_bfloat16_and_scoring_in_float32():
+    detector, images = small_glcf(), with_block(4)
+    detector.calibrate(ToyBatches(toy_images(6)), ToyBatches(toy_images(3)))
     exact, losses = detector(images), detector.losses({"image": images}, 0, 10)
     with torch.autocast("cpu", torch.bfloat16):
-        scores, rough = detector(images), detector.losses({"image": images}, 0, 10)
+        scores, reduced = detector(images), detector.losses({"image": images}, 0, 10)
     assert torch.equal(scores.image_B, exact.image_B)
     assert torch.equal(scores.maps_BHW, exact.maps_BHW)
-    for name, value in rough.items():
+    for name, value in reduced.items():
         assert value.dtype == torch.float32
         assert value != losses[name]
         assert value.item() == pytest.approx(losses[name].item(), rel=0.05)
@@ -155,9 +134,9 @@ def test_training_takes_bfloat16_and_scoring_does_not():
 def test_onnx_gives_the_same_scores_at_any_batch_size(teacher):
     torch.manual_seed(0)
     detector = build(GlcfSettings(**SMALL | {"teacher": teacher}), None).eval()
-    images = odd(3)
+    images = with_block(3)
     with torch.no_grad():
-        detector.calibrate(Toys(pictures(4)), Toys(pictures(2)))
+        detector.calibrate(ToyBatches(toy_images(4)), ToyBatches(toy_images(2)))
         scores = detector(images)
     image_B, maps_BHW = onnx_scores(detector, images)
     np.testing.assert_allclose(image_B, scores.image_B, rtol=1e-3)

@@ -1,41 +1,13 @@
-"""GLCF's networks: published sizes, and which tokens may read which."""
+"""GLCF's networks: published sizes, and which tokens attend to which."""
 
 import pytest
 import torch
-from torch import Tensor, nn
-from toy_normals import pictures
+from small_glcf import SWIN, millions
+from torch import nn
 
-from detectors.models.glcf.model import CleanTargetGlcf, Glcf, build
+from detectors.models.glcf.model import build
 from detectors.models.glcf.networks import Decoder, PatchEmbedding, SemanticAggregation
 from detectors.models.glcf.settings import GlcfSettings
-from detectors.networks.pyramids import TrunkPyramid
-from pipeline.models.backbone import Trunk
-
-SWIN = (96, 192, 384, 768)
-SMALL = {
-    "size": 64, "teacher": "bundled-teacher", "width": 16, "depth": 1, "encoder_heads": 2,
-    "decoder_heads": 2, "blocks": (1, 1),
-}  # fmt: skip
-LEVELS = ("fine", "middle", "coarse")
-TERMS = [f"{part}_{level}" for part in ("correspondence", "local", "global") for level in LEVELS]
-
-
-def small(seed: int = 0, **changes) -> Glcf:
-    torch.manual_seed(seed)
-    settings = GlcfSettings(**SMALL | changes)
-    pyramid = TrunkPyramid(Trunk((8, 16, 32))).freeze()
-    return (CleanTargetGlcf if settings.clean_target else Glcf)(settings, pyramid).eval()
-
-
-def millions(module: nn.Module) -> float:
-    return round(sum(value.numel() for value in module.parameters()) / 1e6, 2)
-
-
-def odd(count: int, seed: int = 0) -> Tensor:
-    """Toy pictures with a bright block where none belongs."""
-    images = pictures(count, seed=seed)
-    images[:, :, 36:56, 8:28] = 250
-    return images
 
 
 def test_sizes_are_the_published_ones():
@@ -52,13 +24,13 @@ def test_sizes_are_the_published_ones():
 
 @pytest.mark.parametrize("up", ["dual", "expand"])
 def test_decoders_give_the_levels_that_are_compared(up):
-    made = Decoder(SWIN, 7, up=up)(torch.zeros(2, 768, 7, 7))
-    shapes = [tuple(level.shape[1:]) for level in made]
+    decoded = Decoder(SWIN, 7, up=up)(torch.zeros(2, 768, 7, 7))
+    shapes = [tuple(level.shape[1:]) for level in decoded]
     assert shapes == [(96, 56, 56), (192, 28, 28), (384, 14, 14)]
 
 
 def test_a_decoders_blocks_mirror_the_encoders():
-    """Shifted windows in turn; DropPath rates as at the same place of a Swin-T."""
+    """Windows are shifted in every other block; DropPath rates as at the same place of a Swin-T."""
     decoder = Decoder(SWIN, 7)
     rates = torch.linspace(0, 0.1, 12).tolist()
     for blocks, expected in ((decoder.coarse, rates[4:10]), (decoder.middle, rates[2:4])):
@@ -80,30 +52,31 @@ def test_patch_embedding_sums_what_each_level_says():
         parts.append(part(levels) - part.position_TD)
     assert whole(levels).shape == (2, 64, 24)
     torch.testing.assert_close(whole(levels), sum(parts) + whole.position_TD)
+    # The finest level is compared, but not embedded.
     changed = (levels[0] + 1, *levels[1:])
-    assert torch.equal(whole(changed), whole(levels))  # the finest level is compared only
+    assert torch.equal(whole(changed), whole(levels))
 
 
 @pytest.mark.parametrize(
     ("wiring", "encoder", "decoder"),
     [("pss", 98, 98), ("pgs", 50, 50), ("ps", 98, 49), ("none", 49, 49)],
 )
-def test_how_many_tokens_each_part_sees(wiring, encoder, decoder):
+def test_every_part_sees_the_right_number_of_tokens(wiring, encoder, decoder):
     network = SemanticAggregation(7, 32, wiring=wiring, width=16, depth=1, encoder_heads=2,
                                   decoder_heads=2)  # fmt: skip
-    seen = {}
+    inputs = {}
     for name in ("encoder", "global_decoder", "local_decoder"):
         part = getattr(network, name)
-        part.register_forward_hook(lambda _, given, __, name=name: seen.update({name: given[0]}))
+        part.register_forward_hook(lambda _, given, __, name=name: inputs.update({name: given[0]}))
     z_global, z_local = network(torch.randn(3, 49, 16))
-    counts = {name: given.shape[1] for name, given in seen.items()}
+    counts = {name: given.shape[1] for name, given in inputs.items()}
     assert counts == {"encoder": encoder, "global_decoder": decoder, "local_decoder": 49}
     assert z_global.shape == z_local.shape == (3, 49, 32)
 
 
 @pytest.mark.parametrize("wiring", ["pss", "pgs", "ps", "none"])
-def test_semantic_tokens_know_the_picture_through_the_encoder_only(wiring):
-    """With an encoder that lets nothing pass from token to token, they know nothing of it."""
+def test_semantic_tokens_see_the_image_through_the_encoder_only(wiring):
+    """With an encoder that passes nothing between tokens, they do not depend on the image."""
     torch.manual_seed(0)
     network = SemanticAggregation(3, 8, wiring=wiring, width=16, depth=1, encoder_heads=2,
                                   decoder_heads=2).eval()  # fmt: skip
@@ -117,7 +90,7 @@ def test_semantic_tokens_know_the_picture_through_the_encoder_only(wiring):
         assert torch.equal(one_global, other_global) == blind
 
 
-def test_tokens_for_every_place_start_as_one_for_all():
+def test_tokens_per_position_start_equal_to_a_shared_one():
     shared_one, own = (
         SemanticAggregation(3, 8, width=16, depth=1, encoder_heads=2, decoder_heads=2,
                             per_position=flag)

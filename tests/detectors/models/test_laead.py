@@ -1,10 +1,10 @@
-"""LA-EAD: its extractor, its constraint, its ablation rows."""
+"""LA-EAD: extractor, reconstruction difference constraint, rows of the ablation."""
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from toy_normals import Toys, onnx_scores, pictures, trained
+from toy_normals import ToyBatches, onnx_scores, overfit, toy_images
 
 from detectors.models.efficientad.model import EfficientAd, jittered
 from detectors.models.laead.model import (
@@ -19,7 +19,7 @@ from detectors.registry import DETECTORS, assemble, configure
 from pipeline.errors import UserError
 from pipeline.models.backbone import normalise
 
-TRAIN, VALIDATION = pictures(8), pictures(6, seed=1)
+TRAIN, VALIDATION = toy_images(8), toy_images(6, seed=1)
 
 
 def small(**changes: object) -> LaEadSettings:
@@ -39,8 +39,8 @@ def made(**changes: object) -> LaEad:
 @pytest.fixture(scope="module")
 def fitted() -> LaEad:
     detector = made()
-    trained(detector, TRAIN, steps=15)
-    detector.calibrate(Toys(TRAIN), Toys(VALIDATION))
+    overfit(detector, TRAIN, steps=15)
+    detector.calibrate(ToyBatches(TRAIN), ToyBatches(VALIDATION))
     return detector
 
 
@@ -58,7 +58,7 @@ def test_the_paper_size_has_the_parameters_of_the_papers_tables() -> None:
 
 @pytest.mark.parametrize("positions", [("A",), ("B",), ("C",), ("A", "B"), ("A", "B", "C")])
 @pytest.mark.parametrize("dilate_conv5", [False, True])
-def test_attention_stands_where_it_is_told_and_sizes_stay(
+def test_attention_is_where_the_settings_say_and_keeps_sizes(
     positions: tuple[str, ...], dilate_conv5: bool
 ) -> None:
     settings = small(
@@ -66,6 +66,7 @@ def test_attention_stands_where_it_is_told_and_sizes_stay(
     )
     extractor = ContextExtractor(settings, 8)
     assert tuple(extractor.attention) == positions
+    # Hooks record the size of the maps that enter each attention block.
     sides = {}
     for name, block in extractor.attention.items():
         block.register_forward_hook(
@@ -99,9 +100,10 @@ def test_pooled_features_are_the_mean_of_the_map() -> None:
 # --- losses ---------------------------------------------------------------------------------------
 
 
-def test_the_constraint_is_blind_to_the_mirror_image() -> None:
+def test_the_constraint_cannot_see_the_mirror_image() -> None:
     teacher, autoencoder = torch.randn(2, 2, 4, 5, 5)
     assert difference_constraint(teacher, autoencoder, autoencoder).item() == 0
+    # S = 2T - A has the same distance from the teacher as A.
     mirrored = 2 * teacher - autoencoder
     assert difference_constraint(teacher, autoencoder, mirrored).item() == pytest.approx(
         0, abs=1e-9
@@ -122,7 +124,7 @@ def test_the_constraint_is_the_papers_sum_of_frobenius_norms() -> None:
 
 def test_the_losses_are_the_formulas_of_the_paper() -> None:
     detector = made(dropout=0.0).train()
-    detector.prepare(Toys(TRAIN))
+    detector.prepare(ToyBatches(TRAIN))
     torch.manual_seed(5)
     terms = detector.losses({"image": TRAIN[:2], "index": torch.arange(2)}, 0, 10)
     assert set(terms) == {"student", "autoencoder", "student_autoencoder", "rdc", "extractor"}
@@ -131,6 +133,7 @@ def test_the_losses_are_the_formulas_of_the_paper() -> None:
     assert detector.extractor is not None
     teacher, autoencoder = detector.teacher(other), detector.autoencoder(other)
     student = detector.student(other)[:, detector.teacher.channels :]
+    # The constraint by hand, with alpha = 0.1.
     gap = (teacher - autoencoder) ** 2 - (teacher - student) ** 2
     torch.testing.assert_close(terms["rdc"], 0.1 * (gap**2).mean(), rtol=1e-4, atol=1e-5)
     missed = detector.extractor(clean) - detector.teacher(clean)
@@ -138,9 +141,9 @@ def test_the_losses_are_the_formulas_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_the_constraint_may_leave_the_autoencoder_alone(detach: bool) -> None:
+def test_the_constraint_can_train_the_student_alone(detach: bool) -> None:
     detector = made(rdc_detach_ae=detach).train()
-    detector.prepare(Toys(TRAIN))
+    detector.prepare(ToyBatches(TRAIN))
     terms = detector.losses({"image": TRAIN[:2], "index": torch.arange(2)}, 0, 10)
     terms["rdc"].backward()
     moved = [value.grad is not None for value in detector.autoencoder.parameters()]
@@ -163,21 +166,21 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_of_the_ablation_trains_and_scores(row: str) -> None:
     detector = made(**ROWS[row])
-    assert np.isfinite(trained(detector, TRAIN[:3], steps=2)).all()
-    detector.calibrate(Toys(TRAIN[:3]), Toys(VALIDATION[:3]))
-    detector.tune(Toys(VALIDATION[:3]), [])
+    assert np.isfinite(overfit(detector, TRAIN[:3], steps=2)).all()
+    detector.calibrate(ToyBatches(TRAIN[:3]), ToyBatches(VALIDATION[:3]))
+    detector.tune(ToyBatches(VALIDATION[:3]), [])
     with torch.no_grad():
         scores = detector(VALIDATION)
         if ROWS[row].get("distance") == "none":
             torch.testing.assert_close(
                 scores.image_B, EfficientAd.forward(detector, VALIDATION).image_B
             )
-            inner = detector.fused(detector.evidence(VALIDATION))
+            inner = detector.fused_map(detector.raw_outputs(VALIDATION))
             torch.testing.assert_close(scores.image_B, inner.amax((1, 2)))
     assert torch.isfinite(scores.image_B).all()
 
 
-def test_a_distance_of_no_extractor_is_refused() -> None:
+def test_a_distance_without_its_extractor_is_rejected() -> None:
     with pytest.raises(ValidationError, match="needs an extractor"):
         LaEadSettings(extractor="none")
     with pytest.raises(UserError, match="needs an extractor"):
@@ -187,27 +190,27 @@ def test_a_distance_of_no_extractor_is_refused() -> None:
 # --- training and scoring -------------------------------------------------------------------------
 
 
-def test_it_overfits_eight_pictures() -> None:
-    losses = trained(made(), TRAIN, steps=200, until=0.5)
+def test_it_overfits_eight_images() -> None:
+    losses = overfit(made(), TRAIN, steps=200, until=0.5)
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
-def test_the_distance_is_about_the_extractors_features(fitted: LaEad) -> None:
+def test_the_distance_uses_the_extractors_features(fitted: LaEad) -> None:
     assert fitted.extractor is not None
     with torch.no_grad():
-        evidence = fitted.evidence(VALIDATION)
+        raw = fitted.raw_outputs(VALIDATION)
         expected = fitted.extractor(normalise(VALIDATION)).mean((2, 3))
-        torch.testing.assert_close(evidence.pooled_BC, expected, rtol=1e-3, atol=1e-4)
-        deviations = fitted.deviations(evidence, fitted.fused(evidence))
+        torch.testing.assert_close(raw.pooled_BC, expected, rtol=1e-3, atol=1e-4)
+        deviations = fitted.standardised_scores(raw, fitted.fused_map(raw))
     torch.testing.assert_close(deviations.mean(0), torch.zeros(2), rtol=0, atol=1e-3)
     spread = deviations.std(0, correction=0)
     torch.testing.assert_close(spread, torch.ones(2), rtol=1e-3, atol=1e-3)
 
 
-def test_gradients_of_the_extractor_and_of_the_others_do_not_meet() -> None:
-    """The paper trains all in one run; each part would come out the same alone."""
+def test_the_extractor_shares_no_gradients_with_other_networks() -> None:
+    """The paper trains all networks together; each would be the same if trained alone."""
     detector = made().train()
-    detector.prepare(Toys(TRAIN))
+    detector.prepare(ToyBatches(TRAIN))
     assert detector.extractor is not None
     batch = {"image": TRAIN[:2], "index": torch.arange(2)}
     detector.losses(batch, 0, 10)["extractor"].backward()
@@ -223,7 +226,7 @@ def test_a_state_dict_is_the_whole_detector(fitted: LaEad) -> None:
 
 
 def test_onnxruntime_gives_the_same_scores(fitted: LaEad) -> None:
-    images = pictures(3, seed=9)
+    images = toy_images(3, seed=9)
     score_B, maps_BHW = onnx_scores(fitted, images)
     with torch.no_grad():
         expected = fitted(images)

@@ -1,4 +1,4 @@
-"""The distance from good products, against scikit-learn and SciPy."""
+"""The Mahalanobis distance from normal features, against scikit-learn and SciPy."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_the_sample_covariance_is_that_of_scikit_learn_and_scipy() -> None:
         assert distance == pytest.approx(mahalanobis(other.numpy(), mean, inverse), rel=1e-4)
 
 
-def test_a_ridge_lies_on_the_diagonal() -> None:
+def test_a_ridge_is_added_to_the_diagonal() -> None:
     train, others = drawn(10, 16), drawn(4, 16, seed=2)
     gaussian = Gaussian(16)
     gaussian.fit(train, "sample_ridge", ridge=0.5)
@@ -61,10 +61,11 @@ def test_a_ridge_lies_on_the_diagonal() -> None:
 # --- properties -----------------------------------------------------------------------------------
 
 
-def test_without_shrinkage_directions_that_no_normal_moved_along_are_not_seen() -> None:
+def test_without_shrinkage_directions_without_variance_are_ignored() -> None:
     train = drawn(6, 16)
     _, _, rows = np.linalg.svd(train.numpy() - train.numpy().mean(0))
-    beside = train.mean(0) + 100 * torch.from_numpy(rows[-1])  # orthogonal to all differences
+    # Orthogonal to all differences between normals.
+    beside = train.mean(0) + 100 * torch.from_numpy(rows[-1])
     assert fitted(train, "sample_pinv")(beside[None]).item() == pytest.approx(0, abs=1e-2)
     assert fitted(train, "ledoit_wolf")(beside[None]).item() > 10
 

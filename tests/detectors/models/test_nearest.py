@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from detectors.base import Batch
-from detectors.models.nearest.model import CHUNK, Nearest, NearestSettings, build, farthest
+from detectors.models.nearest.model import CHUNK, Nearest, NearestSettings, build, coreset_rows
 from detectors.registry import assemble, configure
 from pipeline.models.backbone import SMALL_CHANNELS, Trunk, small_teacher
 from pretraining.patch_score import WEIGHTS
 
 
 def plates(count: int, seed: int, size: int = 128) -> list[Batch]:
-    """Batches of grey plates with soft grain, in twos and a rest."""
+    """Grey plates with weak noise, in batches of two."""
     rng = np.random.default_rng(seed)
-    grains = 128 + 6 * rng.standard_normal((count, 1, size, size)) + np.zeros((1, 3, 1, 1))
-    images = torch.from_numpy(grains.clip(0, 255).astype(np.uint8))
+    noisy = 128 + 6 * rng.standard_normal((count, 1, size, size)) + np.zeros((1, 3, 1, 1))
+    images = torch.from_numpy(noisy.clip(0, 255).astype(np.uint8))
     return [{"image": part} for part in images.split(2)]
 
 
@@ -74,8 +74,8 @@ def test_distances_are_those_of_a_naive_search() -> None:
     scale_C[first:] = np.sqrt((bank_NC[:, first:] ** 2).sum(1).mean())
     with torch.inference_mode():
         scores = detector(unseen)
-    for picture, score, map_HW in zip(unseen, scores.image_B, scores.maps_BHW, strict=True):
-        cells_PC = naive_cells(trunk, picture).reshape(64, -1) / scale_C
+    for image, score, map_HW in zip(unseen, scores.image_B, scores.maps_BHW, strict=True):
+        cells_PC = naive_cells(trunk, image).reshape(64, -1) / scale_C
         apart_PN = np.linalg.norm(cells_PC[:, None] - (bank_NC / scale_C)[None], axis=2)
         assert float(score) == pytest.approx(apart_PN.min(1).max(), rel=1e-3)
         grid = apart_PN.min(1).reshape(8, 8)
@@ -85,9 +85,9 @@ def test_distances_are_those_of_a_naive_search() -> None:
         assert middle == pytest.approx(grid[3:5, 3:5].mean(), rel=1e-3, abs=1e-3)
 
 
-def test_the_greedy_choice_is_that_of_a_naive_loop() -> None:
+def test_the_greedy_coreset_is_that_of_a_naive_loop() -> None:
     cells_MC = torch.randn(60, 5, generator=torch.Generator().manual_seed(3))
-    rows = farthest(cells_MC, 20, seed=1).tolist()
+    rows = coreset_rows(cells_MC, 20, seed=1).tolist()
     chosen = rows[:1]
     while len(chosen) < 20:
         gaps = [min(float((cell - cells_MC[c]).norm()) for c in chosen) for cell in cells_MC]
@@ -119,7 +119,7 @@ def test_re_weighting_follows_the_papers_equation() -> None:
 
 
 @pytest.mark.parametrize("subset", ["random", "greedy"])
-def test_a_scratch_scores_above_every_good_plate_and_is_found_in_the_map(subset: str) -> None:
+def test_a_scratch_scores_above_every_normal_plate_and_is_localised(subset: str) -> None:
     detector = fitted(plates(8, seed=0), subset=subset, bank=1000)
     unseen = plates(6, seed=1)
     with torch.inference_mode():
@@ -132,15 +132,16 @@ def test_a_scratch_scores_above_every_good_plate_and_is_found_in_the_map(subset:
         assert 18 <= column < 102
 
 
-def test_a_picture_of_the_bank_scores_nothing() -> None:
+def test_an_image_of_the_bank_scores_zero() -> None:
     normals = plates(8, seed=0)
     detector = fitted(normals)
-    assert len(detector.bank_NC) == 8 * 16 * 16  # fewer cells than asked for: all of them
+    # Fewer cells than the bank could hold, so all of them are in it.
+    assert len(detector.bank_NC) == 8 * 16 * 16
     with torch.inference_mode():
         assert detector(normals[1]["image"]).image_B.max() < 0.02
 
 
-def test_long_banks_are_searched_to_their_end() -> None:
+def test_banks_longer_than_a_chunk_are_searched_completely() -> None:
     normals = plates(8, seed=0)
     detector = fitted(normals)
     assert len(detector.bank_NC) == 2 * CHUNK
@@ -181,7 +182,7 @@ def test_the_recipes_are_one_detector_at_two_sizes() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_exported_to_onnx_for_any_number_of_pictures(tmp_path: Path) -> None:
+def test_it_is_exported_to_onnx_for_any_number_of_images(tmp_path: Path) -> None:
     detector = fitted(plates(4, seed=0, size=64), size=64, neighbours=3)
     unseen = scratched(plates(3, seed=1, size=64))
     torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Outlook attention: summed windows give what the literal loops give, for less."""
+"""Outlook attention: summing windows first gives the result of the literal recipe."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detectors.models.laead.outlook_attention import Msoa, OutlookAttention, banded
 
-# The softmax is taken in float32 whatever the rest is.
+# Window sums are always float32, also for float64 inputs.
 SINGLE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -20,7 +20,8 @@ def literal(attention: OutlookAttention, maps_BHWC: Tensor) -> Tensor:
     values = attention.value(maps_BHWC).permute(0, 3, 1, 2)
     values = F.unfold(values, kernel, padding=kernel // 2)
     values = values.reshape(batch, heads, channels // heads, kernel**2, height * width)
-    values = values.permute(0, 1, 4, 3, 2)  # B, heads, cells, K², D
+    # (B, heads, cells, K², D)
+    values = values.permute(0, 1, 4, 3, 2)
     logits = attention.attention(maps_BHWC)
     logits = logits.reshape(batch, height * width, heads, kernel**2, kernel**2).transpose(1, 2)
     weights = (logits * (channels // heads) ** -0.5).softmax(-1)
@@ -31,7 +32,8 @@ def literal(attention: OutlookAttention, maps_BHWC: Tensor) -> Tensor:
 def made(channels: int, kernel: int, heads: int) -> OutlookAttention:
     torch.manual_seed(channels + kernel)
     attention = OutlookAttention(channels, kernel, heads).double()
-    nn.init.normal_(attention.attention.weight, std=0.5)  # far from uniform
+    # Far from uniform attention.
+    nn.init.normal_(attention.attention.weight, std=0.5)
     return attention
 
 
@@ -128,6 +130,6 @@ def test_residual_norm_and_activation_are_switches() -> None:
     torch.testing.assert_close(normed(maps), normed(5 * maps + 3), atol=1e-4, rtol=1e-4)
 
 
-def test_channels_that_the_heads_do_not_divide_are_refused() -> None:
+def test_heads_must_divide_the_channels() -> None:
     with pytest.raises(ValueError, match="multiple of heads"):
         OutlookAttention(10, kernel=3, heads=4)

@@ -1,19 +1,19 @@
-"""PUAD: two scores on the scale of the validation normals, added as the paper adds them."""
+"""PUAD: two scores, standardised on the validation normals and added as in the paper."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
-from toy_normals import Toys, onnx_scores, pictures, trained
+from toy_normals import ToyBatches, onnx_scores, overfit, toy_images
 
 from detectors.base import Batch
-from detectors.models.efficientad.model import EfficientAdSettings
+from detectors.models.efficientad.settings import EfficientAdSettings
 from detectors.models.puad.model import Puad, PuadSettings
 from detectors.registry import assemble
 from pipeline.models.backbone import normalise
 
-TRAIN, VALIDATION = pictures(8), pictures(6, seed=1)
+TRAIN, VALIDATION = toy_images(8), toy_images(6, seed=1)
 
 
 def made(**changes: object) -> Puad:
@@ -30,14 +30,14 @@ def made(**changes: object) -> Puad:
 @pytest.fixture(scope="module")
 def fitted() -> Puad:
     detector = made()
-    trained(detector, TRAIN, steps=15)
-    detector.calibrate(Toys(TRAIN), Toys(VALIDATION))
+    overfit(detector, TRAIN, steps=15)
+    detector.calibrate(ToyBatches(TRAIN), ToyBatches(VALIDATION))
     return detector
 
 
 def without_dots(count: int) -> list[Batch]:
-    """Pairs: the dot is gone (1), or everything is as it was (0)."""
-    whole, gone = pictures(count, seed=3), pictures(count, seed=4, dot=False)
+    """Pairs: the dot is missing (label 1), or nothing has changed (label 0)."""
+    whole, gone = toy_images(count, seed=3), toy_images(count, seed=4, dot=False)
     labels = torch.arange(2 * count) % 2
     edited = torch.stack([image for pair in zip(whole, gone, strict=True) for image in pair])
     return [{"original": edited, "edited": edited, "label": labels}]
@@ -57,14 +57,20 @@ def test_the_score_is_the_published_formula(fitted: Puad) -> None:
 
     def map_score(images: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
-            return fitted.fused(fitted.evidence(images)).flatten(1).max(1).values.double().numpy()
+            return (
+                fitted.fused_map(fitted.raw_outputs(images))
+                .flatten(1)
+                .max(1)
+                .values.double()
+                .numpy()
+            )
 
     gaussian = LedoitWolf().fit(features(TRAIN))
 
     def distance(images: torch.Tensor) -> np.ndarray:
         return np.sqrt(gaussian.mahalanobis(features(images)))
 
-    others = pictures(4, seed=9)
+    others = toy_images(4, seed=9)
     expected = np.zeros(4)
     for score in (map_score, distance):
         expected += (score(others) - score(VALIDATION).mean()) / score(VALIDATION).std()
@@ -75,8 +81,8 @@ def test_the_score_is_the_published_formula(fitted: Puad) -> None:
 
 def test_validation_normals_have_mean_zero_and_deviation_one(fitted: Puad) -> None:
     with torch.no_grad():
-        evidence = fitted.evidence(VALIDATION)
-        deviations_N2 = fitted.deviations(evidence, fitted.fused(evidence))
+        raw = fitted.raw_outputs(VALIDATION)
+        deviations_N2 = fitted.standardised_scores(raw, fitted.fused_map(raw))
     torch.testing.assert_close(deviations_N2.mean(0), torch.zeros(2), rtol=0, atol=1e-4)
     deviation_2 = deviations_N2.std(0, correction=0)
     torch.testing.assert_close(deviation_2, torch.ones(2), rtol=1e-4, atol=1e-4)
@@ -86,7 +92,7 @@ def test_validation_normals_have_mean_zero_and_deviation_one(fitted: Puad) -> No
 
 
 def test_the_map_is_that_of_efficientad(fitted: Puad) -> None:
-    images = pictures(2, seed=5)
+    images = toy_images(2, seed=5)
     state = {
         name: value for name, value in fitted.state_dict().items()
         if not name.startswith(("gaussian", "mean_2", "deviation_2", "weight"))
@@ -100,25 +106,25 @@ def test_the_map_is_that_of_efficientad(fitted: Puad) -> None:
         assert torch.equal(plain(images).maps_BHW, fitted(images).maps_BHW)
 
 
-def test_weights_at_the_ends_leave_one_score(fitted: Puad) -> None:
-    images = pictures(3, seed=5)
+def test_extreme_weights_leave_one_score(fitted: Puad) -> None:
+    images = toy_images(3, seed=5)
     with torch.no_grad():
-        evidence = fitted.evidence(images)
-        fused = fitted.fused(evidence)
-        deviations_B2 = fitted.deviations(evidence, fused)
+        raw = fitted.raw_outputs(images)
+        fused = fitted.fused_map(raw)
+        deviations_B2 = fitted.standardised_scores(raw, fused)
         for weight, expected in ((1.0, deviations_B2[:, 0]), (0.0, deviations_B2[:, 1])):
             fitted.weight.fill_(weight)
-            torch.testing.assert_close(fitted.image_scores(evidence, fused), 2 * expected)
+            torch.testing.assert_close(fitted.image_scores(raw, fused), 2 * expected)
         fitted.weight.fill_(0.5)
 
 
 def test_tuning_finds_the_best_weight_of_the_grid_and_is_off_by_default(fitted: Puad) -> None:
     pairs = without_dots(6)
-    fitted.tune(Toys(VALIDATION), pairs)
+    fitted.tune(ToyBatches(VALIDATION), pairs)
     assert fitted.weight.item() == 0.5
     tuned = made(tune_fusion=True).eval()
     tuned.load_state_dict(fitted.state_dict())
-    tuned.tune(Toys(VALIDATION), pairs)
+    tuned.tune(ToyBatches(VALIDATION), pairs)
     images = torch.cat([VALIDATION, pairs[0]["edited"]])
     labels = np.concatenate([np.zeros(len(VALIDATION)), pairs[0]["label"]])
     reached = {}
@@ -131,29 +137,31 @@ def test_tuning_finds_the_best_weight_of_the_grid_and_is_off_by_default(fitted: 
     assert reached[best] == pytest.approx(max(reached.values()))
     equally_good = [step for step, value in reached.items() if value > reached[best] - 1e-9]
     assert abs(best - 10) == min(abs(step - 10) for step in equally_good)
-    tuned.tune(Toys(VALIDATION), [])  # nothing to tell apart: as it was
+    # A single class leaves the weight unchanged.
+    tuned.tune(ToyBatches(VALIDATION), [])
     assert round(20 * tuned.weight.item()) == best
 
 
-def test_normals_that_score_all_the_same_are_no_division_by_zero() -> None:
+def test_equal_scores_of_all_normals_cause_no_division_by_zero() -> None:
     detector = made().eval()
-    one = pictures(1)
-    detector.prepare(Toys(one))
-    detector.calibrate(Toys(one), Toys(one))
+    one = toy_images(1)
+    detector.prepare(ToyBatches(one))
+    detector.calibrate(ToyBatches(one), ToyBatches(one))
     with torch.no_grad():
-        assert torch.isfinite(detector(pictures(2)).image_B).all()
+        assert torch.isfinite(detector(toy_images(2)).image_B).all()
 
 
 def test_a_state_dict_is_the_whole_detector(fitted: Puad) -> None:
     other = assemble("puad", fitted.settings, weights=False).eval()
     other.load_state_dict(fitted.state_dict())
     with torch.no_grad():
-        assert torch.equal(other(pictures(2)).image_B, fitted(pictures(2)).image_B)
+        assert torch.equal(other(toy_images(2)).image_B, fitted(toy_images(2)).image_B)
 
 
-@pytest.mark.slow  # LA-EAD, which is all of this and more, is exported in the ordinary suite
+# Slow: the ordinary suite exports LA-EAD, which contains PUAD.
+@pytest.mark.slow
 def test_onnxruntime_gives_the_same_scores(fitted: Puad) -> None:
-    images = pictures(3, seed=9)
+    images = toy_images(3, seed=9)
     score_B, maps_BHW = onnx_scores(fitted, images)
     with torch.no_grad():
         expected = fitted(images)

@@ -1,4 +1,4 @@
-"""SemRec: sizes, what each branch sees, what is frozen, its loss by hand, and its export."""
+"""SemRec: parameter counts, inputs of the branches, frozen parts, losses by hand, export."""
 
 import copy
 from pathlib import Path
@@ -7,12 +7,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from toy_pairs import parameters, toys, trained
+from toy_pairs import overfit, parameter_count, toy_images
 
 from detectors.base import Scores
 from detectors.models.semrec import model as semrec
-from detectors.models.semrec.model import SemRec, SemRecSettings, turned
-from detectors.networks.cosine import distance
+from detectors.models.semrec.model import SemRec, SemRecSettings, rotated
+from detectors.networks.cosine import cosine_distance
 from detectors.networks.unet import UNet
 from pipeline.models.backbone import Trunk, normalise
 
@@ -24,7 +24,7 @@ def small(**changes) -> SemRec:
 
 
 def batch_of(original: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Pairs whose edit paints a square."""
+    """Pairs whose edit is a black square."""
     edited, mask = original.clone(), torch.zeros_like(original[:, 0])
     edited[:, :, 16:40, 8:32] = 0
     mask[:, 16:40, 8:32] = 1
@@ -32,35 +32,38 @@ def batch_of(original: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_the_object_branch_has_the_stated_size():
-    assert parameters(UNet()) == 13_307_360
-    assert parameters(UNet(skips="deep")) == 13_307_360 - 128 * 64 * 9
-    assert parameters(UNet(skips="none")) == 13_307_360 - (512 * 256 + 256 * 128 + 128 * 64) * 9
+    assert parameter_count(UNet()) == 13_307_360
+    assert parameter_count(UNet(skips="deep")) == 13_307_360 - 128 * 64 * 9
+    assert (
+        parameter_count(UNet(skips="none")) == 13_307_360 - (512 * 256 + 256 * 128 + 128 * 64) * 9
+    )
     whole = semrec.build(SemRecSettings(), None)
-    assert parameters(whole) == 24_665_024 + 13_307_360 + 2_782_784
+    assert parameter_count(whole) == 24_665_024 + 13_307_360 + 2_782_784
 
 
 @pytest.mark.parametrize("skips", ["all", "deep", "none"])
 def test_skips_decide_what_reaches_the_fine_level(skips):
-    """Without skips the finest level knows the picture through the narrow middle only."""
+    """Without skips the finest level depends on the image through the bottleneck only."""
     torch.manual_seed(0)
     network = UNet(4, (8, 16, 32), skips).eval()
-    middle = []
+    # Block the bottleneck: what still reaches the output came through skips.
     network.encoders[5].register_forward_hook(lambda *_: torch.zeros_like(_[2]))
     with torch.no_grad():
-        middle = [network(torch.rand(1, 3, 64, 64))[0] for _ in range(2)]
-    assert torch.equal(*middle) == (skips == "none")
+        finest = [network(torch.rand(1, 3, 64, 64))[0] for _ in range(2)]
+    assert torch.equal(*finest) == (skips == "none")
 
 
 def test_the_loss_is_the_mean_cosine_distance_to_the_clean_teacher(monkeypatch):
-    noisy = toys(3).flip(3)
+    noisy = toy_images(3).flip(3)
     monkeypatch.setattr(semrec, "corrupt", lambda x, *_: (noisy, torch.ones_like(x[:, 0]).bool()))
-    detector, batch = small().eval(), batch_of(toys(3))
+    detector, batch = small().eval(), batch_of(toy_images(3))
     with torch.no_grad():
         losses = detector.losses(batch, 0, 10)
         target = detector.teacher(normalise(batch["original"]))
-        for name, seen in (("local", noisy), ("object", batch["edited"])):
-            made = detector.branches[name](normalise(seen))
-            for level, one, other in zip(semrec.LEVELS, made, target, strict=True):
+        for name, images in (("local", noisy), ("object", batch["edited"])):
+            decoded = detector.branches[name](normalise(images))
+            for level, one, other in zip(semrec.LEVELS, decoded, target, strict=True):
+                # Cosine distances in NumPy, without the epsilon.
                 u, v = one.double().numpy(), other.double().numpy()
                 norms = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
                 cells = 1 - (u * v).sum(1) / np.maximum(norms, 1e-9)
@@ -68,32 +71,32 @@ def test_the_loss_is_the_mean_cosine_distance_to_the_clean_teacher(monkeypatch):
     assert len(losses) == 6
 
 
-def test_both_branches_see_the_same_damaged_edit_when_inputs_are_shared(monkeypatch):
-    seen = []
+def test_with_shared_inputs_both_branches_see_the_same_corrupted_edit(monkeypatch):
+    corrupted = []
 
     def corrupt(images, *_):
-        seen.append(images)
+        corrupted.append(images)
         return images // 2, torch.zeros_like(images[:, 0]).bool()
 
     monkeypatch.setattr(semrec, "corrupt", corrupt)
-    batch = batch_of(toys(2))
+    batch = batch_of(toy_images(2))
     detector = small(inputs="shared").eval()
     inputs = []
     for branch in detector.branches.values():
         branch.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     detector.losses(batch, 0, 10)
-    assert torch.equal(seen[0], batch["edited"])
+    assert torch.equal(corrupted[0], batch["edited"])
     assert torch.equal(inputs[0], inputs[1])
     assert torch.equal(inputs[0], normalise(batch["edited"] // 2))
 
 
 def test_the_mask_weight_weighs_edited_cells():
-    batch = batch_of(toys(2))
+    batch = batch_of(toy_images(2))
     plain, heavy = small(branches="object").eval(), small(branches="object", mask_weight=5).eval()
     with torch.no_grad():
         target = plain.teacher(normalise(batch["original"]))[0]
-        made = plain.branches["object"](normalise(batch["edited"]))[0]
-        cells = distance(made, target)
+        decoded = plain.branches["object"](normalise(batch["edited"]))[0]
+        cells = cosine_distance(decoded, target)
         weight = 1 + 4 * torch.nn.functional.avg_pool2d(batch["mask"].float(), 4)
         expected = (cells * weight).sum() / weight.sum()
         found = heavy.losses(batch, 0, 1)["object_fine"]
@@ -106,32 +109,33 @@ def test_one_branch_alone_is_an_ablation(branches):
     detector = small(branches=branches).eval()
     assert list(detector.branches) == [branches]
     with torch.no_grad():
-        names = detector.losses(batch_of(toys(2)), 0, 1)
+        names = detector.losses(batch_of(toy_images(2)), 0, 1)
         assert {name.split("_")[0] for name in names} == {branches}
-        assert detector.explain(toys(2)) == {}
-        assert detector(toys(2)).maps_BHW.shape == (2, 64, 64)
+        assert detector.explain(toy_images(2)) == {}
+        assert detector(toy_images(2)).maps_BHW.shape == (2, 64, 64)
 
 
 def test_the_teacher_never_moves():
     detector = small()
     before = copy.deepcopy(detector.teacher.state_dict())
-    trained(detector.train(), batch_of(toys(4)), 3)
+    overfit(detector.train(), batch_of(toy_images(4)), 3)
     assert detector.branches["local"].training
     assert not any(module.training for module in detector.teacher.modules())
     after = detector.teacher.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.grad is None for parameter in detector.teacher.parameters())
     with torch.no_grad():
-        images = normalise(toys(2))
+        images = normalise(toy_images(2))
         one = detector.train().teacher(images)
         other = detector.eval().teacher(images)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_turns_keep_picture_edit_and_mask_together():
+def test_rotations_keep_image_edit_and_mask_aligned():
     torch.manual_seed(0)
     batch = batch_of(torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8))
-    original, edited, mask = turned(batch["original"], batch["edited"], batch["mask"])
+    original, edited, mask = rotated(batch["original"], batch["edited"], batch["mask"])
+    # The changed pixels must lie inside the rotated mask.
     changed = (original != edited).any(1)
     assert torch.equal(changed & mask.bool(), changed)
     assert (changed.sum((1, 2)) > 500).all()
@@ -145,16 +149,17 @@ def test_turns_keep_picture_edit_and_mask_together():
 def test_the_map_is_the_sum_of_its_explanation():
     detector = small().eval()
     with torch.no_grad():
-        scores, maps = detector(toys(2)), detector.explain(toys(2))
+        scores, maps = detector(toy_images(2)), detector.explain(toy_images(2))
     assert set(maps) == {"local", "object"}
     torch.testing.assert_close(scores.maps_BHW, maps["local"] + maps["object"])
-    top = scores.maps_BHW.flatten(1).topk(6).values.mean(1)  # 100 pixels at 256 px, 6 at 64
+    # 100 pixels at 256 px are 6 at 64 px.
+    top = scores.maps_BHW.flatten(1).topk(6).values.mean(1)
     torch.testing.assert_close(scores.image_B, top)
 
 
-def test_branches_can_be_brought_to_one_scale():
+def test_quantiles_bring_branches_to_one_scale():
     detector = small(branch_norm="val_quantile").eval()
-    normals = [{"image": toys(4)}, {"image": toys(3).flip(2)}]
+    normals = [{"image": toy_images(4)}, {"image": toy_images(3).flip(2)}]
     detector.calibrate(normals, normals)
     with torch.no_grad():
         maps = [detector.explain(batch["image"]) for batch in normals]
@@ -165,14 +170,14 @@ def test_branches_can_be_brought_to_one_scale():
     assert "ranges_22" in detector.state_dict()
 
 
-def test_it_learns_eight_toy_pictures():
-    totals = trained(small(learning_rate=3e-3), batch_of(toys()), 40)
+def test_it_learns_eight_toy_images():
+    totals = overfit(small(learning_rate=3e-3), batch_of(toy_images()), 40)
     assert sum(totals[-5:]) < 0.5 * sum(totals[:5])
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_exported_network_scores_as_the_detector_does(tmp_path: Path):
-    detector, images = small().eval(), toys(3)
+    detector, images = small().eval(), toy_images(3)
     path = tmp_path / "semrec.onnx"
     axes = {name: {0: "batch"} for name in ("images", "scores", "maps")}
     torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Feature maps of networks by name: the right layers, from a file, on one grid."""
+"""Backbones by name: the right layers, weights from a file, joined on one grid."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from detectors.networks.backbones import channels_of, extractor, joined
+from detectors.networks.backbones import channels_of, extractor, join_layers
 from detectors.networks.teachers import CHANNELS
 from pipeline.errors import UserError, WeightsError
 from pipeline.models.backbone import normalise, small_teacher
@@ -32,11 +32,11 @@ def test_layers_are_joined_as_by_hand(
         torch.randn(2, count, side, side, generator=generator)
         for count, side in zip(counts, sides, strict=False)
     ]
-    found = joined(maps, 4, channels).numpy()
+    found = join_layers(maps, 4, channels).numpy()
     on_grid = np.concatenate([by_hand(map_BChw.numpy(), 4) for map_BChw in maps], 1)
     total = sum(counts)
     for channel in range(channels):
-        # Stretch c of n equal ones, widened to whole channels.
+        # The c-th of n equal intervals, widened to whole channels.
         first, end = channel * total // channels, -(-(channel + 1) * total // channels)
         expected = on_grid[:, first:end].mean(1)
         np.testing.assert_allclose(found[:, channel], expected, rtol=1e-5, atol=1e-5)
@@ -63,7 +63,7 @@ def test_the_resnet18_trunk_fills_the_384_channels_exactly() -> None:
     images_B3HW = normalise(torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8))
     _, middle, coarse = source.network(images_B3HW)
     wanted = torch.cat((middle, nn.functional.interpolate(coarse, (16, 16), mode="bilinear")), 1)
-    torch.testing.assert_close(joined(source(images_B3HW), 16, CHANNELS), wanted)
+    torch.testing.assert_close(join_layers(source(images_B3HW), 16, CHANNELS), wanted)
 
 
 # --- backbones ------------------------------------------------------------------------------------
@@ -103,7 +103,8 @@ def test_a_timm_network_is_read_from_a_file(tmp_path: Path, model: str, layers: 
     whole(images_B3HW)
     for layer, found in zip(source.layers, source(images_B3HW), strict=True):
         made = kept[layer]
-        if made.ndim == 3:  # a transformer's tokens behind its prefix
+        # A transformer has tokens, after some prefix tokens.
+        if made.ndim == 3:
             made = made[:, -(found.shape[2] ** 2) :].transpose(1, 2).reshape(found.shape)
         torch.testing.assert_close(found, made)
     assert [side // cells for _, cells in channels_of(source, side)] == (
@@ -111,7 +112,7 @@ def test_a_timm_network_is_read_from_a_file(tmp_path: Path, model: str, layers: 
     )
 
 
-def test_an_extractor_is_frozen_whatever_it_is_told() -> None:
+def test_an_extractor_stays_frozen() -> None:
     bundled = extractor("bundled-teacher")
     bundled.train()
     assert not any(module.training for module in bundled.modules())
@@ -119,7 +120,7 @@ def test_an_extractor_is_frozen_whatever_it_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "told"),
+    ("name", "layers", "message"),
     [
         ("resnet19", [], "known: torchvision:NAME"),
         ("torchvision:resnet19", [], "no classifier 'resnet19'"),
@@ -127,19 +128,19 @@ def test_an_extractor_is_frozen_whatever_it_is_told() -> None:
         ("timm:resnet19", [], "no model 'resnet19'"),
         ("resnet18", ["layer4"], r"layer1 \(stride 4\)"),
         ("torchvision:resnet18", ["layer9"], "layer1, layer2"),
-        ("timm:test_vit", [], "name the --layers"),
+        ("timm:test_vit", [], "choose --layers"),
         ("timm:test_resnet", ["layer9"], r"layer2 \(stride 8\)"),
         ("resnet18", ["layer2", "layer2"], "once"),
         ("torchvision:resnet18", ["layer2", "flatten"], "no layer 'flatten'"),
     ],
 )
-def test_a_wrong_word_names_the_right_ones(name: str, layers: list[str], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_errors_list_the_valid_names(name: str, layers: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         extractor(name, None, layers)
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:test_resnet", "resnet18"])
-def test_weights_of_another_network_are_refused(tmp_path: Path, name: str) -> None:
+def test_weights_of_another_network_are_rejected(tmp_path: Path, name: str) -> None:
     torch.save(small_teacher().state_dict(), tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="should hold"):
+    with pytest.raises(WeightsError, match="expected the"):
         extractor(name, tmp_path / "other.pth")

@@ -1,16 +1,16 @@
-"""Cosine distances against a loop over cells, and gradients where features are all zero."""
+"""Cosine distances against a loop over cells, gradients at zero, fusion, image scores."""
 
 import numpy as np
 import pytest
 import torch
 
-from detectors.networks.cosine import distance, fused, top_mean, unit
+from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean, unit_length
 
 
 def test_the_distance_is_one_minus_the_cosine_of_each_cell():
     rng = np.random.default_rng(0)
     one, other = rng.random((2, 2, 5, 3, 4)).astype(np.float32) * 3
-    found = distance(torch.from_numpy(one), torch.from_numpy(other))
+    found = cosine_distance(torch.from_numpy(one), torch.from_numpy(other))
     for b, y, x in np.ndindex(2, 3, 4):
         u, v = one[b, :, y, x].astype(float), other[b, :, y, x].astype(float)
         expected = 1 - u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
@@ -20,24 +20,25 @@ def test_the_distance_is_one_minus_the_cosine_of_each_cell():
 def test_features_that_are_all_zero_have_finite_gradients():
     features = torch.zeros(1, 4, 2, 2, requires_grad=True)
     target = torch.rand(1, 4, 2, 2)
-    loss = distance(features, target)
+    loss = cosine_distance(features, target)
     assert torch.equal(loss, torch.ones_like(loss))
     loss.sum().backward()
     assert torch.isfinite(features.grad).all()
-    assert features.grad.abs().sum() > 0  # and they point the way out
+    # And not zero, so training can leave this point.
+    assert features.grad.abs().sum() > 0
 
 
 def test_half_precision_features_are_measured_in_float32():
     features = torch.full((1, 64, 1, 1), 1e-2, dtype=torch.bfloat16)
-    assert unit(features).dtype == torch.float32
-    assert distance(features, features).abs().item() < 1e-3
+    assert unit_length(features).dtype == torch.float32
+    assert cosine_distance(features, features).abs().item() < 1e-3
 
 
-def test_levels_are_enlarged_and_put_together():
+def test_levels_are_upsampled_and_combined():
     coarse, fine = torch.full((1, 2, 2), 0.5), torch.full((1, 4, 4), 0.25)
     expected = {"prod": 0.125, "sum": 0.75, "mean": 0.375}
     for fusion, value in expected.items():
-        assert torch.allclose(fused([fine, coarse], 8, fusion), torch.full((1, 8, 8), value))
+        assert torch.allclose(fuse_levels([fine, coarse], 8, fusion), torch.full((1, 8, 8), value))
 
 
 def test_the_score_is_the_mean_of_the_top_pixels_scaled_to_the_map():

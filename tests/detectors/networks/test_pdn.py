@@ -1,4 +1,4 @@
-"""Patch description networks, the autoencoder and the teachers: counts, shapes, cells, files."""
+"""Patch description networks and the teachers: parameter counts, shapes, cells, files."""
 
 from pathlib import Path
 
@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detectors.models.efficientad.autoencoder import Autoencoder, sizes
-from detectors.networks.pdn import BORDER, STRIDE, Kind, Pdn, cells, load_pdn
+from detectors.networks.pdn import BORDER, STRIDE, Kind, Pdn, cells_per_side, load_pdn
 from detectors.networks.teachers import Moments, PdnTeacher, TrunkTeacher, teacher_for
 from pipeline.errors import UserError, WeightsError
 from pipeline.models.backbone import normalise, small_teacher
@@ -27,7 +26,7 @@ def noisy(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def sequence(kind: Kind, outputs: int, width: int, pad: int) -> nn.Sequential:
-    """The layer table of the paper's appendix, typed once more as a plain sequence."""
+    """The layer tables of the paper's appendix as a plain sequence."""
     if kind == "small":
         return nn.Sequential(
             nn.Conv2d(3, width, 4, padding=3 * pad), nn.ReLU(), nn.AvgPool2d(2, 2, pad),
@@ -60,10 +59,6 @@ def test_parameters_are_those_counted_from_the_paper(kind: Kind, outputs: int, c
     assert parameters(Pdn(kind, outputs)) == count
 
 
-def test_the_autoencoder_has_the_parameters_counted_from_the_paper() -> None:
-    assert parameters(Autoencoder(256, 384)) == 1_096_320
-
-
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", ["small", "medium"])
 def test_the_network_is_the_table_of_layers(kind: Kind, padded: bool, tmp_path: Path) -> None:
@@ -78,7 +73,7 @@ def test_the_network_is_the_table_of_layers(kind: Kind, padded: bool, tmp_path: 
         torch.testing.assert_close(pdn(images), expected, rtol=1e-4, atol=1e-5)
         half = pdn(images, slice(8, 20))
     torch.testing.assert_close(half, expected[:, 8:20], rtol=1e-4, atol=1e-5)
-    assert expected.shape[-1] == (96 // STRIDE if padded else cells(96))
+    assert expected.shape[-1] == (96 // STRIDE if padded else cells_per_side(96))
 
 
 def test_moments_are_numpys_over_any_batches() -> None:
@@ -97,35 +92,20 @@ def test_moments_are_numpys_over_any_batches() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 96, 128, 256, 320])
-def test_student_autoencoder_and_teachers_have_the_same_cells(size: int) -> None:
+def test_students_and_teachers_have_the_same_cells(size: int) -> None:
     images = normalise(noisy(1, size))
     networks = {
         "small": Pdn("small", 8, width=0.0625),
         "medium": Pdn("medium", 8, width=0.03125),
-        "autoencoder": Autoencoder(size, 8, width=0.25),
         "trunk": TrunkTeacher(small_teacher()),
     }
     with torch.no_grad():
         for name, network in networks.items():
-            assert network(images).shape[-2:] == (cells(size), cells(size)), name
-
-
-def test_the_paper_s_sizes_are_these() -> None:
-    assert cells(256) == 56
-    assert sizes(256) == (3, 8, 15, 32, 63, 127, 56)
-    # The rule for other sizes that anomalib published.
-    for size in (256, 320, 512, 1024):
-        expected = (size // 64 - 1, size // 32, size // 16 - 1, size // 8)
-        assert sizes(size) == (*expected, size // 4 - 1, size // 2 - 1, -(-size // 4) - 8)
-    encoded = torch.zeros(1, 3, 256, 256)
-    autoencoder = Autoencoder(256, 384, width=0.25)
-    for convolution in autoencoder.encoder:
-        encoded = convolution(encoded)
-    assert autoencoder.bottleneck(encoded).shape[-2:] == (1, 1)
+            assert network(images).shape[-2:] == (cells_per_side(size), cells_per_side(size)), name
 
 
 @pytest.mark.parametrize("kind", ["small", "medium"])
-def test_a_cell_sees_33_pixels_and_nothing_else(kind: Kind) -> None:
+def test_the_receptive_field_is_33_pixels(kind: Kind) -> None:
     """Cell (i, j) of an unpadded network lies at pixels 4 i to 4 i + 32."""
     torch.manual_seed(0)
     pdn = Pdn(kind, 8, width=0.125).double()
@@ -137,7 +117,7 @@ def test_a_cell_sees_33_pixels_and_nothing_else(kind: Kind) -> None:
     assert (columns.min(), columns.max()) == (36, 68)
 
 
-def test_trunk_cells_lie_where_the_network_has_its_own() -> None:
+def test_trunk_cells_align_with_those_of_the_network() -> None:
     """The middle of cell i is pixel 4 i + 16 for the one; the other's cell is 4 strides in."""
     teacher = TrunkTeacher(small_teacher())
     images = normalise(noisy(1, 128))
@@ -155,7 +135,7 @@ def test_trunk_cells_lie_where_the_network_has_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", ["small", "medium"])
-def test_every_naming_of_the_layers_is_read(kind: Kind, tmp_path: Path) -> None:
+def test_all_naming_schemes_of_layers_are_read(kind: Kind, tmp_path: Path) -> None:
     torch.manual_seed(0)
     pdn = Pdn(kind, 8, width=0.125)
     numbered = list(pdn.convs)
@@ -175,9 +155,9 @@ def test_every_naming_of_the_layers_is_read(kind: Kind, tmp_path: Path) -> None:
             assert torch.equal(mine, theirs)
 
 
-def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_of_another_network_is_rejected(tmp_path: Path) -> None:
     save_file(Pdn("small", 8, width=0.125).state_dict(), tmp_path / "small.safetensors")
-    with pytest.raises(WeightsError, match=r"small\.safetensors should hold .* 6 convolutions"):
+    with pytest.raises(WeightsError, match=r"small\.safetensors: expected .* 6 convolutions"):
         load_pdn(Pdn("medium", 8, width=0.125), tmp_path / "small.safetensors")
     with pytest.raises(UserError, match="known: efficientad-s"):
         teacher_for("swin-tiny", None)
@@ -213,12 +193,3 @@ def test_a_channel_that_never_changes_stays_finite() -> None:
     assert teacher.normalised(torch.full((1, 2, 1, 1), 7.0))[0, 0].item() == 0
     with pytest.raises(UserError, match="training normals"):
         teacher.set_statistics(Moments(2))
-
-
-def test_the_autoencoder_drops_out_only_when_told() -> None:
-    torch.manual_seed(0)
-    autoencoder = Autoencoder(64, 8, width=0.25).train()
-    images = normalise(noisy(1, 64))
-    with torch.no_grad():
-        assert torch.equal(autoencoder(images), autoencoder(images))
-        assert not torch.equal(autoencoder(images, dropout=0.2), autoencoder(images, dropout=0.2))

@@ -1,4 +1,4 @@
-"""Frozen pyramids: their taps against hooks in whole networks, their files, what never moves."""
+"""Frozen pyramids: levels against hooks in whole networks, files, frozen weights."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from toy_normals import Toys, pictures
+from toy_normals import ToyBatches, toy_images
 
 from detectors.networks.pyramids import StandardisedPyramid, pyramid_of
 from pipeline.errors import WeightsError
@@ -19,7 +19,7 @@ SWIN_SHAPES = [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]
 
 @pytest.fixture(scope="module")
 def swin() -> nn.Module:
-    """timm's whole network as it comes, DropPath included, with drawn weights."""
+    """timm's complete network, DropPath included, with random weights."""
     from timm.models.swin_transformer import swin_tiny_patch4_window7_224
 
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def swin_file(swin: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def hooked(network: nn.Module, modules: list[nn.Module], images: Tensor) -> list[Tensor]:
-    """What the modules put out while the whole network runs."""
+    """Outputs of the modules while the whole network runs."""
     seen: list[Tensor] = []
     hooks = [m.register_forward_hook(lambda *given: seen.append(given[2])) for m in modules]
     with torch.no_grad():
@@ -50,7 +50,7 @@ def levels_of(pyramid: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def test_swins_levels_are_the_inputs_of_its_stages(swin, swin_file):
-    images = normalise(pictures(2, 224))
+    images = normalise(toy_images(2, 224))
     taps = [swin.patch_embed, *(stage.downsample for stage in swin.layers[1:])]
     theirs = [tap.permute(0, 3, 1, 2) for tap in hooked(swin, taps, images)]
     pyramid = pyramid_of("swin-tiny", swin_file, 224)
@@ -79,7 +79,7 @@ def test_the_first_swin_files_count_mergings_to_the_stage_before(swin, swin_file
 
 
 def test_the_same_swin_weights_serve_other_sizes(swin_file):
-    levels = levels_of(pyramid_of("swin-tiny", swin_file, 128), normalise(pictures(1, 128)))
+    levels = levels_of(pyramid_of("swin-tiny", swin_file, 128), normalise(toy_images(1, 128)))
     assert [level.shape[-1] for level in levels] == [32, 16, 8, 4]
 
 
@@ -96,7 +96,7 @@ def test_a_wide_resnets_levels_are_its_four_stages(tmp_path):
     }
     whole.load_state_dict(state, strict=False)
     torch.save(state, tmp_path / "wide.pth")
-    images = normalise(pictures(1))
+    images = normalise(toy_images(1))
     theirs = hooked(whole, [whole.layer1, whole.layer2, whole.layer3, whole.layer4], images)
     ours = levels_of(pyramid_of("wide-resnet50-2", tmp_path / "wide.pth", 64), images)
     assert [tuple(level.shape[1:]) for level in ours] == [
@@ -106,11 +106,11 @@ def test_a_wide_resnets_levels_are_its_four_stages(tmp_path):
         torch.testing.assert_close(one, other)
 
 
-def test_a_trunk_brings_the_mean_of_its_last_level_as_the_fourth(shared):
+def test_a_trunks_fourth_level_is_the_mean_of_its_third(shared):
     path = shared / "weights" / "resnet18_layers1-3.safetensors"
     if not path.is_file():
         pytest.skip(f"no {path}")
-    images = normalise(pictures(2))
+    images = normalise(toy_images(2))
     *three, fourth = levels_of(pyramid_of("resnet18", path, 64), images)
     for one, other in zip(three, levels_of(resnet18_trunk(path), images), strict=True):
         assert torch.equal(one, other)
@@ -121,7 +121,7 @@ def test_a_trunk_brings_the_mean_of_its_last_level_as_the_fourth(shared):
 @pytest.mark.parametrize("teacher", ["swin-tiny", "bundled-teacher"])
 def test_nothing_moves_in_training_mode(teacher):
     pyramid = pyramid_of(teacher, None, 64)
-    images = normalise(pictures(2))
+    images = normalise(toy_images(2))
     before = levels_of(pyramid, images)
     parent = nn.Sequential(pyramid).train()
     for one, other in zip(before, levels_of(parent, images), strict=True):
@@ -130,11 +130,11 @@ def test_nothing_moves_in_training_mode(teacher):
     assert not any(value.requires_grad for value in pyramid.parameters())
 
 
-def test_the_file_of_another_network_is_refused_by_name(tmp_path):
+def test_a_file_of_another_network_is_rejected(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"patch_embed.proj.weight": torch.zeros(96, 3, 4, 4)}, path)
     for teacher in ("swin-tiny", "wide-resnet50-2"):
-        with pytest.raises(WeightsError, match=r"other\.safetensors.*another network.*name the"):
+        with pytest.raises(WeightsError, match=r"other\.safetensors.*another network.*matching"):
             pyramid_of(teacher, path, 64)
 
 
@@ -142,12 +142,13 @@ def test_standardised_channels_have_mean_0_and_deviation_1_over_the_normals():
     torch.manual_seed(0)
     plain = pyramid_of("bundled-teacher", None, 64)
     pyramid = StandardisedPyramid(plain).freeze()
-    normals = pictures(8)
-    pyramid.measure(Toys(normals))
+    normals = toy_images(8)
+    pyramid.measure(ToyBatches(normals))
     raw, scaled = (levels_of(network, normalise(normals)) for network in (plain, pyramid))
     for before_BChw, after_BChw in zip(raw, scaled, strict=True):
         values = before_BChw.double().numpy()
         mean, deviation = (f(values, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
         expected = (values - mean) / np.where(deviation > 1e-6, deviation, 1)
         np.testing.assert_allclose(after_BChw.numpy(), expected, rtol=1e-3, atol=1e-3)
-    assert not F.relu(-scaled[0]).eq(0).all()  # a trunk's own levels are never negative
+    # A trunk's raw levels are never negative.
+    assert not F.relu(-scaled[0]).eq(0).all()

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import f1_score, roc_auc_score
 
 from detectors.training.calibration import NO_NORMALS, false_alarm_threshold, from_scores
-from detectors.training.precision_parity import compared
+from detectors.training.precision_parity import compare_scores
 from pipeline.kinds import KINDS
 
 NUMBERS = st.integers(-50, 50).map(lambda n: n / 8)
@@ -17,11 +17,12 @@ SCORES = st.lists(NUMBERS, min_size=1, max_size=60).map(lambda s: np.array(s, np
 
 
 @given(SCORES, st.sampled_from([0.01, 0.05]))
-def test_a_threshold_lets_at_most_its_share_of_normals_through(normal_N, share):
+def test_at_most_the_given_share_of_normals_reaches_a_threshold(normal_N, share):
     threshold = np.float32(false_alarm_threshold(normal_N, share))
     assert (normal_N >= threshold).mean() <= share
     lower = np.float32(np.nextafter(threshold, np.float32(-np.inf)))
-    assert (normal_N >= lower).mean() > share  # it is the lowest such threshold
+    # It is the lowest such threshold.
+    assert (normal_N >= lower).mean() > share
     np.testing.assert_array_equal(normal_N >= threshold, normal_N > threshold)
 
 
@@ -33,21 +34,22 @@ def test_five_normals_give_a_threshold_above_them_all():
     assert set(found.notes) == {"auroc", "threshold_f1", "control_false_alarms"}
 
 
-def test_one_of_twenty_normals_may_raise_the_alarm():
+def test_one_of_twenty_normals_may_reach_the_5_percent_threshold():
     assert false_alarm_threshold(np.arange(20, dtype=np.float32), 0.05) == pytest.approx(
         18, abs=1e-5
     )
 
 
-def test_without_normals_nothing_is_known_and_it_says_so():
+def test_without_normals_nothing_is_calibrated_and_notes_say_why():
     found = from_scores(np.zeros(0, np.float32), np.ones(2, np.float32), np.ones(2), np.zeros(2))
     assert found.threshold_5 is found.auroc is None
     assert set(found.notes.values()) == {NO_NORMALS}
 
 
-@settings(deadline=None, max_examples=30)  # scikit-learn takes its time
+# Few examples, because scikit-learn is slow on each.
+@settings(deadline=None, max_examples=30)
 @given(SCORES, SCORES)
-def test_auroc_and_best_f1_are_those_of_scikit_learn(normal_N, pair_N):
+def test_auroc_and_best_f1_equal_scikit_learn(normal_N, pair_N):
     kinds_N = np.arange(len(pair_N)) % len(KINDS)
     labels_N = (kinds_N < KINDS.index("control_noop")).astype(np.int64)
     found = from_scores(normal_N, pair_N, labels_N, kinds_N)
@@ -69,20 +71,20 @@ def test_auroc_and_best_f1_are_those_of_scikit_learn(normal_N, pair_N):
         assert found.control_false_alarms == (controls >= found.threshold_5).mean()
 
 
-def test_parity_is_distance_in_deviations_and_agreement_of_ranks():
+def test_parity_is_the_difference_in_deviations_and_the_rank_correlation():
     rng = np.random.default_rng(0)
     exact_N = rng.normal(5, 2, 40).astype(np.float32)
     used_N = (exact_N + rng.normal(0, 0.2, 40)).astype(np.float32)
-    found = compared(exact_N, used_N, "bf16")
+    found = compare_scores(exact_N, used_N, "bf16")
     assert found.difference == pytest.approx(
         np.abs(exact_N - used_N).max() / exact_N.std(), rel=1e-5
     )
     expected = np.corrcoef(rankdata(exact_N), rankdata(used_N))[0, 1]
     assert found.ranks == pytest.approx(expected)
-    assert compared(exact_N, exact_N, "bf16").verdict == "same"
-    assert compared(exact_N, -exact_N, "bf16").verdict == "differs"
-    assert compared(exact_N, exact_N + 1, "bf16").verdict == "differs"
-    assert compared(exact_N[:1], used_N[:1], "bf16").verdict == "unknown"
+    assert compare_scores(exact_N, exact_N, "bf16").verdict == "same"
+    assert compare_scores(exact_N, -exact_N, "bf16").verdict == "differs"
+    assert compare_scores(exact_N, exact_N + 1, "bf16").verdict == "differs"
+    assert compare_scores(exact_N[:1], used_N[:1], "bf16").verdict == "unknown"
 
 
 def test_losses_are_read_together_and_the_first_bad_step_is_named():
@@ -93,17 +95,18 @@ def test_losses_are_read_together_and_the_first_bad_step_is_named():
 
     class Notes(Watcher):
         def __init__(self) -> None:
-            self.told: list[tuple[int, dict[str, float]]] = []
+            self.steps: list[tuple[int, dict[str, float]]] = []
 
         def step(self, done: int, losses: object) -> None:
-            self.told.append((done, dict(losses)))  # type: ignore[call-overload]
+            self.steps.append((done, dict(losses)))  # type: ignore[call-overload]
 
     notes = Notes()
     log = LossLog(400, on_gpu=True, watcher=notes, board=Board("unused", on=False))  # type: ignore[arg-type]
     for done in range(1, 9):
-        names = ("a", "b") if done < 3 else ("a",)  # some terms begin and end on the way
+        # Detectors may drop terms during training.
+        names = ("a", "b") if done < 3 else ("a",)
         log.add(done, {name: torch.tensor(float(done)) for name in names})
-    assert notes.told == [(4, {"a": 2.5, "b": 1.5}), (8, {"a": 6.5})]
+    assert notes.steps == [(4, {"a": 2.5, "b": 1.5}), (8, {"a": 6.5})]
     for done, value in ((9, 1.0), (10, float("inf")), (11, float("nan"))):
         log.add(done, {"a": torch.tensor(value), "b": torch.tensor(0.5)})
     with pytest.raises(UserError, match=r"step 10 is not finite: a = inf, b = 0\.5"):

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read; what is damaged or foreign is named in one line."""
+"""Checkpoints: written and read back equal; damaged or foreign files give a one-line error."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from small_results import image_result, small_version
 
 from detectors import registry
 from detectors.registry import configure
-from detectors.training.checkpoint import CARD, MODEL, load, read_card, schedule_of, settings_of
+from detectors.training.checkpoint import CARD, MODEL, load, read_card, settings_of
+from detectors.training.job import TrainJob
 from detectors.training.trainer import train
 from pipeline.errors import IntegrityError, UserError
 from pipeline.utils.hashing import sha256_file
@@ -20,9 +21,7 @@ from pipeline.utils.hashing import sha256_file
 @pytest.fixture(autouse=True, scope="module")
 def known() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        entries: dict[str, registry.Entry] = {}
-        tiny_detector.register(entries)
-        patch.setitem(registry.DETECTORS, tiny_detector.NAME, entries[tiny_detector.NAME])
+        patch.setitem(registry.DETECTORS, tiny_detector.NAME, tiny_detector.ENTRY)
         yield
 
 
@@ -32,13 +31,16 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = small_version(tmp_path_factory.mktemp("store"), results=results, tests=0)
     folder = tmp_path_factory.mktemp("run")
     recipe = configure(tiny_detector.NAME, "tiny", {"steps": 2, "noise": 0.5})
-    train(recipe, version, folder, seed=7, device="cpu", precision="fp32", board=False)
+    train(TrainJob(
+        recipe=recipe, version=version.dir, out=folder, seed=7, device="cpu", precision="fp32",
+        board=False,
+    ))  # fmt: skip
     return folder
 
 
 @pytest.fixture
 def folder(original: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy that a test may damage."""
     for name in (CARD, MODEL):
         (tmp_path / name).write_bytes((original / name).read_bytes())
     return tmp_path
@@ -49,12 +51,12 @@ def change_card(folder: Path, **changes: object) -> None:
     (folder / CARD).write_text(json.dumps(card | changes))
 
 
-def test_the_card_says_what_was_trained_on_what(folder):
+def test_the_card_records_detector_settings_and_version(folder):
     card = read_card(folder)
     assert card.detector == "tiny"
     assert (card.seed, card.steps, card.precision, card.processes) == (7, 2, "fp32", 1)
     assert settings_of(card).noise == 0.5
-    assert schedule_of(card).steps == 2
+    assert card.schedule["steps"] == 2
     assert card.teacher is not None
     assert card.teacher.name == "small_teacher.safetensors"
     assert card.version.image_size == (64, 64)
@@ -66,7 +68,8 @@ def test_the_card_says_what_was_trained_on_what(folder):
 def test_every_tensor_comes_back_and_the_detector_is_ready(folder):
     restored = load(folder, "cpu")
     assert not restored.detector.training
-    assert restored.compute.dtype == torch.float32  # as in the training
+    # Precision `auto` is that of the training.
+    assert restored.compute.dtype == torch.float32
     for name, value in load_file(folder / MODEL).items():
         assert torch.equal(restored.detector.state_dict()[name], value)
     weights = restored.detector.get_parameter("student.0.weight")
@@ -87,7 +90,7 @@ def test_a_damaged_card_is_named(folder, keep):
         load(folder)
 
 
-def test_a_card_that_lacks_a_word_is_damaged(folder):
+def test_a_card_that_lacks_a_value_is_damaged(folder):
     change_card(folder, seed=None)
     with pytest.raises(IntegrityError, match=r"checkpoint\.json is damaged: seed"):
         load(folder)
@@ -120,7 +123,7 @@ def test_another_format_or_detector_or_setting_is_another_release(folder):
         load(folder)
 
 
-def test_tensors_of_another_network_are_told_apart(folder):
+def test_tensors_of_another_network_are_rejected(folder):
     state = load_file(folder / MODEL)
     cases = {
         r"it lacks mean": {n: v for n, v in state.items() if n != "mean"},

@@ -1,4 +1,4 @@
-"""The trainer: resumed bit for bit, stopped in time, refused in one line, spread over ranks."""
+"""The trainer: bit-exact resume, early stopping, one-line errors, several processes."""
 
 import os
 import subprocess
@@ -17,16 +17,19 @@ from small_results import TURNS, image_result, small_version
 from detectors import registry
 from detectors.registry import configure
 from detectors.training.checkpoint import MODEL, load, read_card
+from detectors.training.job import TrainJob, TrainReport
 from detectors.training.progress import Watcher
 from detectors.training.resume import RESUME
-from detectors.training.seeds import mixed, sow
-from detectors.training.trainer import TrainReport, train
+from detectors.training.seeds import derived_seed, set_seeds
+from detectors.training.trainer import train
 from pipeline.dataset.version import Version
 from pipeline.errors import DeviceError, IntegrityError, UserError
 from pipeline.utils.files import locked_if_free
 
 ROOT = Path(__file__).resolve().parents[3]
-PROGRAM = ROOT / "tests" / "tiny_detector.py"
+HELPERS = ROOT / "tests" / "helpers"
+PROGRAM = HELPERS / "tiny_detector.py"
+# Early stopping is on, so that its state is saved and resumed too, but never ends the run.
 RESUMABLE = {"stop_on": "loss", "patience": 50}
 
 Train = Callable[..., TrainReport]
@@ -41,9 +44,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries: dict[str, registry.Entry] = {}
-    tiny_detector.register(entries)
-    monkeypatch.setitem(registry.DETECTORS, tiny_detector.NAME, entries[tiny_detector.NAME])
+    monkeypatch.setitem(registry.DETECTORS, tiny_detector.NAME, tiny_detector.ENTRY)
 
 
 @pytest.fixture
@@ -51,9 +52,11 @@ def run(version: Version) -> Train:
     """Train the tiny detector with some settings changed."""
 
     def run(out: Path, options: dict[str, Any] | None = None, **changes: Any) -> TrainReport:
-        given = {"version": version, "device": "cpu", "precision": "fp32", "board": False}
+        given = {"version": version.dir, "device": "cpu", "precision": "fp32", "board": False}
         given |= options or {}
-        return train(configure(tiny_detector.NAME, "tiny", changes), out=out, **given)
+        watcher = given.pop("watcher", None)
+        recipe = configure(tiny_detector.NAME, "tiny", changes)
+        return train(TrainJob(recipe=recipe, out=out, **given), watcher)
 
     return run
 
@@ -80,15 +83,15 @@ def same_tensors(one: Path, other: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_training_leaves_a_checkpoint_and_is_served_again(run, tmp_path, version):
+def test_a_training_writes_a_checkpoint_and_is_reused(run, tmp_path, version):
     report = run(tmp_path / "run")
     assert report.steps == 20
     assert not report.stopped_early
     card = read_card(tmp_path / "run")
     assert card.version.digest == version.digest
     assert card.version.category == "tray"
-    assert [look.step for look in card.history] == [7, 14, 20]
-    losses = [look.loss for look in card.history]
+    assert [one.step for one in card.history] == [7, 14, 20]
+    losses = [one.loss for one in card.history]
     assert losses[-1] < losses[0]
     assert card.calibration.normals == 2
     assert card.calibration.synthetics == 4
@@ -114,15 +117,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(run, tmp_path
 
 
 def test_seeds_are_those_of_torch_and_differ_by_purpose():
-    sow(mixed(3, 4, "rank 0"), torch.device("cpu"))
+    set_seeds(derived_seed(3, 4, "rank 0"), torch.device("cpu"))
     ours = torch.randn(5)
-    torch.manual_seed(mixed(3, 4, "rank 0"))
+    torch.manual_seed(derived_seed(3, 4, "rank 0"))
     assert torch.equal(ours, torch.randn(5))
     places = [(3, 4, "rank 0"), (3, 4, "rank 1"), (4, 3, "rank 0"), (34, 0, "rank 0")]
-    assert len({mixed(*place) for place in places}) == 4
+    assert len({derived_seed(*place) for place in places}) == 4
 
 
-def test_readers_and_the_board_change_nothing(run, tmp_path):
+def test_workers_and_tensorboard_do_not_change_the_weights(run, tmp_path):
     run(tmp_path / "plain", steps=4)
     run(tmp_path / "workers", options={"workers": 2}, steps=4)
     run(tmp_path / "board", options={"board": True}, steps=4)
@@ -130,7 +133,7 @@ def test_readers_and_the_board_change_nothing(run, tmp_path):
     assert same_tensors(tmp_path / "plain", tmp_path / "board")
 
 
-def test_another_training_in_the_same_folder_is_refused_in_one_line(run, tmp_path):
+def test_another_training_in_the_same_folder_is_a_one_line_error(run, tmp_path):
     run(tmp_path, steps=2)
     with pytest.raises(UserError, match=r"schedule\.steps is 2 there and 3 here") as caught:
         run(tmp_path, steps=3)
@@ -139,7 +142,7 @@ def test_another_training_in_the_same_folder_is_refused_in_one_line(run, tmp_pat
         run(tmp_path, options={"seed": 1}, steps=2)
 
 
-def test_another_state_to_resume_is_refused(run, tmp_path):
+def test_a_resume_state_of_another_precision_is_an_error(run, tmp_path):
     killed = {"save_every": 2, "watcher": Killer(5)}
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, options=killed)
@@ -149,14 +152,15 @@ def test_another_state_to_resume_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("at", [3, 8, 19])
-def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, optimizer, at):
+def test_an_interrupted_run_resumes_bit_for_bit(run, tmp_path, optimizer, at):
     settings = RESUMABLE | {"optimizer": optimizer}
     run(tmp_path / "whole", **settings)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", options={"save_every": 3, "watcher": Killer(at)}, **settings)
     watcher = Killer(0)
     report = run(tmp_path / "broken", options={"watcher": watcher}, **settings)
-    if at > 3:  # the state of step 3 is written after step 3 was told
+    # The state of step 3 is written after the watcher has seen step 3.
+    if at > 3:
         assert f"resumed at step {(at - 1) // 3 * 3} of 20" in watcher.said
     assert report.steps == 20
     assert same_tensors(tmp_path / "whole", tmp_path / "broken")
@@ -164,11 +168,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, optimizer, at):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(run, tmp_path, version):
-    """Killed twice at moments of chance; with a state per step, most fall into a write."""
+def test_a_killed_process_resumes_bit_for_bit(run, tmp_path, version):
+    """Killed twice at random moments; with a state per step, most kills interrupt a write."""
     run(tmp_path / "whole", **RESUMABLE)
-    words = [f"{key}={value}" for key, value in RESUMABLE.items()]
-    command = [sys.executable, str(PROGRAM), str(version.dir), str(tmp_path / "killed"), *words]
+    changes = [f"{key}={value}" for key, value in RESUMABLE.items()]
+    command = [sys.executable, str(PROGRAM), str(version.dir), str(tmp_path / "killed"), *changes]
     for step in (6, 13):
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=environment()
@@ -185,7 +189,7 @@ def test_a_killed_process_goes_on_bit_for_bit(run, tmp_path, version):
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS}"}
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state(run, tmp_path):
@@ -201,21 +205,21 @@ def test_it_stops_when_validation_gets_worse_and_keeps_the_best(run, tmp_path):
     changes = {"stop_on": "loss", "validate_every": 1, "patience": 3, "steps": 60, "rate": 0.5}
     report = run(tmp_path, **changes)
     card = read_card(tmp_path)
-    best = min(card.history, key=lambda look: look.loss)
+    best = min(card.history, key=lambda one: one.loss)
     assert report.stopped_early
     assert report.steps == best.step + 3 == card.history[-1].step
     assert (report.validation["best_step"], report.validation["loss"]) == (best.step, best.loss)
 
 
-def test_it_does_not_stop_before_the_least_number_of_steps(run, tmp_path):
+def test_it_does_not_stop_before_min_steps(run, tmp_path):
     changes = {"stop_on": "loss", "validate_every": 1, "patience": 1, "min_steps": 15, "rate": 0.5}
     assert run(tmp_path, **changes).steps >= 15
 
 
-def test_synthetics_decide_by_auroc(run, tmp_path):
+def test_early_stopping_on_synthetics_keeps_the_highest_auroc(run, tmp_path):
     run(tmp_path, stop_on="synthetics", validate_every=4)
     card = read_card(tmp_path)
-    best = max(card.history, key=lambda look: (look.auroc, -look.loss))
+    best = max(card.history, key=lambda one: (one.auroc, -one.loss))
     assert card.best_step == best.step
     assert card.calibration.auroc == best.auroc
 
@@ -236,12 +240,15 @@ def test_a_detector_without_steps_is_prepared_calibrated_and_saved(run, tmp_path
     ],
     ids=["no validation split", "no samples", "controls only"],
 )
-def test_poor_versions_train_and_say_what_is_missing(run, tmp_path, numbers, turns, missing):
+def test_versions_without_normals_or_samples_train_and_note_what_is_missing(
+    run, tmp_path, numbers, turns, missing
+):
     results = [image_result(number, (64, 64), turns) for number in numbers]
     poor = small_version(tmp_path / "store", results=results, tests=0)
     report = run(
-        tmp_path / "run", options={"version": poor}, steps=3, stop_on="synthetics", validate_every=3
-    )
+        tmp_path / "run", options={"version": poor.dir}, steps=3, stop_on="synthetics",
+        validate_every=3,
+    )  # fmt: skip
     assert report.steps == 3
     assert report.validation["auroc"] is report.validation["threshold_f1"] is None
     assert missing in report.validation["notes"]["auroc"]
@@ -250,18 +257,19 @@ def test_poor_versions_train_and_say_what_is_missing(run, tmp_path, numbers, tur
     assert load(tmp_path / "run", "cpu").detector.scale > 0
 
 
-def test_a_version_without_training_images_is_refused(run, tmp_path):
+def test_a_version_without_training_images_is_an_error(run, tmp_path):
     results = [replace(image_result(n, (64, 64)), split="validation") for n in range(2)]
     empty = small_version(tmp_path / "store", results=results, tests=0)
     with pytest.raises(UserError, match="no image to train on"):
-        run(tmp_path / "run", options={"version": empty})
+        run(tmp_path / "run", options={"version": empty.dir})
 
 
 def test_training_starts_from_the_tensors_that_fit(run, tmp_path):
     run(tmp_path / "first", steps=3)
-    watcher = Killer(0)  # of the six, the two of the frozen part stay as they were named
+    watcher = Killer(0)
     run(tmp_path / "second", options={"start": tmp_path / "first", "watcher": watcher}, steps=0)
-    assert watcher.said == [f"took over 4 tensors of {tmp_path / 'first'}"]
+    # Of the six tensors, the two of the frozen teacher are not copied.
+    assert watcher.said == [f"copied 4 tensors from {tmp_path / 'first'}"]
     assert same_tensors(tmp_path / "first", tmp_path / "second")
     card = read_card(tmp_path / "second")
     assert card.start is not None
@@ -274,7 +282,7 @@ def test_only_one_process_writes_into_a_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error", "message"),
     [
         ({"precision": "fp16"}, UserError, "fp32, tf32, bf16"),
         ({"device": "tpu"}, UserError, "auto, cpu, cuda"),
@@ -282,12 +290,12 @@ def test_only_one_process_writes_into_a_folder(run, tmp_path):
         ({"compile": "max"}, UserError, "off, default or reduce-overhead"),
     ],
 )
-def test_wrong_words_are_refused(run, tmp_path, options, error, words):
-    with pytest.raises(error, match=words):
+def test_wrong_options_are_user_errors(run, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
         run(tmp_path, options=options)
 
 
-def test_the_board_has_curves_and_pictures(run, tmp_path):
+def test_tensorboard_has_curves_and_images(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tmp_path, options={"board": True})
@@ -300,13 +308,14 @@ def test_the_board_has_curves_and_pictures(run, tmp_path):
     assert [event.step for event in events.Scalars("validation/auroc")] == [7, 14]
     rates = [event.value for event in events.Scalars("rate/learning")]
     assert (rates[0], rates[-1]) == (pytest.approx(0.01), pytest.approx(0.001))
-    picture = events.Images("validation/pairs")[0]
-    assert (picture.height, picture.width) == (128, 4 * 64)
+    sheet = events.Images("validation/pairs")[0]
+    assert (sheet.height, sheet.width) == (128, 4 * 64)
 
 
 @pytest.mark.slow
 def test_a_compiled_step_trains_like_a_plain_one(run, tmp_path):
-    run(tmp_path / "plain", steps=6, noise=0)  # compiled code draws other random numbers
+    # Without noise, because compiled code draws other random numbers.
+    run(tmp_path / "plain", steps=6, noise=0)
     run(tmp_path / "compiled", options={"compile": "default"}, steps=6, noise=0)
     plain, compiled = (load_file(tmp_path / name / MODEL) for name in ("plain", "compiled"))
     for name, value in plain.items():
@@ -314,9 +323,8 @@ def test_a_compiled_step_trains_like_a_plain_one(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(run, tmp_path, version):
-    words = ["noise=0", "batch_size=2", "steps=9"]
-    done = torchrun(version, tmp_path / "two", *words)
+def test_two_processes_equal_one_with_twice_the_batch(run, tmp_path, version):
+    done = torchrun(version, tmp_path / "two", "noise=0", "batch_size=2", "steps=9")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"step {number}" for number in range(1, 10)]
     run(tmp_path / "one", noise=0, batch_size=4, steps=9)
@@ -327,7 +335,7 @@ def test_two_processes_are_one_with_twice_the_batch(run, tmp_path, version):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_bit_for_bit_when_the_first_was_killed(tmp_path, version):
+def test_two_processes_resume_bit_for_bit_after_rank_0_was_killed(tmp_path, version):
     assert torchrun(version, tmp_path / "whole", "steps=9").returncode == 0
     assert torchrun(version, tmp_path / "killed", "steps=9", dies_at=5).returncode != 0
     again = torchrun(version, tmp_path / "killed", "steps=9")
@@ -336,10 +344,10 @@ def test_two_processes_go_on_bit_for_bit_when_the_first_was_killed(tmp_path, ver
 
 
 def torchrun(
-    version: Version, out: Path, *words: str, dies_at: int = 0
+    version: Version, out: Path, *changes: str, dies_at: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Train with two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(PROGRAM), str(version.dir), str(out), *words]
+    command += [str(PROGRAM), str(version.dir), str(out), *changes]
     env = environment() | {"TINY_DIES_AT": str(dies_at)}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)

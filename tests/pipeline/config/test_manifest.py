@@ -1,4 +1,4 @@
-"""The manifest: the smallest one works, every mistake names line and key, digests ignore paths."""
+"""The manifest: the smallest one works, user errors name line and key, digests ignore paths."""
 
 import json
 import re
@@ -105,7 +105,7 @@ def test_variables_and_home_are_not_expanded(tmp_path, monkeypatch):
     assert mine.store == tmp_path / "~" / "store"
 
 
-MISTAKES = [
+USER_ERRORS = [
     ("", 1, "expected keys such as `categories:`, got nothing"),
     ("- 1", 1, "got a list"),
     ("seed: 1\nversion: 1\n", 1, "categories: is missing; add it"),
@@ -143,26 +143,26 @@ MISTAKES = [
     ("categories: {../up: {source: folder, path: x}}", 1, "use letters, digits"),
     ("categories:\n  mine:\n    source: foldr\n    path: x", 3,
      "categories.mine.source: unknown source 'foldr'; did you mean folder?; known: mvtec_ad"),
-    ("categories:\n  mine:\n    source: folder", 2, "source folder is a kind, so `path` must be"),
+    ("categories:\n  mine:\n    source: folder", 2, "source folder is a kind, so `path` is needed"),
     ("categories:\n  mine:\n    path: x", 2, "categories.mine.source: is missing"),
     ("sources: {s: {kind: mvtec_ad, path: d}}\ncategories:\n  mine: {source: s, path: ../x}", 3,
      "categories.mine.path: must stay below the source's folder d, got '../x'"),
     ("sources: {s: {kind: mvtec_ad, path: d}}\ncategories:\n  mine: {source: s, path: /x}", 3,
      "must stay below the source's folder d, got '/x'"),
     ("sources: {s: {kind: folder, path: d, scenes: {train: 3}}}\n" + SMALLEST, 1,
-     "`scenes` goes with kind scenes only"),
+     "`scenes` needs kind scenes, got kind folder"),
     ("sources: {s: {kind: scenes, path: d}}\ncategories: {cup: {source: s}}", 2,
      "no product is called 'cup'; set product to one of tray, bottle, pins, bag"),
     ("categories:\n  mine: {source: folder, path: x, product: tray}", 2,
-     "categories.mine.product: goes with a source of kind scenes only"),
+     "categories.mine.product: needs a source of kind scenes"),
     ("licence: {allow_noncommercial: false}\n"
      "categories:\n  ad: {source: mvtec_ad, path: x}", 3,
      "its licence is CC BY-NC-SA 4.0, but licence.allow_noncommercial is false"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "line", "message"), MISTAKES)
-def test_every_mistake_names_file_line_and_key(tmp_path, text, line, message):
+@pytest.mark.parametrize(("text", "line", "message"), USER_ERRORS)
+def test_every_user_error_names_file_line_and_key(tmp_path, text, line, message):
     path = written(tmp_path, text)
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
@@ -171,7 +171,7 @@ def test_every_mistake_names_file_line_and_key(tmp_path, text, line, message):
     assert message in first
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path):
+def test_all_user_errors_are_listed_at_once_in_the_order_of_the_file(tmp_path):
     path = written(tmp_path, "seed: x\n" + SMALLEST + "stor: y\nedits: {feather: no}\n")
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
@@ -191,7 +191,7 @@ def test_files_that_are_no_manifest(tmp_path):
 
 @given(st.text(max_size=60) | st.text("ab:-[]{}&*!#|>%@'\" \t\n?,", max_size=60))
 @settings(max_examples=60, deadline=None)
-def test_any_text_is_a_manifest_or_a_manifest_error(tmp_path_factory, text):
+def test_any_text_gives_a_manifest_or_a_manifest_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="ignore")
     with pytest.raises(ManifestError, match=re.escape(str(path))):
@@ -215,7 +215,7 @@ def test_an_unknown_category_names_those_that_exist(tmp_path):
         resolve(manifest, "mime")
 
 
-def test_moving_everything_leaves_the_digest_content_and_changing_an_edit_does_not(tmp_path):
+def test_the_digest_content_depends_on_edits_and_not_on_folders(tmp_path):
     contents = []
     for place, device in (("here", "auto"), ("there", "cpu")):
         (tmp_path / place).mkdir()
@@ -243,7 +243,7 @@ def test_a_source_on_the_command_line_needs_no_manifest(tmp_path, monkeypatch):
         manifest_for_source("folder", tmp_path, edits={"per_image": -1})
 
 
-def test_the_command_line_wins_over_the_category(tmp_path):
+def test_the_command_line_overrides_the_category(tmp_path):
     text = SMALLEST.replace("photos", "photos, seed: 4, edits: {per_image: 3, kinds: [extra]}")
     mine = override(resolved(tmp_path, text), preset="paper", per_image=1, seed=9, store=tmp_path)
     assert (mine.edits.preset, mine.edits.kinds, mine.edits.per_image) == ("paper", None, 1)

@@ -1,4 +1,4 @@
-"""Whatever a manifest holds, reading it ends soon, and only with the project's own errors."""
+"""Any manifest is read in bounded time, and fails only with the project's own errors."""
 
 import json
 from pathlib import Path
@@ -29,10 +29,10 @@ GOOD = b"categories: {mine: {source: folder, path: photos, edits: {per_image: 2}
 
 
 def read(folder: Path, content: bytes) -> None:
-    """Read and resolve as every command does; the message is there and names the file."""
+    """Read and resolve as every command does; an error names the file."""
     path = folder / "data_manifest.yaml"
     path.write_bytes(content)
-    said = str(path)
+    message = str(path)
     try:
         manifest = read_manifest(path)
         for name in manifest.categories:
@@ -40,19 +40,19 @@ def read(folder: Path, content: bytes) -> None:
             assert settled.name == name
             assert "/" not in name
     except ManifestError as error:
-        said = str(error)
-    assert str(path) in said
+        message = str(error)
+    assert str(path) in message
 
 
 @settings(max_examples=150, suppress_health_check=SAME_FOLDER, deadline=None)
 @given(tree=st.dictionaries(st.sampled_from(KEYS), TREES, max_size=5))
-def test_any_tree_of_values_is_read_or_refused(tmp_path, tree):
+def test_any_tree_of_values_is_read_or_rejected(tmp_path, tree):
     read(tmp_path, json.dumps(tree).encode())
 
 
 @settings(max_examples=150, suppress_health_check=SAME_FOLDER, deadline=None)
 @given(entry=st.dictionaries(st.sampled_from(KEYS), TREES, max_size=4), name=st.text(max_size=12))
-def test_any_category_is_read_or_refused(tmp_path, entry, name):
+def test_any_category_is_read_or_rejected(tmp_path, entry, name):
     read(tmp_path, json.dumps({"categories": {name: {"source": "folder"} | entry}}).encode())
 
 
@@ -68,17 +68,17 @@ def test_any_category_is_read_or_refused(tmp_path, entry, name):
 @example(content=3000 * b"[")
 @example(content=b"a: &a [*a]")
 @example(content=b'categories: {"\\ud800": {source: folder, path: "\\udfff"}}')
-def test_any_bytes_are_read_or_refused(tmp_path, content):
+def test_any_bytes_are_read_or_rejected(tmp_path, content):
     read(tmp_path, content)
 
 
 @settings(max_examples=250, suppress_health_check=SAME_FOLDER, deadline=None)
 @given(start=st.integers(0, len(GOOD)), length=st.integers(0, 5), put=st.binary(max_size=6))
-def test_a_damaged_manifest_is_read_or_refused(tmp_path, start, length, put):
+def test_a_damaged_manifest_is_read_or_rejected(tmp_path, start, length, put):
     read(tmp_path, GOOD[:start] + put + GOOD[start + length :])
 
 
-def test_aliases_of_aliases_are_refused_before_they_fill_the_memory(tmp_path):
+def test_aliases_of_aliases_are_rejected_before_they_fill_the_memory(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 12)]
     (tmp_path / "m.yaml").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Writers of the store: two at once, killed in the middle, no room on the disk."""
+"""Writers of the store: two at once, one killed, a full disk."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def test_two_writers_of_one_category_wait_for_each_other(tmp_path):
     assert all(verify(version.dir).ok for version in made)
 
 
-def publish_when_told(store: Path, begun: Any, go_on: Any) -> None:
+def publish_when_signalled(store: Path, begun: Any, go_on: Any) -> None:
     def results():
         begun.set()
         assert go_on.wait(60)
@@ -45,17 +45,18 @@ def publish_when_told(store: Path, begun: Any, go_on: Any) -> None:
     small_version(store, results=results())
 
 
-def test_a_second_writer_of_the_same_plan_waits_says_so_and_takes_the_others_version(tmp_path):
+def test_a_second_writer_of_the_same_plan_waits_and_takes_the_others_version(tmp_path):
     fork = multiprocessing.get_context("fork")
     begun, go_on = fork.Event(), fork.Event()
-    first = fork.Process(target=publish_when_told, args=(tmp_path, begun, go_on))
+    first = fork.Process(target=publish_when_signalled, args=(tmp_path, begun, go_on))
     first.start()
     assert begun.wait(60)
     consumed = []
     mine = small_version(
         tmp_path,
         results=(consumed.append(n) or image_result(n) for n in range(6)),
-        waiting=go_on.set,  # the other goes on only once this one has said that it waits
+        # The first writer continues only when the second has reported that it waits.
+        waiting=go_on.set,
     )
     first.join()
     assert first.exitcode == 0
@@ -101,7 +102,7 @@ def test_a_failing_writer_cleans_up(tmp_path):
     assert [path.name for path in (tmp_path / "tray").iterdir()] == [".lock"]
 
 
-def test_a_store_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+def test_a_store_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "store").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot write to the store"):
         small_version(tmp_path / "store")

@@ -1,8 +1,8 @@
-"""Writers that are killed: nothing published is harmed, and the next run is whole.
+"""Killed writers: nothing published is damaged, and the next run completes.
 
-`SIGKILL` gives a process no chance to tidy up. The moments are drawn at random over the time of an
-unbroken run, and, so that no gap is left to chance, set before each step that changes the disk.
-Children are forked from this process, which has everything imported, so one trial takes a moment.
+`SIGKILL` leaves a process no time to clean up. It is sent at random times during a run and, so that
+no gap remains, before each step that changes the disk. Children are forked from this process, which
+has everything imported, so a trial takes a moment.
 """
 
 import multiprocessing
@@ -35,12 +35,12 @@ from pipeline.generation.cache_codecs import (
 KILLS = 50
 EARLIER_PLAN = "e" * 64
 FORK = multiprocessing.get_context("fork")
+# Audit events of the interpreter, before each of which a process can be killed.
 CHANGES = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.truncate")
-"""Audit events of the interpreter, before each of which a process can be stopped."""
 
 
 def write(store: Path, gallery: bool = False) -> Version:
-    """The run of these tests: five shards and all that belongs to a version."""
+    """The run of these tests: five shards and everything else of a version."""
     return small_version(store, images=6, tests=2, shard_images=2, gallery=gallery)
 
 
@@ -54,19 +54,21 @@ def earlier(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, earlier) -> Version:
-    """What an unbroken run makes of that store."""
+    """The version that an uninterrupted run adds to that store."""
     return write(shutil.copytree(earlier, tmp_path_factory.mktemp("whole") / "store"))
 
 
 def killed_after(seconds: float, work: Callable[..., Any], *args: Any) -> bool:
-    """Let a child work for so many CPU seconds and kill it; False when it was done before.
+    """Kill a child after so many CPU seconds; False when it was done before.
 
-    Its own clock, not the wall's: on a busy machine the moments are spread just the same.
+    The child's CPU clock, not wall time, so a busy machine does not shift the times.
     """
     child = FORK.Process(target=work, args=args)
     child.start()
-    clock = (~(child.pid or 0) << 3) | 2  # Linux: the CPU clock of another process
-    with suppress(OSError):  # it is gone
+    # Linux's id for the CPU clock of another process (`MAKE_PROCESS_CPUCLOCK`).
+    clock = (~(child.pid or 0) << 3) | 2
+    # Reading the clock of a process that has ended is an error.
+    with suppress(OSError):
         while child.is_alive() and time.clock_gettime(clock) < seconds:
             time.sleep(0.0005)
     child.kill()
@@ -75,7 +77,7 @@ def killed_after(seconds: float, work: Callable[..., Any], *args: Any) -> bool:
 
 
 def seconds_of(work: Callable[..., Any], *args: Any) -> float:
-    """How many CPU seconds a child takes for the same work."""
+    """CPU seconds that a child takes for the work."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert not killed_after(120, work, *args)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -83,7 +85,7 @@ def seconds_of(work: Callable[..., Any], *args: Any) -> float:
 
 
 def check_after_the_kill(store: Path, whole: Version) -> None:
-    """Everything visible is right, and the next run ends where the unbroken one did."""
+    """Everything visible is intact, and the next run gives what the uninterrupted one gave."""
     visible = [path for path in (store / "tray").iterdir() if path.name[0] != "."]
     assert len(visible) in (1, 2)
     for folder in visible:
@@ -102,7 +104,8 @@ def test_fifty_kills_at_random_moments_lose_nothing(tmp_path, earlier, whole):
     duration = seconds_of(write, shutil.copytree(earlier, tmp_path / "measure"))
     for trial in range(KILLS):
         delay, killed, store = rng.random() * duration, False, tmp_path / f"{trial}"
-        while not killed:  # a child that was done before its time is tried again, sooner
+        # A child that was done before its time is tried again with half the time.
+        while not killed:
             shutil.rmtree(store, ignore_errors=True)
             killed = killed_after(delay, write, shutil.copytree(earlier, store))
             delay /= 2
@@ -111,7 +114,7 @@ def test_fifty_kills_at_random_moments_lose_nothing(tmp_path, earlier, whole):
 
 
 def write_until(store: Path, step: int, steps: Any) -> None:
-    """Write a version and die before the given step, counted from 1; the count goes to `steps`."""
+    """Write a version and die before the given step, counted from 1 in `steps`."""
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         opened = event == "open" and isinstance(args[2], int)
@@ -120,7 +123,8 @@ def write_until(store: Path, step: int, steps: Any) -> None:
             if steps.value == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(watch)  # cannot be taken away again, but dies with the child
+    # A hook cannot be removed, but it ends with the child.
+    sys.addaudithook(watch)
     write(store, gallery=True)
 
 
@@ -128,7 +132,7 @@ def test_a_kill_before_each_step_that_changes_the_disk_loses_nothing(tmp_path, e
     steps = FORK.Value("i", 0)
     seconds_of(write_until, shutil.copytree(earlier, tmp_path / "count"), 0, steps)
     total = steps.value
-    # At least: five shards and five other files written aside and renamed, and the folder itself.
+    # At least: five shards and five other files are written and renamed, and the folder itself.
     assert total > 2 * 10
     for step in range(1, total + 1):
         steps.value = 0
@@ -148,7 +152,7 @@ def keep_writing_entries(root: Path) -> None:
         store.write("samples", key, *pack_attempts(attempts))
 
 
-def test_a_killed_run_leaves_whole_cache_entries_or_none(tmp_path):
+def test_a_killed_run_leaves_complete_cache_entries_or_none(tmp_path):
     pixels, _, _, attempts = random_stages(0, 64, 48, 9)
     rng, entries = np.random.default_rng(7), 0
     for trial in range(20):
@@ -178,13 +182,15 @@ def generate_two(photos: Path, store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_whole_runs_killed_at_random_moments_go_on_where_they_stopped(tmp_path):
+def test_runs_killed_at_random_times_continue_where_they_stopped(tmp_path):
     """Models, cache and packing; children come from a server that has the libraries imported."""
     from small_photos import draw_parts
 
     photos = draw_parts(tmp_path / "photos" / "parts")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch", "onnxruntime", "rembg", "segment_anything", "test_cli"])
+    server.set_forkserver_preload(
+        ["torch", "onnxruntime", "rembg", "segment_anything", "flows.cli"]
+    )
 
     def run(store: Path, seconds: float) -> float:
         """Seconds that the run took, or 0.0 when it was killed."""
@@ -223,7 +229,7 @@ def publish_slowly(store: Path, begun: Any) -> None:
     small_version(store, results=results())
 
 
-def test_a_waiting_writer_goes_on_at_once_when_the_holder_is_killed(tmp_path):
+def test_a_waiting_writer_continues_when_the_holder_of_the_lock_is_killed(tmp_path):
     begun, waits = FORK.Event(), FORK.Event()
     holder = FORK.Process(target=publish_slowly, args=(tmp_path, begun))
     holder.start()

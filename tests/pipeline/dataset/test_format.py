@@ -1,4 +1,4 @@
-"""Digests and the documented reader: what others may rely on without reading our code."""
+"""The documented format: digests, and a reader that needs nothing of this project."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def test_the_documented_reader_reads_without_this_project(version, tmp_path):
 
 
 @pytest.mark.parametrize("profile", ["default", "portable", "fast"])
-def test_the_page_names_everything_that_a_version_holds(tmp_path, profile):
+def test_the_page_names_everything_in_a_version(tmp_path, profile):
     page = (Path(__file__).parents[3] / "docs" / "format.md").read_text()
     rows = re.findall(r"^\| (`.*?) \| \((.*?)\) (\w+) \| (.*?) \|", page, re.M)
     types = {"u8": "|u1", "i16": "<i2", "i32": "<i4", "i64": "<i8", "f32": "<f4", "u32": "<u4"}
@@ -76,7 +76,7 @@ def test_the_page_names_everything_that_a_version_holds(tmp_path, profile):
 
 
 def expect_described(described, profile, name, data):
-    """One array is on the page with its type, rank and storage."""
+    """Assert that the page gives the type, rank and storage of one array."""
     if not isinstance(data, h5py.Dataset):
         return
     if name.endswith(("record_blob", "record_offsets", "_crc32")):
@@ -106,12 +106,12 @@ def test_canonical_json_has_one_spelling():
     value = {"b": (1, np.float32(0.5)), "a": {"é": np.bool_(True), "n": None}, "c": 1e-7}
     assert canonical_json(value) == b'{"a":{"n":null,"\\u00e9":true},"b":[1,0.5],"c":1e-07}'
     assert json.loads(canonical_json(value))["b"] == [1, 0.5]
-    for refused in (float("nan"), float("inf"), {1: 2}, {"path": Path("x")}, b"x"):
+    for invalid in (float("nan"), float("inf"), {1: 2}, {"path": Path("x")}, b"x"):
         with pytest.raises(RecordError):
-            canonical_json(refused)
+            canonical_json(invalid)
 
 
-def test_an_array_digest_knows_type_shape_and_order():
+def test_an_array_digest_depends_on_type_shape_and_order():
     plain = np.arange(6, dtype=np.uint8)
     same = [plain.reshape(2, 3), np.asfortranarray(plain.reshape(2, 3))]
     assert len({sha256_array(array) for array in same}) == 1

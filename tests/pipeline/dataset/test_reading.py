@@ -1,4 +1,4 @@
-"""Reading: batches equal rows, no damage passes for pixels, and readers travel to processes."""
+"""Reading: batches equal rows, damage is never returned as pixels, readers can be pickled."""
 
 import os
 import pickle
@@ -40,7 +40,7 @@ def version(request, tmp_path_factory: pytest.TempPathFactory) -> Version:
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(wanted=st.lists(st.integers(0, 20), max_size=9), room=st.integers(0, 3))
-def test_a_batch_is_its_rows_in_the_order_that_was_asked_for(version, wanted, room):
+def test_a_batch_has_its_rows_in_the_requested_order(version, wanted, room):
     everything = list(version.samples())
     table = SampleTable(version)
     assert len(table) == len(everything) == 21
@@ -70,7 +70,7 @@ def test_a_shard_reads_batches_too(version):
         shard.batch([0, 1, 2], SampleBatch.empty(2, shard.size_HW))
 
 
-def test_a_table_chooses_by_split_kind_and_label(version):
+def test_a_table_is_filtered_by_split_kind_and_label(version):
     for chosen in (
         {"split": "validation"},
         {"kinds": ["extra", "control_noop"]},
@@ -93,7 +93,7 @@ def test_a_table_chooses_by_split_kind_and_label(version):
 
 
 def everything_of(reader: ShardReader | TestShardReader) -> list[str]:
-    """The digests of all that a reader can be asked for, through every way of asking."""
+    """Digests of everything that a reader returns, through every method."""
     rows = list(reader.image_digests()) + list(reader.sample_digests())
     if isinstance(reader, ShardReader):
         batch = reader.batch(range(reader.samples))
@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_an_error_or_has_no_effect(tmp_path, profile, role):
     with kind(path) as reader:
         expected = everything_of(reader)
     content = path.read_bytes()
-    rng, refused, silent = np.random.default_rng(0), 0, 0
+    rng, named, unnamed = np.random.default_rng(0), 0, 0
     places = rng.choice(len(content), 250, replace=False).tolist()
     for place in places:
         damaged = bytearray(content)
@@ -124,10 +124,11 @@ def test_a_flipped_bit_is_an_error_or_has_no_effect(tmp_path, profile, role):
             with kind(path) as reader:
                 assert everything_of(reader) == expected, f"byte {place} of {len(content)}"
         except IntegrityError as error:
-            refused += "shard.h5" in str(error)
-            silent += "shard.h5" not in str(error)
-    assert silent == 0
-    assert refused > len(places) // 2  # the rest lies in space that HDF5 does not use
+            named += "shard.h5" in str(error)
+            unnamed += "shard.h5" not in str(error)
+    assert unnamed == 0
+    # The other bits are in space that HDF5 does not use.
+    assert named > len(places) // 2
 
 
 def test_the_memory_map_equals_the_hdf5_path(version, monkeypatch):
@@ -173,7 +174,7 @@ def test_nothing_indexes_hdf5_with_a_list(version, tmp_path, monkeypatch):
     assert used <= {int, slice}
 
 
-def test_readers_travel_to_other_processes(version):
+def test_readers_can_be_pickled_and_forked(version):
     reader = version.shards[0]
     expected = sha256_array(reader.edited(0))
     assert sha256_array(pickle.loads(pickle.dumps(reader)).edited(0)) == expected
@@ -201,21 +202,23 @@ def test_many_shards_need_few_open_files(version, monkeypatch):
 )
 @given(height=st.integers(1, 40), width=st.integers(1, 40))
 def test_unpacking_without_hdf5_gives_the_same_rows(tmp_path, height, width):
-    """Tiny and noisy rows too, which lz4 leaves as they are."""
+    """Also tiny and noisy rows, which LZ4 cannot compress."""
     path = tmp_path / "shard.h5"
     write_shard(path, [image_result(n, (height, width)) for n in range(2)])
     with ShardReader(path) as reader:
         for name in ("samples/delta", "samples/mask"):
             for row in range(reader.samples):
-                first = reader.packed(name, row)  # through HDF5, which checks the checksum
+                # The first read goes through HDF5, which verifies the checksum.
+                first = reader.packed(name, row)
                 again = reader.packed(name, row)
                 assert first.base is None
-                assert again.base is not None  # it looks into PyArrow's or the map's memory
+                # A view of PyArrow's or the map's memory.
+                assert again.base is not None
                 np.testing.assert_array_equal(first, again)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_shard_cut_short_under_an_open_reader_is_named(tmp_path, profile):
+def test_a_shard_truncated_under_an_open_reader_is_named(tmp_path, profile):
     version = small_version(tmp_path, images=4, shard_images=4, profile=profile)
     shard = version.shards[0]
     shard.original(0), shard.edited(0)

@@ -1,30 +1,22 @@
-"""The store: what goes in comes out, identity is content, and no damage goes unseen."""
+"""Shards and the table of attempts: what is written is read back, and bad input is rejected."""
 
-import json
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_results import PLAN, TURNS, header, image_result, real_image, small_version
+from small_results import TURNS, image_result, real_image, small_version
 
-from pipeline.dataset import version_writer as building
+from pipeline.dataset import version_writer
 from pipeline.dataset.hdf5_columns import PROFILES
 from pipeline.dataset.shard_reader import ShardReader, TestShardReader
 from pipeline.dataset.shard_writer import write_shard, write_test_shard
-from pipeline.dataset.verify import verify
-from pipeline.dataset.version import Version, find_by_plan, latest, open_version, versions
+from pipeline.dataset.version import Version, open_version, versions
 from pipeline.errors import IntegrityError, RecordError, UserError
 from pipeline.records import Edit, Sample, Verdict, bounding_box
-from pipeline.reports.stats import as_text, stats
 
-OTHER_PLAN = "f" * 64
 FAST = settings(
     max_examples=12,
     deadline=None,
@@ -85,157 +77,15 @@ def test_a_test_shard_returns_every_mask(tmp_path, height, width, images):
             assert reader.label(i) == (image.defect != "good")
 
 
-def test_the_digest_knows_neither_shard_size_nor_profile_nor_duration(tmp_path):
-    slow = [image_result(n) for n in range(6)]
-    slow = [replace(r, attempts=tuple(replace(a, seconds=9.0) for a in r.attempts)) for r in slow]
-    made = [
-        small_version(tmp_path / "a", shard_images=100),
-        small_version(tmp_path / "b", shard_images=1, profile="portable", keep_rejects=1),
-        small_version(tmp_path / "d", shard_images=2, profile="fast"),
-        small_version(tmp_path / "c", results=slow, head=header(plan_digest=OTHER_PLAN)),
-    ]
-    assert len({version.digest for version in made}) == 1
-    assert len({version.name for version in made}) == 1
-
-
-def test_the_digest_knows_every_pixel_bit_and_score(tmp_path):
-    first, *rest = (image_result(n) for n in range(6))
-    brighter = first.pixels_HW3.copy()
-    brighter[0, 0, 0] ^= 1
-    moved = first.proposals.masks_NHW.copy()
-    moved[0, 0, 0] ^= True
-    attempt = first.attempts[0]
-    scored = replace(attempt, verdict=Verdict(True, "", {"delta_e": 1.0}))
-    changes = [
-        replace(first, pixels_HW3=brighter, attempts=()),
-        replace(first, attempts=()),
-        replace(first, proposals=replace(first.proposals, masks_NHW=moved)),
-        replace(first, split="validation"),
-        replace(first, attempts=(scored, *first.attempts[1:])),
-        replace(first, attempts=first.attempts[:-1]),
-        first,
-    ]
-    digests = [
-        small_version(tmp_path / str(n), results=[change, *rest]).digest
-        for n, change in enumerate(changes)
-    ]
-    relicensed = small_version(tmp_path / "licence", head=header(licence="CC-BY-4.0")).digest
-    assert len({*digests, relicensed}) == len(changes) + 1
-
-
-def test_a_version_is_found_by_its_plan_and_made_once(tmp_path):
-    first = small_version(tmp_path)
-    again = small_version(tmp_path, head=header(plan_digest=OTHER_PLAN))
-    assert again.dir == first.dir
-    assert find_by_plan(tmp_path, "tray", PLAN).dir == first.dir
-    assert find_by_plan(tmp_path, "tray", OTHER_PLAN).dir == first.dir
-    assert find_by_plan(tmp_path, "tray", "0" * 64) is None
-    second = small_version(tmp_path, images=3, head=header(plan_digest="a" * 64))
-    assert second.index["parent"] == first.name
-    assert second.name.startswith("0002-")
-    assert latest(tmp_path, "tray").dir == second.dir
-    assert [v.name for v in versions(tmp_path, "tray")] == [first.name, second.name]
-
-
-def test_the_same_content_in_another_profile_is_another_version(tmp_path):
-    first = small_version(tmp_path, head=header(plan_digest="a" * 64))
-    again = small_version(tmp_path, head=header(plan_digest="b" * 64))
-    fast = small_version(tmp_path, head=header(plan_digest="c" * 64), profile="fast")
-    assert again.dir == first.dir
-    assert fast.dir != first.dir
-    assert fast.digest == first.digest
-    assert fast.index["profile"] == "fast"
-
-
-def test_shards_of_the_fast_profile_close_earlier_for_they_hold_edits_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "HELD_BYTES", 10_000)
+def test_shards_of_the_fast_profile_close_earlier_because_they_hold_edits_whole(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(version_writer, "HELD_BYTES", 10_000)
     shards = {
         profile: len(small_version(tmp_path / profile, profile=profile, shard_images=99).shards)
         for profile in ("default", "fast")
     }
     assert shards["fast"] > shards["default"]
-
-
-def test_a_cached_run_starts_without_hdf5_and_parquet(version):
-    store = version.dir.parent.parent
-    code = (
-        "import sys; from pathlib import Path; from pipeline.dataset.version import find_by_plan\n"
-        f"print(find_by_plan(Path({str(store)!r}), 'tray', {PLAN!r}).digest)\n"
-        "print([m for m in ('h5py', 'pyarrow', 'jinja2', 'cv2', 'PIL') if m in sys.modules])"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.split("\n")[:2] == [version.digest, "[]"]
-
-
-def test_verify_passes_and_counts_what_it_did(version):
-    report = verify(version.dir)
-    assert report.ok, report.problems
-    assert report.checks["paste-back"] == 7 * 4
-    report.raise_if_bad()
-
-
-def test_verify_finds_every_flipped_byte(tmp_path):
-    version = small_version(tmp_path, gallery=True)
-    rng = np.random.default_rng(0)
-    files = sorted(path for path in version.dir.rglob("*") if path.is_file())
-    assert len(files) == 10
-    for number in range(40):
-        path = files[number % len(files)]
-        content = path.read_bytes()
-        place, bit = int(rng.integers(len(content))), int(rng.integers(8))
-        damaged = bytearray(content)
-        damaged[place] ^= 1 << bit
-        path.write_bytes(damaged)
-        report = verify(version.dir)
-        assert not report.ok, f"bit {bit} of byte {place} of {path.name}"
-        assert any(path.name in problem for problem in report.problems)
-        path.write_bytes(content)
-    assert verify(version.dir).ok
-
-
-def reseal(folder: Path) -> None:
-    """Make the outer sums fit the files again, as somebody with an intention would."""
-    index = json.loads((folder / "index.json").read_text())
-    for shard in index["shards"]:
-        shard["sha256"] = building.sha256_file(folder / shard["file"])
-    (folder / "index.json").write_text(json.dumps(index))
-    (folder / "SHA256SUMS").write_bytes(building.sums(folder, (folder / "index.json").read_bytes()))
-
-
-@pytest.mark.parametrize(
-    ("array", "row", "value", "problem"),
-    [
-        ("originals/pixels", (0, 0, 0, 0), 1, "CRC-32"),
-        ("samples/object_mask", (0, 0, 0), 255, "decoded content"),
-        ("samples/label", 0, 0, "kind and label"),
-        ("samples/bbox", (0, 0), 99, "box"),
-        ("samples/kind", 0, 3, "kind and label"),
-        ("samples/source", 0, 1, "another image"),
-        ("originals/split", 0, 1, "two splits"),
-    ],
-)
-def test_verify_finds_content_that_was_changed_on_purpose(tmp_path, array, row, value, problem):
-    folder = small_version(tmp_path).dir
-    with h5py.File(folder / "shard-0000.h5", "r+") as file:
-        file[array][row] = value
-    reseal(folder)
-    assert any(problem in found for found in verify(folder).problems)
-
-
-def test_verify_finds_pixels_outside_the_mask_and_missing_rows(tmp_path):
-    folder = small_version(tmp_path).dir
-    with h5py.File(folder / "shard-0000.h5", "r+") as file:
-        file["samples/mask"][0] = np.zeros_like(file["samples/mask"][0])
-    shutil.copy(folder / "records.parquet", folder / "more.parquet")
-    reseal(folder)
-    found = " ".join(verify(folder).problems)
-    assert "outside the change mask" in found
-    (folder / "more.parquet").unlink()
-    (folder / "test.h5").unlink()
-    with pytest.raises(IntegrityError, match=r"test\.h5 is missing"):
-        verify(folder).raise_if_bad()
 
 
 def test_the_table_has_every_attempt(version):
@@ -307,7 +157,7 @@ def test_a_missing_or_damaged_shard_is_named(tmp_path):
         open_version(tmp_path)
 
 
-def test_broken_promises_are_refused(tmp_path):
+def test_results_that_break_a_guarantee_are_rejected(tmp_path):
     result = image_result(0)
     attempt = result.attempts[0]
     spill = attempt.sample.pixels_HW3.copy()
@@ -329,33 +179,3 @@ def test_broken_promises_are_refused(tmp_path):
     with pytest.raises(UserError, match="no usable normal image"):
         small_version(tmp_path, results=[])
     assert versions(tmp_path, "tray") == []
-
-
-def test_stats_and_card_say_the_counts(version):
-    figures = stats(version)
-    assert figures["by_kind"]["extra"]["rate"] == 0.5
-    assert (
-        figures["bytes"]["total"]
-        == sum(p.stat().st_size for p in version.dir.rglob("*.*"))
-        + (version.dir / "SHA256SUMS").stat().st_size
-    )
-    text = as_text(figures)
-    assert "no_edit" in text
-    assert "extra" in text
-    card = (version.dir / "README.md").read_text()
-    assert "CC0-1.0" in card
-    assert "| extra | 14 | 7 | 50% |" in card
-
-
-def test_croissant_names_every_data_file(version):
-    described = json.loads((version.dir / "croissant.json").read_text())
-    assert described["conformsTo"] == "http://mlcommons.org/croissant/1.1"
-    assert described["license"] == "https://creativecommons.org/publicdomain/zero/1.0/"
-    for file in described["distribution"]:
-        assert file["sha256"] == building.sha256_file(version.dir / file["contentUrl"])
-    columns = {field["name"] for field in described["recordSet"][0]["field"]}
-    assert columns == {key for key in version.attempts()[0] if key != "scores"}
-    checked = subprocess.run(
-        ["sha256sum", "-c", "SHA256SUMS"], cwd=version.dir, capture_output=True, check=False
-    )
-    assert checked.returncode == 0

@@ -1,7 +1,7 @@
-"""Damaged versions: the project's own errors, no crash of HDF5, no hang, no memory without end.
+"""Damaged versions give the project's own errors: no crash in HDF5, no hang, no huge allocation.
 
-The reading is done in a process of its own (`fuzz_shards.py`), because C code that meets bytes that
-nobody wrote may take its process with it.
+They are read in a process of its own (`fuzz_shards.py`), because HDF5's C code may crash on corrupt
+bytes.
 """
 
 import os
@@ -23,9 +23,9 @@ PROGRAM = Path(__file__).parents[2] / "helpers" / "fuzz_shards.py"
 
 def fuzz(root: Path, store: Path, profile: str, trials: int) -> None:
     version = small_version(store, images=3, tests=2, shard_images=2, profile=profile)
-    words = [sys.executable, str(PROGRAM), str(version.dir), "0", str(trials)]
+    command = [sys.executable, str(PROGRAM), str(version.dir), "0", str(trials)]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    run = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     lines = run.stdout.splitlines()
     assert run.returncode == 0, f"trial {lines[-1] if lines else '-'}: {run.stderr[-2000:]}"
     assert lines[-1] == "done"
@@ -44,7 +44,7 @@ def test_a_thousand_damaged_versions(root, tmp_path, profile):
 
 
 def replaced(path: Path, name: str, how: str, secret: Path) -> None:
-    """Let an array of a shard point somewhere else, in one of the ways that HDF5 has."""
+    """Let an array of a shard refer to other data, in one of the ways that HDF5 offers."""
     with h5py.File(path, "r+") as file:
         shape, kind = file[name].shape, file[name].dtype
         del file[name]
@@ -59,12 +59,13 @@ def replaced(path: Path, name: str, how: str, secret: Path) -> None:
             layout = h5py.VirtualLayout(shape, kind)
             layout[...] = h5py.VirtualSource(str(secret), "/stolen", shape)
             file.create_virtual_dataset(name, layout)
-        else:  # a header of a few bytes that stands for terabytes
+        else:
+            # A header of a few bytes that claims terabytes.
             file.create_dataset(name, (2**40, *shape[1:]), kind, chunks=(1, *shape[1:]))
 
 
 @pytest.mark.parametrize("how", ["external link", "soft link", "raw file", "virtual", "huge"])
-def test_an_array_lies_in_its_own_file_and_is_no_larger_than_it(tmp_path, how):
+def test_an_array_outside_its_file_or_too_large_is_rejected(tmp_path, how):
     version = small_version(tmp_path / "store", images=2, tests=0)
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:
@@ -88,6 +89,6 @@ def test_a_group_that_is_a_link_is_not_followed(tmp_path):
         reader.array("samples/label")
 
 
-def test_a_sound_version_is_read_as_before(tmp_path):
+def test_an_intact_version_is_read(tmp_path):
     version = open_version(small_version(tmp_path, images=2, tests=1).dir)
     assert len(list(version.samples())) == version.index["counts"]["accepted"]

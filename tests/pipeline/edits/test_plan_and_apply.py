@@ -1,4 +1,4 @@
-"""Edits and compositing: what a plan promises, and that nothing else in the picture changes."""
+"""Planning and compositing: what a plan promises, and that nothing else in the image changes."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_parts import kit, lenders
+from small_parts import kit, kit_donors
 
 from pipeline.edits.apply import apply
 from pipeline.edits.context import ImageContext
@@ -18,7 +18,7 @@ from pipeline.edits.settings import EditSettings
 from pipeline.errors import RecordError
 from pipeline.gate.judge import judge
 from pipeline.imaging.masks import shifted
-from pipeline.kinds import KINDS
+from pipeline.kinds import KINDS, names
 from pipeline.models.inpaint.base import OpenCvInpainter
 from pipeline.records import Edit, ObjectProposals
 
@@ -27,7 +27,7 @@ SETTINGS = EditSettings()
 
 
 def tray(seed: int = 0, size: int = 96) -> tuple[np.ndarray, ObjectProposals]:
-    """A grey tray with a red, a green and a blue disc, grain included, and its true proposals."""
+    """A grey tray with a red, a green and a blue disc and sensor noise, and its true proposals."""
     rng = np.random.default_rng(seed)
     image_HW3 = np.full((size, size, 3), 128.0)
     yy, xx = np.mgrid[:size, :size]
@@ -103,20 +103,21 @@ def test_swapped_objects_change_places():
 )
 def test_outside_the_change_mask_every_byte_is_the_source(kind, seed, dilation, feather, noise):
     image, proposals = kit(seed % 5)
-    donors = lenders()
+    donors = kit_donors()
     chosen = EditSettings(dilation=dilation, feather=feather, match_noise=noise)
     context = ImageContext(image, proposals, donors=donors)
     edit = plan(context, np.random.default_rng(seed), chosen, kind)
     if edit is None:
         return
-    vandal = lambda picture, hole: 255 - picture  # noqa: E731  (alters all it gets hold of)
+    alters_everything = lambda draw, hole: 255 - draw  # noqa: E731  (alters every pixel)
     x0, y0, x1, y1 = edit.parameters["region"]
-    for inpaint in (TELEA, vandal):
+    for inpaint in (TELEA, alters_everything):
         sample = apply(edit, ImageContext(image, proposals, inpaint, donors=donors))
         outside = ~sample.change_HW
         assert np.array_equal(sample.pixels_HW3[outside], image[outside])
         assert sample.change_HW.any()
-        outside[y0:y1, x0:x1] = True  # nothing changes beyond the region that the plan names
+        # Nothing changes beyond the region that the plan names.
+        outside[y0:y1, x0:x1] = True
         assert outside.all()
 
 
@@ -124,8 +125,8 @@ def test_outside_the_change_mask_every_byte_is_the_source(kind, seed, dilation, 
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32))
 def test_an_edit_survives_json_and_gives_the_same_pixels_again(kind, seed):
     image, proposals = kit()
-    context = ImageContext(image, proposals, TELEA, donors=lenders())
-    anew = ImageContext(image.copy(), proposals, TELEA, donors=lenders())
+    context = ImageContext(image, proposals, TELEA, donors=kit_donors())
+    anew = ImageContext(image.copy(), proposals, TELEA, donors=kit_donors())
     edit = plan(context, np.random.default_rng(seed), kind=kind)
     assert plan(anew, np.random.default_rng(seed), kind=kind) == edit
     if edit is None:
@@ -160,7 +161,7 @@ def test_a_combined_edit_is_two_kinds_that_do_not_touch(seed):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), dilation=st.integers(0, 6))
-def test_repainted_background_holds_no_part_and_is_labelled_normal(seed, dilation):
+def test_reinpainted_background_holds_no_object_and_is_labelled_normal(seed, dilation):
     image, proposals = kit()
     context = ImageContext(image, proposals, TELEA)
     chosen = EditSettings(dilation=dilation)
@@ -172,14 +173,14 @@ def test_repainted_background_holds_no_part_and_is_labelled_normal(seed, dilatio
     assert not (sample.object_HW & proposals.masks_NHW.any(0)).any()
 
 
-def test_where_parts_leave_no_ground_there_is_no_background_control():
+def test_without_bare_background_there_is_no_background_control():
     everywhere = np.ones((1, 64, 64), np.bool_)
     full = ObjectProposals(everywhere, np.ones(1, np.float32), everywhere[0])
     context = ImageContext(np.zeros((64, 64, 3), np.uint8), full)
     assert plan(context, np.random.default_rng(0), kind="control_background") is None
 
 
-def test_every_kind_finds_something_to_do_on_a_kit():
+def test_every_kind_can_be_planned_on_a_kit():
     context = ImageContext(*kit())
     for kind in KINDS:
         found = (plan(context, np.random.default_rng(seed), kind=kind) for seed in range(20))
@@ -189,7 +190,7 @@ def test_every_kind_finds_something_to_do_on_a_kit():
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), stays=st.booleans())
-def test_a_moved_object_stays_whole_on_its_ground_and_off_the_others(seed, stays):
+def test_a_moved_object_stays_whole_on_its_background_and_off_the_others(seed, stays):
     image, proposals = tray()
     kind = "extra" if stays else "misplaced"
     edit = plan(ImageContext(image, proposals), np.random.default_rng(seed), kind=kind)
@@ -204,17 +205,17 @@ def test_a_moved_object_stays_whole_on_its_ground_and_off_the_others(seed, stays
     assert (there & others).sum() <= MAX_OVERLAP * area
 
 
-def test_an_object_that_the_frame_cuts_is_never_moved():
+def test_a_truncated_object_is_never_moved():
     image, proposals = tray()
-    cut_HW = np.zeros_like(proposals.masks_NHW[0])
-    cut_HW[:12, 30:50] = True
-    alone = ObjectProposals(cut_HW[None], np.ones(1, np.float32), np.ones_like(cut_HW))
+    truncated_HW = np.zeros_like(proposals.masks_NHW[0])
+    truncated_HW[:12, 30:50] = True
+    alone = ObjectProposals(truncated_HW[None], np.ones(1, np.float32), np.ones_like(truncated_HW))
     context, rng = ImageContext(image, alone), np.random.default_rng(0)
     assert plan(context, rng, kind="extra") is None
     assert plan(context, rng, kind="missing") is not None
 
 
-def test_nothing_to_edit_gives_no_edit():
+def test_without_objects_there_is_no_edit():
     image, proposals = tray()
     nothing = ObjectProposals(
         proposals.masks_NHW[:0], proposals.scores_N[:0], proposals.foreground_HW
@@ -226,9 +227,9 @@ def test_an_unknown_kind_is_an_error_never_silence():
     context = ImageContext(*tray())
     with pytest.raises(RecordError, match=r"kind must be one of .*'mislaid'"):
         plan(context, np.random.default_rng(0), kind="mislaid")
-    with pytest.raises(RecordError, match="plans and applies 'mislaid'"):
+    with pytest.raises(RecordError, match="implements 'mislaid'"):
         edit_kind("mislaid")
-    assert set(EDITS) | {"combined"} == set(KINDS)
+    assert set(EDITS) == set(names(lambda kind: not kind.composite))
 
 
 def test_the_paper_preset_only_removes():
@@ -239,9 +240,9 @@ def test_the_paper_preset_only_removes():
 
 @given(st.integers(-100, 100), st.integers(-100, 100))
 def test_shifting_there_and_back_loses_only_what_left_the_frame(dx, dy):
-    picture = np.arange(40 * 30).reshape(40, 30) + 1
-    there = shifted(picture, dx, dy)
+    draw = np.arange(40 * 30).reshape(40, 30) + 1
+    there = shifted(draw, dx, dy)
     back = shifted(there, -dx, -dy)
     kept = back > 0
-    assert np.array_equal(back[kept], picture[kept])
+    assert np.array_equal(back[kept], draw[kept])
     assert kept.sum() == max(0, 30 - abs(dx)) * max(0, 40 - abs(dy))

@@ -1,4 +1,4 @@
-"""Exports: another tool finds the version's own pixels, masks and licence, whole or not at all.
+"""Exports hold the version's own pixels, masks and licence, and appear complete or not at all.
 
 Here and in `test_export_formats.py` every format is read by a few lines of our own;
 `test_export_peers.py` opens the same exports with the tools that they are for.
@@ -21,6 +21,7 @@ from small_exports import exportable, files, lineage, members, originals, pixels
 from small_results import header, image_result, real_image, small_version
 
 from flows import cli
+from pipeline.dataset.files import CARD
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.export.base import ExportOptions
@@ -30,7 +31,7 @@ from pipeline.export.run import export
 from pipeline.generation.publish import publish
 from pipeline.sources.ground_truth import load_test
 from pipeline.sources.listing import read_source
-from pipeline.utils.files import LONGEST_NAME, Names
+from pipeline.utils.files import MAX_NAME_LENGTH, UniqueNames
 from pipeline.utils.hashing import sha256_file
 
 ALL, REAL, BOTH = (
@@ -56,7 +57,7 @@ def exported(request, version, tmp_path_factory) -> Path:
 # -- what every format promises ----------------------------------------------------------------
 
 
-def test_every_picture_is_the_versions_own(version, exported):
+def test_every_image_is_that_of_the_version(version, exported):
     wanted = originals(version)
     rows = lineage(exported)
     for row in rows:
@@ -71,7 +72,7 @@ def test_every_picture_is_the_versions_own(version, exported):
         assert {sample_id(row) for row in rows} == set(wanted)
 
 
-def test_masks_are_0_and_255_where_the_picture_is_not_normal(version, exported):
+def test_masks_are_255_where_the_image_is_not_normal(version, exported):
     wanted = originals(version)
     for row in lineage(exported):
         truth = wanted[sample_id(row)][1]
@@ -80,7 +81,8 @@ def test_masks_are_0_and_255_where_the_picture_is_not_normal(version, exported):
         else:
             stored = (exported / row["mask"]).read_bytes() if row.get("mask") else None
         if exported.name == "coco":
-            continue  # has run lengths; see below
+            # Has run lengths instead; see test_formats.py.
+            continue
         if stored is None:
             assert truth is None
         else:
@@ -89,8 +91,8 @@ def test_masks_are_0_and_255_where_the_picture_is_not_normal(version, exported):
             np.testing.assert_array_equal(found == 255, truth if truth is not None else found > 255)
 
 
-def test_the_licence_and_the_sums_go_along(exported):
-    card = (exported / "README.md").read_text()
+def test_licence_and_checksums_are_part_of_an_export(exported):
+    card = (exported / CARD).read_text()
     assert "[CC BY-NC-SA 4.0](https://creativecommons.org/licenses/by-nc-sa/4.0/)" in card
     assert "same licence" in card
     assert "Commercial use is not allowed" in card
@@ -107,11 +109,11 @@ def test_a_second_export_has_the_same_bytes(version, exported, tmp_path):
     assert files(tmp_path / "again") == files(exported)
 
 
-def test_an_export_that_lies_there_is_left_alone(version, exported):
+def test_an_export_that_is_there_already_is_left_as_it_is(version, exported):
     before = {path: path.stat().st_mtime_ns for path in exported.rglob("*")}
     report = export(version, exported.name, exported)
     assert report.cached
-    assert report.pictures == len(lineage(exported))
+    assert report.images == len(lineage(exported))
     assert {path: path.stat().st_mtime_ns for path in exported.rglob("*")} == before
 
 
@@ -128,7 +130,7 @@ def test_an_interrupted_export_leaves_nothing(version, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_run_left_is_thrown_away(version, tmp_path):
+def test_leftovers_of_a_killed_run_are_deleted(version, tmp_path):
     half = tmp_path / ".out.exporting" / "train" / "images"
     half.mkdir(parents=True)
     (half / "half.png").write_bytes(b"half")
@@ -137,26 +139,26 @@ def test_what_a_killed_run_left_is_thrown_away(version, tmp_path):
     assert "train/images/half.png" not in files(tmp_path / "out")
 
 
-def test_two_exports_do_not_write_into_one_place(version, tmp_path):
+def test_two_exports_do_not_write_into_one_folder(version, tmp_path):
     with export_folder(tmp_path / "out"), pytest.raises(UserError, match="another export"):
         export(version, "coco", tmp_path / "out")
 
 
-def test_an_empty_folder_is_a_place_and_any_other_is_not(version, tmp_path):
+def test_the_target_may_be_an_empty_folder_and_nothing_else(version, tmp_path):
     (tmp_path / "empty").mkdir()
     assert not export(version, "coco", tmp_path / "empty").cached
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all I have")
-    with pytest.raises(UserError, match="holds no export"):
+    with pytest.raises(UserError, match="is no export"):
         export(version, "coco", tmp_path / "mine")
     with pytest.raises(UserError, match="is a file"):
         export(version, "coco", tmp_path / "mine" / "thesis.txt")
-    with pytest.raises(UserError, match="lies in the version"):
+    with pytest.raises(UserError, match="is inside the version"):
         export(version, "coco", version.dir / "coco")
     assert files(tmp_path / "mine") == {"thesis.txt": b"all I have"}
 
 
-def test_another_or_a_changed_export_is_refused(version, tmp_path):
+def test_another_or_a_changed_export_is_rejected(version, tmp_path):
     out = tmp_path / "out"
     export(version, "mvtec", out)
     with pytest.raises(UserError, match="another export"):
@@ -169,17 +171,17 @@ def test_another_or_a_changed_export_is_refused(version, tmp_path):
 
 
 @given(st.lists(st.text(min_size=1, max_size=120), unique=True, max_size=20))
-def test_names_are_plain_short_and_never_twice_the_same(ids):
-    names = Names()
+def test_names_are_plain_short_and_unique(ids):
+    names = UniqueNames()
     taken = [names.take(sample_id) for sample_id in ids]
     assert len({name.lower() for name in taken}) == len(ids)
     for name in taken:
-        assert 0 < len(name) <= LONGEST_NAME
+        assert 0 < len(name) <= MAX_NAME_LENGTH
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
-def test_a_name_tells_where_a_picture_comes_from():
-    names = Names()
+def test_a_name_tells_where_an_image_comes_from():
+    names = UniqueNames()
     assert names.take("train/good/000.png") == "train_good_000"
     assert names.take("train/good/000.png@2.0") == "train_good_000_2_0"
     assert names.take("train/good_000.png").startswith("train_good_000-")
@@ -188,13 +190,14 @@ def test_a_name_tells_where_a_picture_comes_from():
 # -- the folder trees --------------------------------------------------------------------------
 
 
-def test_our_own_reader_takes_the_mvtec_tree_back(version, tmp_path):
+def test_our_own_reader_reads_the_mvtec_tree(version, tmp_path):
     export(version, "mvtec", tmp_path / "tray")
     listing = read_source("mvtec_ad", tmp_path / "tray", "tray")
     assert listing.problems == ()
     assert Counter((entry.split, entry.defect) for entry in listing.entries) == {
         ("train", "good"): 8,
-        ("test", "good"): 2 + 2,  # held-out normals and their controls
+        # Held-out normals and their controls.
+        ("test", "good"): 2 + 2,
         ("test", "missing"): 2,
         ("test", "extra"): 2,
     }
@@ -220,18 +223,18 @@ def test_no_sample_of_a_training_image_is_tested(version, to, tmp_path):
     assert report.notes == ()
     report = export(version, to, tmp_path / "all", ALL)
     assert report.left_out == {}
-    assert report.pictures == 10 + 10 * 3
+    assert report.images == 10 + 10 * 3
 
 
-def test_without_validation_images_the_test_side_says_what_it_is(tmp_path):
+def test_without_validation_images_the_readme_says_what_the_test_side_is(tmp_path):
     small = small_version(tmp_path / "store", images=3)
     report = export(small, "mvtec", tmp_path / "out")
     assert any("training images" in note for note in report.notes)
-    assert "training images" in (tmp_path / "out" / "README.md").read_text()
+    assert "training images" in (tmp_path / "out" / CARD).read_text()
     assert len(list((tmp_path / "out" / "test" / "missing").iterdir())) == 3
 
 
-def test_controls_are_good_or_not_there(version, tmp_path):
+def test_controls_are_good_images_or_left_out(version, tmp_path):
     kinds = {"with": Counter(), "without": Counter()}
     for name, options in ("with", ExportOptions()), ("without", ExportOptions(controls=False)):
         export(version, "mvtec", tmp_path / name, options)
@@ -251,7 +254,7 @@ def test_real_defects_stay_apart_from_synthetic_kinds(tmp_path):
     report = export(version, "anomalib", tmp_path / "real", REAL)
     names = {path.name for path in (tmp_path / "real" / "abnormal").iterdir()}
     assert names == {"real_missing-test_bad_001.png", "scratch-test_bad_002.png"}
-    assert report.left_out["synthetic test data, not asked for"] == 1 + 5 * 3
+    assert report.left_out["synthetic test data, not requested"] == 1 + 5 * 3
     export(version, "coco", tmp_path / "coco")
     labels = json.loads((tmp_path / "coco" / "annotations" / "instances_test.json").read_text())
     named_ids = {row["id"]: row["name"] for row in labels["categories"]}
@@ -260,7 +263,7 @@ def test_real_defects_stay_apart_from_synthetic_kinds(tmp_path):
     ] * 2
 
 
-def test_a_defect_without_ground_truth_gets_no_mask_and_is_told(tmp_path):
+def test_a_defect_without_ground_truth_gets_no_mask_and_a_note(tmp_path):
     results = [image_result(n) for n in range(5)]
     blind = [replace(real_image(n), defect=d) for n, d in ((0, "CNV"), (3, "good"))]
     version = publish(tmp_path / "store", "oct", results, blind, header(), gallery=False)
@@ -294,15 +297,15 @@ def run(*words: Any, capsys, monkeypatch) -> tuple[int, str, str]:
     return int(end.value.code or 0), printed.out, printed.err
 
 
-def test_the_command_says_what_it_wrote(version, tmp_path, capsys, monkeypatch):
+def test_the_command_reports_what_it_wrote(version, tmp_path, capsys, monkeypatch):
     words = ("export", version.dir, "--to", "anomalib", "--out", tmp_path / "out", "--json")
     code, out, _ = run(*words, capsys=capsys, monkeypatch=monkeypatch)
-    said = json.loads(out)
+    printed = json.loads(out)
     assert code == 0
-    assert (said["to"], said["cached"], said["pictures"]) == ("anomalib", False, 8 + 2 + 6)
-    assert said["left_out"] == {"made from training images": 24}
-    assert said["licence"] == "CC BY-NC-SA 4.0"
-    assert Path(said["out"]) == tmp_path / "out"
+    assert (printed["to"], printed["cached"], printed["pictures"]) == ("anomalib", False, 8 + 2 + 6)
+    assert printed["left_out"] == {"made from training images": 24}
+    assert printed["licence"] == "CC BY-NC-SA 4.0"
+    assert Path(printed["out"]) == tmp_path / "out"
     code, out, _ = run(*words, capsys=capsys, monkeypatch=monkeypatch)
     assert json.loads(out)["cached"]
     checked = subprocess.run(
@@ -314,13 +317,13 @@ def test_the_command_says_what_it_wrote(version, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--to", "yolo"), "--to is one of mvtec, anomalib"),
+        (("--to", "yolo"), "--to: expected one of mvtec, anomalib"),
         (("--to", "coco", "--samples", "all"), "every split under its own name"),
-        (("--to", "mvtec", "--samples", "some"), "--samples is one of"),
-        (("--to", "mvtec", "--test", "none"), "--test is one of"),
+        (("--to", "mvtec", "--samples", "some"), "--samples: expected one of"),
+        (("--to", "mvtec", "--test", "none"), "--test: expected one of"),
     ],
 )
-def test_a_mistake_is_one_line(version, words, message, tmp_path, capsys, monkeypatch):
+def test_a_user_error_is_one_line(version, words, message, tmp_path, capsys, monkeypatch):
     words = ("export", version.dir, "--out", tmp_path / "out", *words)
     code, out, err = run(*words, capsys=capsys, monkeypatch=monkeypatch)
     assert (code, out) == (2, "")

@@ -1,4 +1,4 @@
-"""Every export, opened by the tool that it is for; the Croissant file, read by mlcroissant.
+"""Every export opened by the tool that it is for, and the Croissant file read by mlcroissant.
 
 The tools are not part of the project's environment: `make test-peers` lays them beside it. A test
 whose tool is missing is skipped.
@@ -23,6 +23,7 @@ from pipeline.generation.publish import publish
 SIZE = (48, 64)
 HOW = "not installed here; `make test-peers` does it"
 BY_HAND = "not installed here, and in no lock of ours: docs/export.md says why"
+# Formats whose README has code that runs without a server, and what it imports.
 NEEDED = {
     "mvtec": "anomalib.data",
     "anomalib": "anomalib.data",
@@ -30,7 +31,6 @@ NEEDED = {
     "hf": "datasets",
     "webdataset": "webdataset",
 }
-"""Formats with lines in their README that run without a server, and what those import."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
 
 
 def truth(version: Version) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Id to pixels and mask, straight from the reader."""
+    """Id to pixels and mask, from the reader."""
     nothing = np.zeros(version.image_size, np.bool_)
     found = {record["name"]: (image, nothing) for image, record in version.images()}
     for _, edited, mask, record in version.samples():
@@ -66,11 +66,12 @@ def ids(out: Path) -> dict[str, str]:
 
 
 def check_anomalib(version: Version, out: Path, data: Any) -> None:
-    """Sizes of the sides, and every test picture and mask, as anomalib delivers them."""
+    """Sizes of the sides, and every test image and mask, as anomalib loads them."""
     data.setup()
     assert len(data.train_data) == 12
     wanted, names = truth(version), ids(out)
-    labels: dict[str, bool] = {}  # the validation side may be the test side, or half of it
+    # The validation side may be the test side or half of it, so paths are counted once.
+    labels: dict[str, bool] = {}
     for loader in (data.test_dataloader(), data.val_dataloader()):
         for batch in loader:
             for path, image, mask, label in zip(
@@ -106,7 +107,8 @@ def test_anomalib_opens_the_folders(version, tmp_path):
 def test_anomalib_makes_the_data_from_the_configuration(version, tmp_path, monkeypatch):
     data = pytest.importorskip("anomalib.data", reason=HOW)
     export(version, "anomalib", tmp_path / "out")
-    monkeypatch.chdir(tmp_path / "out")  # the configuration says "here"
+    # The root in the configuration is the working directory.
+    monkeypatch.chdir(tmp_path / "out")
     module = data.get_datamodule(YAML(typ="safe").load(Path("anomalib.yaml")))
     assert isinstance(module, data.Folder)
     module.setup()
@@ -182,7 +184,7 @@ def test_pycocotools_writes_the_same_run_lengths():
 
 
 @pytest.mark.parametrize("by_folder", [True, False])
-def test_datasets_loads_pictures_masks_and_originals(version, tmp_path, by_folder):
+def test_datasets_loads_images_masks_and_originals(version, tmp_path, by_folder):
     datasets = pytest.importorskip("datasets", reason=HOW)
     out = tmp_path / "out"
     export(version, "hf", out)
@@ -213,7 +215,8 @@ def test_webdataset_groups_the_members_of_each_record(version, tmp_path):
             facts = record["json"]
             pixels, changed = wanted[facts["sample_id"]]
             np.testing.assert_array_equal(record["image.png"], pixels)
-            if "mask.png" in record:  # decoded as RGB like every picture
+            # Decoded as RGB like every image.
+            if "mask.png" in record:
                 np.testing.assert_array_equal(record["mask.png"][:, :, 0], changed * np.uint8(255))
             assert ("original.png" in record) == (facts["role"] == "edited")
             seen[facts["split"], facts["role"]] += 1
@@ -223,7 +226,7 @@ def test_webdataset_groups_the_members_of_each_record(version, tmp_path):
     }  # fmt: skip
 
 
-def test_mlcroissant_reads_the_card_without_a_complaint(version):
+def test_mlcroissant_reads_the_metadata_without_a_warning(version):
     mlcroissant = pytest.importorskip("mlcroissant", reason=HOW)
     described = mlcroissant.Dataset(jsonld=str(version.dir / "croissant.json"))
     issues = described.metadata.issues
@@ -264,7 +267,7 @@ def run_readme() -> dict[str, Any]:
     return names
 
 
-def test_fiftyones_importer_finds_every_picture_and_mask(version, tmp_path):
+def test_fiftyones_importer_finds_every_image_and_mask(version, tmp_path):
     importers = pytest.importorskip("fiftyone.utils.data", reason=BY_HAND)
     export(version, "fiftyone", tmp_path)
     importer = importers.ImageSegmentationDirectoryImporter(

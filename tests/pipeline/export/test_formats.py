@@ -1,4 +1,4 @@
-"""Each export format against its own description, read by a few independent lines."""
+"""Each export format against its specification, read by independent code."""
 
 import json
 import tarfile
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from small_exports import exportable, files, lineage, members, originals, pixels, sample_id
 from small_results import header, small_version
 
+from pipeline.dataset.files import CARD
 from pipeline.dataset.version import Version
 from pipeline.export.base import ExportOptions
 from pipeline.export.coco import annotation, compress, run_lengths
@@ -31,7 +32,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
 
 
 def decode(text: str, height: int, width: int) -> np.ndarray:
-    """The format's own description read backwards, one character at a time."""
+    """COCO's encoding inverted, one character at a time."""
     runs: list[int] = []
     value = place = 0
     for byte in (ord(letter) - 48 for letter in text):
@@ -45,7 +46,7 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))))
-def test_run_lengths_come_back_as_the_mask(mask):
+def test_run_lengths_decode_to_the_mask(mask):
     runs = run_lengths(mask)
     assert sum(runs) == mask.size
     assert all(run > 0 for run in runs[1:])
@@ -99,7 +100,7 @@ def test_every_row_of_the_image_folder_has_its_files_and_the_same_columns(versio
     assert listed == {name for name in files(tmp_path) if name.endswith(".png")}
 
 
-def test_originals_lie_beside_the_edited(version, tmp_path):
+def test_originals_are_stored_beside_the_edited_images(version, tmp_path):
     export(version, "hf", tmp_path)
     before = {record["id"]: original for original, _, _, record in version.samples()}
     rows = [row for row in lineage(tmp_path) if row["role"] == "edited"]
@@ -110,14 +111,14 @@ def test_originals_lie_beside_the_edited(version, tmp_path):
 
 def test_the_hub_reads_the_header_of_the_card(version, tmp_path):
     export(version, "hf", tmp_path)
-    _, front, _ = (tmp_path / "README.md").read_text().split("---\n", 2)
+    _, front, _ = (tmp_path / CARD).read_text().split("---\n", 2)
     card = YAML(typ="safe").load(front)
     assert card["license"] == "cc-by-nc-sa-4.0"
     found = {row["split"]: row["path"] for row in card["configs"][0]["data_files"]}
     assert found == {split: f"{split}/**" for split in ("train", "validation", "test")}
 
 
-def test_tar_headers_know_no_time_and_no_owner(version, tmp_path):
+def test_tar_headers_have_no_time_and_no_owner(version, tmp_path):
     export(version, "webdataset", tmp_path)
     shards = sorted(tmp_path.glob("*.tar"))
     assert [shard.name for shard in shards] == [
@@ -132,7 +133,7 @@ def test_tar_headers_know_no_time_and_no_owner(version, tmp_path):
         assert {(i.mtime, i.uid, i.gid, i.uname, i.gname, i.mode) for i in infos} == {
             (0, 0, 0, "", "", 0o644)
         }
-        # Records are told apart by the name up to the first dot; their members are neighbours.
+        # A record is the members with the same name up to the first dot; they are adjacent.
         parts: dict[str, list[str]] = {}
         for info in infos:
             key, _, ending = info.name.partition(".")
@@ -155,7 +156,7 @@ def test_a_full_shard_is_followed_by_the_next(version, tmp_path):
     assert len(keys) == 8 * 3 * 4
 
 
-def test_fiftyone_finds_each_mask_at_the_place_of_its_picture(version, tmp_path):
+def test_fiftyone_finds_each_mask_at_the_path_of_its_image(version, tmp_path):
     # The documented rule of ImageSegmentationDirectory: the same path below data/ and labels/.
     export(version, "fiftyone", tmp_path)
     data = {p.relative_to(tmp_path / "data") for p in (tmp_path / "data").rglob("*.png")}
@@ -183,15 +184,15 @@ def test_fiftyone_finds_each_mask_at_the_place_of_its_picture(version, tmp_path)
         ("", "folder", "unknown", "Ask the owner", "Credit"),
     ],
 )
-def test_terms_say_what_a_licence_asks(licence, kind, hub, says, says_not):
+def test_terms_state_what_a_licence_requires(licence, kind, hub, says, says_not):
     terms = terms_of({"licence": licence, "settings": {"kind": kind}})
     assert terms.hub == hub
     assert says in terms.sentences()
     assert says_not not in terms.sentences()
 
 
-def test_an_unknown_licence_is_a_remark(tmp_path):
+def test_an_unknown_licence_gives_a_note(tmp_path):
     version = small_version(tmp_path / "store", images=5, head=header(licence="unknown"))
     report = export(version, "hf", tmp_path / "out")
     assert any("licence" in note for note in report.notes)
-    assert "license: unknown" in (tmp_path / "out" / "README.md").read_text()
+    assert "license: unknown" in (tmp_path / "out" / CARD).read_text()

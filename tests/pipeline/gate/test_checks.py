@@ -1,4 +1,4 @@
-"""The gate: each rule refuses the sample made to break it, and a sound sample passes."""
+"""The gate: each check rejects the sample made to fail it, and a sound sample is accepted."""
 
 import cv2
 import numpy as np
@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from pipeline.gate import scores as gate_scores
 from pipeline.gate.calibration import Limits
-from pipeline.gate.checks import RULES, STAND_INS, limit_of
+from pipeline.gate.checks import CHECKS, FALLBACK_LIMITS, limit_of
 from pipeline.gate.judge import judge
 from pipeline.gate.settings import GateSettings
-from pipeline.imaging.noise import MAX_GRAIN, add_grain, grain_level, ring_of
+from pipeline.imaging.noise import MAX_NOISE, add_noise, noise_level, ring_of
 from pipeline.records import Edit, Sample
 
 
 def scene(noise: float = 3.0, size: int = 96) -> np.ndarray:
     rng = np.random.default_rng(0)
-    ground = np.full((size, size, 3), 120.0) + rng.normal(0, noise, (size, size, 3))
-    cv2.circle(ground, (48, 48), 12, (200, 60, 60), -1)
-    return np.clip(ground, 0, 255).astype(np.uint8)
+    background = np.full((size, size, 3), 120.0) + rng.normal(0, noise, (size, size, 3))
+    cv2.circle(background, (48, 48), 12, (200, 60, 60), -1)
+    return np.clip(background, 0, 255).astype(np.uint8)
 
 
 def disc(radius: int, size: int = 96, at: tuple[int, int] = (48, 48)) -> np.ndarray:
@@ -60,19 +60,19 @@ def broken_samples():
 
 
 @pytest.mark.parametrize(("reason", "sample"), list(broken_samples()), ids=lambda v: str(v)[:20])
-def test_each_rule_has_its_reason(reason, sample):
+def test_each_check_has_its_reason(reason, sample):
     verdict = judge(sample, scene())
     assert verdict.reason == reason, verdict
 
 
-def test_a_faint_change_is_refused():
+def test_a_faint_change_is_rejected():
     image = scene(noise=0)
     paler = np.clip(image.astype(int) + 9, 0, 255)
     assert judge(removal(image, paler, disc(12)), image).reason == "faint"
 
 
-def test_exchanging_two_of_a_kind_is_no_anomaly():
-    """Two discs that differ in texture only against two that differ in colour."""
+def test_exchanging_two_of_a_kind_is_rejected():
+    """Two discs that differ only in texture, and two that differ in colour."""
     rng = np.random.default_rng(3)
     left, right = disc(12, at=(28, 48)), disc(12, at=(68, 48))
     edit = Edit("swapped", (0, 1), {"foreground_share": 0.1, "offset": [40, 0]}, 0)
@@ -118,23 +118,23 @@ def test_delta_e_agrees_with_scikit_image():
 
 
 @pytest.mark.parametrize("sigma", [1.0, 3.0, 5.0])
-def test_grain_is_brought_up_to_that_of_the_ring(sigma):
+def test_noise_is_raised_to_the_level_of_the_ring(sigma):
     image = scene(noise=sigma)
     hole = disc(16)
     filled = np.where(hole[..., None], 120.0, image).astype(np.float32)
-    grainy = add_grain(filled, image, hole, np.random.default_rng(2))
-    around, inside = grain_level(image, ring_of(hole)), grain_level(grainy, hole)
+    noisy = add_noise(filled, image, hole, np.random.default_rng(2))
+    around, inside = noise_level(image, ring_of(hole)), noise_level(noisy, hole)
     np.testing.assert_allclose(inside, around, rtol=0.25)
-    assert np.array_equal(grainy[~hole], filled[~hole])
+    assert np.array_equal(noisy[~hole], filled[~hole])
 
 
-def test_texture_is_not_mistaken_for_grain():
+def test_texture_is_not_mistaken_for_noise():
     board = (np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)
     image = np.repeat(board[..., None], 3, 2)
     hole = disc(16)
     filled = np.where(hole[..., None], 120.0, image).astype(np.float32)
-    grainy = add_grain(filled, image, hole, np.random.default_rng(2))
-    assert grain_level(grainy, hole).max() < 1.5 * MAX_GRAIN
+    noisy = add_noise(filled, image, hole, np.random.default_rng(2))
+    assert noise_level(noisy, hole).max() < 1.5 * MAX_NOISE
 
 
 # --- scores against independent definitions -------------------------------------------------------
@@ -145,8 +145,8 @@ def test_texture_is_not_mistaken_for_grain():
     height=st.integers(1, 30), width=st.integers(1, 30), kind=st.sampled_from(["missing", "extra"]),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
-def test_scores_do_not_depend_on_how_much_picture_lies_around(top, left, height, width, kind):
-    """The same edit deep inside a larger frame: ratios and colours stay, shares of frame shrink."""
+def test_scores_do_not_depend_on_how_much_image_lies_around(top, left, height, width, kind):
+    """The same edit inside a larger image: ratios and colours stay, shares of the image shrink."""
     rng = np.random.default_rng(0)
     large = rng.integers(60, 200, (240, 240, 3), np.uint8)
     change = np.zeros((240, 240), np.bool_)
@@ -166,7 +166,7 @@ def test_scores_do_not_depend_on_how_much_picture_lies_around(top, left, height,
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
-def test_border_and_overlap_are_counted_as_written_down(seed):
+def test_border_and_overlap_match_their_definitions(seed):
     rng = np.random.default_rng(seed)
     first, second = rng.random((2, 20, 30)) < 0.3
     frame = np.ones((20, 30), np.bool_)
@@ -179,18 +179,18 @@ def test_border_and_overlap_are_counted_as_written_down(seed):
     assert gate_scores.duplicate_iou(samples[0], samples[1:]) == pytest.approx(expected)
 
 
-def test_ground_is_painted_where_a_hole_stays_open():
-    """A part moved by half its width leaves half a hole; one that is only pasted leaves none."""
+def test_the_inpainted_region_is_where_a_hole_stays_open():
+    """An object moved by half its width leaves half a hole; a pasted one leaves none."""
     part = np.zeros((96, 96), np.bool_)
     part[40:60, 20:40] = True
     change = part | np.roll(part, 10, 1)
     for kind, expected in {"misplaced": 200, "missing": 600, "extra": 0}.items():
         edit = Edit(kind, (0,), {"offset": [10, 0], "dilation": 0}, 0)
-        assert gate_scores.painted(edit, change, part).sum() == expected
+        assert gate_scores.inpainted_region(edit, change, part).sum() == expected
 
 
-def test_ground_is_painted_around_a_part_that_was_shrunk_turned_or_replaced():
-    """A box of 30 x 20: at half its size three quarters stay open, turned upright both ends."""
+def test_the_inpainted_region_around_an_object_that_was_scaled_rotated_or_replaced():
+    """A box of 30 x 20: at half its size three quarters stay open, rotated upright both ends."""
     part = np.zeros((96, 96), np.bool_)
     part[40:60, 20:50] = True
     where = np.ones_like(part)
@@ -202,18 +202,19 @@ def test_ground_is_painted_around_a_part_that_was_shrunk_turned_or_replaced():
         ("wrong_type", {"donor": {"box_4": (70, 0, 80, 10), "area": 100}}, 600 - 100),
         ("wrong_type", {"part": 1, "box": [70, 0, 80, 10], "area": 78}, 600 - 25 * np.pi),
         ("wrong_type", {"prompt": "a coin"}, 0),
-        ("wrong_type", {"part": 1}, 0),  # older records do not say how large it is
+        # Older records do not contain its size.
+        ("wrong_type", {"part": 1}, 0),
     ]
     for kind, parameters, expected in cases:
         edit = Edit(kind, (0,), parameters | {"dilation": 0, "offset": [0, 0]}, 0)
-        found = gate_scores.painted(edit, where, part).sum()
+        found = gate_scores.inpainted_region(edit, where, part).sum()
         assert found == pytest.approx(expected, abs=16), (kind, parameters)
 
 
 # --- where limits come from -----------------------------------------------------------------------
 
 
-def test_a_number_of_the_manifest_beats_what_was_learned_and_that_beats_ours():
+def test_a_limit_of_the_manifest_beats_a_calibrated_one_and_that_the_default():
     learned = Limits(max_noise_ratio=1.7)
     assert limit_of("max_noise_ratio", GateSettings(), Limits()) == (2.5, "default")
     assert limit_of("max_noise_ratio", GateSettings(), learned) == (1.7, "calibrated")
@@ -223,20 +224,22 @@ def test_a_number_of_the_manifest_beats_what_was_learned_and_that_beats_ours():
     assert limit_of("min_delta_e", GateSettings(), learned) == (4.0, "default")
 
 
-def test_every_rule_has_a_limit_and_every_learned_limit_a_rule():
-    for rule in RULES:
-        limit_of(rule.limit, GateSettings(), Limits())
+def test_every_check_has_a_limit_and_every_calibrated_limit_a_check():
+    for check in CHECKS:
+        limit_of(check.limit, GateSettings(), Limits())
     silent = {f for f, info in GateSettings.model_fields.items() if info.default is None}
-    calibrated = silent - {"patches"}  # a switch, no limit
-    assert calibrated == set(STAND_INS)
+    # A switch, no limit.
+    calibrated = silent - {"patches"}
+    assert calibrated == set(FALLBACK_LIMITS)
     assert calibrated <= set(Limits().to_json())
-    assert calibrated <= {rule.limit for rule in RULES}
+    assert calibrated <= {check.limit for check in CHECKS}
 
 
-def test_pixels_burnt_to_white_are_refused():
+def test_saturated_pixels_are_rejected():
     image = scene()
     white = np.full_like(image, 255)
-    white[::2] = clean()[::2].astype(np.uint8)  # every second line, so that grain stays
+    # Every second line, so that noise stays.
+    white[::2] = clean()[::2].astype(np.uint8)
     loose = GateSettings(max_seam_ratio=100, max_noise_ratio=100, min_noise_ratio=0)
     verdict = judge(removal(image, white, disc(14)), image, loose)
     assert verdict.reason == "saturated"
@@ -245,7 +248,7 @@ def test_pixels_burnt_to_white_are_refused():
     ).accepted
 
 
-def test_two_edits_in_one_sample_are_judged_each_by_itself():
+def test_two_edits_in_one_sample_are_judged_separately():
     image = clean().astype(np.uint8)
     image[disc(10, at=(24, 24))] = (200, 60, 60)
     image[disc(10, at=(72, 72))] = (60, 60, 200)
@@ -267,11 +270,12 @@ def test_two_edits_in_one_sample_are_judged_each_by_itself():
     assert verdict.scores["changed_fraction"] > 0.3 > verdict.scores["changed_fraction_2"]
 
 
-def test_two_edits_together_must_leave_enough_of_picture_and_product():
-    """Each edit alone is small enough; what they take together is judged as well."""
+def test_two_edits_together_must_leave_enough_of_image_and_product():
+    """Each edit alone is small enough; their total is judged as well."""
     image = clean().astype(np.uint8)
     holes = np.zeros((2, 96, 96), np.bool_)
-    holes[0, 20:80, 4:44] = holes[1, 20:80, 52:92] = True  # 26 % of the picture each
+    # 26 % of the image each.
+    holes[0, 20:80, 4:44] = holes[1, 20:80, 52:92] = True
     image[holes[0]], image[holes[1]] = (200, 60, 60), (60, 60, 200)
     fill = np.clip(120 + np.random.default_rng(5).normal(0, 3, image.shape), 0, 255)
     both = np.where(holes.any(0)[..., None], fill, image).astype(np.uint8)

@@ -47,7 +47,7 @@ def test_records_come_back_as_they_went_in(tmp_path_factory, seed, height, width
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
-def test_a_damaged_entry_is_absent_and_taken_away(tmp_path, keep):
+def test_a_damaged_entry_is_absent_and_deleted(tmp_path, keep):
     store = StageCache(tmp_path)
     path = store.write("samples", KEY, {"x": np.arange(100)}, {"fact": 1})
     content = path.read_bytes()
@@ -65,7 +65,7 @@ def write_with_little_room(root) -> None:
         os._exit(7 if str(root) in str(error) and "make room" in str(error) else 1)
 
 
-def test_no_room_for_an_entry_is_the_users_to_mend_and_leaves_nothing(tmp_path):
+def test_no_room_for_an_entry_is_a_user_error_and_leaves_nothing(tmp_path):
     child = multiprocessing.get_context("fork").Process(
         target=write_with_little_room, args=(tmp_path,)
     )

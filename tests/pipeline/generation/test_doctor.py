@@ -1,4 +1,4 @@
-"""The doctor opens everything and says what is bad, what is missing and how to get it."""
+"""The doctor opens every file and reports what is bad, what is missing and how to get it."""
 
 import dataclasses
 import json
@@ -41,13 +41,13 @@ def good_category(root: Path) -> Path:
     return root
 
 
-def looked_at(root: Path, **overrides: object) -> DoctorReport:
+def report_on(root: Path, **overrides: object) -> DoctorReport:
     overrides = {"store": str(root.parent / "store"), "image_size": 64} | overrides
     return inspect(manifest_for_source("mvtec_ad", root, **overrides))
 
 
 def test_a_sound_category_is_ready(tmp_path):
-    report = looked_at(good_category(tmp_path / "nut"))
+    report = report_on(good_category(tmp_path / "nut"))
     (nut,) = report.categories
     assert report.exit_code == 0
     assert not report.missing
@@ -67,7 +67,7 @@ def test_a_sound_category_is_ready(tmp_path):
 
 
 def test_the_report_is_plain_json(tmp_path):
-    report = looked_at(good_category(tmp_path / "nut"))
+    report = report_on(good_category(tmp_path / "nut"))
     plain = json.loads(json.dumps(dataclasses.asdict(report)))
     assert plain["categories"][0]["splits"]["train"] == 9
 
@@ -77,16 +77,16 @@ def test_bad_files_are_named_and_the_exit_code_says_so(tmp_path):
     (root / "train/good/000.png").write_bytes(b"")
     (root / "train/good/001.png").write_bytes((root / "train/good/002.png").read_bytes()[:400])
     Image.new("L", (64, 64)).save(root / "ground_truth/cut/000_mask.png")
-    report = looked_at(root)
+    report = report_on(root)
     bad = {file.name: file.reason for file in report.categories[0].bad}
     assert report.exit_code == 3
     assert bad["train/good/000.png"] == "the file has zero bytes; copy it again"
-    assert bad["train/good/001.png"].startswith("damaged or cut short")
-    assert bad["test/cut/000.png"] == "its masks mark nothing"
+    assert bad["train/good/001.png"].startswith("damaged or truncated")
+    assert bad["test/cut/000.png"] == "its masks are empty"
     assert report.categories[0].sizes == {"64x64": 9}
     text = as_text(report)
-    assert "bad       train/good/000.png: the file has zero bytes" in text
-    assert text.endswith("ready; 3 files would be left out")
+    assert "bad         train/good/000.png: the file has zero bytes" in text
+    assert text.endswith("ready; 3 files would be skipped")
 
 
 def test_copies_leaks_small_and_dark_images_are_noted(tmp_path):
@@ -96,12 +96,12 @@ def test_copies_leaks_small_and_dark_images_are_noted(tmp_path):
     (root / "test/good").mkdir()
     (root / "test/good/000.png").write_bytes(same)
     Image.fromarray(np.full((64, 64), 4095, np.uint16)).save(root / "train/good/deep.png")
-    report = looked_at(root, image_size=128)
+    report = report_on(root, image_size=128)
     notes = "\n".join(report.categories[0].notes)
     assert "14 images are smaller than image_size 128x128" in notes
     assert "test/good/000.png is the same file as train/good/" in notes
-    assert "1 normals are copies of others" in notes
-    assert "16-bit images use few of their bits" in notes
+    assert "1 normals are copies of other normals" in notes
+    assert "16-bit images use only their lower bits" in notes
     assert report.exit_code == 0
 
 
@@ -109,7 +109,7 @@ def test_what_is_missing_says_how_to_get_it(tmp_path):
     (tmp_path / "nut").mkdir()
     blocked = tmp_path / "file"
     blocked.write_text("")
-    report = looked_at(
+    report = report_on(
         tmp_path / "nut",
         store=str(blocked / "store"),
         models={"proposals": {"backend": "vit_b"}},
@@ -118,19 +118,19 @@ def test_what_is_missing_says_how_to_get_it(tmp_path):
     missing = "\n".join(report.missing)
     assert "nut: not in the mvtec_ad layout" in missing
     assert "run `anomalysmith weights pull sam-vit-b`" in missing
-    assert "cannot be written; name another folder as `store`" in missing
+    assert "cannot be written to; set `store` to another folder" in missing
     text = as_text(report)
-    assert "to mend first" in text
+    assert "to fix first" in text
     assert "NOT WRITABLE" in text
 
 
-def test_scenes_that_are_not_drawn_yet_are_no_fault(tmp_path):
+def test_scenes_that_are_not_rendered_yet_are_no_fault(tmp_path):
     path = tmp_path / "m.yaml"
     path.write_text("sources: {r: {kind: scenes, path: s}}\ncategories: {tray: {source: r}}\n")
     report = inspect(read_manifest(path))
     assert report.categories[0].to_render
     assert report.exit_code == 0
-    assert "8 train, 2 validation; drawn on the first run" in as_text(report)
+    assert "8 train, 2 validation; rendered on the first run" in as_text(report)
 
 
 def test_progress_counts_the_files(tmp_path):

@@ -30,8 +30,8 @@ def photos(tmp_path_factory) -> Path:
     return draw_parts(tmp_path_factory.mktemp("photos") / "parts", PHOTOS)
 
 
-def wish(photos: Path, store: Path, seed: int = 0) -> CategorySettings:
-    """Settings of a quick run: small pictures, one sample each."""
+def settings_of(photos: Path, store: Path, seed: int = 0) -> CategorySettings:
+    """Settings of a quick run: small images, one sample each."""
     manifest = manifest_for_source(
         "folder", photos, store=str(store), image_size=128, seed=seed,
         models={"inpaint": {"backend": "telea"}}, edits={"per_image": 1},
@@ -45,7 +45,7 @@ def made(tmp_path_factory, photos) -> Path:
     """A store with two versions that share the analysis of their images; never changed."""
     store = tmp_path_factory.mktemp("made")
     for seed in (0, 1):
-        assert generate(wish(photos, store, seed), workers=1).accepted
+        assert generate(settings_of(photos, store, seed), workers=1).accepted
     return store
 
 
@@ -72,11 +72,11 @@ def remove_version(store: Path, seed: int) -> None:
 def test_what_versions_need_stays_and_a_rerun_is_served_from_the_cache(photos, store):
     before = files_of(store)
     swept = sweep(store)
-    assert swept.leftovers == ()
-    assert swept.kept == PHOTOS + 1 + 2 * PHOTOS  # analyses, what is normal, samples
+    assert swept.orphans == ()
+    assert swept.kept == PHOTOS + 1 + 2 * PHOTOS  # analyses, calibration, samples
     assert files_of(store) == before
     for seed in (0, 1):
-        assert plan(wish(photos, store, seed)).missing() == ()
+        assert plan(settings_of(photos, store, seed)).missing() == ()
 
 
 def test_a_version_that_is_gone_frees_what_only_it_needed(photos, store):
@@ -85,31 +85,31 @@ def test_a_version_that_is_gone_frees_what_only_it_needed(photos, store):
     assert swept.count("cache entry")[0] == PHOTOS
     assert swept.count("plan")[0] == 1
     assert (entries(store, "analysis"), entries(store, "samples")) == (PHOTOS, PHOTOS)
-    assert len(plan(wish(photos, store, 0)).missing()) == PHOTOS
-    assert plan(wish(photos, store, 1)).missing() == ()
-    assert generate(wish(photos, store, 1)).cached
+    assert len(plan(settings_of(photos, store, 0)).missing()) == PHOTOS
+    assert plan(settings_of(photos, store, 1)).missing() == ()
+    assert generate(settings_of(photos, store, 1)).cached
     remove_version(store, 1)
     swept = sweep(store)
-    assert swept.count("cache entry")[0] == 2 * PHOTOS + 1  # and what is normal
+    assert swept.count("cache entry")[0] == 2 * PHOTOS + 1  # and the calibration
     assert not any((store / ".cache").rglob("*.npz"))
     assert not any((store / ".cache" / "samples").iterdir())
-    assert sweep(store).leftovers == ()
+    assert sweep(store).orphans == ()
 
 
 def test_entries_without_a_version_go_unless_they_are_young(photos, store):
-    cache = plan(wish(photos, store)).cache
+    cache = plan(settings_of(photos, store)).cache
     taken = {path.name for path in (store / CACHE / "samples").iterdir()}
     free = next(name for name in ("ab", "cd", "ef", "01") if name not in taken)
     other = cache.write("samples", free * 32, {"x": np.arange(9)}, {"made by": "other code"})
     aside = other.with_name("tmpdeadbeef.tmp")
     aside.write_bytes(b"half an entry")
     swept = sweep(store, older_than=1)
-    assert swept.leftovers == ()
-    assert swept.remarks == ("2 younger leftovers were spared",)
+    assert swept.orphans == ()
+    assert swept.notes == ("2 younger files were spared",)
     two_days_ago = time.time() - 2 * 86_400
     os.utime(other, (two_days_ago, two_days_ago))
-    assert [found.path for found in sweep(store, older_than=1).leftovers] == [other]
-    assert [found.path for found in sweep(store).leftovers] == [aside]
+    assert [found.path for found in sweep(store, older_than=1).orphans] == [other]
+    assert [found.path for found in sweep(store).orphans] == [aside]
     assert not other.parent.exists()
 
 
@@ -126,7 +126,7 @@ def test_what_a_killed_writer_left_goes_and_other_files_stay(tmp_path):
     before = files_of(tmp_path)
     assert sweep(tmp_path, dry_run=True).count("unfinished version") == (1, 5)
     assert files_of(tmp_path) == before
-    assert {found.path.name for found in sweep(tmp_path).leftovers} == {
+    assert {found.path.name for found in sweep(tmp_path).orphans} == {
         ".building-0123456789ab", "a" * 64,
     }  # fmt: skip
     gone = {path for path in before if not path.exists()}
@@ -138,27 +138,27 @@ def test_what_a_run_is_using_is_left_alone(photos, store):
     remove_version(store, 0)
     (store / "parts" / ".building-x").mkdir()
     before = files_of(store)
-    with plan(wish(photos, store)).cache.in_use(), locked(store / "parts"):
+    with plan(settings_of(photos, store)).cache.in_use(), locked(store / "parts"):
         swept = sweep(store)
-    assert swept.leftovers == ()
-    assert [remark.split(": ")[1] for remark in swept.remarks] == [
+    assert swept.orphans == ()
+    assert [note.split(": ")[1] for note in swept.notes] == [
         "a run is publishing it; left alone",
         "a run is using the cache; left alone, try later",
     ]
     assert files_of(store) == before
-    assert len(sweep(store).leftovers) == PHOTOS + 2
+    assert len(sweep(store).orphans) == PHOTOS + 2
 
 
 def test_a_damaged_version_keeps_all_entries_of_its_category(photos, store):
     (folder, _) = sorted((store / "parts").glob("????-*"))
     (folder / "index.json").write_text("{")
     swept = sweep(store)
-    assert swept.leftovers == ()
-    assert "delete its folder" in swept.remarks[0]
-    assert all(plan(wish(photos, store, seed)).missing() == () for seed in (0, 1))
+    assert swept.orphans == ()
+    assert "delete its folder" in swept.notes[0]
+    assert all(plan(settings_of(photos, store, seed)).missing() == () for seed in (0, 1))
 
 
-def test_a_place_that_is_no_store_is_a_users_mistake(tmp_path):
+def test_a_folder_that_is_no_store_is_a_user_error(tmp_path):
     for place, said in {
         tmp_path: "is no store",
         tmp_path / "nowhere": "is not there",
@@ -193,7 +193,7 @@ def test_a_dry_run_writes_nothing(photos, store):
     assert sorted(path for path in store.rglob("*")) == before
 
 
-def test_what_is_normal_is_kept_as_long_as_a_version_needs_it(photos, store):
+def test_the_calibration_is_kept_as_long_as_a_version_needs_it(photos, store):
     assert entries(store, "normality") == 1
     remove_version(store, 0)
     sweep(store)
@@ -204,7 +204,7 @@ def test_what_is_normal_is_kept_as_long_as_a_version_needs_it(photos, store):
 
 
 def test_a_plan_of_an_older_release_is_absent_and_no_crash(photos, store):
-    """Before there were donors and a normality, plans lacked both."""
+    """Before there were donors and a calibration, plans lacked both."""
     for path in (store / ".cache" / "plans").glob("*.json"):
         saved = json.loads(path.read_text())
         del saved["calibration_key"]
@@ -214,7 +214,7 @@ def test_a_plan_of_an_older_release_is_absent_and_no_crash(photos, store):
     swept = sweep(store)
     assert swept.count("plan")[0] == 2
     assert swept.kept == 0
-    assert generate(wish(photos, store), workers=1).cached
+    assert generate(settings_of(photos, store), workers=1).cached
 
 
 def test_a_rule_book_that_is_gone_makes_its_plan_keep_what_it_had(photos, store):
@@ -223,5 +223,5 @@ def test_a_rule_book_that_is_gone_makes_its_plan_keep_what_it_had(photos, store)
         saved["settings"]["rules"] = str(store / "gone.yaml")
         path.write_text(json.dumps(saved))
     swept = sweep(store)
-    assert swept.leftovers == ()
-    assert any("gone.yaml" in remark for remark in swept.remarks)
+    assert swept.orphans == ()
+    assert any("gone.yaml" in note for note in swept.notes)

@@ -1,4 +1,4 @@
-"""A bundle is all that an air-gapped machine needs: found, checked and pinned from one folder."""
+"""A bundle is all that an offline machine needs: found, checked and pinned from one folder."""
 
 import dataclasses
 import hashlib
@@ -85,7 +85,7 @@ def test_a_bundle_is_all_that_the_other_machine_needs(online, unplug):
         weights.require("sam-vit-b")
 
 
-def test_it_holds_files_sums_pins_and_an_explanation(online):
+def test_it_holds_files_checksums_pins_and_an_explanation(online):
     plan = plan_bundle(settings(online))
     write_bundle(plan, online / "usb")
     own = hashlib.sha256(b"trained at home").hexdigest()
@@ -114,7 +114,7 @@ def test_it_holds_files_sums_pins_and_an_explanation(online):
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="no sha256sum on this machine")
-def test_the_sums_are_what_sha256sum_reads(online):
+def test_the_checksums_are_what_sha256sum_reads(online):
     write_bundle(plan_bundle(settings(online)), online / "usb")
     run = subprocess.run(
         ["sha256sum", "-c", "SHA256SUMS"], cwd=online / "usb", capture_output=True, check=False
@@ -190,7 +190,7 @@ def test_a_missing_file_names_the_command(online):
         plan_bundle(settings(online, "nut"))
 
 
-def test_odd_places_are_refused(online):
+def test_unsuitable_folders_are_rejected(online):
     plan = plan_bundle(settings(online, "nut"))
     with pytest.raises(UserError, match="weights are read from"):
         write_bundle(plan, online / "cache" / "weights")
@@ -224,5 +224,5 @@ def test_the_command_says_what_it_does(online, monkeypatch, capsys):
     assert [file["file"] for file in answer["files"]] == ["u2net.onnx", "big-lama.pt"]
     assert all(file["copied"] for file in answer["files"])
     assert answer["bytes"] == sum(Path(file["from"]).stat().st_size for file in answer["files"])
-    assert "kept    u2net.onnx" in run(usb, "--category", "nut")
+    assert "kept  u2net.onnx" in run(usb, "--category", "nut")
     assert f"ANOMALYSMITH_WEIGHTS={usb}" in run(usb)

@@ -1,4 +1,4 @@
-"""Changing one setting of one category runs that category alone, and `plan` says so beforehand."""
+"""Changing one setting of one category runs that category alone, and `plan` predicts it."""
 
 import json
 import re
@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from small_photos import draw_parts
 
+from flows.commands.plan import as_text
 from flows.jobs import forecast as forecasting
 from flows.jobs.category_options import Choices, settings_of
-from flows.jobs.forecast import forecast, forecast_text
+from flows.jobs.forecast import forecast
 from pipeline.dataset.version import versions
 from pipeline.generation import cache_keys, timings
 from pipeline.generation import plan as planning
@@ -118,7 +119,7 @@ def test_code_and_libraries_that_changed_are_named(folder, monkeypatch):
     assert code.startswith("code: ")
     assert code.endswith(" -> " + "f" * 16)
     assert numpy.endswith(" -> 0.0")
-    text = forecast_text(found)
+    text = as_text(found)
     assert f"child of {found['parent']}, from 3 good images, unless its content turns out" in text
 
 
@@ -128,11 +129,11 @@ def test_the_lines_of_the_text_add_up(folder, tmp_path):
     (tmp_path / ".cache").mkdir()
     seconds = {"start": 5.0, "analysis": 1.0, "normality": 3.0, "samples": 0.5, "version": 0.25}
     record(tmp_path / ".cache", [Timing(stage, how, s, 1) for stage, s in seconds.items()])
-    text = forecast_text(forecast(settings, None, workers=2))
+    text = as_text(forecast(settings, None, workers=2))
     shown = [float(line.split()[-2]) for line in text.splitlines() if line.endswith(" s")]
     assert sum(shown) == pytest.approx(float(re.search(r"about (\d+) s", text)[1]))
-    assert [line.split()[0] for line in text.splitlines()].count("samples") == 1
-    assert "forging" in text
+    assert "  generation " in text
+    assert "samples: 8 anomalous and 4 controls" in text
 
 
 def test_the_text_names_reason_stages_and_time(anomalysmith, folder, tmp_path):
@@ -155,7 +156,7 @@ def test_a_category_that_cannot_be_planned_does_not_hide_the_others(anomalysmith
     assert run.json["seconds"] is None
 
 
-def test_an_estimate_is_units_times_seconds_over_hands(folder, tmp_path):
+def test_an_estimate_is_units_times_seconds_over_workers(folder, tmp_path):
     choices = Choices(manifest=folder / "manifest.yaml", store=tmp_path)
     settings = settings_of(choices)[1]  # 4 images, 2 samples and 1 control each
     how = how_of(planning.plan(settings))
@@ -174,7 +175,7 @@ def test_an_estimate_is_units_times_seconds_over_hands(folder, tmp_path):
     assert forecast(settings, 1, workers=8)["seconds_by_stage"]["analysis"] == 1.0
 
 
-def test_an_odd_run_a_damaged_line_and_other_work_do_not_move_an_estimate(tmp_path):
+def test_an_outlier_a_damaged_line_and_other_work_do_not_move_an_estimate(tmp_path):
     record(tmp_path, [Timing("analysis", "a", 2.0, 10)] * 5 + [Timing("analysis", "a", 90.0, 10)])
     record(tmp_path, [Timing("analysis", "b", 7.0, 10)])
     with (tmp_path / TIMINGS).open("a") as file:
@@ -186,8 +187,8 @@ def test_an_odd_run_a_damaged_line_and_other_work_do_not_move_an_estimate(tmp_pa
 
 
 def test_the_file_of_timings_stays_small_and_a_lost_folder_costs_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(timings, "FULL", 1000)
-    monkeypatch.setattr(timings, "KEPT", 4)
+    monkeypatch.setattr(timings, "MAX_BYTES", 1000)
+    monkeypatch.setattr(timings, "KEPT_LINES", 4)
     for number in range(30):
         record(tmp_path, [Timing("analysis", "a", float(number), 1)])
     assert (tmp_path / TIMINGS).stat().st_size < 1500

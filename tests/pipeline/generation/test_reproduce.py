@@ -1,4 +1,4 @@
-"""`verify --regenerate`: samples made again on the terms of then, and what cannot be, said."""
+"""`verify --regenerate`: samples are generated again as recorded, or the reason why not is told."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def made_in_bf16(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "multiplies_bf16", lambda: True)
         version_dir = generate(resolve(manifest, "parts"), workers=1).version_dir
-    models._load.cache_clear()  # its models believe in AMX
+    models._resident.cache_clear()  # its models believe in AMX
     return version_dir
 
 
@@ -41,7 +41,7 @@ def changed(version: Path, tmp_path: Path, **software: str) -> Path:
     return copy
 
 
-def test_the_number_format_of_then_is_used_whatever_is_fast_here(made_in_bf16, monkeypatch):
+def test_the_recorded_dtype_is_used_whatever_is_fast_here(made_in_bf16, monkeypatch):
     index = json.loads((made_in_bf16 / "index.json").read_text())
     assert index["settings"]["models"]["precision"] == "auto"
     assert index["software"]["compute"] == "CPU, bfloat16"
@@ -50,17 +50,15 @@ def test_the_number_format_of_then_is_used_whatever_is_fast_here(made_in_bf16, m
     assert (count, differ) == (4, [])
 
 
-def test_another_number_format_gives_other_masks_and_the_difference_is_explained(
-    made_in_bf16, tmp_path
-):
+def test_another_dtype_gives_other_masks_and_the_difference_is_explained(made_in_bf16, tmp_path):
     copy = changed(made_in_bf16, tmp_path, compute="CPU, float32", numpy="1.0")
     _, differ = regenerate(copy, 2)
-    assert differ, "fp32 and bf16 gave the same masks: this test needs other pictures"
+    assert differ, "fp32 and bf16 gave the same masks: this test needs other images"
     assert "the proposals differ" in differ[0]
     assert "numpy was 1.0, is" in differ[0]
 
 
-def test_what_cannot_be_made_again_here_is_said(made_in_bf16, tmp_path, monkeypatch):
+def test_what_cannot_be_regenerated_here_is_a_user_error(made_in_bf16, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     elsewhere = changed(made_in_bf16, tmp_path, compute="NVIDIA H200, bfloat16")
     with pytest.raises(UserError, match="made on NVIDIA H200, and this machine has no CUDA"):
@@ -87,13 +85,13 @@ def test_a_weights_file_is_found_by_its_digest_wherever_it_lies(
     (bundled / "SHA256SUMS").write_text(sums.replace(before, now))
     monkeypatch.setattr(weights, "BUNDLED", bundled)
     monkeypatch.delenv("ANOMALYSMITH_WEIGHTS", raising=False)
-    with pytest.raises(UserError, match="proposals/small was"):
+    with pytest.raises(UserError, match="expected proposals/small"):
         regenerate(made_in_bf16, 1)
     monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(kept))
     assert regenerate(made_in_bf16, 2) == (2, [])
 
 
-def test_a_part_that_another_image_lent_is_lent_again(tmp_path):
+def test_an_object_of_a_donor_image_is_pasted_again(tmp_path):
     photos = draw_parts(tmp_path / "photos" / "parts", 4)
     manifest = manifest_for_source(
         "folder", photos, store=str(tmp_path / "store"), image_size=128, splits={"seed": 0},
@@ -107,10 +105,10 @@ def test_a_part_that_another_image_lent_is_lent_again(tmp_path):
     assert regenerate(version.dir, len(records)) == (len(records), [])
 
 
-def test_what_a_server_painted_cannot_be_made_again(made_in_bf16, tmp_path):
+def test_what_a_server_inpainted_cannot_be_regenerated(made_in_bf16, tmp_path):
     copy = shutil.copytree(made_in_bf16, tmp_path / made_in_bf16.name)
     index = json.loads((copy / "index.json").read_text())
     index["weights"]["inpaint/remote:lama_cleaner:lama"] = "none"
     (copy / "index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="done by a server"):
+    with pytest.raises(UserError, match="ran on a server"):
         regenerate(copy, 1)

@@ -1,4 +1,4 @@
-"""Generation over images and categories: attempts, refusals, bad files, workers, the cache."""
+"""Generation over images and categories: attempts, rejections, bad files, workers, the cache."""
 
 import hashlib
 from dataclasses import replace
@@ -33,12 +33,12 @@ TELEA = {"inpaint": {"backend": "telea"}}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three rendered bags as a plain folder of pictures."""
+    """Three rendered bags as a plain folder of images."""
     root = tmp_path_factory.mktemp("source") / "bags"
     root.mkdir()
     for seed in range(3):
-        picture = render("bag", seed, size=256).image_HW3
-        cv2.imwrite(str(root / f"{seed}.png"), picture[..., ::-1])
+        image_HW3 = render("bag", seed, size=256).image_HW3
+        cv2.imwrite(str(root / f"{seed}.png"), image_HW3[..., ::-1])
     return root
 
 
@@ -113,7 +113,7 @@ def test_settings_changed_for_the_gate_reuse_the_analysis(folder, tmp_path):
     assert all(cache.has("analysis", image.analysis_key) for image in changed.images)
 
 
-def test_a_rule_book_brings_the_network_of_its_looks_into_the_key(folder, tmp_path, monkeypatch):
+def test_a_rule_book_brings_its_descriptor_network_into_the_key(folder, tmp_path, monkeypatch):
     """Without patches in the gate the teacher still describes the parts that rules are about."""
     settings = settings_of(folder, tmp_path, gate={"patches": False})
     (tmp_path / "book.yaml").write_text("any text: the key asks for its digest")
@@ -143,10 +143,10 @@ def two_squares(size: int = 64) -> tuple[np.ndarray, ObjectProposals]:
     return image, ObjectProposals(masks, np.ones(2, np.float32), np.ones((size, size), np.bool_))
 
 
-def test_every_refusal_is_tried_again_with_the_next_seed_up_to_the_quota(folder, tmp_path):
+def test_every_rejected_sample_is_tried_again_with_the_next_seed_up_to_the_quota(folder, tmp_path):
     image, proposals = two_squares()
     settings = settings_of(folder, tmp_path, edits={"attempts": 5, "kinds": ["missing"]})
-    do_nothing = lambda picture, hole: picture  # noqa: E731
+    do_nothing = lambda image, hole: image  # noqa: E731
     attempts = generate_samples(settings, "ab" * 32, ImageContext(image, proposals, do_nothing))
     anomalies = [a for a in attempts if a.kind == "missing"]
     assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint", "tried_before"}
@@ -212,7 +212,7 @@ def test_a_version_says_what_its_gate_learned(folder, tmp_path):
     assert version.index["limits"]["max_outline_ratio"] > 1
 
 
-def test_what_is_normal_is_learned_from_the_smallest_digests_of_the_training_images():
+def test_the_gate_is_calibrated_on_the_smallest_digests_of_the_training_images():
     images = [
         PlannedImage(f"{n}.png", "", "validation" if n % 5 == 0 else "train",
                               f"{(n * 7919) % 101:064x}")
@@ -237,10 +237,10 @@ def test_a_new_image_changes_the_donors_of_few():
     assert changed <= 8  # two in forty on average
 
 
-def test_no_part_is_lent_across_splits():
+def test_no_donor_is_of_another_split():
     images = [
         PlannedImage(str(n), "", "validation" if n < 3 else "train", f"{n:064x}") for n in range(8)
     ]
     for image in images:
-        lenders = [other for other in images if other.name in donors_of(image, images)]
-        assert {other.split for other in lenders} == {image.split}
+        donors = [other for other in images if other.name in donors_of(image, images)]
+        assert {other.split for other in donors} == {image.split}

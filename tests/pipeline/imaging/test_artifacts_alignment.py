@@ -1,12 +1,12 @@
-"""Scores do not depend on where in memory a picture lies: a digest would differ from run to run."""
+"""Scores do not depend on the memory alignment of an image: digests would differ between runs."""
 
 import numpy as np
 import pytest
 
-from pipeline.imaging import artifacts as marks
+from pipeline.imaging import artifacts
 
 RNG = np.random.default_rng(0)
-PICTURE_HW3 = RNG.integers(0, 256, (61, 83, 3), np.uint8)
+IMAGE_HW3 = RNG.integers(0, 256, (61, 83, 3), np.uint8)
 WHERE_HW = np.zeros((61, 83), np.bool_)
 WHERE_HW[20:40, 30:60] = True
 
@@ -23,12 +23,12 @@ def at_every_place(array: np.ndarray):
 @pytest.mark.parametrize(
     "score",
     [
-        marks.gradient,
-        lambda picture: marks.outline_ratio(picture, WHERE_HW),
-        lambda picture: marks.noise_ratio(picture, WHERE_HW, WHERE_HW),
-        lambda picture: marks.clipped_share(picture, WHERE_HW),
+        artifacts.gradient,
+        lambda image_HW3: artifacts.outline_ratio(image_HW3, WHERE_HW),
+        lambda image_HW3: artifacts.noise_ratio(image_HW3, WHERE_HW, WHERE_HW),
+        lambda image_HW3: artifacts.clipped_share(image_HW3, WHERE_HW),
     ],
 )
 def test_a_score_is_the_same_to_the_last_bit(score):
-    found = {np.asarray(score(moved)).tobytes() for moved in at_every_place(PICTURE_HW3)}
+    found = {np.asarray(score(moved)).tobytes() for moved in at_every_place(IMAGE_HW3)}
     assert len(found) == 1

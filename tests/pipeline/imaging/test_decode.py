@@ -1,4 +1,4 @@
-"""Every odd image has a defined treatment or an error of one line that names the file."""
+"""Every unusual image file has a defined treatment, or a one-line error that names the file."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
     return path
 
 
-def test_rgb_comes_back_as_it_is(tmp_path):
+def test_rgb_is_unchanged(tmp_path):
     path = saved(Image.fromarray(COLOUR_HW3), tmp_path / "a.png")
     image_HW3 = load_image(path)
     assert image_HW3.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_every_format_is_read_and_the_header_agrees(tmp_path, suffix):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(tmp_path, orientation):
-    """A phone stores the sensor's picture and a tag; people see, and we read, the upright one."""
+    """A phone stores the sensor's image and a tag; viewers, and we, show it upright."""
     turns = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -66,18 +66,18 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
 
 
 def test_palette_gives_its_colours(tmp_path):
-    picture = Image.fromarray(COLOUR_HW3).quantize(16)
-    path = saved(picture, tmp_path / "a.png")
+    image = Image.fromarray(COLOUR_HW3).quantize(16)
+    path = saved(image, tmp_path / "a.png")
     assert read_header(path).mode == "P"
-    np.testing.assert_array_equal(load_image(path), np.asarray(picture.convert("RGB")))
+    np.testing.assert_array_equal(load_image(path), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_grey_is_replicated(tmp_path, mode):
-    picture = Image.fromarray(GREY_HW).convert(mode)
-    image_HW3 = load_image(saved(picture, tmp_path / "a.png"))
+    image = Image.fromarray(GREY_HW).convert(mode)
+    image_HW3 = load_image(saved(image, tmp_path / "a.png"))
     for channel in range(3):
-        np.testing.assert_array_equal(image_HW3[..., channel], np.asarray(picture.convert("L")))
+        np.testing.assert_array_equal(image_HW3[..., channel], np.asarray(image.convert("L")))
 
 
 def test_cmyk_is_converted(tmp_path):
@@ -104,11 +104,11 @@ def test_sixteen_bit_grey_is_scaled_by_its_container(tmp_path_factory, low, high
 def test_sixteen_bit_tiff_in_either_byte_order(tmp_path, byte_order):
     values_HW = np.full((16, 16), 0x12FF, byte_order)
     mode = "I;16" if byte_order == "<u2" else "I;16B"
-    picture = Image.frombytes(mode, (16, 16), values_HW.tobytes())
-    assert (load_image(saved(picture, tmp_path / "a.tif")) == 0x12).all()
+    image = Image.frombytes(mode, (16, 16), values_HW.tobytes())
+    assert (load_image(saved(image, tmp_path / "a.tif")) == 0x12).all()
 
 
-def test_32_bit_whole_numbers_within_16_bit_are_read_and_others_refused(tmp_path):
+def test_32_bit_integers_within_16_bit_are_read_and_others_rejected(tmp_path):
     good = saved(Image.fromarray(np.full((16, 16), 0xAB00, np.int32)), tmp_path / "good.tif")
     assert (load_image(good) == 0xAB).all()
     for name, value in (("high", 0x10000), ("low", -1)):
@@ -117,20 +117,20 @@ def test_32_bit_whole_numbers_within_16_bit_are_read_and_others_refused(tmp_path
             load_image(path)
 
 
-def test_alpha_is_laid_on_white(tmp_path):
-    cutout_HW4 = np.zeros((16, 16, 4), np.uint8)
-    cutout_HW4[:8] = (10, 20, 30, 255)
-    cutout_HW4[8:12] = (0, 0, 0, 128)
-    image_HW3 = load_image(saved(Image.fromarray(cutout_HW4), tmp_path / "a.png"))
+def test_alpha_is_composited_on_white(tmp_path):
+    image_HW4 = np.zeros((16, 16, 4), np.uint8)
+    image_HW4[:8] = (10, 20, 30, 255)
+    image_HW4[8:12] = (0, 0, 0, 128)
+    image_HW3 = load_image(saved(Image.fromarray(image_HW4), tmp_path / "a.png"))
     assert image_HW3[0, 0].tolist() == [10, 20, 30]
     assert image_HW3[9, 0].tolist() == [127] * 3
     assert image_HW3[-1, 0].tolist() == [255] * 3
 
 
 def test_a_transparent_palette_entry_is_white_too(tmp_path):
-    picture = Image.new("P", (16, 16), 0)
-    picture.putpalette([0, 0, 0, 9, 9, 9])
-    path = saved(picture, tmp_path / "a.png", transparency=0)
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    path = saved(image, tmp_path / "a.png", transparency=0)
     assert (load_image(path) == 255).all()
 
 
@@ -161,13 +161,13 @@ def test_resizing_a_mask_invents_no_grey_value(tmp_path_factory, values, side):
     assert set(np.unique(small_HW)) <= {0, *values}
 
 
-def test_masks_in_other_clothes_keep_their_values(tmp_path):
+def test_masks_in_other_modes_keep_their_values(tmp_path):
     mask_HW = np.zeros((16, 16), np.uint8)
     mask_HW[4:8] = 247
     plain = Image.fromarray(mask_HW)
     deep = Image.fromarray(mask_HW.astype(np.uint16))
-    for number, picture in enumerate([plain, plain.convert("RGB"), plain.convert("LA"), deep]):
-        path = saved(picture, tmp_path / f"{number}.png")
+    for number, image in enumerate([plain, plain.convert("RGB"), plain.convert("LA"), deep]):
+        path = saved(image, tmp_path / f"{number}.png")
         np.testing.assert_array_equal(load_mask(path), mask_HW)
     binary = saved(Image.fromarray(mask_HW > 0), tmp_path / "bit.png")
     np.testing.assert_array_equal(load_mask(binary), np.where(mask_HW, 255, 0))

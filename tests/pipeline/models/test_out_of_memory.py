@@ -1,4 +1,4 @@
-"""A device without memory: batches get smaller, and what comes out stays the same."""
+"""A device without memory: batches get smaller, and the results stay the same."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ROWS = torch.arange(37)
 
 
 def room_for(limit: int, seen: list[int]):
-    """Work that needs memory by the row, on a device with room for `limit` of them."""
+    """A function that runs out of memory on more than `limit` rows."""
 
     def work(part: torch.Tensor) -> torch.Tensor:
         seen.append(len(part))
@@ -29,7 +29,7 @@ def room_for(limit: int, seen: list[int]):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 36, 37, 64])
-def test_everything_is_done_once_and_in_order(limit):
+def test_all_rows_are_processed_once_in_order(limit):
     seen: list[int] = []
     results, batch = in_batches(ROWS, 64, room_for(limit, seen))
     assert torch.equal(torch.cat(results), ROWS * 2)
@@ -37,12 +37,12 @@ def test_everything_is_done_once_and_in_order(limit):
     assert sum(size for size in seen if size <= limit) == len(ROWS)
 
 
-def test_a_device_without_room_for_one_row_is_said(tmp_path):
+def test_no_room_for_one_row_is_an_error(tmp_path):
     with pytest.raises(DeviceError, match=r"^out of memory on cpu.* models\.device: cpu"):
         in_batches(ROWS, 8, room_for(0, []))
 
 
-def test_other_errors_pass():
+def test_other_errors_are_passed_on():
     def work(part: torch.Tensor) -> None:
         raise RuntimeError("shapes do not fit")
 
@@ -50,8 +50,8 @@ def test_other_errors_pass():
         in_batches(ROWS, 8, work)
 
 
-class Cramped(torch.nn.Module):
-    """A prompt encoder that fails as a full GPU does when it gets more prompts than fit."""
+class LimitedEncoder(torch.nn.Module):
+    """A prompt encoder that runs out of memory when it gets more prompts than `limit`."""
 
     def __init__(self, encoder: torch.nn.Module, limit: int) -> None:
         super().__init__()
@@ -67,21 +67,21 @@ class Cramped(torch.nn.Module):
         return self.encoder.get_dense_pe()
 
 
-def test_proposals_of_a_cramped_device_are_those_of_a_roomy_one():
+def test_proposals_do_not_depend_on_the_memory_of_the_device():
     image_HW3 = np.full((96, 96, 3), 60, np.uint8)
     image_HW3[20:44, 16:40] = (220, 180, 40)
     image_HW3[56:80, 50:84] = (40, 120, 220)
     foreground = ForegroundMask(image_HW3.max(2) > 100, peak=1.0)
     compute, settings = choose("cpu", "fp32"), ProposalSettings(points=40)
     path = weights.require("bundled-sam")
-    roomy = SamProposals(small_sam(path), settings, compute)(image_HW3, foreground)
+    expected = SamProposals(small_sam(path), settings, compute)(image_HW3, foreground)
     sam = small_sam(path)
-    cramped = Cramped(sam.prompt_encoder, 9)
-    sam.prompt_encoder = cramped
+    encoder = LimitedEncoder(sam.prompt_encoder, 9)
+    sam.prompt_encoder = encoder
     maker = SamProposals(sam, settings, compute)
     for _ in range(2):
         found = maker(image_HW3, foreground)
-        assert len(found.masks_NHW) == len(roomy.masks_NHW) > 0
-        np.testing.assert_array_equal(found.masks_NHW, roomy.masks_NHW)
-        np.testing.assert_allclose(found.scores_N, roomy.scores_N, atol=0.01)
-    assert cramped.failures <= 4, "the size that fitted was forgotten"
+        assert len(found.masks_NHW) == len(expected.masks_NHW) > 0
+        np.testing.assert_array_equal(found.masks_NHW, expected.masks_NHW)
+        np.testing.assert_allclose(found.scores_N, expected.scores_N, atol=0.01)
+    assert encoder.failures <= 4, "the batch size that fitted is not kept"

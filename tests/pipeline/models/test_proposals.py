@@ -1,4 +1,4 @@
-"""Proposals: each filter against a plain computation, and the bundled model on a rendered scene."""
+"""Proposals: each filter compared with a plain computation, and the bundled model on a scene."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def passes(maps: torch.Tensor, iou: float = 0.9, inside: torch.Tensor = INSIDE, 
     return proposals._passes(maps, torch.full((len(maps),), iou), inside, chosen).tolist()
 
 
-def test_each_filter_refuses_what_it_names():
+def test_each_limit_rejects_its_masks():
     small, middle, large = (7, 7, 9, 9), (4, 4, 10, 10), (1, 1, 15, 15)
     assert passes(logits(small, middle, large), min_area=0.05, max_area=0.5) == [False, True, False]
     assert passes(logits(middle), iou=0.4, min_predicted_iou=0.5) == [False]
@@ -49,7 +49,7 @@ def test_each_filter_refuses_what_it_names():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.1, 0.9))
-def test_no_two_survivors_overlap_and_every_refused_mask_has_a_twin(seed, max_iou):
+def test_no_two_kept_masks_overlap_and_every_rejected_one_has_a_duplicate(seed, max_iou):
     rng = np.random.default_rng(seed)
     masks = torch.from_numpy(rng.random((12, 8, 8)) < rng.uniform(0.2, 0.9, (12, 1, 1)))
     kept = proposals._without_duplicates(masks, max_iou).tolist()
@@ -58,14 +58,14 @@ def test_no_two_survivors_overlap_and_every_refused_mask_has_a_twin(seed, max_io
         return (masks[a] & masks[b]).sum().item() / max(1, (masks[a] | masks[b]).sum().item())
 
     assert all(iou(a, b) <= max_iou + 1e-6 for a in kept for b in kept if a < b)
-    for lost in set(range(12)) - set(kept):
-        # A hair below the limit counts as above it: the code divides in float32.
-        assert any(iou(lost, k) > max_iou - 1e-6 for k in kept if k < lost)
+    for rejected in set(range(12)) - set(kept):
+        # With a tolerance, because this test divides where the code multiplies.
+        assert any(iou(rejected, k) > max_iou - 1e-6 for k in kept if k < rejected)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.integers(4, 120))
-def test_points_lie_in_the_foreground_and_are_about_as_many_as_wanted(seed, wanted):
+def test_points_lie_in_the_foreground_in_about_the_wanted_number(seed, wanted):
     rng = np.random.default_rng(seed)
     mask = np.zeros((64, 96), np.bool_)
     y, x = rng.integers(0, 40), rng.integers(0, 60)
@@ -75,7 +75,7 @@ def test_points_lie_in_the_foreground_and_are_about_as_many_as_wanted(seed, want
     assert 0.4 * wanted - 3 <= len(points) <= 2 * wanted + 3
 
 
-def test_a_part_too_thin_for_the_lattice_gets_a_point_of_its_own():
+def test_a_part_too_thin_for_the_lattice_gets_its_own_point():
     mask = np.zeros((64, 64), np.bool_)
     mask[10:50, 10:50] = True
     mask[60, 3:9] = True
@@ -133,13 +133,13 @@ def test_the_same_image_gives_the_same_masks_in_any_thread(small, scene):
     assert all(np.array_equal(found[0].masks_NHW, other.masks_NHW) for other in found[1:])
 
 
-def test_filters_are_relaxed_step_by_step_and_the_record_says_which(small, scene):
+def test_limits_are_relaxed_step_by_step_and_recorded(small, scene):
     strict = ProposalSettings(min_predicted_iou=1.0, min_stability=0.999)
     found = small(change=strict)(scene.image_HW3, ForegroundMask(scene.product_HW))
     assert found.relaxed[:2] == ("area", "quality")
 
 
-def test_nothing_found_is_said_and_no_rectangle_is_made_up(small):
+def test_no_proposal_is_made_up_when_none_passes(small):
     grey = np.full((64, 64, 3), 128, np.uint8)
     nothing = ProposalSettings(min_area=0.99, max_area=1.0, min_predicted_iou=1.0)
     found = small(change=nothing)(grey, ForegroundMask(np.ones((64, 64), np.bool_)))
@@ -158,20 +158,20 @@ def test_bf16_gives_nearly_the_same_masks(small, scene):
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_loosening_never_tightens(min_area, max_area, share):
+def test_relaxing_never_tightens_a_limit(min_area, max_area, share):
     before = ProposalSettings(min_area=min_area, max_area=max_area, max_foreground_share=share)
     for _, change in proposals.RELAXATIONS:
-        after = proposals.loosened(before, change)
+        after = proposals.relaxed_settings(before, change)
         assert after.min_area <= before.min_area
         assert after.max_area >= before.max_area
         assert after.max_foreground_share >= before.max_foreground_share
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("least", [0.0, 0.3, 0.7, 2.0])
-def test_only_promising_masks_are_painted_and_they_are_the_decoders_own(scene, least):
+@pytest.mark.parametrize("min_iou", [0.0, 0.3, 0.7, 2.0])
+def test_confident_masks_equal_those_of_the_decoder(scene, min_iou):
     from pipeline.models.small_sam.build import small_sam
-    from pipeline.models.small_sam.decoder import decode_good
+    from pipeline.models.small_sam.decoder import decode_confident
 
     sam = small_sam(weights.require("bundled-sam"))
     pixels = torch.from_numpy(scene.image_HW3).permute(2, 0, 1)[None].float()
@@ -179,8 +179,10 @@ def test_only_promising_masks_are_painted_and_they_are_the_decoders_own(scene, l
     points = torch.from_numpy(proposals.foreground_points(scene.product_HW, 12)).float()[:, None]
     sparse, dense = sam.prompt_encoder((points, torch.ones(len(points), 1)), None, None)
     position = sam.prompt_encoder.get_dense_pe()
-    logits, iou = decode_good(sam.mask_decoder, embedding, position, sparse, dense[:1], least)
-    every, promised = sam.mask_decoder(embedding, position, sparse, dense, multimask_output=True)
-    good = promised.flatten() >= least
-    torch.testing.assert_close(iou, promised.flatten()[good], atol=1e-5, rtol=0)
+    logits, iou = decode_confident(
+        sam.mask_decoder, embedding, position, sparse, dense[:1], min_iou
+    )
+    every, predicted = sam.mask_decoder(embedding, position, sparse, dense, multimask_output=True)
+    good = predicted.flatten() >= min_iou
+    torch.testing.assert_close(iou, predicted.flatten()[good], atol=1e-5, rtol=0)
     torch.testing.assert_close(logits, every.flatten(0, 1)[good], atol=1e-2, rtol=1e-3)

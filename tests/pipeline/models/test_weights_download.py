@@ -1,4 +1,4 @@
-"""Fetching weights from a real server on this machine: resumed, checked, pinned, atomic."""
+"""Downloading weights from a real server on this machine: resumed, checked, pinned, atomic."""
 
 import dataclasses
 import hashlib
@@ -24,14 +24,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Site:
-    """What the server offers, how it behaves, and what it was asked and sent."""
+    """What the server offers, how it behaves, and the requests that it got."""
 
     def __init__(self):
         self.content = CONTENT
         self.tag = '"one"'
         self.ranges = True
         self.stop_after = None
-        self.asked = []
+        self.requests = []
         self.sent = 0
 
 
@@ -43,14 +43,14 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def site():
-    """A server with ranges, ETags and 416, as file hosts have them; each can be switched off."""
+    """A server with ranges, ETags and status 416, like file hosts; each can be switched off."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             wanted = self.headers.get("Range") if site.ranges else None
             same = self.headers.get("If-Range") in (None, site.tag)
-            site.asked.append((self.headers.get("Range"), self.headers.get("If-Range")))
+            site.requests.append((self.headers.get("Range"), self.headers.get("If-Range")))
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and same else 0
             if start >= len(site.content):
                 self.send_response(416)
@@ -65,7 +65,8 @@ def site():
                 self.send_header("ETag", site.tag)
             self.end_headers()
             cut = body if site.stop_after is None else body[: site.stop_after]
-            self.wfile.write(cut)  # fewer bytes than announced: the connection breaks
+            # Fewer bytes than announced look like a broken connection.
+            self.wfile.write(cut)
             site.sent += len(cut)
 
         def log_message(self, *_):
@@ -80,7 +81,7 @@ def site():
 
 @pytest.fixture
 def offer(site, folder, monkeypatch):
-    """Make `toy` an entry whose file the server offers; returns how to do it with a digest."""
+    """Make `toy` an entry whose file the server offers; returns a function that sets its digest."""
 
     def make(digest=f"sha256:{SHA256}", **more):
         toy = WeightsEntry(
@@ -106,7 +107,7 @@ def leftovers(folder):
         "",
     ],
 )
-def test_pull_fetches_checks_renames_and_pins(offer, folder, digest):
+def test_pull_downloads_checks_renames_and_pins(offer, folder, digest):
     offer(digest)
     seen = []
     path = weights_pull.pull("toy", lambda done, total: seen.append((done, total)))
@@ -118,28 +119,28 @@ def test_pull_fetches_checks_renames_and_pins(offer, folder, digest):
     assert weights_pins.read(folder) == {"toy.bin": SHA256}
 
 
-def test_a_file_that_is_here_is_not_fetched_again(offer, site):
+def test_an_existing_file_is_not_downloaded_again(offer, site):
     weights_pull.pull("toy")
     weights_pull.pull("toy")
     assert site.sent == len(CONTENT)
 
 
-def test_a_broken_connection_keeps_its_half_and_the_same_command_fetches_the_rest(
-    offer, site, folder
-):
+def test_a_broken_download_is_resumed_by_the_same_command(offer, site, folder):
     site.stop_after = HALF
-    with pytest.raises(WeightsError, match="the same command goes on"):
+    with pytest.raises(WeightsError, match="run the same command to resume"):
         weights_pull.pull("toy")
-    assert weights.find("toy") is None  # half a file never has the file's name
+    # A partial file never has the final name.
+    assert weights.find("toy") is None
     assert (folder / "toy.bin.part").read_bytes() == CONTENT[:HALF]
     site.stop_after = None
     assert weights_pull.pull("toy").read_bytes() == CONTENT
-    assert site.asked[-1] == (f"bytes={HALF}-", '"one"')
-    assert site.sent == len(CONTENT)  # no byte twice
+    assert site.requests[-1] == (f"bytes={HALF}-", '"one"')
+    # No byte was sent twice.
+    assert site.sent == len(CONTENT)
     assert leftovers(folder) == ["toy.bin"]
 
 
-def test_a_server_without_ranges_sends_it_all_again(offer, site, folder):
+def test_a_server_without_ranges_sends_everything_again(offer, site, folder):
     site.ranges = False
     site.stop_after = HALF
     with pytest.raises(WeightsError):
@@ -151,17 +152,17 @@ def test_a_server_without_ranges_sends_it_all_again(offer, site, folder):
 
 
 @pytest.mark.parametrize("tag", [None, 'W/"weak"'])
-def test_a_server_that_does_not_name_its_file_is_not_trusted_with_a_rest(offer, site, tag):
+def test_no_resume_without_a_strong_etag(offer, site, tag):
     site.tag, site.stop_after = tag, HALF
     with pytest.raises(WeightsError):
         weights_pull.pull("toy")
     site.stop_after = None
     assert weights_pull.pull("toy").read_bytes() == CONTENT
-    assert site.asked[-1] == (None, None)
+    assert site.requests[-1] == (None, None)
 
 
-def test_halves_of_two_files_are_never_joined(offer, site):
-    """Without a digest nothing else would notice: the publisher changed the file in between."""
+def test_parts_of_two_files_are_never_joined(offer, site):
+    """The publisher replaced the file in between, and there is no digest that would show it."""
     offer("")
     site.stop_after = HALF
     with pytest.raises(WeightsError):
@@ -170,7 +171,7 @@ def test_halves_of_two_files_are_never_joined(offer, site):
     assert weights_pull.pull("toy").read_bytes() == CONTENT[::-1]
 
 
-def test_a_download_that_was_whole_before_the_power_went_is_only_renamed(offer, site, folder):
+def test_a_complete_download_is_only_renamed(offer, site, folder):
     (folder / "toy.bin.part").write_bytes(CONTENT)
     (folder / "toy.bin.part.tag").write_text('"one"')
     assert weights_pull.pull("toy").read_bytes() == CONTENT
@@ -178,13 +179,13 @@ def test_a_download_that_was_whole_before_the_power_went_is_only_renamed(offer, 
     assert leftovers(folder) == ["toy.bin"]
 
 
-def test_a_part_that_is_longer_than_the_file_is_thrown_away(offer, site, folder):
+def test_a_part_longer_than_the_file_is_discarded(offer, site, folder):
     (folder / "toy.bin.part").write_bytes(CONTENT + b"more")
     (folder / "toy.bin.part.tag").write_text('"one"')
     assert weights_pull.pull("toy").read_bytes() == CONTENT
 
 
-def test_other_bytes_are_refused_and_leave_nothing(offer, site, folder):
+def test_wrong_bytes_are_rejected_and_deleted(offer, site, folder):
     site.content = b"something else"
     with pytest.raises(WeightsError, match="cut short"):
         weights_pull.pull("toy")
@@ -192,7 +193,7 @@ def test_other_bytes_are_refused_and_leave_nothing(offer, site, folder):
     assert weights_pins.read(folder) == {}
 
 
-def test_a_file_fetched_anew_must_be_the_one_that_was_pinned(offer, site, folder):
+def test_a_second_download_must_match_the_pin(offer, site, folder):
     offer("")
     weights_pull.pull("toy").unlink()
     site.content = b"what the publisher offers today"
@@ -201,7 +202,7 @@ def test_a_file_fetched_anew_must_be_the_one_that_was_pinned(offer, site, folder
     assert leftovers(folder) == []
 
 
-def test_without_a_network_it_says_where_to_put_the_file(offer, site, folder, monkeypatch):
+def test_without_a_network_the_error_names_the_target(offer, site, folder, monkeypatch):
     toy = weights.entry("toy")
     gone = WeightsEntry(
         name="toy", purpose="test", stage="inpaint", file="toy.bin", megabytes=0.3, format="onnx",
@@ -212,7 +213,7 @@ def test_without_a_network_it_says_where_to_put_the_file(offer, site, folder, mo
         weights_pull.pull("toy")
 
 
-def test_the_command_fetches_several_with_a_bar_and_answers_with_paths(
+def test_the_command_downloads_several_files_and_prints_their_paths(
     offer, folder, monkeypatch, capsys
 ):
     other = dataclasses.replace(weights.entry("toy"), name="other", file="other.bin")
@@ -226,16 +227,16 @@ def test_the_command_fetches_several_with_a_bar_and_answers_with_paths(
     assert "toy: 100%" in printed.err
 
 
-def test_a_slip_in_one_name_costs_no_download(offer, site, monkeypatch, capsys):
+def test_a_typo_in_one_name_downloads_nothing(offer, site, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["anomalysmith", "weights", "pull", "toy", "toyy"])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert site.asked == []
+    assert site.requests == []
     assert "no weights are called 'toyy'" in capsys.readouterr().err
 
 
-def test_a_folder_entry_is_not_fetched(folder):
+def test_a_folder_entry_is_not_downloaded(folder):
     with pytest.raises(WeightsError, match="is a folder of your own and is not fetched") as error:
         weights_pull.pull("sd-inpainting")
     assert str(folder / "stable-diffusion-inpainting") in str(error.value)
@@ -246,7 +247,7 @@ def zipped(**files):
     with zipfile.ZipFile(buffer, "w") as pack:
         for name, content in files.items():
             pack.writestr(name.replace("__", "/"), content)
-        pack.writestr("../outside.bin", b"a name that leads out of the folder")
+        pack.writestr("../outside.bin", b"a name that points outside the folder")
     return buffer.getvalue()
 
 
@@ -267,10 +268,10 @@ def archive(site, folder, monkeypatch):
     return site
 
 
-def test_files_of_an_archive_are_taken_out_by_name_and_all_at_once(archive, folder):
+def test_all_files_of_an_archive_are_extracted_by_name(archive, folder):
     assert weights_pull.pull("small").read_bytes() == b"small"
     assert weights_pull.pull("medium").read_bytes() == b"medium"
-    assert len(archive.asked) == 1
+    assert len(archive.requests) == 1
     assert leftovers(folder) == ["medium.pth", "small.pth"]
     assert not (folder.parent / "outside.bin").exists()
     assert weights_pins.read(folder) == {
@@ -279,7 +280,7 @@ def test_files_of_an_archive_are_taken_out_by_name_and_all_at_once(archive, fold
     }
 
 
-def test_an_archive_with_other_bytes_is_refused_before_it_is_opened(archive, folder):
+def test_an_archive_with_a_wrong_digest_is_not_opened(archive, folder):
     archive.content = zipped(pack__small=b"evil", pack__medium=b"evil")
     with pytest.raises(WeightsError, match="expected sha256"):
         weights_pull.pull("small")

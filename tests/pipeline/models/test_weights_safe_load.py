@@ -1,6 +1,6 @@
-"""A weights file is data: nothing in a pickle from outside is ever run, whatever it is called.
+"""A weights file is data: no pickle from outside is ever executed, whatever its file name.
 
-Each hostile file here would create a file if it were unpickled, and the first test shows that.
+Each hostile file here creates a file when it is unpickled; the first test proves that.
 """
 
 import ast
@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.errors import WeightsError
 from pipeline.models import build as models
-from pipeline.models.weights.safe_load import filled, load_state, load_torchscript
+from pipeline.models.weights.safe_load import load_into, load_state, load_torchscript
 
 CPU = torch.device("cpu")
 ROOMS = ("pipeline", "flows", "detectors", "scenes", "pretraining", "benchmarks")
@@ -51,7 +51,7 @@ def as_bare_pickle(trap, path):
 
 
 def as_torchscript(trap, path):
-    """A real TorchScript archive whose pickled data were exchanged."""
+    """A real TorchScript archive with its pickled data replaced."""
     torch.jit.script(nn.Identity()).save(str(path.with_suffix(".good")))
     with zipfile.ZipFile(path.with_suffix(".good")) as good, zipfile.ZipFile(path, "w") as evil:
         for name in good.namelist():
@@ -64,16 +64,17 @@ HOSTILE = [as_state_dict, as_old_state_dict, as_bare_pickle]
 
 @pytest.mark.parametrize("write", HOSTILE)
 def test_the_trap_works_when_it_is_unpickled(write, trap, tmp_path):
-    """Else the tests below would show nothing."""
+    """Otherwise the tests below would prove nothing."""
     write(trap, tmp_path / "evil.pth")
-    with suppress(RuntimeError):  # it may complain afterwards, which is too late
+    # An error afterwards comes too late.
+    with suppress(RuntimeError):
         torch.load(tmp_path / "evil.pth", weights_only=False)
     assert trap.place.exists()
 
 
 @pytest.mark.parametrize("write", HOSTILE)
 @pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors"])
-def test_a_pickle_is_refused_in_one_line_and_does_not_run(write, name, trap, tmp_path):
+def test_a_pickle_is_rejected_in_one_line_and_does_not_run(write, name, trap, tmp_path):
     write(trap, tmp_path / name)
     with pytest.raises(WeightsError, match="nothing in it was run") as error:
         load_state(tmp_path / name)
@@ -82,16 +83,16 @@ def test_a_pickle_is_refused_in_one_line_and_does_not_run(write, name, trap, tmp
     assert not trap.place.exists()
 
 
-def test_a_pickle_in_place_of_sam_is_refused_and_does_not_run(trap, tmp_path):
+def test_a_pickle_in_place_of_sam_is_rejected_and_does_not_run(trap, tmp_path):
     path = tmp_path / "sam_vit_b_01ec64.pth"
     as_state_dict(trap, path)
-    with pytest.raises(WeightsError, match="is refused: expected tensors only"):
-        models._sam("vit_b", path)
+    with pytest.raises(WeightsError, match="is rejected: expected tensors only"):
+        models.build_sam("vit_b", path)
     assert not trap.place.exists()
 
 
 @pytest.mark.parametrize("write", [*HOSTILE, as_torchscript])
-def test_a_pickle_in_place_of_lama_is_refused_and_does_not_run(write, trap, tmp_path):
+def test_a_pickle_in_place_of_lama_is_rejected_and_does_not_run(write, trap, tmp_path):
     write(trap, tmp_path / "big-lama.pt")
     with pytest.raises(WeightsError, match="expected a TorchScript module"):
         load_torchscript(tmp_path / "big-lama.pt", CPU)
@@ -99,60 +100,60 @@ def test_a_pickle_in_place_of_lama_is_refused_and_does_not_run(write, trap, tmp_
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04", b"\x80\x02."])
-def test_damaged_files_are_refused(content, tmp_path):
+def test_damaged_files_are_rejected(content, tmp_path):
     for name in ("a.pth", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match="refused"):
+        with pytest.raises(WeightsError, match="rejected"):
             load_state(tmp_path / name)
-    with pytest.raises(WeightsError, match="refused"):
+    with pytest.raises(WeightsError, match="rejected"):
         load_torchscript(tmp_path / "a.pth", CPU)
     with pytest.raises(WeightsError, match="no such file"):
         load_state(tmp_path / "b.pth")
 
 
-def test_tensors_come_back_as_they_were(tmp_path):
+def test_tensors_round_trip(tmp_path):
     model = nn.Linear(3, 2)
     torch.save(model.state_dict(), tmp_path / "a.pth")
     save_file(model.state_dict(), tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
-        again = filled(lambda: nn.Linear(3, 2), tmp_path / name)
+        again = load_into(lambda: nn.Linear(3, 2), tmp_path / name)
         assert torch.equal(again.weight, model.weight)
         with pytest.raises(WeightsError, match="another network"):
-            filled(lambda: nn.Linear(3, 4), tmp_path / name)
+            load_into(lambda: nn.Linear(3, 4), tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.ones(2), {1: torch.ones(2)}])
-def test_what_is_no_state_dict_is_refused(content, tmp_path):
+def test_other_content_than_a_state_dict_is_rejected(content, tmp_path):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="tensors by name"):
         load_state(tmp_path / "a.pth")
 
 
 def calls(tree: ast.AST):
-    """`("torch.load", node)` of every call that is written with dots."""
+    """Every call in a module with its dotted name, such as `("torch.load", node)`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
 
-def test_no_code_of_ours_unpickles(root: Path):
-    """`torch.load` says `weights_only=True`, nobody imports an unpickler, NumPy no objects."""
+def test_our_code_never_unpickles(root: Path):
+    """No import of an unpickler; `torch.load` with `weights_only=True`; NumPy without objects."""
     guilty = []
-    for path in [path for room in ROOMS for path in sorted((root / room).glob("*.py"))]:
+    for path in [path for room in ROOMS for path in sorted((root / room).rglob("*.py"))]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {getattr(node, "module", "") or "", *(alias.name for alias in node.names)}
                 if names & UNPICKLERS:
-                    guilty.append(f"{path.name}:{node.lineno} imports an unpickler")
+                    guilty.append(f"{path}:{node.lineno} imports an unpickler")
         for name, call in calls(tree):
             stated = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             if name == "torch.load" and stated.get("weights_only") != "True":
-                guilty.append(f"{path.name}:{call.lineno} torch.load without weights_only=True")
+                guilty.append(f"{path}:{call.lineno} torch.load without weights_only=True")
             if stated.get("allow_pickle", "False") != "False":
-                guilty.append(f"{path.name}:{call.lineno} allow_pickle")
+                guilty.append(f"{path}:{call.lineno} allow_pickle")
             if stated.get("use_safetensors", "True") != "True":
-                guilty.append(f"{path.name}:{call.lineno} use_safetensors")
+                guilty.append(f"{path}:{call.lineno} use_safetensors")
             if name.endswith("PackageImporter"):
-                guilty.append(f"{path.name}:{call.lineno} torch.package")
+                guilty.append(f"{path}:{call.lineno} torch.package")
     assert guilty == []

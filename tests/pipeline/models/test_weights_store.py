@@ -1,4 +1,4 @@
-"""The weights registry: where files are looked for, what is refused, pinned and said."""
+"""The weights registry: search order, digests, pins, and the messages."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ CONTENT = b"no real weights, but bytes with a digest" * 1000
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The chosen weights folder; the user's own cache lies below it and is empty."""
+    """The chosen weights folder; the user's own cache is an empty folder inside it."""
     monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(weights.platformdirs, "user_cache_dir", lambda _: str(tmp_path / "user"))
     return tmp_path
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def undigested(monkeypatch):
-    """The same entries with no published digest, so that any bytes may stand for a file."""
+    """The same entries without published digests, so that any bytes will do."""
     anonymous = [dataclasses.replace(entry, digest="") for entry in weights.ENTRIES]
     monkeypatch.setattr(weights, "ENTRIES", tuple(anonymous))
 
@@ -57,14 +57,14 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def test_a_missing_file_is_named_with_place_licence_and_command(folder):
+def test_a_missing_file_is_reported_with_path_licence_and_command(folder):
     with pytest.raises(WeightsError) as error:
         weights.require("sam-vit-b")
     for part in ("sam-vit-b", str(folder / "sam_vit_b_01ec64.pth"), "Apache-2.0", "weights pull"):
         assert part in str(error.value)
 
 
-def test_the_chosen_folder_comes_before_the_users_own(folder):
+def test_the_chosen_folder_comes_before_the_user_cache(folder):
     user = folder / "user" / "weights"
     user.mkdir(parents=True)
     (user / "big-lama.pt").write_bytes(b"user")
@@ -87,7 +87,7 @@ def test_an_unknown_name_lists_the_known_ones():
         weights.entry("u3net")
 
 
-def test_the_entries_are_sound():
+def test_the_catalogue_is_consistent():
     """Names and file names are unique; a stated digest has the length of its kind; https only."""
     lengths = {"sha256": 64, "md5": 32, "sha256-prefix": 8}
     entries = weights.entries()
@@ -105,8 +105,8 @@ def test_the_entries_are_sound():
         assert entry.known
 
 
-def test_torchvisions_names_and_prefixes_are_its_own():
-    """The registry must not drift away from the installed torchvision and timm."""
+def test_the_catalogue_matches_torchvision_and_timm():
+    """Addresses, names and prefixes are those of the installed torchvision and timm."""
     import timm
     from torchvision.models import (
         ResNet18_Weights,
@@ -132,12 +132,12 @@ def test_torchvisions_names_and_prefixes_are_its_own():
     "name",
     [entry.name for entry in weights.entries() if entry.bundled and weights.find(entry.name)],
 )
-def test_the_bundled_files_are_whole(name):
+def test_the_bundled_files_match_their_checksums(name):
     weights.check(name, weights.require(name))
     assert weights.bundled_digest(weights.entry(name)).startswith("sha256:")
 
 
-def test_auto_takes_the_bundled_models_until_official_ones_are_there(folder, undigested):
+def test_auto_uses_bundled_models_until_official_ones_are_present(folder, undigested):
     found = models.resolve(ModelSettings())
     assert (found.foreground[0], found.proposals[0], found.inpaint[0]) == (
         "bundled", "small", "small_lama",
@@ -149,8 +149,8 @@ def test_auto_takes_the_bundled_models_until_official_ones_are_there(folder, und
     }  # fmt: skip
 
 
-def test_a_file_that_is_not_its_publishers_is_not_read(folder):
-    """Before a model is built: a TorchScript file, for one, is a program."""
+def test_a_file_with_a_wrong_digest_is_not_loaded(folder):
+    """The check comes before a model is built, because a TorchScript file is a program."""
     (folder / "big-lama.pt").write_bytes(CONTENT)
     with pytest.raises(WeightsError, match="expected md5 e3aa4aaa1522"):
         models.resolve(ModelSettings())
@@ -158,20 +158,21 @@ def test_a_file_that_is_not_its_publishers_is_not_read(folder):
 
 
 @given(content=st.binary(max_size=64), length=st.integers(8, 63), place=st.integers(0, 62))
-def test_a_prefix_is_compared_as_far_as_it_is_known(tmp_path_factory, content, length, place):
+def test_a_prefix_is_compared_over_its_length(tmp_path_factory, content, length, place):
     path = tmp_path_factory.mktemp("prefix") / "file"
     path.write_bytes(content)
     prefix = sha256(content)[:length]
-    weights.compare("resnet18", path, f"sha256-prefix:{prefix}")
+    weights.check_digest("resnet18", path, f"sha256-prefix:{prefix}")
     place %= length
     other = prefix[:place] + ("0" if prefix[place] != "0" else "1") + prefix[place + 1 :]
     with pytest.raises(WeightsError, match="cut short"):
-        weights.compare("resnet18", path, f"sha256-prefix:{other}")
-    with pytest.raises(WeightsError, match="cut short"):  # a prefix is no whole digest
-        weights.compare("resnet18", path, f"sha256:{prefix}")
+        weights.check_digest("resnet18", path, f"sha256-prefix:{other}")
+    # A prefix is not accepted as a full digest.
+    with pytest.raises(WeightsError, match="cut short"):
+        weights.check_digest("resnet18", path, f"sha256:{prefix}")
 
 
-def test_the_first_use_pins_and_other_bytes_are_refused_from_then_on(folder):
+def test_the_first_use_pins_a_file_and_other_bytes_are_rejected(folder):
     file = folder / weights.entry("swin-tiny").file
     file.write_bytes(CONTENT)
     assert weights.require("swin-tiny") == file
@@ -186,7 +187,7 @@ def test_the_first_use_pins_and_other_bytes_are_refused_from_then_on(folder):
     assert weights.require("swin-tiny") == file
 
 
-def test_a_weak_published_digest_is_asked_first_and_sha256_from_then_on(folder, monkeypatch):
+def test_md5_is_checked_first_and_sha256_after_the_first_use(folder, monkeypatch):
     md5 = "md5:" + hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
     lama = dataclasses.replace(weights.entry("big-lama"), digest=md5)
     monkeypatch.setattr(weights, "ENTRIES", (lama,))
@@ -195,19 +196,19 @@ def test_a_weak_published_digest_is_asked_first_and_sha256_from_then_on(folder, 
     assert weights_pins.read(folder) == {lama.file: sha256(CONTENT)}
 
 
-def test_a_folder_that_cannot_be_written_to_is_read_unpinned(folder, monkeypatch):
-    def refuse(*_):
+def test_a_read_only_folder_is_used_without_pins(folder, monkeypatch):
+    def deny(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(weights_pins, "write_whole", refuse)
+    monkeypatch.setattr(weights_pins, "write_atomic", deny)
     file = folder / weights.entry("swin-tiny").file
     file.write_bytes(CONTENT)
     assert weights.require("swin-tiny") == file
-    assert weights.settle("swin-tiny", file) is False
+    assert weights.check_and_pin("swin-tiny", file) is False
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', "{"])
-def test_damaged_pins_are_an_error_that_says_what_to_do(folder, text):
+def test_damaged_pins_are_an_error_with_advice(folder, text):
     (folder / "pins.json").write_text(text)
     (folder / weights.entry("swin-tiny").file).write_bytes(CONTENT)
     with pytest.raises(WeightsError, match="weights verify"):
@@ -215,7 +216,7 @@ def test_damaged_pins_are_an_error_that_says_what_to_do(folder, text):
 
 
 def model_folder(path):
-    """A diffusers folder in small, with a pickled twin and a hidden file beside the tensors."""
+    """A minimal diffusers folder, with a pickled copy and a hidden file beside the tensors."""
     (path / "unet").mkdir(parents=True)
     (path / "model_index.json").write_text("{}")
     (path / "unet" / "model.safetensors").write_bytes(CONTENT)
@@ -225,24 +226,25 @@ def model_folder(path):
     return path
 
 
-def test_a_model_folder_is_found_digested_and_pinned_without_its_pickles(folder):
+def test_a_model_folder_is_hashed_and_pinned_without_its_pickles(folder):
     path = folder / "stable-diffusion-inpainting"
     path.mkdir()
-    assert weights.state("sd-inpainting") == "missing"  # an empty folder is no model
+    # An empty folder is no model.
+    assert weights.state("sd-inpainting") == "missing"
     path.rmdir()
     model_folder(path)
     assert weights.state("sd-inpainting") == "present"
     listing = f"{sha256(b'{}')}  model_index.json\n{sha256(CONTENT)}  unet/model.safetensors\n"
     assert weights.sha256(path) == sha256(listing.encode())
     assert weights.require("sd-inpainting") == path
-    (path / "unet" / "model.bin").write_bytes(b"another pickle, which nobody reads")
+    (path / "unet" / "model.bin").write_bytes(b"another pickle, which is never read")
     assert weights.require("sd-inpainting") == path
     (path / "unet" / "model.safetensors").write_bytes(CONTENT + b"!")
     with pytest.raises(WeightsError, match="as on first use"):
         weights.require("sd-inpainting")
 
 
-def test_the_list_fits_and_says_everything(folder, command):
+def test_the_list_is_complete_and_fits_120_columns(folder, command):
     (folder / weights.entry("swin-tiny").file).write_bytes(CONTENT)
     code, out, _ = command("weights", "list")
     assert code == 0
@@ -262,14 +264,15 @@ def test_the_list_fits_and_says_everything(folder, command):
     assert {"for", "licence", "terms", "format", "state", "megabytes", "url", "get"} <= set(swin)
 
 
-def test_verify_pins_then_finds_a_flipped_bit_with_exit_code_4(folder, command):
+def test_verify_pins_then_finds_a_flipped_bit(folder, command):
     file = folder / weights.entry("swin-tiny").file
     file.write_bytes(CONTENT)
     code, out, _ = command("weights", "verify", "--json")
     assert code == 0
     names = {row["name"] for row in json.loads(out)["weights"]}
     assert "swin-tiny" in names
-    assert "sam-vit-h" not in names  # a missing file is no fault
+    # A missing file is not an error.
+    assert "sam-vit-h" not in names
     assert weights_pins.read(folder)[file.name] == sha256(CONTENT)
     flipped = bytearray(CONTENT)
     flipped[100] ^= 1
@@ -280,14 +283,14 @@ def test_verify_pins_then_finds_a_flipped_bit_with_exit_code_4(folder, command):
     assert "swin-tiny" in err
 
 
-def test_verify_finds_a_file_that_never_was_its_publishers(folder, command):
+def test_verify_finds_a_file_with_a_wrong_published_digest(folder, command):
     (folder / "big-lama.pt").write_bytes(CONTENT)
     code, _, err = command("weights", "verify")
     assert code == 4
     assert "expected md5 e3aa4aaa1522" in err
 
 
-def test_the_page_lists_every_entry_as_the_registry_has_it(root):
+def test_the_docs_page_lists_every_entry_as_in_the_catalogue(root):
     rows = [
         [cell.strip(" `") for cell in line.split("|")[1:-1]]
         for line in (root / "docs" / "weights.md").read_text(encoding="utf-8").splitlines()

@@ -1,14 +1,14 @@
-"""The audit of a version: a planted trace is found, and where there is none nothing is claimed."""
+"""The audit of a version: a planted trace is found, and without one nothing is claimed."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_audits import audited, blurred, grain, noisy
+from small_audits import audited, blurred, noise, noisy
 from small_results import small_version
 
-from pipeline.dataset.files import CARD, INDEX
+from pipeline.dataset.files import CARD, GALLERY, INDEX
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version, open_version
 from pipeline.reports.audit import run as auditing
@@ -31,7 +31,7 @@ def rows_of(found: dict) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("planted", [noisy, blurred])
-def test_a_planted_trace_is_found_and_warned_of(tmp_path, planted):
+def test_a_planted_trace_is_found_and_gives_a_warning(tmp_path, planted):
     found = shortcut(audited(tmp_path, anomalies=planted))
     rows = rows_of(found)
     assert rows["image"]["auroc"] > 0.9
@@ -43,7 +43,7 @@ def test_a_planted_trace_is_found_and_warned_of(tmp_path, planted):
     assert rows["outside"]["auroc"] == 0.5
 
 
-def test_without_a_trace_every_interval_holds_one_half(tmp_path):
+def test_without_a_trace_every_interval_contains_one_half(tmp_path):
     found = shortcut(audited(tmp_path, 60))
     for name in ("image", "inside_parts", "outside", "repaint_image"):
         low, high = rows_of(found)[name]["interval"]
@@ -51,7 +51,7 @@ def test_without_a_trace_every_interval_holds_one_half(tmp_path):
     assert rows_of(found)["outside"]["verdict"] == "fine"
 
 
-def test_a_repaint_that_shows_is_found_in_controls_alone(tmp_path):
+def test_visible_inpainting_is_found_in_controls_alone(tmp_path):
     """Anomalies and controls are blurred alike: only the comparison with the source can tell."""
     rows = rows_of(shortcut(audited(tmp_path, anomalies=blurred, controls=blurred)))
     assert rows["repaint_noop"]["auroc"] > 0.95
@@ -60,7 +60,7 @@ def test_a_repaint_that_shows_is_found_in_controls_alone(tmp_path):
     assert low <= 0.5 <= high
 
 
-def test_filled_ground_is_compared_with_filled_ground_only(tmp_path):
+def test_inpainted_background_is_compared_with_inpainted_background_only(tmp_path):
     kinds = ("missing", "control_background")
     rows = rows_of(shortcut(audited(tmp_path / "a", anomalies=blurred, kinds=kinds)))
     assert rows["inside_ground"]["auroc"] > 0.95
@@ -71,7 +71,7 @@ def test_filled_ground_is_compared_with_filled_ground_only(tmp_path):
 
 
 class Leaky:
-    """A shard whose anomalies were sharpened outside their masks, too, as no edit may do."""
+    """A shard whose anomalies also have noise outside their masks, which no edit may add."""
 
     def __init__(self, shard):
         self.shard = shard
@@ -112,7 +112,7 @@ def test_the_warning_says_whether_content_explains_it():
     assert "does not explain it" in words_of((0.65, [0.5, 0.8]), (0.55, [0.4, 0.7]))
 
 
-def test_above_the_limit_whole_pictures_warn_and_masks_show_traces():
+def test_above_the_limit_whole_images_give_a_warning_and_masks_show_traces():
     unsure = Area(0.61, (0.48, 0.7), 30, 30, 30)
     sure = Area(0.61, (0.52, 0.7), 30, 30, 30)
     few = Area(0.9, (0.8, 1.0), 30, 19, 30)
@@ -157,7 +157,7 @@ def test_detectability_says_which_kind_is_trivial_and_which_is_not(tmp_path):
         return pixels
 
     kinds = ("extra", "swapped", "control_noop")
-    version = audited(tmp_path, 40, anomalies=stripes, controls=grain, kinds=kinds)
+    version = audited(tmp_path, 40, anomalies=stripes, controls=noise, kinds=kinds)
     found = detectability(version)
     assert found["images"] == "20 validation images"
     assert found["kinds"]["extra"]["word"] == "trivial"
@@ -174,14 +174,14 @@ def test_few_validation_images_are_replaced_by_folds(tmp_path):
     assert detectability(audited(tmp_path / "one", 1))["notes"] == ["1 images are too few"]
 
 
-def test_a_picture_of_the_bank_is_at_no_distance_from_it():
+def test_an_image_of_the_bank_has_distance_zero():
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
-    cells = list(described([*pictures, np.zeros_like(pictures[1])], bundled_trunk()))
+    images = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
+    cells = list(described([*images, np.zeros_like(images[1])], bundled_trunk()))
     bank = Bank.of(cells[:3])
-    known, strange = bank.scores([cells[1], cells[3]])
+    known, unusual = bank.scores([cells[1], cells[3]])
     assert known == pytest.approx(0, abs=0.01)
-    assert strange > 0.3
+    assert unusual > 0.3
     assert bank.scores(cells) == bank.scores(cells[::-1])[::-1]
 
 
@@ -196,7 +196,7 @@ def test_a_picture_of_the_bank_is_at_no_distance_from_it():
         ("control_noop", (0.55, 0.6), 30, "stands out"),
     ],
 )
-def test_words(kind, interval, samples, word):
+def test_verdicts_of_the_detectability_report(kind, interval, samples, word):
     assert word_for(kind, Area(sum(interval) / 2, interval, samples, 30, 30)) == word
 
 
@@ -228,34 +228,34 @@ def test_a_changed_audit_is_found_by_verify(tmp_path):
 
 def test_card_gallery_and_stats_show_both_reports_and_the_warning(published):
     card = (published.dir / CARD).read_text()
-    page = (published.dir / "gallery" / "index.html").read_text()
+    page = (published.dir / GALLERY).read_text()
     text = stats_text(stats(published))
     row = shortcut_rows(published.index["audit"])[0]
     for shown in (card, page, text):
         assert row["meaning"] in shown
         assert figure(row) in shown
-        assert "Warning: statistics of the finest detail tell edited pictures" in shown
+        assert "Warning: statistics of the finest detail tell anomalies from controls" in shown
         assert kind_rows(published.index["audit"])[0]["word"] in shown
     assert stats(published)["audit"] == published.index["audit"]
 
 
-def test_an_audit_that_fails_costs_no_version(tmp_path, monkeypatch):
+def test_an_audit_that_fails_does_not_prevent_the_publication(tmp_path, monkeypatch):
     def broken(*_: object) -> None:
         raise ValueError("no such <b>luck</b>")
 
     monkeypatch.setattr("pipeline.reports.audit.shortcut.shortcut", broken)
     version = audited(tmp_path, 3, audit=True, gallery=True)
     found = version.index["audit"]
-    assert found["shortcut"] == {"note": "could not be made: ValueError: no such <b>luck</b>"}
+    assert found["shortcut"] == {"note": "could not be computed: ValueError: no such <b>luck</b>"}
     assert "kinds" in found["detectability"]
-    assert remarks(found)[0].startswith("shortcut audit could not be made")
+    assert remarks(found)[0].startswith("shortcut audit could not be computed")
     assert verify(version.dir).ok
-    for page in (version.dir / CARD, version.dir / "gallery" / "index.html"):
+    for page in (version.dir / CARD, version.dir / GALLERY):
         assert "<b>luck" not in page.read_text()
 
 
-def test_the_strangest_version_has_an_audit(tmp_path):
-    """Tiny pictures, random masks, few images: figures or notes, never an error."""
+def test_an_odd_version_has_an_audit(tmp_path):
+    """Tiny images, random masks, few of them: figures or notes, never an error."""
     version = small_version(tmp_path, audit=True)
     assert set(version.index["audit"]) == {"shortcut", "detectability"}
     assert verify(version.dir).ok
@@ -263,7 +263,7 @@ def test_the_strangest_version_has_an_audit(tmp_path):
     assert as_text({})
 
 
-def test_the_command_makes_it_again_and_ends_with_zero(published, root: Path):
+def test_the_command_computes_it_again_and_exits_with_zero(published, root: Path):
     from typer.testing import CliRunner
 
     from flows.cli import app

@@ -1,4 +1,4 @@
-"""`diff`: each known change is found, it alone, and the page that shows it trusts no name."""
+"""`diff`: each known change is found and nothing else; the page escapes every name."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ Change = Callable[[ImageResult], ImageResult]
 
 
 def version(store: Path, change: Change | None = None, images: int = 3, **head: Any) -> Version:
-    """A small version; `change` makes the image number 1 another."""
+    """A small version; `change` alters image number 1."""
     results = [image_result(number) for number in range(images)]
     if change:
         results[1] = change(results[1])
@@ -39,7 +39,7 @@ def version(store: Path, change: Change | None = None, images: int = 3, **head: 
 
 
 def with_attempt(number: int, **parts: Any) -> Change:
-    """Another attempt in place of one; parts of `edit` and `sample` are set inside it."""
+    """Replace fields of one attempt."""
 
     def change(result: ImageResult) -> ImageResult:
         attempts = list(result.attempts)
@@ -62,7 +62,7 @@ def names(found: Diff, way: str) -> list[tuple[str, int, str]]:
     return [(c.image, c.number, c.kind) for c in found.of(way)]
 
 
-def test_two_times_the_same_version_is_equal(tmp_path):
+def test_a_version_equals_itself_and_a_copy_with_other_software(tmp_path):
     made = version(tmp_path)
     found = diff(made, made)
     assert found.equal
@@ -74,7 +74,7 @@ def test_two_times_the_same_version_is_equal(tmp_path):
     assert found.making == {"software.numpy": (None, "9")}
 
 
-def test_a_sample_that_was_not_tried_before_is_added(tmp_path):
+def test_a_sample_that_was_not_attempted_before_is_added(tmp_path):
     fewer = version(tmp_path / "a", lambda result: replace(result, attempts=result.attempts[:2]))
     found = diff(fewer, version(tmp_path / "b"))
     assert counted(found) == {"added": 2}
@@ -82,16 +82,16 @@ def test_a_sample_that_was_not_tried_before_is_added(tmp_path):
         ("train/good/001.png", 2, "extra"),
         ("train/good/001.png", 3, "control_noop"),
     ]
-    assert found.samples[0].refused == {}
+    assert found.samples[0].rejected == {}
     assert found.attempts["only_after"] == 3
 
 
-def test_a_sample_that_the_gate_refuses_now_is_removed_and_says_why(tmp_path):
-    refuse = with_attempt(0, verdict=Verdict(False, "faint", {"delta_e": 0.5}))
-    found = diff(version(tmp_path / "a"), version(tmp_path / "b", refuse))
+def test_a_sample_that_the_gate_now_rejects_is_removed_with_the_reason(tmp_path):
+    reject = with_attempt(0, verdict=Verdict(False, "faint", {"delta_e": 0.5}))
+    found = diff(version(tmp_path / "a"), version(tmp_path / "b", reject))
     assert counted(found) == {"removed": 1, "gate": 1}
     assert names(found, "removed") == [("train/good/001.png", 0, "missing")]
-    assert found.samples[0].refused == {"faint": 1}
+    assert found.samples[0].rejected == {"faint": 1}
     assert found.gate[0].id == "train/good/001.png@0.0"
     assert found.gate[0].decisions == ("accepted", "faint")
 
@@ -152,13 +152,13 @@ def test_a_moved_image_changes_the_split_of_its_samples(tmp_path):
 
 
 def test_a_later_attempt_is_the_same_sample(tmp_path):
-    """One setting stricter: attempt 0 is refused, attempt 1 accepted in its place."""
+    """A stricter setting: attempt 0 is rejected, attempt 1 accepted instead."""
     first, second = attempt(0), attempt(0, image=2)
 
     def retried(result: ImageResult) -> ImageResult:
-        refused = replace(first, verdict=Verdict(False, "seam", first.verdict.scores))
+        rejected = replace(first, verdict=Verdict(False, "seam", first.verdict.scores))
         again = replace(second, sample=attempt(2).sample, attempt=1, kind="extra")
-        return replace(result, attempts=(refused, again, *result.attempts[1:]))
+        return replace(result, attempts=(rejected, again, *result.attempts[1:]))
 
     found = diff(version(tmp_path / "a"), version(tmp_path / "b", retried))
     assert counted(found) == {"pixels": 1, "metadata": 1, "gate": 1}
@@ -205,7 +205,7 @@ def test_a_renamed_file_keeps_its_samples_and_a_replaced_one_does_not(tmp_path):
     assert found.replaced == ["train/good/001.png"]
 
 
-def test_everything_else_that_a_version_promises_is_compared(tmp_path):
+def test_test_split_failures_and_provenance_are_compared(tmp_path):
     first = version(tmp_path / "a", settings={"gate": {"seam": 3.0}}, weights={"sam": "1"})
     results = [image_result(number) for number in range(3)]
     tests = [real_image(1), replace(real_image(0), defect="logical")]
@@ -226,7 +226,7 @@ def test_everything_else_that_a_version_promises_is_compared(tmp_path):
     assert not found.only_order
 
 
-def test_another_order_is_said_to_be_that(tmp_path):
+def test_a_difference_in_order_only_is_recognised(tmp_path):
     forth = [image_result(0), image_result(1)]
     first = small_version(tmp_path / "a", tests=0, results=forth)
     second = small_version(tmp_path / "b", tests=0, results=forth[::-1])
@@ -240,7 +240,7 @@ subsets = st.lists(st.sampled_from(range(5)), unique=True)
 
 @settings(max_examples=12, deadline=None)
 @given(pair=st.tuples(subsets, subsets, subsets, subsets))
-def test_added_one_way_is_removed_the_other_way(tmp_path_factory, pair):
+def test_added_in_one_direction_is_removed_in_the_other(tmp_path_factory, pair):
     """Against sets: which (image, number) is accepted where."""
     folder = tmp_path_factory.mktemp("pair")
 
@@ -261,7 +261,7 @@ def test_added_one_way_is_removed_the_other_way(tmp_path_factory, pair):
     assert names(there, "removed") == names(back, "added")
 
 
-def test_what_cannot_be_compared_is_a_users_mistake(tmp_path):
+def test_versions_of_other_categories_or_sizes_are_a_user_error(tmp_path):
     first = version(tmp_path)
     larger = small_version(tmp_path / "b", tests=0, results=[image_result(0, (32, 19))])
     with pytest.raises(UserError, match=r"19x24.*19x32"):
@@ -318,36 +318,43 @@ def test_the_page_shows_every_way_and_escapes_every_name(two):
     assert not [tag for tag, attrs in outline.tags if "src" in attrs or tag == "link"]
 
 
-def test_the_page_keeps_to_its_limit_and_may_hold_nothing(two):
+def test_the_page_keeps_its_limit_and_may_be_empty(two):
     cards = Outline(render(diff(*two), examples=1)).cards()
     ways = [card["data-way"] for card in cards]
     assert sorted(ways) == sorted(set(ways))
-    assert "Both versions state the same content" in render(diff(two[0], two[0]))
+    assert "Both versions have the same content digest" in render(diff(two[0], two[0]))
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium in the PATH")
 def test_a_browser_opens_the_page(two, tmp_path):
     path = write_page(diff(*two), tmp_path / "diff.html")
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    arguments = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
     shown, written = Outline(done.stdout), Outline(path.read_text())
     assert shown.cards() == written.cards()
 
 
-def test_the_command_answers_in_text_and_json(two, tmp_path):
+def test_the_command_prints_text_or_json(two, tmp_path):
     folders = [str(made.dir) for made in two]
-    told = CliRunner().invoke(app, ["diff", *folders, "--examples", "1"])
-    assert told.exit_code == 0
-    assert "gate decision changed: 2" in told.stdout
-    assert "B: refused 1× <b>seam</b>" in told.stdout
-    assert "split changed: 3" in told.stdout
-    assert "… and 2 more" in told.stdout
-    words = ["diff", *folders, "--json", "--html", str(tmp_path / "page.html")]
-    answered = CliRunner().invoke(app, words)
-    content = json.loads(answered.stdout)
-    assert answered.exit_code == 0
+    shown = CliRunner().invoke(app, ["diff", *folders, "--examples", "1"])
+    assert shown.exit_code == 0
+    assert "gate decision changed: 2" in shown.stdout
+    assert "B: rejected 1× <b>seam</b>" in shown.stdout
+    assert "split changed: 3" in shown.stdout
+    assert "… and 2 more" in shown.stdout
+    arguments = ["diff", *folders, "--json", "--html", str(tmp_path / "page.html")]
+    printed = CliRunner().invoke(app, arguments)
+    content = json.loads(printed.stdout)
+    assert printed.exit_code == 0
     assert content["counts"] == diff(*two).counts()
     assert len(content["split"]) == content["counts"]["split"] == 3
     assert (tmp_path / "page.html").is_file()
     same = CliRunner().invoke(app, ["diff", folders[0], folders[0]])
-    assert "equal: both state the same content" in same.stdout
+    assert "equal: both have the same content digest" in same.stdout

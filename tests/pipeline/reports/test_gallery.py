@@ -1,4 +1,4 @@
-"""The gallery: one page that stands alone, shows every step, and trusts no name."""
+"""The gallery: one self-contained page that shows every step and escapes every name."""
 
 import base64
 import io
@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from small_results import TURNS, header, image_result, small_version
 
-from pipeline.dataset.lineage import JUDGED
+from pipeline.dataset.files import CARD, GALLERY
+from pipeline.dataset.lineage import RULES_SCORE
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version
 from pipeline.gate.checks import score_limits
@@ -46,10 +47,10 @@ class Outline(HTMLParser):
 
 
 def page_of(version: Version) -> str:
-    return (version.dir / "gallery" / "index.html").read_text()
+    return (version.dir / GALLERY).read_text()
 
 
-def test_the_page_stands_alone(version):
+def test_the_page_is_self_contained(version):
     page = page_of(version)
     outside = re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]*", "", page)
     assert "http://" not in outside
@@ -81,14 +82,14 @@ def test_cards_carry_verdict_kind_and_reason(version):
     assert {card["data-kind"] for card in cards} == {"missing", "extra", "control_noop"}
 
 
-def test_the_pictures_are_the_samples(version):
+def test_the_embedded_images_are_those_of_the_samples(version):
     page = page_of(version)
     row = choose(version)[0]
     found = re.search(r"\.s0\{--e:url\((data:image/[a-z]+;base64,)([^)]*)\)", page)
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.group(2)))).convert("RGB"))
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.group(2)))).convert("RGB"))
     expected = row.shard.edited(row.sample)
-    assert picture.shape == expected.shape
-    wrong = np.abs(picture.astype(int) - expected)[~row.shard.mask(row.sample)]
+    assert image.shape == expected.shape
+    wrong = np.abs(image.astype(int) - expected)[~row.shard.mask(row.sample)]
     assert wrong.mean() < 12
 
 
@@ -107,10 +108,10 @@ def test_a_limit_is_kept_and_spread_over_kinds_images_and_verdicts(version):
     assert len({row.record["kind"] for row in choose(version)[:3]}) > 1
 
 
-def test_the_same_version_gives_the_same_page_and_may_be_made_again(version):
+def test_the_page_is_deterministic_and_may_be_generated_again(version):
     assert render(version) == render(version)
     path = write_gallery(version.dir, limit=5)
-    assert path == version.dir / "gallery" / "index.html"
+    assert path == version.dir / GALLERY
     assert len([tag for tag, _ in Outline(page_of(version)).tags if tag == "article"]) == 5
     assert verify(version.dir).ok
     path.write_text(page_of(version).replace("normal image", "other image", 1))
@@ -129,7 +130,7 @@ def test_a_version_without_samples_has_a_page(tmp_path):
 def test_rules_and_limits_are_shown_where_there_are_any(tmp_path):
     def ruled(result):
         def judged(verdict):
-            scores = dict(verdict.scores) | {JUDGED: 1.0}
+            scores = dict(verdict.scores) | {RULES_SCORE: 1.0}
             return replace(verdict, rule="four <nuts>", broken=("four <nuts>",), scores=scores)
 
         attempts = (replace(a, verdict=judged(a.verdict)) for a in result.attempts)
@@ -140,24 +141,24 @@ def test_rules_and_limits_are_shown_where_there_are_any(tmp_path):
     version = small_version(tmp_path, tests=0, results=results, head=head, gallery=True)
     assert version.index["limits"]["max_noise_ratio"] == 1.5
     assert version.index["counts"]["by_rule"] == {"four <nuts>": {"attempted": 15, "accepted": 9}}
-    page, card = page_of(version), (version.dir / "README.md").read_text()
+    page, card = page_of(version), (version.dir / CARD).read_text()
     assert "breaks four &lt;nuts&gt;" in page
-    assert "Rules broken on purpose" in page
-    assert "<dt>found broken</dt>" in page
+    assert "Intended rule violations" in page
+    assert "<dt>broken rules</dt>" in page
     assert "(≥ 4)" in page
     assert "<nuts>" not in page + card
     assert "| four &lt;nuts> | 15 | 9 |" in card
     assert verify(version.dir).ok
 
 
-def test_limits_of_a_gate_that_is_not_ours_are_not_shown(version):
+def test_limits_of_the_gate_of_another_release_are_not_shown(version):
     record = next(row.record for row in choose(version))
     assert score_limits(version.index)(record) == {"delta_e": "≥ 4"}
-    strange = version.index | {"settings": {"gate": {"of_another_release": 3}}}
-    assert score_limits(strange)(record) == {}
+    other = version.index | {"settings": {"gate": {"of_another_release": 3}}}
+    assert score_limits(other)(record) == {}
 
 
-def test_kinds_come_in_the_order_of_the_taxonomy(version):
+def test_kinds_are_listed_in_the_order_of_the_table_of_kinds(version):
     page = page_of(version)
     options = re.findall(r'<option value="([a-z_]+)">', page)
     assert options[:3] == ["missing", "extra", "control_noop"]

@@ -1,12 +1,15 @@
-"""Rules in the manifest and in the table of attempts."""
+"""Rules in the manifest, in lineage records and in the table of attempts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.manifest import read_manifest, resolve
 from pipeline.dataset.attempts import canonical_attempts, read_attempts, write_attempts
+from pipeline.dataset.lineage import rules_record
 from pipeline.errors import ManifestError
+from pipeline.records import Verdict
 
 
 def row(**more: object) -> dict[str, object]:
@@ -35,3 +38,10 @@ def test_a_manifest_names_a_rule_book_that_is_there(tmp_path: Path) -> None:
         read_manifest(path)
     (tmp_path / "bolts.yaml").write_text("version: 1\n")
     assert resolve(read_manifest(path), "bolts").rules == tmp_path / "bolts.yaml"
+
+
+def test_verdicts_without_a_book_record_no_rules() -> None:
+    assert rules_record(Verdict(True, "", {"seam": 1.0})) == {}
+    ruled = Verdict(False, "breaks_no_rule", {"rules_broken": 0.0})
+    assert rules_record(ruled) == {"rule": "", "broken": []}
+    assert replace(ruled, rule="a.count").rule == "a.count"

@@ -1,4 +1,4 @@
-"""The four layouts read from tiny folders made on the spot, and all the ways they can be wrong."""
+"""The four layouts, read from tiny folders, and the errors in such folders."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_sources import DEFECT, mask, mvtec_ad, mvtec_loco, picture, pictures
+from small_sources import DEFECT, mvtec_ad, mvtec_loco, write_image, write_images, write_mask
 
 from pipeline.errors import ImageError, SourceError
 from pipeline.records import SourceEntry
@@ -25,27 +25,27 @@ REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "mvtec_ad"
 
 def retinal_oct(root: Path) -> Path:
     for patient in range(10):
-        pictures(root, *(f"train/NORMAL/NORMAL-{patient}-{n}.jpeg" for n in range(3)))
-    pictures(root, "train/CNV/CNV-50-1.jpeg", "val/NORMAL/NORMAL-3-9.jpeg")
-    pictures(root, "test/NORMAL/NORMAL-4-9.jpeg", "test/DME/DME-60-1.jpeg")
+        write_images(root, *(f"train/NORMAL/NORMAL-{patient}-{n}.jpeg" for n in range(3)))
+    write_images(root, "train/CNV/CNV-50-1.jpeg", "val/NORMAL/NORMAL-3-9.jpeg")
+    write_images(root, "test/NORMAL/NORMAL-4-9.jpeg", "test/DME/DME-60-1.jpeg")
     return root
 
 
 def folder(root: Path) -> Path:
-    pictures(root, "10.png", "2.png", "line B/1.jpg", "line B/deep/1.TIFF")
+    write_images(root, "10.png", "2.png", "line B/1.jpg", "line B/deep/1.TIFF")
     return root
 
 
 MAKERS = {maker.__name__: maker for maker in (mvtec_ad, mvtec_loco, retinal_oct, folder)}
 
 
-def of(listing: SourceListing | Sequence[SourceEntry], split: str) -> list[str]:
+def names_in(listing: SourceListing | Sequence[SourceEntry], split: str) -> list[str]:
     entries = listing.entries if isinstance(listing, SourceListing) else listing
     return [entry.name for entry in entries if entry.split == split]
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_every_layout_is_read_without_complaint_and_alike_each_time(tmp_path, kind):
+def test_every_layout_is_read_without_problems_and_deterministically(tmp_path, kind):
     root = MAKERS[kind](tmp_path / "product")
     listing = read_source(kind, root, "product")
     assert listing == read_source(kind, root, "product")
@@ -57,35 +57,39 @@ def test_every_layout_is_read_without_complaint_and_alike_each_time(tmp_path, ki
         assert entry.path == root.resolve() / entry.name
 
 
-def test_mvtec_ad_has_masks_beside_its_defects(tmp_path):
+def test_mvtec_ad_has_one_mask_per_defective_image(tmp_path):
     listing = read_source("mvtec_ad", mvtec_ad(tmp_path), "p")
-    assert len(of(listing, "train")) == 20
-    assert not of(listing, "validation")
-    assert of(listing, "test") == ["test/crack/000.png", "test/crack/001.png", "test/good/000.png"]
+    assert len(names_in(listing, "train")) == 20
+    assert not names_in(listing, "validation")
+    assert names_in(listing, "test") == [
+        "test/crack/000.png",
+        "test/crack/001.png",
+        "test/good/000.png",
+    ]
     assert [len(entry.masks) for entry in listing.entries if entry.split == "test"] == [1, 1, 0]
 
 
 def test_mvtec_loco_has_its_own_validation_and_several_masks(tmp_path):
     listing = read_source("mvtec_loco", mvtec_loco(tmp_path), "p")
-    assert of(listing, "validation") == ["validation/good/000.png"]
+    assert names_in(listing, "validation") == ["validation/good/000.png"]
     defective = next(entry for entry in listing.entries if entry.defect != "good")
     assert [path.name for path in defective.masks] == ["000.png", "001.png"]
     assert [defect["pixel_value"] for defect in listing.defects_config] == [249, 248]
 
 
-def test_a_patient_is_on_one_side_only(tmp_path):
+def test_a_patient_is_in_one_split_only(tmp_path):
     listing = read_source("retinal_oct", retinal_oct(tmp_path), "p")
     assert not any(group_of(entry) in ("patient 3", "patient 4") for entry in listing.entries
                    if entry.split == "train")  # fmt: skip
-    assert of(listing, "test") == ["test/NORMAL/NORMAL-4-9.jpeg", "test/DME/DME-60-1.jpeg"]
+    assert names_in(listing, "test") == ["test/NORMAL/NORMAL-4-9.jpeg", "test/DME/DME-60-1.jpeg"]
     assert listing.notes == ("6 normals left out: their patients are in test or val as well",)
 
 
-def test_held_out_patients_are_held_out_whole(tmp_path):
+def test_all_images_of_a_patient_are_held_out_together(tmp_path):
     root = retinal_oct(tmp_path)
     (root / "val/NORMAL/NORMAL-3-9.jpeg").unlink()
     entries = split_entries(read_source("retinal_oct", root, "p").entries, 0.3, seed=5)
-    sides = {split: {name.split("-")[1] for name in of(entries, split)} for split in
+    sides = {split: {name.split("-")[1] for name in names_in(entries, split)} for split in
              ("train", "validation")}  # fmt: skip
     assert sides["train"] & sides["validation"] == set()
     assert sides["validation"]
@@ -93,46 +97,47 @@ def test_held_out_patients_are_held_out_whole(tmp_path):
 
 def test_a_plain_folder_is_all_normal_in_natural_order(tmp_path):
     listing = read_source("folder", folder(tmp_path), "p")
-    assert of(listing, "train") == ["2.png", "10.png", "line B/1.jpg", "line B/deep/1.TIFF"]
+    assert names_in(listing, "train") == ["2.png", "10.png", "line B/1.jpg", "line B/deep/1.TIFF"]
 
 
 @given(st.lists(st.text("a1_20.²", min_size=1, max_size=6), unique=True))
-def test_natural_order_is_total_and_counts(names):
+def test_natural_order_is_total_and_numeric(names):
     assert natural_key("img2") < natural_key("img10")
     keys = [natural_key(name) for name in names]
     assert len({tuple(key) for key in keys}) == len(names)
     sorted(keys)
 
 
-# What is wrong with a whole folder: SourceError with expected, found, what to do.
+# Errors of a whole folder: SourceError with expected, found, what to do.
 
 
-PAIRS = [(there, asked) for there in LAYOUTS for asked in LAYOUTS if asked != there]
-PAIRS.remove(("mvtec_loco", "mvtec_ad"))  # has a test of its own below
+PAIRS = [(actual, stated) for actual in LAYOUTS for stated in LAYOUTS if stated != actual]
+# This pair has a test of its own below.
+PAIRS.remove(("mvtec_loco", "mvtec_ad"))
 
 
-@pytest.mark.parametrize(("there", "asked"), PAIRS)
-def test_another_layout_is_named_and_the_fitting_kind_proposed(tmp_path, there, asked):
-    root = MAKERS[there](tmp_path / "product")
+@pytest.mark.parametrize(("actual", "stated"), PAIRS)
+def test_a_wrong_layout_is_an_error_that_suggests_the_right_one(tmp_path, actual, stated):
+    root = MAKERS[actual](tmp_path / "product")
     with pytest.raises(SourceError) as caught:
-        read_source(asked, root, "product")
+        read_source(stated, root, "product")
     message = str(caught.value)
-    assert f"not in the {asked} layout: expected " in message
+    assert f"not in the {stated} layout: expected " in message
     assert "found " in message
-    assert f"use {there}:{root.resolve()}" in message
+    assert f"use {actual}:{root.resolve()}" in message
     assert "\n" not in message
 
 
-def test_loco_read_as_ad_would_lose_its_masks_and_is_refused(tmp_path):
+def test_loco_read_as_ad_is_rejected_as_its_masks_would_be_lost(tmp_path):
     with pytest.raises(SourceError, match="looks like mvtec_loco"):
         read_source("mvtec_ad", mvtec_loco(tmp_path), "p")
 
 
-@pytest.mark.parametrize("asked", ["mvtec_ad", "folder"])
-def test_the_folder_above_the_categories_points_to_one(tmp_path, asked):
+@pytest.mark.parametrize("stated", ["mvtec_ad", "folder"])
+def test_the_folder_above_the_categories_points_to_one(tmp_path, stated):
     mvtec_ad(tmp_path / "bottle")
     with pytest.raises(SourceError, match=r"bottle in it looks like one category: use mvtec_ad:"):
-        read_source(asked, tmp_path, "p")
+        read_source(stated, tmp_path, "p")
 
 
 def test_missing_and_empty_folders_and_files(tmp_path):
@@ -141,7 +146,7 @@ def test_missing_and_empty_folders_and_files(tmp_path):
     with pytest.raises(SourceError, match="not expanded"):
         read_source("folder", Path("$HOME/images"), "p")
     with pytest.raises(SourceError, match="is a file"):
-        read_source("folder", picture(tmp_path / "a.png"), "p")
+        read_source("folder", write_image(tmp_path / "a.png"), "p")
     (tmp_path / "empty").mkdir()
     for kind in LAYOUTS:
         with pytest.raises(SourceError, match="is empty"):
@@ -166,7 +171,7 @@ def test_missing_and_empty_folders_and_files(tmp_path):
         (json.dumps([DEFECT | {"relative_saturation": True}]), "at most 1, got 10"),
     ],
 )
-def test_an_odd_defects_config_is_named(tmp_path, content, message):
+def test_an_invalid_defects_config_is_an_error(tmp_path, content, message):
     path = tmp_path / "defects_config.json"
     path.write_text(content)
     with pytest.raises(SourceError, match=message) as caught:
@@ -174,19 +179,19 @@ def test_an_odd_defects_config_is_named(tmp_path, content, message):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-# What is wrong with single files: recorded, and the rest is read.
+# Errors of single files: they are recorded, and the rest is read.
 
 
-def test_bad_files_are_recorded_and_cost_nothing_else(tmp_path):
+def test_bad_files_are_recorded_and_the_rest_is_read(tmp_path):
     root = mvtec_ad(tmp_path / "p")
     (root / "ground_truth/crack/001_mask.png").unlink()
-    mask(root / "ground_truth/crack/777_mask.png")
-    outside = picture(tmp_path / "secret.png")
+    write_mask(root / "ground_truth/crack/777_mask.png")
+    outside = write_image(tmp_path / "secret.png")
     (root / "train/good/link.png").symlink_to(outside)
     (root / "train/good/dangling.png").symlink_to(root / "nowhere.png")
     (root / "train/good/inside.png").symlink_to(root / "train/good/000.png")
-    picture(root / "train/good/line\nbreak.png")
-    pictures(root, "train/good/.hidden.png", "train/good/._000.png")
+    write_image(root / "train/good/line\nbreak.png")
+    write_images(root, "train/good/.hidden.png", "train/good/._000.png")
     (root / "train/good/notes.txt").write_text("hello")
     listing = read_source("mvtec_ad", root, "p")
     reasons = {problem.name: problem.reason for problem in listing.problems}
@@ -200,12 +205,12 @@ def test_bad_files_are_recorded_and_cost_nothing_else(tmp_path):
     assert "ground_truth/crack/001_mask.png" in reasons["test/crack/001.png"]
     assert "leads out" in reasons["train/good/link.png"]
     assert listing.notes == ("1 other files ignored: train/good/notes.txt",)
-    assert len(of(listing, "train")) == 21
-    assert "test/crack/001.png" in of(listing, "test")
+    assert len(names_in(listing, "train")) == 21
+    assert "test/crack/001.png" in names_in(listing, "test")
 
 
 def test_a_linked_folder_cannot_bring_in_files_from_outside(tmp_path):
-    picture(tmp_path / "elsewhere" / "a.png")
+    write_image(tmp_path / "elsewhere" / "a.png")
     root = folder(tmp_path / "p")
     (root / "out").symlink_to(tmp_path / "elsewhere")
     (root / "round").symlink_to(root)
@@ -219,14 +224,14 @@ def test_a_linked_folder_cannot_bring_in_files_from_outside(tmp_path):
     assert not any(entry.masks for entry in listing.entries)
 
 
-def test_loco_without_its_config_is_a_problem_and_a_patientless_scan_too(tmp_path):
+def test_a_missing_loco_config_and_a_scan_without_patient_are_problems(tmp_path):
     root = mvtec_loco(tmp_path / "loco")
     (root / "defects_config.json").unlink()
     assert [p.name for p in read_source("mvtec_loco", root, "p").problems] == [
         "defects_config.json"
     ]
     root = retinal_oct(tmp_path / "oct")
-    picture(root / "train/NORMAL/scan.jpeg")
+    write_image(root / "train/NORMAL/scan.jpeg")
     assert [p.name for p in read_source("retinal_oct", root, "p").problems] == [
         "train/NORMAL/scan.jpeg"
     ]
@@ -242,20 +247,20 @@ def entries_of(count: int) -> list[SourceEntry]:
 
 @given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 2**63 - 1), st.randoms())
 @settings(max_examples=60)
-def test_holding_out_is_sized_stable_and_leaves_the_test_alone(count, fraction, seed, random):
+def test_the_held_out_images_do_not_depend_on_their_order(count, fraction, seed, random):
     entries = entries_of(count)
-    parted = split_entries(entries, fraction, seed)
-    assert [entry.name for entry in parted] == [entry.name for entry in entries]
-    held_out = set(of(parted, "validation"))
+    split = split_entries(entries, fraction, seed)
+    assert [entry.name for entry in split] == [entry.name for entry in entries]
+    held_out = set(names_in(split, "validation"))
     wanted = max(1, round(fraction * count)) if fraction else 0
     assert len(held_out) == min(wanted, count - 1)
-    assert of(parted, "test") == ["test/good/0.png"]
+    assert names_in(split, "test") == ["test/good/0.png"]
     shuffled = random.sample(entries, len(entries))
-    assert set(of(split_entries(shuffled, fraction, seed), "validation")) == held_out
+    assert set(names_in(split_entries(shuffled, fraction, seed), "validation")) == held_out
 
 
-def test_another_seed_holds_out_other_images_and_an_own_split_is_kept(tmp_path):
-    one, two = (of(split_entries(entries_of(50), 0.2, seed), "validation") for seed in (0, 1))
+def test_the_seed_selects_the_images_and_a_given_split_is_kept(tmp_path):
+    one, two = (names_in(split_entries(entries_of(50), 0.2, seed), "validation") for seed in (0, 1))
     assert one != two
     loco = read_source("mvtec_loco", mvtec_loco(tmp_path), "p").entries
     assert split_entries(loco, 0.5, 0) == loco
@@ -264,7 +269,7 @@ def test_another_seed_holds_out_other_images_and_an_own_split_is_kept(tmp_path):
 # Ground truth.
 
 
-def test_loco_regions_stay_apart_by_file_and_value(tmp_path):
+def test_loco_regions_are_separated_by_file_and_value(tmp_path):
     listing = read_source("mvtec_loco", mvtec_loco(tmp_path), "p")
     entry = next(entry for entry in listing.entries if entry.defect == "logical_anomalies")
     test = load_test(entry, (24, 32), listing.defects_config)
@@ -275,7 +280,7 @@ def test_loco_regions_stay_apart_by_file_and_value(tmp_path):
     assert good.masks_KHW.shape == (0, 24, 32)
 
 
-def test_two_values_in_one_file_are_two_regions_and_an_unknown_one_is_an_error(tmp_path):
+def test_two_values_in_one_file_are_two_regions(tmp_path):
     listing = read_source("mvtec_loco", mvtec_loco(tmp_path), "p")
     entry = next(entry for entry in listing.entries if entry.defect == "logical_anomalies")
     grey_HW = np.zeros((24, 32), np.uint8)
@@ -283,14 +288,14 @@ def test_two_values_in_one_file_are_two_regions_and_an_unknown_one_is_an_error(t
     Image.fromarray(grey_HW).save(entry.masks[0])
     test = load_test(entry, (24, 32), listing.defects_config)
     assert test.values_K.tolist() == [248, 249, 248]
-    mask(entry.masks[0], value=7)
+    write_mask(entry.masks[0], value=7)
     with pytest.raises(ImageError, match=r"000\.png: grey value 7 is not in defects_config"):
         load_test(entry, (24, 32), listing.defects_config)
 
 
-def test_ad_masks_are_one_region_of_255_and_small_ones_survive_shrinking(tmp_path):
+def test_small_ad_regions_survive_downscaling(tmp_path):
     root = mvtec_ad(tmp_path)
-    picture(root / "test/crack/000.png", size=(400, 400))
+    write_image(root / "test/crack/000.png", size=(400, 400))
     grey_HW = np.zeros((400, 400), np.uint8)
     grey_HW[201, 301] = 1
     Image.fromarray(grey_HW).save(root / "ground_truth/crack/000_mask.png")
@@ -300,9 +305,9 @@ def test_ad_masks_are_one_region_of_255_and_small_ones_survive_shrinking(tmp_pat
     assert np.argwhere(test.masks_KHW[0]).tolist() == [[32, 48]]
 
 
-def test_a_mask_of_another_size_is_an_error_that_names_it(tmp_path):
+def test_a_mask_of_another_size_is_an_error(tmp_path):
     root = mvtec_ad(tmp_path)
-    mask(root / "ground_truth/crack/000_mask.png", size=(64, 64))
+    write_mask(root / "ground_truth/crack/000_mask.png", size=(64, 64))
     entry = next(e for e in read_source("mvtec_ad", root, "p").entries if e.masks)
     with pytest.raises(ImageError, match=r"000_mask\.png: the mask is 64 x 64 px, its image 32"):
         load_test(entry, (24, 32))
@@ -313,7 +318,7 @@ def test_real_mvtec_categories_are_read_without_a_problem():
     for name, normals, tested in (("bottle", 209, 83), ("hazelnut_reduced", 50, 10)):
         listing = read_source("mvtec_ad", REAL / name, name)
         assert not listing.problems
-        assert len(of(listing, "train")) == normals
-        assert len(of(listing, "test")) == tested
+        assert len(names_in(listing, "train")) == normals
+        assert len(names_in(listing, "test")) == tested
         entry = next(entry for entry in listing.entries if entry.masks)
         assert load_test(entry, (256, 256)).masks_KHW.any()

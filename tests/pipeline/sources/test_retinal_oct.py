@@ -1,4 +1,4 @@
-"""Medical pictures in their public layout: from the folder to a trained detector's report."""
+"""Medical images in their public layout: from the folder to the report of a trained detector."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PICTURES = {
+COUNTS = {
     "train/NORMAL": 8, "train/CNV": 1, "val/NORMAL": 2, "test/NORMAL": 3, "test/CNV": 2,
     "test/DME": 2, "test/DRUSEN": 2,
 }  # fmt: skip
@@ -16,10 +16,10 @@ PIXEL = ("iap", "iap90", "pixel_auroc", "aupro", "spro")
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark ground and two bright layers; the diseased ones have a bump and a bright spot."""
+    """Dark background and two bright layers, with a bump in the diseased ones."""
     root = tmp_path_factory.mktemp("source") / "retina"
     patient = 0
-    for folder, count in PICTURES.items():
+    for folder, count in COUNTS.items():
         label = folder.partition("/")[2]
         for number in range(count):
             patient += 1
@@ -37,9 +37,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_scans_without_masks_get_image_metrics_and_reasons_for_the_rest(
-    anomalysmith, scans, tmp_path
-):
+def test_scans_without_masks_get_image_metrics_only(anomalysmith, scans, tmp_path):
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(
         f"store: {tmp_path / 'store'}\nimage_size: 64\nedits:\n  per_image: 1\ncategories:\n"
@@ -48,7 +46,8 @@ def test_scans_without_masks_get_image_metrics_and_reasons_for_the_rest(
     made = anomalysmith("generate", "--manifest", manifest, "--workers", 1, "--json")
     assert made.code in (0, 3), made.err
     (category,) = made.json["categories"]
-    assert category["images"] == 10  # the sick eye of the training folder is nobody's normal
+    # The diseased eye in the training folder is not used as a normal image.
+    assert category["images"] == 10
     run = anomalysmith(
         "train", "--detector", "glcf", "--profile", "tiny", "--size", 64, "--steps", 4,
         "--version", category["version_dir"], "--out", tmp_path / "run", "--json",

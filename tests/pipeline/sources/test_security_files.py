@@ -1,4 +1,4 @@
-"""Paths of others stay inside: manifests, source folders, versions, bundles, archives."""
+"""Paths from outside cannot leave their folder: manifests, sources, versions, archives."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_a_category_has_a_plain_name(tmp_path, name):
         read_manifest(path)
 
 
-def test_a_category_that_is_a_link_out_of_its_source_is_refused(tmp_path):
+def test_a_category_that_links_out_of_its_source_is_rejected(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "nut").symlink_to(tmp_path / "secret")
@@ -59,7 +59,7 @@ PLACES = ("train", "train/good", "test", "test/crack", "ground_truth", "ground_t
 
 @pytest.mark.parametrize("write", [mvtec_ad, mvtec_loco])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_folder_of_a_source_that_leads_out_gives_no_image(tmp_path, write, place):
+def test_a_linked_folder_outside_the_source_gives_no_image(tmp_path, write, place):
     root = write(tmp_path / "nut")
     place = place.replace("crack", "crack" if write is mvtec_ad else "logical_anomalies")
     os.rename(root / place, tmp_path / "outside")
@@ -75,14 +75,14 @@ def test_a_folder_of_a_source_that_leads_out_gives_no_image(tmp_path, write, pla
     assert any(problem.name in (place, place.partition("/")[0]) for problem in listing.problems)
 
 
-def test_defect_types_from_elsewhere_are_not_read(tmp_path):
+def test_a_defects_config_outside_the_source_is_not_read(tmp_path):
     root = mvtec_loco(tmp_path / "nut")
     os.rename(root / "defects_config.json", tmp_path / "elsewhere.json")
     (root / "defects_config.json").symlink_to(tmp_path / "elsewhere.json")
     assert read_source("mvtec_loco", root, "nut").defects_config is None
 
 
-def test_a_defect_whose_name_cannot_be_read_is_left_out(tmp_path):
+def test_a_defect_with_an_unprintable_name_is_left_out(tmp_path):
     root = mvtec_ad(tmp_path / "nut")
     os.rename(root / "test" / "crack", root / "test" / "cra\u202eck")
     listing = read_source("mvtec_ad", root, "nut")
@@ -96,7 +96,7 @@ def published(tmp_path_factory):
 
 
 def rewritten(published, tmp_path, change) -> Path:
-    """A copy of the version whose index was changed by somebody."""
+    """A copy of the version with a manipulated index."""
     home = tmp_path / "tray"
     folder = home / published.name
     folder.mkdir(parents=True)
@@ -110,7 +110,7 @@ def rewritten(published, tmp_path, change) -> Path:
 
 
 @pytest.mark.parametrize("way", WAYS_OUT)
-def test_a_shard_lies_in_the_folder_of_its_version(published, tmp_path, way):
+def test_a_shard_must_be_in_the_folder_of_its_version(published, tmp_path, way):
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
 
@@ -118,7 +118,7 @@ def test_a_shard_lies_in_the_folder_of_its_version(published, tmp_path, way):
         index["shards"][0] |= {"file": way, "bytes": 6}
 
     folder = rewritten(published, tmp_path, change)
-    with pytest.raises(IntegrityError, match="not the name of a shard"):
+    with pytest.raises(IntegrityError, match="expected the name of a shard"):
         open_version(folder)
     assert versions(tmp_path, "tray") == []
     assert latest(tmp_path, "tray") is None
@@ -126,21 +126,21 @@ def test_a_shard_lies_in_the_folder_of_its_version(published, tmp_path, way):
 
 @pytest.mark.parametrize("key", ["category", "version", "parent"])
 @pytest.mark.parametrize("way", WAYS_OUT)
-def test_names_in_an_index_lead_nowhere(published, tmp_path, key, way):
+def test_names_in_an_index_cannot_be_paths(published, tmp_path, key, way):
     folder = rewritten(published, tmp_path, lambda index: index.update({key: way}))
     with pytest.raises(IntegrityError, match="is damaged"):
         open_version(folder)
 
 
 @pytest.mark.parametrize("size", [[2**31, 2**31], [0, 5], [1], "ab", [1.5, 2], None])
-def test_a_size_in_an_index_asks_for_no_more_than_an_image(published, tmp_path, size):
+def test_an_impossible_image_size_in_an_index_is_rejected(published, tmp_path, size):
     folder = rewritten(published, tmp_path, lambda index: index.update(image_size=size))
     with pytest.raises(IntegrityError, match="image_size"):
         open_version(folder)
 
 
 @pytest.mark.parametrize("way", WAYS_OUT)
-def test_a_plan_leads_to_a_version_of_its_category_only(published, tmp_path, way):
+def test_a_plan_finds_versions_of_its_category_only(published, tmp_path, way):
     folder = rewritten(published, tmp_path, lambda index: index.update(plan_digest="e" * 64))
     plans = folder.parent / ".plans"
     plans.mkdir()
@@ -157,12 +157,12 @@ def test_a_plain_name_stays_in_its_folder(text):
         assert os.path.normpath(os.path.join("/store", text)) == f"/store/{text}"
 
 
-def test_the_index_that_we_write_has_the_form_that_we_read(published):
+def test_our_own_index_matches_the_schema(published):
     assert fault(published.index) == ""
 
 
-def test_a_zip_of_weights_gives_the_one_stated_file(tmp_path, monkeypatch):
-    """Members are taken by their stated name and go to a name of ours, whatever else is inside."""
+def test_only_the_stated_file_is_extracted_from_a_zip(tmp_path, monkeypatch):
+    """Members are read by their catalogued name and written to a name of ours."""
     from dataclasses import replace
     from hashlib import sha256
 

@@ -1,4 +1,4 @@
-"""A store on a full or read-only disk: one clear line, nothing lost, and it goes on later."""
+"""A store on a full or read-only disk: one clear line, nothing lost, and later runs continue."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from pipeline.utils.files import require_writable
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of its own of 2 MB, in memory; only root may mount one."""
+    """A separate file system of 2 MB in memory; only root may mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
@@ -35,23 +35,33 @@ def remount(place: Path, options: str) -> None:
 
 
 def fill(place: Path, leave: int) -> Path:
-    """Leave so many bytes free; what else lies there is somebody else's."""
-    ballast = place / "somebody_elses.bin"
+    """Fill the file system except for `leave` bytes."""
+    ballast = place / "ballast.bin"
     free = shutil.disk_usage(place).free
     ballast.write_bytes(bytes(max(0, free - leave)))
     return ballast
 
 
-def test_a_run_on_a_full_disk_ends_with_one_line_and_completes_later(
+def test_a_run_on_a_full_disk_ends_with_one_line_and_can_be_completed(
     anomalysmith, small_disk, tmp_path
 ):
     photos, store = draw_parts(tmp_path / "parts", 3), small_disk / "store"
-    words = ("generate", "--source", f"folder:{photos}", "--store", store, *FAST, "--workers", 1)
-    first = anomalysmith(*words, "--limit", 1, "--json")
+    arguments = (
+        "generate",
+        "--source",
+        f"folder:{photos}",
+        "--store",
+        store,
+        *FAST,
+        "--workers",
+        1,
+    )
+    first = anomalysmith(*arguments, "--limit", 1, "--json")
     assert first.code == 0, first.err
     (entry,) = (store / ".cache" / "samples").rglob("*.npz")
-    ballast = fill(small_disk, 130_000)  # room for one more image in the cache, not for two
-    full = anomalysmith(*words, "--json")
+    # Room for one more image in the cache, not for two.
+    ballast = fill(small_disk, 130_000)
+    full = anomalysmith(*arguments, "--json")
     assert full.code == 2
     assert full.json["error"].startswith(f"cannot write to the store at {store}")
     complaints = [line for line in full.err.splitlines() if "anomalysmith:" in line]
@@ -64,15 +74,16 @@ def test_a_run_on_a_full_disk_ends_with_one_line_and_completes_later(
     assert not list(store.rglob("*.tmp"))
     ballast.unlink()
     times = {path: path.stat().st_mtime_ns for path in kept}
-    done = anomalysmith(*words, "--json")
+    done = anomalysmith(*arguments, "--json")
     assert done.code == 0, done.err
     assert done.json["images"] == 3
-    assert {path: path.stat().st_mtime_ns for path in kept} == times  # used, not made again
+    # The cached entries were used, not written again.
+    assert {path: path.stat().st_mtime_ns for path in kept} == times
     assert verify(Path(done.json["version_dir"])).ok
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 20_480, 49_152, 81_920])
-def test_publishing_on_a_full_disk_leaves_what_was_there(small_disk, leave):
+def test_publishing_on_a_full_disk_keeps_earlier_versions(small_disk, leave):
     store = small_disk / "store"
     before = small_version(store, images=2, tests=0, head=header(plan_digest="e" * 64))
     ballast = fill(small_disk, leave)
@@ -85,20 +96,20 @@ def test_publishing_on_a_full_disk_leaves_what_was_there(small_disk, leave):
     assert verify(small_version(store, images=12, shard_images=2, gallery=True).dir).ok
 
 
-def test_a_read_only_store_is_said_before_any_work_and_still_serves(small_disk):
+def test_a_read_only_store_is_reported_before_any_work_and_can_be_read(small_disk):
     store = small_disk / "store"
     version = small_version(store, images=2, tests=0)
     remount(small_disk, "ro")
-    asked = []
+    started = []
 
     def results():
-        asked.append("an image")
+        started.append("an image")
         yield image_result()
 
     for category in (store, small_disk / "new"):
         with pytest.raises(UserError, match="Read-only file system"):
             small_version(category, results=results())
-    assert asked == []
+    assert started == []
     assert verify(version.dir).ok
     found = find_by_plan(store, "tray", PLAN)
     assert found is not None
@@ -109,19 +120,19 @@ def test_generate_on_a_read_only_store_loads_no_model(
     anomalysmith, small_disk, tmp_path, monkeypatch
 ):
     photos = draw_parts(tmp_path / "parts", 1)
-    words = ("generate", "--source", f"folder:{photos}", "--store", small_disk / "store", *FAST)
+    arguments = ("generate", "--source", f"folder:{photos}", "--store", small_disk / "store", *FAST)
     remount(small_disk, "ro")
     monkeypatch.setattr(
-        "pipeline.generation.sampler.generate_image", lambda *_: pytest.fail("work was begun")
+        "pipeline.generation.sampler.generate_image", lambda *_: pytest.fail("work has started")
     )
-    run = anomalysmith(*words)
+    run = anomalysmith(*arguments)
     assert run.code == 2
     (line,) = run.err.splitlines()
     assert "Read-only file system" in line
 
 
-def test_a_store_without_permission_is_said_too(tmp_path):
-    """Root passes permission bits, so a process that is not root asks."""
+def test_a_store_without_permission_is_reported(tmp_path):
+    """Root ignores permission bits, so a process that is not root tries."""
     forbidden = tmp_path / "store"
     forbidden.mkdir(mode=0o555)
     for folder in (tmp_path, *tmp_path.parents[:2]):

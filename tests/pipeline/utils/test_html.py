@@ -1,4 +1,4 @@
-"""Pages and papers: names of others are text, wherever they are shown."""
+"""Pages and cards: names from outside are text wherever they are shown."""
 
 import re
 from html.parser import HTMLParser
@@ -16,7 +16,7 @@ from pipeline.reports.diff.compare import diff
 from pipeline.reports.diff.page import write_page
 from pipeline.reports.gallery import render
 from pipeline.sources.licences import terms_of
-from pipeline.utils.html import cell, visible
+from pipeline.utils.html import escape_markdown, visible
 
 EVIL = (
     "<script>alert(1)</script>",
@@ -32,11 +32,11 @@ EVIL = (
     "{{ 7 * 7 }}{% raw %}",
     "quote\"'&amp;",
 )
-TAGS_WITH_PROGRAMS = ("script", "iframe", "object", "embed", "img", "link", "base", "form")
+ACTIVE_TAGS = ("script", "iframe", "object", "embed", "img", "link", "base", "form")
 
 
 class Elements(HTMLParser):
-    """Counts the elements of a page, and notes every attribute that could run something."""
+    """Collects the elements of a page and all attributes that could execute something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,11 +61,11 @@ def elements(page: str) -> Elements:
 
 
 def dangerous(found: Elements) -> list[str]:
-    return [tag for tag in found.tags if tag in TAGS_WITH_PROGRAMS] + found.handlers
+    return [tag for tag in found.tags if tag in ACTIVE_TAGS] + found.handlers
 
 
 def version_named(store, evil: str, **options):
-    """A version in which every text that comes from outside is hostile."""
+    """A version in which every text from outside is hostile."""
     head = header(
         licence=evil,
         settings={"edits": {evil: evil}},
@@ -102,7 +102,7 @@ def test_the_page_of_a_diff_shows_hostile_names_as_text(tmp_path):
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_the_card_makes_no_markup_of_hostile_names(tmp_path, evil):
+def test_the_card_shows_hostile_names_as_text(tmp_path, evil):
     index = version_named(tmp_path, evil).index
     plain = dict(index) | {"licence": "name"}
     text = render_card(index)
@@ -112,14 +112,14 @@ def test_the_card_makes_no_markup_of_hostile_names(tmp_path, evil):
     assert "<img" not in text
 
 
-def test_a_licence_that_looks_like_a_known_one_brings_no_link():
+def test_a_licence_similar_to_a_known_one_gets_no_link():
     terms = terms_of({"licence": "MIT (](http://a.example) [x)", "settings": {}})
     assert "](http://a.example)" not in terms.sentences().replace("\\]", "")
 
 
 @given(st.text())
-def test_a_cell_is_one_line_without_markup(text):
-    shown = cell(text)
+def test_escaped_markdown_is_one_line_without_markup(text):
+    shown = escape_markdown(text)
     assert shown.isprintable()
     assert "<" not in shown
     assert not re.search(r"(?<!\\)(?:\\\\)*[|\[\]`*~]", shown)
@@ -130,26 +130,26 @@ def test_a_cell_is_one_line_without_markup(text):
 
 
 @pytest.mark.parametrize("text", ["wrong_type", "hazelnut_reduced", "part 7 (left), 3.5", "a.b-c"])
-def test_a_cell_leaves_usual_names_as_they_are(text):
-    assert cell(text) == text
+def test_usual_names_are_not_changed_by_escaping(text):
+    assert escape_markdown(text) == text
 
 
 @pytest.mark.parametrize("text", ["a *b* c", "_b_", "~~b~~", "x__y__z", "https://a.b", "a@b.c"])
-def test_a_cell_makes_no_stress_and_no_address(text):
-    (line,) = MarkdownIt("commonmark").enable("strikethrough").parseInline(cell(text))
+def test_escaped_markdown_has_no_emphasis_and_no_link(text):
+    (line,) = MarkdownIt("commonmark").enable("strikethrough").parseInline(escape_markdown(text))
     assert [(token.type, token.content) for token in line.children] == [("text", text)]
-    assert "://" not in cell(text)
-    assert "@" not in cell(text)
+    assert "://" not in escape_markdown(text)
+    assert "@" not in escape_markdown(text)
 
 
 @pytest.mark.parametrize("name", ["", " ", "\u3164", "\u3164 \u115f", "\u2800", ".x", "a\u200b"])
-def test_a_name_of_a_folder_can_be_seen_and_stays(name):
+def test_invisible_names_of_folders_are_rejected(name):
     assert not is_plain_name(name)
     assert is_plain_name("tray \u3164 1")
 
 
 @given(st.text())
-def test_what_can_be_seen_stays_and_the_rest_is_written_out(text):
+def test_invisible_characters_are_written_out(text):
     shown = visible(text)
     assert shown.isprintable()
     if text.isprintable():

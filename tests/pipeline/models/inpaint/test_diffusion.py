@@ -1,7 +1,7 @@
-"""Fill and replace through a real, tiny Stable Diffusion pipeline: what changes, and what decides.
+"""Fill and replace with a real, tiny Stable Diffusion pipeline: what changes, and what decides it.
 
-Its weights are random, so nothing here says what a picture looks like. The pipeline's plain answer
-differs from the image in every pixel; that none of it is left outside the mask is our doing.
+Its weights are random, so nothing here tests the quality of an image. The pipeline's raw output
+differs from the image in every pixel, so an unchanged outside of the mask proves the compositing.
 """
 
 import json
@@ -34,7 +34,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(folder, tmp_path) -> Path:
-    """A copy that a test may spoil."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
@@ -70,16 +70,16 @@ def test_the_native_size_is_read_from_the_pipeline(paint):
 
 @pytest.mark.parametrize("where", MASKS)
 @pytest.mark.parametrize("mode", ["fill", "replace"])
-def test_only_what_the_mode_paints_changes(paint, where, mode):
+def test_only_the_region_of_the_mode_changes(paint, where, mode):
     mask = MASKS[where]
     image = noise(*mask.shape)
     result = paint(image, mask, "a red screw", 7, mode)
-    painted = mask if mode == "fill" else ~mask
+    inpainted = mask if mode == "fill" else ~mask
     assert result.shape == image.shape
     assert result.dtype == np.uint8
-    assert np.array_equal(result[~painted], image[~painted])
-    if painted.any():
-        assert (result != image).any(2)[painted].mean() > 0.9
+    assert np.array_equal(result[~inpainted], image[~inpainted])
+    if inpainted.any():
+        assert (result != image).any(2)[inpainted].mean() > 0.9
 
 
 @pytest.mark.parametrize("mode", ["fill", "replace"])
@@ -92,38 +92,39 @@ def test_an_empty_mask_changes_nothing(paint, mode):
 def test_seed_and_prompt_decide_every_byte(paint, folder, mode):
     image, mask = noise(96, 130), MASKS["in the middle"]
     first = paint(image, mask, "a red screw", 7, mode)
-    anew = DiffusionFiller(folder, QUICK, FP32)(image, mask, "a red screw", 7, mode)
+    again = DiffusionFiller(folder, QUICK, FP32)(image, mask, "a red screw", 7, mode)
     assert np.array_equal(first, paint(image, mask, "a red screw", 7, mode))
-    assert np.array_equal(first, anew)
+    assert np.array_equal(first, again)
     assert not np.array_equal(first, paint(image, mask, "a red screw", 8, mode))
     assert not np.array_equal(first, paint(image, mask, "a blue nut", 7, mode))
 
 
 @pytest.mark.parametrize("mode", ["fill", "replace"])
-def test_the_pipeline_is_told_to_paint_where_the_mask_says(folder, monkeypatch, mode):
-    """A painter that only obeys, in place of the network: white where it may, black elsewhere."""
+def test_the_mask_reaches_the_pipeline(folder, monkeypatch, mode):
+    """In place of the network, a function that returns its mask: white inside, black outside."""
     paint = DiffusionFiller(folder, QUICK, FP32)
-    told = {}
+    arguments = {}
 
-    def obey(**call):
-        told.update(call)
+    def mask_as_image(**call):
+        arguments.update(call)
         white = np.asarray(call["mask_image"], np.float32)[..., None].repeat(3, 2) / 255
         return SimpleNamespace(images=[white])
 
-    monkeypatch.setattr(paint, "_pipeline", obey)
+    monkeypatch.setattr(paint, "_pipeline", mask_as_image)
     image = np.full((128, 128, 3), 90, np.uint8)
     mask = rectangle(128, 128, 70, 60, 110, 100)
     result = paint(image, mask, "a red screw", 7, mode)
-    painted = mask if mode == "fill" else ~mask
-    assert (result[painted] > 200).mean() > 0.95  # all but the rim of what was resized
-    assert (result[~painted] == 90).all()
-    assert told["prompt"] == "a red screw"
-    assert told["image"].size == told["mask_image"].size == (SIDE, SIDE)
-    assert told["generator"].device == torch.device("cpu")
-    assert told["generator"].initial_seed() == 7
+    inpainted = mask if mode == "fill" else ~mask
+    # All but the border, which the resizing blurs.
+    assert (result[inpainted] > 200).mean() > 0.95
+    assert (result[~inpainted] == 90).all()
+    assert arguments["prompt"] == "a red screw"
+    assert arguments["image"].size == arguments["mask_image"].size == (SIDE, SIDE)
+    assert arguments["generator"].device == torch.device("cpu")
+    assert arguments["generator"].initial_seed() == 7
 
 
-def test_threads_take_turns_at_the_one_pipeline(paint):
+def test_threads_share_the_pipeline_safely(paint):
     image, mask = noise(96, 130), MASKS["in the middle"]
     expected = [paint(image, mask, "a screw", seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -140,8 +141,8 @@ def test_settings_reach_the_pipeline(folder, paint):
     assert DiffusionFiller(folder, QUICK.model_copy(update={"size": 96}), FP32).side == 96
 
 
-def test_half_precision_decodes_in_full(folder):
-    """bfloat16 alone cannot tell 256 grey levels apart: its pictures would have about half."""
+def test_the_vae_decodes_in_float32(folder):
+    """bfloat16 cannot represent 256 grey levels; images decoded in it would have about half."""
     paint = DiffusionFiller(folder, QUICK, Compute(torch.device("cpu"), torch.bfloat16))
     image, mask = noise(64, 64), rectangle(64, 64, 0, 0, 64, 64)
     latents = []
@@ -170,63 +171,63 @@ def test_memory_that_is_short_twice_is_an_error(folder, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(paint, "_pipeline", short)
-    with pytest.raises(DeviceError, match="tiny-inpainting painted a square of 64 px"):
+    with pytest.raises(DeviceError, match="tiny-inpainting inpainted a square of 64 px"):
         paint(noise(64, 64), rectangle(64, 64, 5, 5, 20, 20), "nut", 1)
 
 
-def asked(folder: Path) -> ModelSettings:
+def settings_of(folder: Path) -> ModelSettings:
     return ModelSettings.model_validate(
         {"fill": {"backend": "diffusers", "weights": str(folder), "steps": 2}}
     )
 
 
-def test_a_manifest_names_the_folder_and_the_lineage_its_bytes(folder, copied):
-    files = models.resolve(asked(folder))
+def test_the_lineage_has_the_digest_of_the_folder(folder, copied):
+    files = models.resolve(settings_of(folder))
     assert files.digests()["fill/diffusers"] == weights.sha256(folder)
-    assert models.resolve(asked(copied)).digests() == files.digests()
+    assert models.resolve(settings_of(copied)).digests() == files.digests()
     with (copied / "unet/diffusion_pytorch_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"?")
-    assert models.resolve(asked(copied)).digests() != files.digests()
-    loaded = models.load(asked(folder), ProposalSettings(), files)
+    assert models.resolve(settings_of(copied)).digests() != files.digests()
+    loaded = models.load(settings_of(folder), ProposalSettings(), files)
     image, mask = noise(96, 130), MASKS["in the middle"]
     assert loaded.fill is not None
     result = loaded.fill(image, mask, "a screw", 7, "fill")
     assert np.array_equal(result[~mask], image[~mask])
 
 
-def test_without_a_filler_nothing_is_different():
+def test_settings_of_an_absent_filler_do_not_count():
     files = models.resolve(ModelSettings())
     assert files.fill == ("none", None)
     assert {name.partition("/")[0] for name in files.digests()} == {
         "foreground", "proposals", "inpaint"
     }  # fmt: skip
     assert "fill" not in ModelSettings().content()
-    assert "fill" in asked(Path("somewhere")).content()
-    assert "somewhere" not in json.dumps(asked(Path("somewhere")).content())
+    assert "fill" in settings_of(Path("somewhere")).content()
+    assert "somewhere" not in json.dumps(settings_of(Path("somewhere")).content())
 
 
-def test_a_missing_folder_is_an_error_that_says_where_to_put_one(tmp_path, monkeypatch):
+def test_a_missing_folder_is_an_error_with_advice(tmp_path, monkeypatch):
     monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(weights.platformdirs, "user_cache_dir", lambda _: str(tmp_path / "user"))
     with pytest.raises(WeightsError, match=r"OpenRAIL.*put a diffusers folder of yours"):
         models.resolve(ModelSettings.model_validate({"fill": {"backend": "diffusers"}}))
 
 
-def test_pickles_are_refused_before_anything_is_read(copied):
+def test_pickles_are_rejected_before_anything_is_read(copied):
     tensors = copied / "unet/diffusion_pytorch_model.safetensors"
     tensors.rename(tensors.with_name("diffusion_pytorch_model.bin"))
-    with pytest.raises(WeightsError, match=r"diffusion_pytorch_model\.bin is refused: a pickle"):
-        models.resolve(asked(copied))
+    with pytest.raises(WeightsError, match=r"diffusion_pytorch_model\.bin is rejected: a pickle"):
+        models.resolve(settings_of(copied))
 
 
-def test_a_pickle_beside_safetensors_is_not_touched(copied, folder):
+def test_a_pickle_beside_safetensors_is_ignored(copied, folder):
     (copied / "unet/diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     assert weights.sha256(copied) == weights.sha256(folder)
     DiffusionFiller(copied, QUICK, FP32)
 
 
-def test_a_folder_of_half_precision_files_alone_is_read_as_such(copied, folder):
+def test_a_folder_with_only_fp16_files_is_loaded(copied, folder):
     for part in ("unet", "vae", "text_encoder"):
         (tensors,) = (copied / part).glob("*.safetensors")
         tensors.rename(tensors.with_name(tensors.name.replace(".safetensors", ".fp16.safetensors")))
@@ -235,7 +236,7 @@ def test_a_folder_of_half_precision_files_alone_is_read_as_such(copied, folder):
     DiffusionFiller(copied, QUICK, FP32)
 
 
-def spoil(folder: Path, **changes: object) -> None:
+def change_index(folder: Path, **changes: object) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | changes))
 
@@ -243,25 +244,28 @@ def spoil(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"unet": ["my_unet", "MyUNet"]}, "would be a program of the folder's own"),
-        ({"../unet": ["diffusers", "UNet2DConditionModel"]}, "program of the folder's own"),
-        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "it is not there; copy it as well"),
+        ({"unet": ["my_unet", "MyUNet"]}, "any other could run code"),
+        ({"../unet": ["diffusers", "UNet2DConditionModel"]}, "any other could run code"),
+        (
+            {"text_encoder_2": ["transformers", "CLIPTextModel"]},
+            "the folder is missing; copy it as well",
+        ),
     ],
-    ids=["a class of its own", "a part outside", "a part that is missing"],
+    ids=["a custom class", "a component outside", "a missing component"],
 )
-def test_an_index_that_asks_for_something_else_is_refused(copied, changes, said):
-    spoil(copied, **changes)
+def test_an_index_with_unknown_components_is_rejected(copied, changes, said):
+    change_index(copied, **changes)
     with pytest.raises(WeightsError, match=said):
         check_folder(copied)
 
 
 def test_a_pipeline_that_cannot_inpaint_is_an_error(copied):
-    spoil(copied, _class_name="DDPMPipeline")
+    change_index(copied, _class_name="DDPMPipeline")
     with pytest.raises(WeightsError, match=r"DDPMPipeline.*cannot be loaded for inpainting"):
         DiffusionFiller(copied, QUICK, FP32)
 
 
-def test_an_index_that_is_no_index_is_an_error(copied):
+def test_an_index_of_another_form_is_an_error(copied):
     (copied / "model_index.json").write_text("[]")
     with pytest.raises(WeightsError, match="expected an object with _class_name"):
         check_folder(copied)
@@ -269,7 +273,7 @@ def test_an_index_that_is_no_index_is_an_error(copied):
 
 def test_a_folder_without_an_index_is_an_error(tmp_path):
     with pytest.raises(WeightsError, match=r"found no model_index\.json"):
-        models.resolve(asked(tmp_path))
+        models.resolve(settings_of(tmp_path))
 
 
 def test_a_damaged_weights_file_is_an_error(copied):
@@ -278,8 +282,8 @@ def test_a_damaged_weights_file_is_an_error(copied):
         DiffusionFiller(copied, QUICK, FP32)
 
 
-def test_the_judge_of_indecency_is_not_loaded_even_when_the_folder_names_it(copied, folder, paint):
-    spoil(copied, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+def test_the_safety_checker_is_not_loaded(copied, folder, paint):
+    change_index(copied, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     image, mask = noise(96, 130), MASKS["in the middle"]
     result = DiffusionFiller(copied, QUICK, FP32)(image, mask, "a screw", 7)
     assert np.array_equal(result, paint(image, mask, "a screw", 7))
@@ -288,13 +292,13 @@ def test_the_judge_of_indecency_is_not_loaded_even_when_the_folder_names_it(copi
 CARD = "---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n# A model\n"
 
 
-def test_the_folders_own_card_is_asked_for_its_licence(copied):
+def test_the_licence_is_read_from_the_folders_card(copied):
     assert stated_licence(copied) == ""
     (copied / "README.md").write_text(CARD)
     assert stated_licence(copied) == "flux-1-dev-non-commercial-license"
-    models.resolve(asked(copied), allow_noncommercial=True)
+    models.resolve(settings_of(copied), allow_noncommercial=True)
     with pytest.raises(WeightsError, match="flux-1-dev-non-commercial-license"):
-        models.resolve(asked(copied), allow_noncommercial=False)
+        models.resolve(settings_of(copied), allow_noncommercial=False)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An inpainter that remembers: the same pixels, asked once per image and hole."""
+"""The memo of inpainted holes: the same pixels, one call per image and hole."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ TELEA = OpenCvInpainter("telea")
 
 
 class Counted:
-    """Telea that counts how often it is asked."""
+    """Telea that counts its calls."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
-        self.asked += 1
+        self.calls += 1
         return TELEA(image_HW3, hole_HW)
 
 
@@ -35,7 +35,7 @@ def hole(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
-def test_it_gives_what_the_inpainter_gives_inside_the_hole_and_the_image_outside(seed):
+def test_the_result_is_the_inpainters_inside_the_hole_and_the_image_outside(seed):
     rng = np.random.default_rng(seed)
     image_HW3 = rng.integers(0, 256, (40, 56, 3), np.uint8)
     hole_HW = (rng.random((40, 56)) < 0.2) & hole(5, 5, 30, 30)
@@ -45,25 +45,25 @@ def test_it_gives_what_the_inpainter_gives_inside_the_hole_and_the_image_outside
         np.testing.assert_array_equal(fill(hole_HW), expected_HW3)
 
 
-def test_the_same_hole_is_filled_once_and_another_one_anew(image_HW3):
+def test_each_hole_is_inpainted_once(image_HW3):
     inpaint = Counted()
     fill = MemoInpainter(inpaint, image_HW3)
     for box in ((4, 4, 12, 12), (4, 4, 12, 12), (5, 4, 13, 12), (4, 4, 20, 8), (4, 4, 12, 12)):
         fill(hole(*box))
-    assert inpaint.asked == 3
+    assert inpaint.calls == 3
 
 
-def test_holes_of_one_box_and_other_pixels_are_told_apart(image_HW3):
+def test_different_holes_with_one_box_are_distinguished(image_HW3):
     ring_HW = hole(4, 4, 20, 20) & ~hole(8, 8, 12, 12)
     inpaint = Counted()
     fill = MemoInpainter(inpaint, image_HW3)
     fill(hole(4, 4, 20, 20))
     found_HW3 = fill(ring_HW)
-    assert inpaint.asked == 2
+    assert inpaint.calls == 2
     np.testing.assert_array_equal(found_HW3[8:12, 8:12], image_HW3[8:12, 8:12])
 
 
-def test_what_it_gives_may_be_written_to(image_HW3):
+def test_writing_to_a_result_does_not_change_the_memo(image_HW3):
     fill = MemoInpainter(TELEA, image_HW3)
     first_HW3 = fill(hole(4, 4, 12, 12))
     kept_HW3 = first_HW3.copy()

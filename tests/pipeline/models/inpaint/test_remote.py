@@ -1,7 +1,7 @@
-"""A server as inpainter, against a real HTTP server that speaks both programs' formats.
+"""A server as inpainter, tested on a real HTTP server that speaks the formats of both programs.
 
-The server here parses the form or the JSON, fills with OpenCV and answers as they do; its faults
-are those of servers. That the form is the real one is held against lama-cleaner's own text.
+The server here parses the form or the JSON, inpaints with OpenCV and answers as they do, with the
+faults of real servers. The fields of the form are compared with lama-cleaner's source.
 """
 
 import base64
@@ -35,7 +35,7 @@ APIS = ("lama_cleaner", "iopaint")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Both formats on one address. `faults` are answers to give first, one per request."""
+    """Both formats at one address. `faults` are given as the first answers, one per request."""
 
     server: "Server"
 
@@ -92,8 +92,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+        # The client gave up, as in the tests of timeouts.
         except OSError:
-            pass  # the other side gave up, as some tests want it
+            pass
 
     def log_message(self, *_: object) -> None:
         pass
@@ -128,7 +129,7 @@ def server(monkeypatch) -> Iterator[Server]:
 
 
 def filled(image: bytes, mask: bytes) -> bytes:
-    """What a server does: decode, threshold at 127, fill, encode."""
+    """What a server does: decode, threshold at 127, inpaint, encode."""
     image_HW3 = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     mask_HW = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
     mask_HW = cv2.threshold(mask_HW, 127, 255, cv2.THRESH_BINARY)[1]
@@ -140,7 +141,7 @@ def png(image_HW3: np.ndarray, kind: str = ".png") -> bytes:
 
 
 def lama_cleaner_fields() -> dict[str, str]:
-    """Form field -> key of its settings, from the text of lama-cleaner's server."""
+    """Form field -> key of its settings, from the source of lama-cleaner's server."""
     spec = importlib.util.find_spec("lama_cleaner")
     assert spec is not None
     assert spec.origin is not None
@@ -150,7 +151,7 @@ def lama_cleaner_fields() -> dict[str, str]:
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    """A coloured gradient, so that exchanged channels would show, with a hole off the middle."""
+    """A coloured gradient, which would reveal swapped channels, with a hole off the centre."""
     yy, xx = np.mgrid[:190, :260]
     image_HW3 = np.stack([xx * 0.9, 200 - yy, 40 + 0 * xx], 2).astype(np.uint8)
     hole_HW = np.zeros((190, 260), np.bool_)
@@ -159,7 +160,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_a_server_gives_the_pixels_that_its_model_gives_here(server, api):
+def test_a_server_gives_the_same_pixels_as_its_model_here(server, api):
     image, hole = scene()
     result = RemoteInpainter(server.settings(api))(image, hole)
     assert np.array_equal(result, OpenCvInpainter("telea")(image, hole))
@@ -167,14 +168,14 @@ def test_a_server_gives_the_pixels_that_its_model_gives_here(server, api):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_an_empty_hole_asks_nobody(server, api):
+def test_an_empty_hole_sends_no_request(server, api):
     image, hole = scene()
     inpaint = RemoteInpainter(server.settings(api))
     assert np.array_equal(inpaint(image, np.zeros_like(hole)), image)
     assert server.requests == 0
 
 
-def test_the_form_has_every_field_that_lama_cleaner_reads_and_all_are_valid():
+def test_the_form_has_every_field_of_lama_cleaner():
     from lama_cleaner.schema import Config
 
     fields = lama_cleaner_fields()
@@ -184,12 +185,13 @@ def test_the_form_has_every_field_that_lama_cleaner_reads_and_all_are_valid():
     config = Config(**given)
     assert config.hd_strategy == "Original"
     unsent = Config.model_fields.keys() - given.keys()
-    assert unsent == {"paint_by_example_example_image"}  # a file, and optional
+    # An optional file.
+    assert unsent == {"paint_by_example_example_image"}
 
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("faults", [["drop"], ["drop", "drop"], [503], ["drop", 502, 504]])
-def test_a_fault_of_the_connection_is_tried_again(server, api, faults):
+def test_connection_errors_are_retried(server, api, faults):
     image, hole = scene()
     server.faults = list(faults)
     result = RemoteInpainter(server.settings(api))(image, hole)
@@ -197,48 +199,48 @@ def test_a_fault_of_the_connection_is_tried_again(server, api, faults):
     assert server.requests == len(faults) + 1
 
 
-def test_a_server_that_never_holds_the_line_is_an_error(server):
+def test_a_connection_that_keeps_breaking_is_an_error(server):
     inpaint = RemoteInpainter(server.settings())
     server.faults = ["drop"] * 10
     with pytest.raises(RemoteError, match=r"/inpaint: .*\(4 tries\); start the server") as error:
         inpaint(*scene())
-    assert error.value.passing
+    assert error.value.transient
     assert server.requests == remote.TRIES
 
 
 WRONG = {
     "status": (500, "expected status 200, got 500: <html>CUDA out of memory</html>"),
     "redirect": (302, "expected status 200, got 302"),
-    "no picture": (b"<html>hello</html>", "expected a PNG picture of 128x128 px, got b'<html>"),
+    "no image": (b"<html>hello</html>", "expected a PNG image of 128x128 px, got b'<html>"),
     "another size": (png(np.zeros((64, 128, 3), np.uint8)), "got one of 128x64"),
-    "another format": (png(np.zeros((128, 128, 3), np.uint8), ".jpg"), "expected a PNG picture"),
-    "cut short": (png(scene()[0][:128, :128])[:-200], "expected a PNG picture"),
+    "another format": (png(np.zeros((128, 128, 3), np.uint8), ".jpg"), "expected a PNG image"),
+    "cut short": (png(scene()[0][:128, :128])[:-200], "expected a PNG image"),
     "far too long": (b"\0" * (3 << 20), "expected at most 1245184 bytes, got more"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_answer_is_an_error_and_is_asked_for_once(server, wrong):
+def test_a_wrong_answer_is_an_error_without_retry(server, wrong):
     answer, said = WRONG[wrong]
     inpaint = RemoteInpainter(server.settings())
     server.faults = [answer]
     with pytest.raises(RemoteError, match=said) as error:
         inpaint(*scene())
     assert server.requests == 1
-    assert error.value.passing is (wrong == "status")
+    assert error.value.transient is (wrong == "status")
 
 
-def test_a_picture_that_would_unpack_to_gigabytes_is_refused_by_its_head(server):
-    """30 000 px a side from a few bytes: only the size that it states is looked at."""
+def test_a_decompression_bomb_is_rejected_by_its_header(server):
+    """A few bytes that state a size of 30 000 x 30 000 px; no pixel is decoded."""
     huge = bytearray(png(np.zeros((8, 8, 3), np.uint8)))
     huge[16:24] = (30000).to_bytes(4, "big") * 2
     inpaint = RemoteInpainter(server.settings())
     server.faults = [bytes(huge)]
-    with pytest.raises(RemoteError, match="expected a PNG picture of 128x128 px"):
+    with pytest.raises(RemoteError, match="expected a PNG image of 128x128 px"):
         inpaint(*scene())
 
 
-def test_a_server_that_takes_too_long_is_not_asked_again(server):
+def test_a_timeout_is_not_retried(server):
     inpaint = RemoteInpainter(server.settings(timeout=0.3))
     server.faults = [1.5]
     with pytest.raises(
@@ -248,16 +250,16 @@ def test_a_server_that_takes_too_long_is_not_asked_again(server):
     assert server.requests == 1
 
 
-def test_nobody_there_is_an_error_at_once(server):
+def test_an_absent_server_is_an_error(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(RemoteError, match="start the server"):
-        models.resolve(asked(InpaintBackend(backend="remote", url=url)))
+        models.resolve(settings_of(InpaintBackend(backend="remote", url=url)))
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_a_server_of_the_other_kind_is_told_apart(server, api):
+def test_a_server_of_the_other_program_is_an_error(server, api):
     class Other(Handler):
         def do_GET(self) -> None:
             self.answer(200, b'{"name": ["no", "name"]}')
@@ -267,7 +269,7 @@ def test_a_server_of_the_other_kind_is_told_apart(server, api):
         RemoteInpainter(server.settings(api))
 
 
-def test_no_proxy_stands_between_this_machine_and_itself(server, monkeypatch):
+def test_no_proxy_is_used_for_loopback(server, monkeypatch):
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     image, hole = scene()
@@ -282,18 +284,18 @@ def test_no_proxy_stands_between_this_machine_and_itself(server, monkeypatch):
         ("http://localhost.example.org", False),
     ],
 )  # fmt: skip
-def test_which_addresses_are_this_machine(url, here):
+def test_which_addresses_are_loopback(url, here):
     assert is_loopback(url) is here
 
 
-def asked(backend: InpaintBackend) -> ModelSettings:
+def settings_of(backend: InpaintBackend) -> ModelSettings:
     return ModelSettings(inpaint=backend)
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_the_lineage_names_the_servers_model_and_not_its_address(server, api):
+def test_the_lineage_has_the_model_of_the_server_and_no_address(server, api):
     server.model = "runwayml/stable-diffusion-inpainting"
-    settings = asked(server.settings(api))
+    settings = settings_of(server.settings(api))
     files = models.resolve(settings)
     key = f"inpaint/remote:{api}:runwayml/stable-diffusion-inpainting"
     assert files.digests()[key] == "none"
@@ -303,32 +305,32 @@ def test_the_lineage_names_the_servers_model_and_not_its_address(server, api):
     assert np.array_equal(loaded.inpaint(image, hole), OpenCvInpainter("telea")(image, hole))
 
 
-def test_a_server_that_changed_its_model_since_the_plan_is_an_error(server):
-    settings = asked(server.settings())
+def test_a_server_with_another_model_than_planned_is_an_error(server):
+    settings = settings_of(server.settings())
     files = models.resolve(settings)
     server.model = "mat"
     with pytest.raises(RemoteError, match=r"now holds the model 'mat'.*planned with 'lama'"):
         models.load(settings, ProposalSettings(points=63), files)
 
 
-def test_remote_without_an_address_is_a_users_mistake():
+def test_remote_without_an_address_is_a_user_error():
     with pytest.raises(UserError, match=r"models\.inpaint\.url is not set"):
-        models.resolve(asked(InpaintBackend(backend="remote")))
+        models.resolve(settings_of(InpaintBackend(backend="remote")))
 
 
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8080", "ftp://a", "http://user:word@host", "http://a b"]
 )
-def test_an_address_that_is_none_is_refused(url):
+def test_an_invalid_address_is_rejected(url):
     with pytest.raises(ValidationError, match="url"):
         InpaintBackend(backend="remote", url=url)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_a_picture_survives_the_way_there_and_back(height, width, seed):
+def test_an_image_survives_the_round_trip(height, width, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     there = remote._png(image[..., ::-1])
-    assert np.array_equal(remote._picture(there, (height, width), "there"), image)
+    assert np.array_equal(remote._decoded(there, (height, width), "there"), image)
 
 
 def test_only_the_window_around_the_hole_is_sent(server):

@@ -1,4 +1,4 @@
-"""The bundled LaMa: big-lama's signature, nothing outside the hole, the same pixels every time."""
+"""The bundled LaMa: big-lama's signature, no change outside the hole, deterministic."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from pipeline.models.inpaint.lama import TorchScriptLama
 from pipeline.models.inpaint.lama_cleaner import LamaCleanerInpainter
 from pipeline.models.weights import store as weights
 from pretraining.data.examples import held_out
-from pretraining.inpainting.evaluation import painted, psnr
+from pretraining.inpainting.evaluation import inpainted, psnr
 from pretraining.inpainting.holes import as_set, removal_pair
 from pretraining.inpainting.network import SmallLama
 
@@ -34,10 +34,10 @@ def model(path):
 
 
 def gradient(height: int = 128, width: int = 160) -> np.ndarray:
-    """A smooth ground that runs from dark to light and from green to red."""
+    """A smooth background, from dark to light and from green to red."""
     yy, xx = np.mgrid[:height, :width]
-    ground = np.stack([60 + xx * 0.8, 160 - yy * 0.7, 90 + 0 * xx], 2)
-    return ground.astype(np.uint8)
+    background = np.stack([60 + xx * 0.8, 160 - yy * 0.7, 90 + 0 * xx], 2)
+    return background.astype(np.uint8)
 
 
 def round_hole(height: int = 128, width: int = 160, radius: int = 18) -> np.ndarray:
@@ -45,7 +45,7 @@ def round_hole(height: int = 128, width: int = 160, radius: int = 18) -> np.ndar
     return cv2.circle(canvas, (width // 2, height // 2), radius, 1, -1).astype(np.bool_)
 
 
-def test_the_budget_holds():
+def test_the_network_has_at_most_four_million_parameters():
     assert sum(p.numel() for p in SmallLama().parameters()) <= 4_000_000
 
 
@@ -63,9 +63,8 @@ def test_it_has_the_signature_of_the_official_file(model, size, dtype):
 
 
 @pytest.mark.parametrize("size", [(256, 256), (192, 320)])
-def test_the_file_and_the_source_code_give_the_same_picture(model, size):
-    """The file holds the network of `pretraining.inpainting.network`: its weights fit, answers
-    agree."""
+def test_the_file_and_the_source_code_give_the_same_image(model, size):
+    """The file holds the network of `pretraining.inpainting.network`."""
     source = SmallLama().eval()
     source.load_state_dict(model.state_dict())
     image, mask = torch.rand(1, 3, *size), torch.zeros(1, 1, *size)
@@ -75,7 +74,7 @@ def test_the_file_and_the_source_code_give_the_same_picture(model, size):
 
 
 @pytest.mark.parametrize("fill", ["telea", "ns", "lama"])
-def test_a_hole_in_a_smooth_ground_is_filled_with_ground(path, fill):
+def test_a_hole_in_a_smooth_background_is_filled_with_background(path, fill):
     image, hole = gradient(), round_hole()
     inpaint = TorchScriptLama(path, FP32) if fill == "lama" else OpenCvInpainter(fill)
     damaged = np.where(hole[..., None], 0, image).astype(np.uint8)
@@ -85,18 +84,19 @@ def test_a_hole_in_a_smooth_ground_is_filled_with_ground(path, fill):
 
 
 def test_it_removes_objects_better_than_telea(path):
-    """On rendered products and clutter that nothing was trained on; the card has more of them."""
+    """On rendered products and clutter that were not used in training; the card has more
+    numbers."""
     lama, telea = TorchScriptLama(path, FP32), OpenCvInpainter("telea")
     rng, gains = np.random.default_rng(0), []
     for scenes in (as_set(held_out(6, share)) for share in (1.0, 0.0)):
         for index in np.flatnonzero(scenes["removed"]):
             pair = removal_pair(scenes, int(index), rng)
-            gains.append(psnr(painted(lama, pair), pair) - psnr(painted(telea, pair), pair))
+            gains.append(psnr(inpainted(lama, pair), pair) - psnr(inpainted(telea, pair), pair))
     assert len(gains) >= 8
     assert np.mean(gains) > 0
 
 
-def test_the_first_call_and_every_later_one_agree_in_any_thread(path):
+def test_all_calls_agree_in_any_thread(path):
     from concurrent.futures import ThreadPoolExecutor
 
     torch.set_num_threads(1)
@@ -109,7 +109,7 @@ def test_the_first_call_and_every_later_one_agree_in_any_thread(path):
 
 
 def test_lama_cleaner_gives_the_same_pixels_from_the_same_file(path):
-    """It cuts decimals off where we round, so one grey level may lie between."""
+    """It truncates where we round, which makes at most one grey level of difference."""
     image, hole = gradient(), round_hole()
     ours = TorchScriptLama(path, FP32)(image, hole).astype(int)
     theirs = LamaCleanerInpainter(path, FP32)(image, hole).astype(int)
@@ -117,7 +117,7 @@ def test_lama_cleaner_gives_the_same_pixels_from_the_same_file(path):
     assert np.array_equal(theirs[~hole], image[~hole])
 
 
-def test_a_file_that_lama_cleaner_cannot_load_is_an_error_and_stays_there(tmp_path):
+def test_lama_cleaner_does_not_delete_a_file_that_it_cannot_load(tmp_path):
     broken = tmp_path / "big-lama.pt"
     broken.write_bytes(b"no model")
     with pytest.raises(WeightsError, match="cannot load"):

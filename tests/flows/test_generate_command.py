@@ -1,0 +1,154 @@
+"""`anomalysmith generate`: what it generates and prints, how it ends, and how it continues.
+
+Runs go through `main()` in this process, so the models are loaded once; what needs a process of
+its own (an import that must not happen, a kill) gets one.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any, NoReturn
+
+from small_photos import FAST
+
+from flows import reference
+
+
+def test_generate_reports_what_the_contract_says(finished):
+    promised = {
+        "category", "version_dir", "digest", "images", "accepted", "rejected", "by_kind",
+        "seconds", "cached",
+    }  # fmt: skip
+    assert promised <= finished.keys()
+    assert promised <= finished["categories"][0].keys()
+    assert finished["category"] == "parts"
+    assert finished["images"] == 3
+    assert finished["accepted"] == sum(finished["by_kind"].values()) > 0
+    assert not finished["cached"]
+
+
+def test_a_second_run_is_served_from_the_cache_and_imports_no_torch(finished):
+    probe = (
+        "import json, sys\nfrom flows.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'rembg', 'onnxruntime', 'h5py', 'pyarrow', 'prefect'}\n"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *map(str, finished["words"]), "--json"],
+        capture_output=True, text=True, cwd=reference.PAGE.parent.parent, check=True,
+    )  # fmt: skip
+    answer, imported = map(json.loads, done.stdout.splitlines())
+    assert answer["cached"]
+    assert answer["digest"] == finished["digest"]
+    assert imported == []
+
+
+def test_two_workers_make_the_same_dataset(anomalysmith, finished, parts, tmp_path):
+    run = anomalysmith(
+        "generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST, "--workers", 2,
+        "--json",
+    )  # fmt: skip
+    assert run.code == 0
+    assert run.json["digest"] == finished["digest"]
+    assert not run.json["cached"]
+
+
+def test_another_seed_makes_another_dataset(anomalysmith, finished, parts, tmp_path):
+    run = anomalysmith(
+        "generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST, "--seed", 1, "--json"
+    )
+    assert run.json["digest"] != finished["digest"]
+
+
+def test_generate_needs_no_network(anomalysmith, parts, tmp_path, monkeypatch):
+    def block(*_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("the network was used")
+
+    for name in ("connect", "connect_ex", "bind", "sendto"):
+        monkeypatch.setattr(socket.socket, name, block)
+    monkeypatch.setattr(socket, "getaddrinfo", block)
+    run = anomalysmith(
+        "generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST, "--limit", 1
+    )
+    assert run.code == 0, run.err
+
+
+def test_a_killed_run_leaves_nothing_half_and_goes_on(anomalysmith, finished, parts, tmp_path):
+    words = ["generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *map(str, words), "--workers", "1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=reference.PAGE.parent.parent,
+    )  # fmt: skip
+    samples = tmp_path / ".cache" / "samples"
+    deadline = time.monotonic() + 120
+    while program.poll() is None and not list(samples.rglob("*.npz")):
+        assert time.monotonic() < deadline, "the run did not start"
+        time.sleep(0.02)
+    os.kill(program.pid, signal.SIGKILL)
+    program.wait()
+    visible = [path for path in tmp_path.glob("parts/*") if not path.name.startswith(".")]
+    assert all((path / "index.json").is_file() for path in visible)
+    run = anomalysmith(*words, "--json")
+    assert run.json["digest"] == finished["digest"]
+    assert anomalysmith("verify", run.json["version_dir"]).code == 0
+
+
+def test_an_interrupt_keeps_what_is_finished(anomalysmith, parts, tmp_path, monkeypatch):
+    from flows.commands.progress_bars import ImageBar
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageBar, "image_done", interrupt)
+    run = anomalysmith("generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST)
+    assert run.code == 130
+    assert "continues" in run.err
+    assert not (tmp_path / "parts").exists()
+    assert list((tmp_path / ".cache" / "samples").rglob("*.npz"))
+
+
+def test_a_bad_file_is_named_and_the_exit_code_is_3(anomalysmith, parts, tmp_path):
+    folder = shutil.copytree(parts, tmp_path / "with_bad")
+    whole = (folder / "000.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    words = ("generate", "--source", f"folder:{folder}", "--store", tmp_path / "s", *FAST, "--json")
+    first = anomalysmith(*words)
+    assert first.code == 3
+    assert first.json["images"] == 3
+    assert [failure["name"] for failure in first.json["failures"]] == ["cut.png"]
+    assert "cut.png" in first.err
+    again = anomalysmith(*words)
+    assert again.code == 3
+    assert again.json["cached"]
+
+
+def test_a_category_that_fails_does_not_stop_the_others(anomalysmith, parts, tmp_path):
+    (tmp_path / "m.yaml").write_text(
+        "image_size: 128\nmodels: {inpaint: {backend: telea}}\nedits: {per_image: 1}\n"
+        f"store: {tmp_path}/store\n"
+        "categories:\n"
+        f"  absent: {{source: folder, path: {tmp_path}/nowhere}}\n"
+        f"  parts: {{source: folder, path: {parts}}}\n"
+    )
+    run = anomalysmith("generate", "--manifest", tmp_path / "m.yaml", "--limit", 1, "--json")
+    assert run.code == 2
+    absent, made = run.json["categories"]
+    assert "nowhere" in absent["error"]
+    assert made["images"] == 1
+    assert "Traceback" not in run.err
+
+
+def test_a_dry_run_touches_nothing(anomalysmith, parts, tmp_path):
+    words = ("generate", "--source", f"folder:{parts}", "--store", tmp_path / "s", *FAST)
+    run = anomalysmith(*words, "--dry-run", "--json")
+    assert run.code == 0
+    assert (run.json["images"], run.json["cached"], run.json["samples_wanted"]) == (3, 0, 6)
+    assert run.json["models"]["inpaint"]["backend"] == "telea"
+    assert not (tmp_path / "s").exists()
+    assert "would read 3 good images" in anomalysmith(*words, "--dry-run").out
