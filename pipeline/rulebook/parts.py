@@ -62,12 +62,6 @@ class ProductFrame:
         moved = np.asarray(points_N2, np.float64).reshape(-1, 2) - (self.x, self.y)
         return moved @ np.array([[c, -s], [s, c]]) / self.size
 
-    def outward(self, points_N2: np.ndarray) -> np.ndarray:
-        """The inverse of `inward`."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        points = np.asarray(points_N2, np.float64).reshape(-1, 2) * self.size
-        return points @ np.array([[c, s], [-s, c]]) + (self.x, self.y)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:

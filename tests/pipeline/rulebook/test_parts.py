@@ -27,8 +27,11 @@ def test_a_pile_is_replaced_by_the_parts_that_fill_it() -> None:
 def test_the_frame_undoes_shift_and_rotation() -> None:
     frame = ProductFrame(40.0, 60.0, 0.2, 50.0)
     points = np.array([[40.0, 60.0], [10.0, 90.0], [70.5, 3.25]])
-    assert np.allclose(frame.outward(frame.inward(points)), points)
-    assert np.allclose(frame.inward(points)[0], 0)
+    # The product turned, scaled and shifted by hand.
+    turn = np.array([[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]])
+    inside = frame.inward(points)
+    assert np.allclose(50.0 * inside @ turn.T + (40.0, 60.0), points)
+    assert np.allclose(inside[0], 0)
     mask_HW = np.zeros((128, 128), np.bool_)
     mask_HW[30:90, 20:110] = True
     box = frame_of(ForegroundMask(mask_HW))
