@@ -71,7 +71,7 @@ class Side:
         if image.role == "real":
             return True
         if not self.synthetic:
-            self.left_out["synthetic test data, not requested"] += 1
+            self.left_out["synthetic test data, not asked for"] += 1
         elif image.role == "edited" and image.split == "train" and not self.all_samples:
             self.left_out["made from training images"] += 1
         else:

@@ -254,7 +254,7 @@ def test_real_defects_stay_apart_from_synthetic_kinds(tmp_path):
     report = export(version, "anomalib", tmp_path / "real", REAL)
     names = {path.name for path in (tmp_path / "real" / "abnormal").iterdir()}
     assert names == {"real_missing-test_bad_001.png", "scratch-test_bad_002.png"}
-    assert report.left_out["synthetic test data, not requested"] == 1 + 5 * 3
+    assert report.left_out["synthetic test data, not asked for"] == 1 + 5 * 3
     export(version, "coco", tmp_path / "coco")
     labels = json.loads((tmp_path / "coco" / "annotations" / "instances_test.json").read_text())
     named_ids = {row["id"]: row["name"] for row in labels["categories"]}
