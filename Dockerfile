@@ -40,7 +40,11 @@ RUN useradd --create-home --uid 1000 smith
 WORKDIR /app
 COPY . .
 # `make` is told that the packages are there. The program belongs to root, what it makes to its user.
-RUN make --touch locked && make install \
+# The default model files go where this user's programs look for them; the second `pull` fetches
+# nothing, but fails the build where the first one had no success.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    export ANOMALYSMITH_WEIGHTS=/home/smith/.cache/anomalysmith/weights \
+    && make --touch locked && make install && "$VENV/bin/anomalysmith" weights pull \
     && install --directory --owner=smith /app/out /data /home/smith/.prefect
 ENV PATH=/opt/venv/bin:$PATH \
     DO_NOT_TRACK=1 \

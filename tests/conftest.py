@@ -1,4 +1,4 @@
-"""What every test gets: one thread, no network, no telemetry, and a home of its own for Prefect.
+"""What every test gets: one thread, no network, no telemetry, an empty user cache, its own Prefect.
 
 The environment is set at import, before any library that reads it, and is inherited by the
 programs that tests start. Nothing heavy is imported here, so a small test stays quick.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 from hypothesis import settings
 from network_guard import NetworkBlocked
@@ -26,9 +27,16 @@ LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
 PREFECT_HOME = tempfile.mkdtemp(prefix="anomalysmith-prefect-")
 atexit.register(shutil.rmtree, PREFECT_HOME, ignore_errors=True)
 
+# The suite gives the same results whether official weights were pulled or not: it finds none. Tests
+# on the official files ask for `pulled`.
+PULLED = Path(platformdirs.user_cache_dir("anomalysmith")) / "weights"
+CACHE = tempfile.mkdtemp(prefix="anomalysmith-cache-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in THREADS} | {
     "OPENCV_FOR_THREADS_NUM": "1",
+    "XDG_CACHE_HOME": CACHE,
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -129,6 +137,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}: set ANOMALYSMITH_SHARED to run the tests on real photographs")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pulled() -> Callable[[str], Path]:
+    """The official file of an entry in the user's own weights folder; skips where it is absent."""
+    from pipeline.models.weights import store
+
+    def find(name: str) -> Path:
+        path = PULLED / store.entry(name).file
+        if not path.is_file():
+            pytest.skip(f"no {path.name}: run `anomalysmith weights pull {name}`")
+        store.check(name, path)
+        return path
+
+    return find
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,7 +28,7 @@ class LimitedEncoder(torch.nn.Module):
     def forward(
         self, points: tuple[torch.Tensor, torch.Tensor], boxes: None, masks: None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(points[0]) > self.room:
+        if len(boxes if points is None else points[0]) > self.room:
             self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
         return self.encoder(points, boxes, masks)

@@ -20,7 +20,8 @@ from benchmarks.generation.rows import Claim, in_turn, seconds_of
 from pipeline.models import device as devices
 from pipeline.models.build import QUALITY, with_quality
 from pipeline.models.foreground import U2NetForeground
-from pipeline.models.proposals import SamProposals, largest_component
+from pipeline.models.mask_filter import largest_component
+from pipeline.models.proposals import SamProposals
 from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.build import small_sam
 from pipeline.models.weights import store as weights

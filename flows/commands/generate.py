@@ -92,8 +92,8 @@ def generate_command(
         str | None,
         typer.Option(
             metavar="BACKEND",
-            help="Inpainting backend: auto, lama, lama_cleaner, small_lama, telea, ns or remote "
-            "(a server that the manifest names).",
+            help="Inpainting backend: auto, lama, candidates, patchmatch, small_lama, "
+            "lama_cleaner, telea, ns or remote (a server that the manifest names).",
         ),
     ] = None,
     dry_run: Annotated[

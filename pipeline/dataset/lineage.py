@@ -26,7 +26,11 @@ def image_record(result: ImageResult) -> dict[str, Any]:
         "name": result.name,
         "digest": result.digest,
         "split": result.split,
-        "foreground": {"peak": float(foreground.peak), "fallback": foreground.fallback},
+        "foreground": {
+            "peak": float(foreground.peak),
+            "fallback": foreground.fallback,
+            "backend": foreground.backend,
+        },
         "relaxed": list(result.proposals.relaxed),
         "proposals": len(result.proposals),
         "attempts": len(attempts),

@@ -4,17 +4,27 @@ Outside the change mask a sample is byte-identical to its source. This is checke
 because some inpainters (diffusion models) alter every pixel.
 """
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
 from pipeline.edits.registry import edit_kind
 from pipeline.errors import RecordError
+from pipeline.models.inpaint.candidates import FillChoice
 from pipeline.records import Edit, Sample
+
+# Parameter of an applied edit: which inpainter filled each of its holes, in order, where there were
+# candidates. An edit that has it is applied with the same choice again.
+FILLS = "fills"
 
 
 def apply(edit: Edit, context: ImageContext) -> Sample:
     """The sample that results from the edit. Deterministic: same edit and image, same pixels.
+
+    The sample's edit also records which candidate filled its holes (`fills`).
 
     RecordError when the edit needs a donor or a filler that the context does not have, or for an
     unknown kind.
@@ -25,13 +35,51 @@ def apply(edit: Edit, context: ImageContext) -> Sample:
     object_HW = change_HW.copy()
     # One edit, or for a composite kind two whose regions share no pixel. Each starts from the
     # unedited image and writes only its own change mask into `pixels_HW3`.
+    applied = []
     for part in edit.parts:
-        canvas = Canvas(image_HW3, part, context.proposals.masks_NHW, context.inpaint)
+        inpaint = _Inpaint(context, part)
+        canvas = Canvas(image_HW3, part, context.proposals.masks_NHW, inpaint)
         object_HW |= edit_kind(part.kind).apply(canvas, part, context)
         change_HW |= canvas.finish(pixels_HW3)
+        applied.append(_with_fills(part, inpaint.fills))
+    if "edits" in edit.parameters:
+        both = {"edits": [part.to_json() for part in applied]}
+        edit = replace(edit, parameters={**edit.parameters, **both})
+    else:
+        edit = applied[0]
     sample = Sample(edit, pixels_HW3, change_HW, object_HW)
     assert_paste_back(sample, image_HW3)
     return sample
+
+
+def as_planned(edit: Edit) -> Edit:
+    """The edit of a sample without what applying it added: as `plan` returned it."""
+    parameters = {name: value for name, value in edit.parameters.items() if name != FILLS}
+    if "edits" in parameters:
+        parameters["edits"] = [as_planned(part).to_json() for part in edit.parts]
+    return replace(edit, parameters=parameters)
+
+
+class _Inpaint:
+    """The context's inpainter during one edit: repeats the edit's recorded choices, or records."""
+
+    def __init__(self, context: ImageContext, edit: Edit) -> None:
+        self._memo = context.inpaint
+        self._recorded = [FillChoice.from_json(fill) for fill in edit.parameters.get(FILLS, ())]
+        # One per call, in order: an applied edit asks for the same holes in the same order.
+        self.fills: list[dict[str, Any]] = []
+
+    def __call__(self, hole_HW: np.ndarray) -> np.ndarray:
+        number = len(self.fills)
+        recorded = self._recorded[number] if number < len(self._recorded) else None
+        filled_HW3, choice = self._memo(hole_HW, recorded)
+        if choice is not None:
+            self.fills.append(choice.to_json())
+        return filled_HW3
+
+
+def _with_fills(edit: Edit, fills: list[dict[str, Any]]) -> Edit:
+    return replace(edit, parameters={**edit.parameters, FILLS: fills}) if fills else edit
 
 
 def assert_paste_back(sample: Sample, image_HW3: np.ndarray) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from pipeline.edits.appearance import (
@@ -27,19 +26,20 @@ from pipeline.edits.appearance import (
 )
 from pipeline.edits.compositing.cutout import Cutout, cut_out
 from pipeline.edits.donors import NO_DONORS, DonorRef, Donors
+from pipeline.edits.fill_sources import lies_on_product, not_background
 from pipeline.errors import RecordError
 from pipeline.imaging.masks import MaskCrop, disjoint
 from pipeline.models.inpaint.base import Filler, FillMode, Inpainter
 from pipeline.models.inpaint.memo import MemoInpainter
-from pipeline.records import Edit, ObjectProposals, expect_image
+from pipeline.part_kinds.kinds import PartKinds
+from pipeline.records import Edit, ObjectProposals, bounding_box, expect_image
 
 Answer = TypeVar("Answer")
 
-# Width in pixels of the ring around an object that decides on which background it lies.
-RING = 5
 
-
-def _no_inpainter(image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+def _no_inpainter(
+    image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
+) -> np.ndarray:
     raise RecordError("this edit needs an inpainter, and the context has none; pass one to it")
 
 
@@ -48,7 +48,8 @@ class ImageContext:
     """One image (H, W, 3) uint8 RGB with its proposals; not to be shared between threads.
 
     `inpainter` fills holes, `fill` generates from a prompt (None without a diffusion model), and
-    `donors` hold objects of other images. Planning alone needs none of them. RecordError when image
+    `donors` hold objects of other images, and `part_kinds` tell equal parts from different ones.
+    Planning alone needs none of them. RecordError when image
     and foreground differ in size.
     """
 
@@ -57,10 +58,12 @@ class ImageContext:
     inpainter: Inpainter = _no_inpainter
     fill: Filler | None = None
     donors: Donors = NO_DONORS
+    # None where nothing recurs, or where nobody studied the category.
+    part_kinds: PartKinds | None = None
     # Mask crops and areas (pixels) of the objects, in the order of the proposals.
     crops: list[MaskCrop] = field(init=False)
     areas_N: np.ndarray = field(init=False)
-    # (hole_HW bool) -> image_HW3: the inpainter with a memo, so each hole is filled only once.
+    # (hole_HW bool) -> image_HW3, and which candidate filled it: each hole is filled only once.
     inpaint: MemoInpainter = field(init=False)
     _cache: dict[tuple[Any, ...], Any] = field(init=False, default_factory=dict)
 
@@ -73,7 +76,7 @@ class ImageContext:
             )
         self.crops = [MaskCrop.of(mask_HW) for mask_HW in self.proposals.masks_NHW]
         self.areas_N = np.array([crop.area for crop in self.crops], np.int64)
-        self.inpaint = MemoInpainter(self.inpainter, self.image_HW3)
+        self.inpaint = MemoInpainter(self.inpainter, self.image_HW3, self.not_background)
 
     @property
     def size_HW(self) -> tuple[int, int]:
@@ -91,13 +94,21 @@ class ImageContext:
         answer: Answer = self._cache[key]
         return answer
 
+    def is_whole(self, index: int) -> bool:
+        """True for a whole part: neither a piece of another object nor the product itself."""
+        return bool(self.proposals.whole_N[index])
+
+    def is_product(self, index: int) -> bool:
+        """True for the object that is the product itself."""
+        return bool(self.proposals.product_N[index])
+
     def movable(self) -> list[int]:
         """Objects inside the image's edges; moving a truncated one would show its cut edge."""
         return [i for i, crop in enumerate(self.crops) if crop.inside_frame(self.size_HW)]
 
     def objects_HW(self) -> np.ndarray:
-        """The union of all objects, (H, W) bool; do not modify it."""
-        return self.cached(lambda: self.union(range(len(self))), "objects")
+        """The union of all objects on the product, (H, W) bool; do not modify it."""
+        return self.cached(lambda: self.union(~self.proposals.product_N), "objects")
 
     def union(self, objects: Sequence[int] | np.ndarray) -> np.ndarray:
         """The union of some objects, (H, W) bool; `objects` are indices, or a bool array (N,)."""
@@ -113,15 +124,20 @@ class ImageContext:
 
     def _background_of(self, target: int) -> np.ndarray:
         mask_HW, foreground_HW = self.proposals.masks_NHW[target], self.proposals.foreground_HW
-        x0, y0, x1, y1 = self.crops[target].box_4
-        # Dilate inside a window around the object only.
-        near = np.s_[max(0, y0 - RING) : y1 + RING, max(0, x0 - RING) : x1 + RING]
-        kernel = np.ones((2 * RING + 1, 2 * RING + 1), np.uint8)
-        inside_hw = mask_HW[near]
-        ring_hw = cv2.dilate(inside_hw.astype(np.uint8), kernel).astype(np.bool_) & ~inside_hw
-        # Without a ring (the object fills the window) it counts as lying on the product.
-        on_product = foreground_HW[near][ring_hw].mean() >= 0.5 if ring_hw.any() else True
+        on_product = lies_on_product(mask_HW, self.crops[target].box_4, foreground_HW)
         return (foreground_HW if on_product else ~foreground_HW) | mask_HW
+
+    def not_background(self, hole_HW: np.ndarray) -> np.ndarray:
+        """What an inpainter must not copy into a hole, (H, W) bool; see `fill_sources`.
+
+        It depends on the hole alone and not on the edit: a hole is filled once for all edits.
+        """
+        return not_background(
+            hole_HW,
+            bounding_box(hole_HW),
+            self.proposals.foreground_HW,
+            list(self.proposals.masks_NHW),
+        )
 
     def overlap_with_others(self, crop: MaskCrop, targets: tuple[int, ...], reach: float) -> float:
         """Share of an outline that overlaps other objects of at most `reach` pixels in area.

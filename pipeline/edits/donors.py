@@ -88,6 +88,10 @@ class Donors:
             )
         return image_HW3, proposals.masks_NHW[ref.proposal]
 
+    def proposals_of(self, name: str) -> ObjectProposals:
+        """All objects of a donor image, which must be among `objects`."""
+        return self._load(name)[1]
+
     def size_HW(self, ref: DonorRef) -> tuple[int, int]:
         """Height and width of a donor's image."""
         height, width = self.image_and_mask(ref)[1].shape

@@ -5,6 +5,7 @@ import numpy as np
 
 from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.context import ImageContext
+from pipeline.edits.part_identity import worth_editing
 from pipeline.imaging.masks import MaskCrop
 
 # Random destinations that are tried before an edit is abandoned.
@@ -34,5 +35,5 @@ def fits(
 
 
 def shuffled(context: ImageContext, rng: np.random.Generator) -> list[int]:
-    """The movable objects (indices) in random order."""
-    return [int(index) for index in rng.permutation(context.movable())]
+    """The movable objects that are worth editing (indices) in random order."""
+    return [int(index) for index in rng.permutation(worth_editing(context, movable=True))]

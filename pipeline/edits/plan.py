@@ -72,6 +72,9 @@ def _single(
         "foreground_share": _share_of_foreground(context.proposals, targets),
         "region": list(enclosing_box(boxes, margin, context.size_HW)),
     }
+    # The gate exempts edits of the product itself from its limits on size.
+    if any(context.is_product(target) for target in targets):
+        parameters["whole_product"] = True
     return Edit(kind, targets, parameters, seed=int(rng.integers(2**62)))
 
 

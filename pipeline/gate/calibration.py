@@ -17,7 +17,9 @@ import numpy as np
 
 from pipeline.gate.patch_bank import PatchBank, build_bank, coverage, weighted
 from pipeline.imaging.artifacts import clipped_share, noise_ratio, outline_ratio
-from pipeline.imaging.masks import dilated, window
+from pipeline.imaging.masks import MaskCrop, dilated, window
+from pipeline.part_kinds import kinds as part_kinds
+from pipeline.part_kinds.kinds import Observed, PartKinds
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
 from pipeline.utils.hashing import sha256_file
@@ -72,10 +74,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalModel:
-    """What the gate knows about a category: patch bank (None without the network) and limits."""
+    """What is known about a category: patch bank (None without the network), limits, part kinds."""
 
     patches: PatchBank | None = None
     limits: Limits = Limits()
+    # None where too few images were studied, or their parts were not embedded.
+    part_kinds: PartKinds | None = None
 
     def without(self, digest: str) -> "NormalModel":
         """The model for samples of one image (SHA-256 of its file), without its own patches."""
@@ -99,14 +103,16 @@ def learn(
             {digest: _pixels_of(normal) for digest, normal in ordered.items()}, teacher
         )
     shapes = _shapes(ordered, dilation)
+    observed: list[Observed] = []
     measured: dict[str, list[float]] = {name: [] for name in ARTIFACTS}
     regions = 0
     for digest, normal in ordered.items():
         image_HW3, proposals = normal()
+        observed += _observed(proposals)
         masks = list(_regions(digest, image_HW3.shape[:2], proposals, shapes, dilation))
         regions += len(masks)
         # Artifacts of each region, measured as the gate measures an edit's mask.
-        busy_HW = np.any(proposals.masks_NHW, axis=0)
+        busy_HW = np.any(proposals.masks_NHW[~proposals.product_N], axis=0)
         for mask_HW in masks:
             near = window(mask_HW)
             crop_HW3, where_HW = image_HW3[near], mask_HW[near]
@@ -121,10 +127,25 @@ def learn(
             distances_hw = bank.without(digest).distances(image_HW3, region_HW)
             measured["patch"] += [weighted(distances_hw, coverage(mask_HW)) for mask_HW in masks]
     limits = _limits(measured)
-    return NormalModel(bank, replace(
+    limits = replace(
         limits, images=len(ordered), regions=regions,
         teacher=sha256_file(teacher) if teacher is not None else "",
-    ))  # fmt: skip
+    )  # fmt: skip
+    return NormalModel(bank, limits, part_kinds.learn(observed))
+
+
+def _observed(proposals: ObjectProposals) -> list[Observed]:
+    """What the study of part kinds needs of one image; nothing where parts were not embedded."""
+    if proposals.vectors_NC is None:
+        return []
+    height, width = proposals.foreground_HW.shape
+    # Pieces of parts are never edited, and would link kinds that share a piece.
+    studied_N = np.flatnonzero(proposals.whole_N | proposals.product_N)
+    centres = [MaskCrop.of(proposals.masks_NHW[index]).centre for index in studied_N]
+    return [Observed(
+        proposals.vectors_NC[studied_N],
+        np.array(centres, np.float64).reshape(-1, 2) / (width, height),
+    )]  # fmt: skip
 
 
 def _limits(measured: Mapping[str, list[float]]) -> Limits:
@@ -167,11 +188,17 @@ def _shapes(normals: Mapping[str, NormalImage], dilation: int) -> list[np.ndarra
         _, proposals = normal()
         # Seeded by the image's digest: the choice depends on nothing else.
         rng = np.random.default_rng(int(digest[:16], 16))
-        for index in rng.permutation(len(proposals))[:OWN_REGIONS]:
+        for index in rng.permutation(_parts(proposals))[:OWN_REGIONS]:
             mask_HW = grown(proposals.masks_NHW[index], dilation)
             x0, y0, x1, y1 = bounding_box(mask_HW)
             shapes.append(mask_HW[y0:y1, x0:x1])
     return shapes
+
+
+def _parts(proposals: ObjectProposals) -> np.ndarray:
+    """Indices of the objects on the product; of the product itself where it has none."""
+    parts_N = np.flatnonzero(~proposals.product_N)
+    return parts_N if len(parts_N) else np.arange(len(proposals))
 
 
 def _regions(
@@ -184,7 +211,7 @@ def _regions(
     """Masks (H, W) of untouched regions; the choice depends only on digests."""
     rng = np.random.default_rng(int(digest[:16], 16))
     height, width = size_HW
-    for index in rng.permutation(len(proposals))[:OWN_REGIONS]:
+    for index in rng.permutation(_parts(proposals))[:OWN_REGIONS]:
         yield grown(proposals.masks_NHW[index], dilation)
     # Shapes of any image at random places; they cover background, objects and both.
     for _ in range(RANDOM_REGIONS if shapes else 0):
@@ -206,10 +233,13 @@ def grown(mask_HW: np.ndarray, dilation: int) -> np.ndarray:
 def pack(normal_model: NormalModel) -> tuple[dict[str, np.ndarray], Any]:
     """Arrays and JSON facts for the stage cache."""
     facts: dict[str, Any] = {"limits": normal_model.limits.to_json(), "digests": None}
+    arrays: dict[str, np.ndarray] = {}
+    if normal_model.part_kinds is not None:
+        arrays, facts["part_kinds"] = part_kinds.pack(normal_model.part_kinds)
     bank = normal_model.patches
     if bank is None:
-        return {}, facts
-    arrays = {
+        return arrays, facts
+    arrays |= {
         "cells": bank.cells_NC, "owners": bank.owners_N, "pooled": bank.pooled_KC,
         "scale": bank.scale_C,
     }  # fmt: skip
@@ -219,10 +249,11 @@ def pack(normal_model: NormalModel) -> tuple[dict[str, np.ndarray], Any]:
 def unpack(arrays: dict[str, np.ndarray], facts: Any, teacher: Path | None) -> NormalModel:
     """The inverse of `pack`; `teacher` is the path of the weights on this machine."""
     limits, digests = Limits(**facts["limits"]), facts["digests"]
+    kinds = part_kinds.unpack(arrays, facts["part_kinds"]) if "part_kinds" in facts else None
     if digests is None or teacher is None:
-        return NormalModel(None, limits)
+        return NormalModel(None, limits, kinds)
     bank = PatchBank(
         arrays["cells"], arrays["owners"], arrays["pooled"], arrays["scale"],
         tuple(digests), teacher,
     )  # fmt: skip
-    return NormalModel(bank, limits)
+    return NormalModel(bank, limits, kinds)

@@ -28,6 +28,9 @@ SOURCE_MARGIN = 1.3
 # Checks that do not apply to a control whose surroundings were generated from a prompt: it differs
 # from its source and from the normal images, and is still normal, because its product is.
 PROMPT_EXEMPT = ("visible_control", "implausible")
+# Checks that do not apply where the product itself is moved, turned, scaled or recoloured: it
+# covers most of the image. Removing it is never planned.
+PRODUCT_EXEMPT = ("too_large", "whole_object")
 # What replaces a calibrated limit when there is no calibration; None = the check is inactive.
 FALLBACK_LIMITS: dict[str, float | None] = {
     "max_outline_ratio": None,
@@ -131,6 +134,8 @@ def findings(
         if not _concerns(check, edit) or check.score not in scores:
             continue
         if check.inpainted_only and not scores.get("painted"):
+            continue
+        if edit.parameters.get("whole_product") and check.reason in PRODUCT_EXEMPT:
             continue
         limit, origin = limit_of(check.limit, settings, limits)
         # An object rotated or scaled at its place covers much of its old pixels again.

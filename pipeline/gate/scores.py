@@ -31,6 +31,8 @@ MIN_INPAINTED = 64
 # Quantile of the colour distances of a rotated object: its most changed quarter counts, because a
 # screw rotated by half a turn differs only at its ends.
 TURNED_SHARE = 0.75
+# Mean CIELAB distance from which two samples of one region show different anomalies.
+OTHER_LOOK = 10.0
 
 
 def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[str, float]:
@@ -118,7 +120,10 @@ def inpainted_region(edit: Edit, change_HW: np.ndarray, object_HW: np.ndarray) -
 
 
 def duplicate_iou(sample: Sample, accepted: Sequence[Sample]) -> float:
-    """The largest IoU of the change mask with that of an earlier sample of the same kind."""
+    """The largest IoU of the change mask with that of an earlier sample of the same kind.
+
+    Samples of one region that look clearly different (a red and a blue cap) are no duplicates.
+    """
     rivals = [other for other in accepted if other.edit.kind == sample.edit.kind]
     if not rivals or not sample.change_HW.any():
         return 0.0
@@ -130,7 +135,11 @@ def duplicate_iou(sample: Sample, accepted: Sequence[Sample]) -> float:
     for other in rivals:
         shared = np.count_nonzero(own_hw & other.change_HW[near])
         union = int(own + np.count_nonzero(other.change_HW) - shared)
-        best = max(best, float(shared) / max(1, union))
+        iou = float(shared) / max(1, union)
+        if iou > best:
+            both_HW = sample.change_HW & other.change_HW
+            alike = delta_e(sample.pixels_HW3, other.pixels_HW3, both_HW) < OTHER_LOOK
+            best = iou if alike else best
     return best
 
 

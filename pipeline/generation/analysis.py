@@ -5,6 +5,7 @@ An unusable image is recorded, and the others are processed.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,9 @@ def analysis_of(
     # Proposals are searched inside the foreground only.
     foreground = loaded.foreground(pixels_HW3)
     proposals = loaded.proposals(pixels_HW3, foreground)
+    # By these part kinds are told apart, here and where the image is a donor.
+    vectors_NC = loaded.embed(pixels_HW3, proposals.masks_NHW)
+    proposals = replace(proposals, vectors_NC=vectors_NC)
     arrays, facts = pack_analysis(pixels_HW3, foreground, proposals)
     plan.cache.write("analysis", image.analysis_key, arrays, facts)
     return pixels_HW3, foreground, proposals

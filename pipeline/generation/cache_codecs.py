@@ -34,10 +34,14 @@ def pack_analysis(
         "foreground": np.packbits(foreground.mask_HW),
         "proposals": np.packbits(proposals.masks_NHW),
         "scores": proposals.scores_N,
+        "parents": proposals.parent_N,
     }
+    if proposals.vectors_NC is not None:
+        arrays["vectors"] = proposals.vectors_NC
     facts = {
         "peak": foreground.peak,
         "fallback": foreground.fallback,
+        "backend": foreground.backend,
         "relaxed": list(proposals.relaxed),
     }
     return arrays, facts
@@ -49,12 +53,15 @@ def unpack_analysis(
     """The inverse of `pack_analysis`."""
     pixels_HW3 = arrays["pixels"]
     size = pixels_HW3.shape[:2]
-    foreground = ForegroundMask(_bits(arrays["foreground"], size), facts["peak"], facts["fallback"])
+    foreground = ForegroundMask(
+        _bits(arrays["foreground"], size), facts["peak"], facts["fallback"], facts["backend"]
+    )
     # The number of proposals is that of their scores.
     masks_NHW = _bits(arrays["proposals"], (len(arrays["scores"]), *size))
     proposals = ObjectProposals(
-        masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"])
-    )
+        masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"]),
+        arrays.get("vectors"), arrays["parents"],
+    )  # fmt: skip
     return pixels_HW3, foreground, proposals
 
 

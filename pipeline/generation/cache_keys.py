@@ -22,10 +22,12 @@ _RECORDS = (
     "kinds.py", "records.py", "settings.py", "dataset/lineage.py", "generation/cache_codecs.py",
 )  # fmt: skip
 ANALYSIS_CODE = ("imaging", "models", "models/small_sam", "generation/analysis.py", *_RECORDS)
-CALIBRATION_CODE = ("imaging", "models", "gate", "generation/calibrate.py", *_RECORDS)
+CALIBRATION_CODE = (
+    "imaging", "models", "part_kinds", "gate", "generation/calibrate.py", *_RECORDS,
+)  # fmt: skip
 SAMPLES_CODE = (
-    "imaging", "models", "models/inpaint", "edits", "edits/kinds", "edits/compositing", "gate",
-    "rulebook", "generation/sampler.py", *_RECORDS,
+    "imaging", "models", "models/inpaint", "part_kinds", "edits", "edits/kinds",
+    "edits/compositing", "gate", "rulebook", "generation/sampler.py", *_RECORDS,
 )  # fmt: skip
 STORE_CODE = ("dataset", "sources", "sources/layouts", "imaging", "generation/publish.py")
 
@@ -116,7 +118,7 @@ def software() -> dict[str, str]:
     """Versions of the libraries that decide pixels, from their metadata: none is imported."""
     names = (
         "numpy", "pillow", "opencv-python-headless", "torch", "onnxruntime", "rembg",
-        "segment-anything", "lama-cleaner", "diffusers", "transformers",
+        "segment-anything", "lama-cleaner", "timm", "diffusers", "transformers", "pypatchmatch",
     )  # fmt: skip
     return {name: version(name) for name in names}
 
@@ -224,7 +226,9 @@ def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: st
     """Key of one image's foreground and proposals; `image` is its digest."""
     # The inpainter does not enter: another one may reuse the analysis.
     stage_weights = [
-        w for name, w in weights.items() if name.startswith(("foreground/", "proposals/"))
+        w
+        for name, w in weights.items()
+        if name.startswith(("foreground/", "proposals/", "features/"))
     ]
     return digest_of(
         {

@@ -238,7 +238,7 @@ def _readme(plan: BundlePlan, sums: Mapping[str, str]) -> str:
         lines += ["", "| file | licence | commercial use | from |", "|---|---|---|---|"]
         lines += [
             f"| {entry.file} | {entry.licence} | {'yes' if entry.commercial else 'no'}"
-            f"{', see below' if entry.terms else ''} | {entry.url or 'your own copy'} |"
+            f"{', see below' if entry.terms else ''} | {entry.origin or 'your own copy'} |"
             for entry in held
         ]
         lines += ["", "Passing these files on is subject to their licences."]

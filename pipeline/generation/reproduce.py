@@ -6,13 +6,14 @@ stated there. They run on the class of device and with the dtype that the versio
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.dataset.version import Version, open_version
-from pipeline.edits.apply import apply
+from pipeline.edits.apply import apply, as_planned
 from pipeline.edits.context import ImageContext
 from pipeline.edits.plan import plan
 from pipeline.edits.settings import EditSettings
@@ -75,13 +76,15 @@ def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models
     donors = images.donors(record["source"]["name"])
     context = ImageContext(original_HW3, proposals, made_by.inpaint, made_by.fill, donors)
     edit = plan(context, rng, settings, record["kind"])
-    if edit is None or edit.to_json() != Edit.from_json(record["edit"]).to_json():
+    recorded = Edit.from_json(record["edit"])
+    if edit is None or edit.to_json() != as_planned(recorded).to_json():
         failed = len(images.version.index["failures"])
         # Failed images are not in the version, so their objects cannot be pasted again.
         lost = f" ({failed} images failed in that run; one may be a donor)" if failed else ""
         return f"the edit planned from its seed differs{lost}"
     # And the same edit to the same pixels.
-    sample = apply(edit, context)
+    # The recorded one: it names the inpainter that was nearest to the normal images of that run.
+    sample = apply(recorded, context)
     if not np.array_equal(sample.change_HW, shard.mask(j)):
         return "the change mask differs"
     count = int((sample.pixels_HW3 != shard.edited(j)).any(2).sum())
@@ -109,6 +112,9 @@ def models_of(version: Version) -> models.Models:
     """
     stated: dict[str, str] = version.index["weights"]
     settings: dict[str, Any] = dict(version.index["settings"]["models"])
+    # An index with two networks for the foreground: the better one first, as `auto` does.
+    networks = [backend for backend in models.FOREGROUND if f"foreground/{backend}" in stated]
+    second: dict[str, Any] = {}
     for name, digest in stated.items():
         stage, _, backend = name.partition("/")
         if backend.startswith(REMOTE):
@@ -117,12 +123,15 @@ def models_of(version: Version) -> models.Models:
                 "model is unknown; generate another version with it and compare the two"
             )
         path = _file_with(digest, backend, (settings.get(stage) or {}).get("weights"))
+        if stage == "foreground" and backend != networks[0]:
+            second = {"second_foreground": (backend, path)}
+            continue
         recorded = dict(settings.get(stage) or {})
         settings[stage] = recorded | {"backend": backend, "weights": str(path) if path else None}
     chosen = _computed_as(
         ModelSettings.model_validate(settings), version.index["software"].get("compute", "")
     )
-    files = models.resolve(chosen)
+    files = replace(models.resolve(chosen), **second)
     found = files.digests()
     for name, digest in stated.items():
         if found.get(name) != digest:

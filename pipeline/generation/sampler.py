@@ -18,6 +18,7 @@ from pipeline.config.schema import CategorySettings
 from pipeline.edits.apply import apply
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import Donors
+from pipeline.edits.part_identity import objection
 from pipeline.edits.plan import plan as plan_edit
 from pipeline.edits.presets import kinds_of
 from pipeline.gate.calibration import NormalModel
@@ -88,6 +89,12 @@ def generate_samples(
     """
     # The image itself must not count as a normal: its own patches would hide a bad edit.
     normal_model = normal_model and normal_model.without(image_digest)
+    # The published method knows no part kinds: it removes any object.
+    if normal_model and settings.edits.preset != "paper":
+        context.part_kinds = normal_model.part_kinds
+    # Of several fills of a hole, the one that looks most like normal images is kept.
+    if normal_model and normal_model.patches:
+        context.inpaint.distance = normal_model.patches.region_distance
     # The quota of this image and the kinds that may fill it.
     wanted, controls = settings.edits.per_image, settings.edits.controls_per_image
     kinds = kinds_of(settings.edits, context.fill is not None)
@@ -121,6 +128,12 @@ def generate_samples(
                 # With a reason of its own, so that the other reasons count images.
                 again = replace(judged[same], accepted=False, reason=TRIED_BEFORE)
                 attempts.append(made(None, again))
+                continue
+            reason = objection(context, edit)
+            if reason:
+                # Judged before any pixel is made: the plan alone shows that nothing is wrong.
+                judged[same] = Verdict(False, reason)
+                attempts.append(made(None, judged[same]))
                 continue
             sample = apply(edit, context)
             # The gate first: it is cheaper than finding the parts for the rule book.

@@ -15,6 +15,7 @@ from pipeline.edits.donors import Donors
 from pipeline.gate.calibration import Limits, NormalImage, NormalModel, learn
 from pipeline.gate.settings import uses_patches
 from pipeline.generation.cache_keys import TEACHER, PlannedImage, calibration_images, donors_of
+from pipeline.models.hierarchy import parents_of
 from pipeline.models.weights import store as weights
 from pipeline.records import ObjectProposals
 
@@ -73,6 +74,11 @@ class StoredImages:
 
         def load() -> tuple[np.ndarray, ObjectProposals]:
             masks_NHW, scores_N = shard.proposals(i)
-            return shard.original(i), ObjectProposals(masks_NHW, scores_N, shard.foreground(i))
+            foreground_HW = shard.foreground(i)
+            # A version stores masks only; the hierarchy follows from them.
+            parents_N = parents_of(masks_NHW, foreground_HW)
+            return shard.original(i), ObjectProposals(
+                masks_NHW, scores_N, foreground_HW, parent_N=parents_N
+            )
 
         return load

@@ -20,6 +20,7 @@ from pipeline.models.inpaint.base import Filler, Inpainter
 from pipeline.models.settings import (
     MODEL_STAGES,
     FillBackend,
+    ForegroundBackend,
     InpaintBackend,
     ModelSettings,
     ProposalSettings,
@@ -32,15 +33,17 @@ FOREGROUND = {"u2net": "u2net", "u2netp": "u2netp", "bundled": "bundled-u2netp"}
 PROPOSALS = {
     "vit_h": "sam-vit-h", "vit_l": "sam-vit-l", "vit_b": "sam-vit-b", "small": "bundled-sam",
 }  # fmt: skip
-INPAINT = {"lama": "big-lama", "small_lama": "bundled-lama"}
+# `candidates` is PatchMatch and the small LaMa; the file is that of the network.
+INPAINT = {"lama": "big-lama", "candidates": "bundled-lama", "small_lama": "bundled-lama"}
 FILL = {"diffusers": "sd-inpainting"}
+FEATURES = {"lite0": "efficientnet-lite0", "bundled": "bundled-teacher"}
 
 # Thresholds of the proposals: lowest predicted IoU, lowest stability, lowest share of the mask in
 # its largest component. For the official checkpoints the first two are segment-anything's defaults
 # (the third is strict). Those of the small SAM were tuned on rendered scenes that were used neither
 # to train nor to evaluate it (weights/small_sam.md). It leaves specks, which are cut off.
 OFFICIAL_QUALITY = (0.88, 0.95, 0.90)
-QUALITY = {"small": (0.50, 0.75, 0.60)}
+QUALITY = {"small": (0.50, 0.60, 0.60)}
 
 # Point prompts per decoder call. An official SAM on the CPU gets the smaller batch.
 FULL_SAM_BATCH, SMALL_SAM_BATCH = 8, 64
@@ -58,16 +61,22 @@ class ModelFiles:
     proposals: tuple[str, Path]
     inpaint: tuple[str, Path | None]
     fill: tuple[str, Path | None] = ("none", None)
+    features: tuple[str, Path | None] = ("none", None)
+    # Asked where the foreground is in doubt; only `auto` has one.
+    second_foreground: tuple[str, Path | None] = ("none", None)
 
     def used(self) -> dict[str, tuple[str, Path | None]]:
         """Stage -> `(backend, path or None)`, without `fill` where there is none."""
-        found = {stage: getattr(self, stage) for stage in MODEL_STAGES}
+        found = {stage: getattr(self, stage) for stage in (*MODEL_STAGES, "second_foreground")}
         return {stage: file for stage, file in found.items() if file[0] != "none"}
 
     def digests(self) -> dict[str, str]:
-        """`stage/backend` -> SHA-256 of its file, for the lineage of a dataset."""
+        """`stage/backend` -> SHA-256 of its file, for the lineage of a dataset.
+
+        Both networks of the foreground belong to its stage.
+        """
         return {
-            f"{stage}/{backend}": weights.sha256(path) if path else "none"
+            f"{stage.removeprefix('second_')}/{backend}": weights.sha256(path) if path else "none"
             for stage, (backend, path) in self.used().items()
         }
 
@@ -85,6 +94,8 @@ class Models:
     files: ModelFiles
     compute: str
     fill: Filler | None = None
+    # (image_HW3, masks_NHW) -> (N, C) vectors, see `part_embedding.Embedder`.
+    embed: Any = None
 
 
 def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:
@@ -93,11 +104,14 @@ def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelF
     Raises WeightsError when a file is missing, wrong or forbidden by its licence. A server in the
     settings is queried for the name of its model.
     """
+    foreground = _find_file(settings.foreground, FOREGROUND, allow_noncommercial)
     return ModelFiles(
-        _find_file(settings.foreground, FOREGROUND, allow_noncommercial),
+        foreground,
         _find_file(settings.proposals, PROPOSALS, allow_noncommercial),
         _find_inpaint(settings.inpaint, allow_noncommercial),
         _find_fill(settings.fill, allow_noncommercial),
+        _find_file(settings.features, FEATURES, allow_noncommercial),
+        _second_foreground(settings.foreground, foreground[0], allow_noncommercial),
     )
 
 
@@ -124,12 +138,13 @@ def build_models(settings: ModelSettings, proposals: ProposalSettings, files: Mo
     device.one_thread()
     compute = device.choose(settings.device, settings.precision)
     return Models(
-        foreground=build_foreground(files.foreground[1], settings.device, compute),
+        foreground=build_foreground(files, settings.device, compute),
         proposals=build_proposals(*files.proposals, proposals, compute),
         inpaint=build_inpainter(*files.inpaint, settings.inpaint, compute),
         files=files,
         compute=compute.describe(),
         fill=build_filler(files.fill[1], settings.fill, compute),
+        embed=build_embedder(*files.features),
     )
 
 
@@ -138,9 +153,9 @@ _resident = lru_cache(maxsize=2)(build_models)
 _LOADING = threading.Lock()
 
 
-def build_foreground(path: Path, device: str, compute: Any) -> Any:
-    """U²-Net on the GPU or the CPU; `device` is the setting `auto`, `cpu` or `cuda`."""
-    from pipeline.models.foreground import U2NetForeground
+def build_foreground(files: ModelFiles, device: str, compute: Any) -> Any:
+    """One U²-Net, or the clearer of two; `device` is the setting `auto`, `cpu` or `cuda`."""
+    from pipeline.models.foreground import ClearerForeground, U2NetForeground
 
     cuda = compute.device.type == "cuda"
     if cuda and device != "cuda":
@@ -149,7 +164,10 @@ def build_foreground(path: Path, device: str, compute: Any) -> Any:
         # Torch may have CUDA where onnxruntime is the CPU build. `auto` then keeps the foreground
         # on the CPU; with an explicit `cuda`, U2NetForeground raises an error.
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    return U2NetForeground(path, cuda=cuda)
+    backend, path = files.foreground
+    first = U2NetForeground(path, cuda, backend)
+    backend, second = files.second_foreground
+    return ClearerForeground(first, U2NetForeground(second, cuda, backend)) if second else first
 
 
 def build_proposals(backend: str, path: Path, settings: ProposalSettings, compute: Any) -> Any:
@@ -176,10 +194,24 @@ def build_sam(backend: str, path: Path) -> Any:
     return load_into(sam_model_registry[backend], path)
 
 
+def build_embedder(backend: str, path: Path | None) -> Any:
+    """The embedding of parts by the features of EfficientNet-Lite0 or of the bundled teacher."""
+    from pipeline.models.part_embedding import Embedder
+
+    # On the CPU in any case: the crops are small, and the vectors must not depend on the device.
+    if backend == "lite0":
+        from pipeline.models.lite0 import lite0_trunk
+
+        return Embedder(lite0_trunk(path))
+    from pipeline.models.backbone import small_teacher
+
+    return Embedder(small_teacher(path))
+
+
 def build_inpainter(
     backend: str, path: Path | None, settings: InpaintBackend, compute: Any
 ) -> Inpainter:
-    """OpenCV, a server, lama-cleaner in process, or LaMa as TorchScript."""
+    """OpenCV, PatchMatch, a server, lama-cleaner in process, LaMa as TorchScript, or candidates."""
     from pipeline.models.inpaint import base
 
     if backend in base.OPENCV_METHODS:
@@ -188,7 +220,19 @@ def build_inpainter(
         from pipeline.models.inpaint.remote import RemoteInpainter
 
         return RemoteInpainter(settings, model=backend.split(":", 2)[2])
+    if backend == "patchmatch":
+        from pipeline.models.inpaint.patch_match import PatchMatchInpainter
+
+        return PatchMatchInpainter()
     assert path is not None
+    if backend == "candidates":
+        from pipeline.models.inpaint.candidates import CandidateInpainter
+
+        # The cheap one first: it is taken where nothing can tell which one is better.
+        return CandidateInpainter({
+            name: build_inpainter(name, path, settings, compute)
+            for name in ("patchmatch", "small_lama")
+        })  # fmt: skip
     if backend == "lama_cleaner":
         from pipeline.models.inpaint.lama_cleaner import LamaCleanerInpainter
 
@@ -234,8 +278,18 @@ def _find_file(
     return backend, weights.require(entries[backend], explicit, allow_noncommercial)
 
 
+def _second_foreground(
+    settings: ForegroundBackend, first: str, allow_noncommercial: bool
+) -> tuple[str, Path | None]:
+    """The bundled network beside an official one that `auto` found; a named one stands alone."""
+    *_, bundled = FOREGROUND
+    if settings.backend != "auto" or settings.weights or first == bundled:
+        return "none", None
+    return bundled, weights.require(FOREGROUND[bundled], None, allow_noncommercial)
+
+
 def _find_inpaint(settings: InpaintBackend, allow_noncommercial: bool) -> tuple[str, Path | None]:
-    if settings.backend in ("telea", "ns"):
+    if settings.backend in ("telea", "ns", "patchmatch"):
         return settings.backend, None
     if settings.backend == "remote":
         from pipeline.models.inpaint.remote import server_model

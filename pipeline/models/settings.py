@@ -7,7 +7,7 @@ from pydantic import Field
 from pipeline.settings import SIZE_MAX, SIZE_MIN, SIZE_STEP, Fraction, Settings
 
 # The stages that use a model, in the order of the pipeline; `fill` may have none.
-MODEL_STAGES = ("foreground", "proposals", "inpaint", "fill")
+MODEL_STAGES = ("foreground", "proposals", "inpaint", "fill", "features")
 
 
 class BackendSettings(Settings):
@@ -24,7 +24,8 @@ class ForegroundBackend(BackendSettings):
 
     backend: Literal["auto", "u2net", "u2netp", "bundled"] = Field(
         default="auto",
-        description="auto = the best one whose weights are found, else the bundled one",
+        description="auto = the best official one found, checked by the bundled one where it is in "
+        "doubt; else the bundled one",
     )
 
 
@@ -41,11 +42,15 @@ class InpaintBackend(BackendSettings):
     """The inpainter, which fills the hole of a removed object."""
 
     # `lama_cleaner` is the program's own code on LaMa's file; `telea` and `ns` are OpenCV's.
-    backend: Literal["auto", "lama", "lama_cleaner", "small_lama", "telea", "ns", "remote"] = Field(
+    backend: Literal[
+        "auto", "lama", "candidates", "patchmatch", "small_lama", "lama_cleaner", "telea", "ns",
+        "remote",
+    ] = Field(
         default="auto",
-        description="auto = official LaMa when found, else bundled small LaMa; remote = a server, "
-        "to which the images are sent",
-    )
+        description="auto = official LaMa when found, else candidates: PatchMatch and the bundled "
+        "small LaMa, of which the gate takes the nearer one; remote = a server, to which the "
+        "images are sent",
+    )  # fmt: skip
     url: str | None = Field(
         default=None,
         # No user name, password, query or fragment: the address is written into plans and logs.
@@ -90,6 +95,15 @@ class FillBackend(BackendSettings):
     )  # fmt: skip
 
 
+class FeaturesBackend(BackendSettings):
+    """The network whose features tell the kinds of parts apart."""
+
+    backend: Literal["auto", "lite0", "bundled"] = Field(
+        default="auto",
+        description="auto = EfficientNet-Lite0 when found, else the bundled small teacher",
+    )
+
+
 class ModelSettings(Settings):
     """The models and where they run."""
 
@@ -100,6 +114,9 @@ class ModelSettings(Settings):
     )
     fill: FillBackend = Field(
         default=FillBackend(), description="diffusion: puts other objects in their place"
+    )
+    features: FeaturesBackend = Field(
+        default=FeaturesBackend(), description="ImageNet features: tell kinds of parts apart"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda when there is one; cuda without one is an error"
@@ -127,7 +144,7 @@ class ModelSettings(Settings):
 
 
 class ProposalSettings(Settings):
-    """Point prompts of SAM, and the limits that its masks must satisfy."""
+    """Prompts of SAM, and the limits that its masks must satisfy."""
 
     points: int = Field(
         default=64, ge=1, le=1024, description="foreground points that SAM is prompted with"
@@ -136,7 +153,9 @@ class ProposalSettings(Settings):
     min_area: Fraction = Field(default=0.002, description="smallest object, share of the image")
     max_area: Fraction = Field(default=0.20, description="largest object, share of the image")
     min_foreground_overlap: Fraction = Field(
-        default=0.8, description="share of the object that must lie on foreground"
+        default=0.8,
+        description="share of the object that must lie on foreground, or on what stands out from "
+        "its surroundings",
     )
     # An edit of the whole product is no logical anomaly.
     max_foreground_share: Fraction = Field(

@@ -8,7 +8,7 @@ Rules have names, because edits are labelled with them: `bolt.count`, `bolt.plac
 `bolt.colour`, `bolt.turn`, the names under `totals` and `together`, `order` and `unknown`.
 
 Shapes: M examples; K groups of examples; V views; S values of a face; F features; D dimensions of
-`recognition.Space`.
+`part_kinds.space.Space`.
 """
 
 from collections.abc import Iterator
@@ -179,7 +179,7 @@ class Examples:
     `vectors_MD` are examples, `kinds_M` the group of each. `limits_KV` is the distance of a good
     part to its nearest example, for K groups and V views (`recognition.VIEWS`). `faces_KS` are mean
     faces. `mean_F`, `basis_FD` and `scale_D` map a descriptor's vector into this space
-    (`recognition.Space`).
+    (`part_kinds.space.Space`).
     """
 
     vectors_MD: np.ndarray

@@ -6,9 +6,9 @@ halves are as regular as the whole (two nuts and two washers instead of four rin
 image has either one or the other (a label with a lime, a label with a cherry). It stays whole where
 the halves would occur at random (pins with and without their needle in the mask).
 
-Distances are in units of finding noise, see `recognition.Space`.
+Distances are in units of finding noise, see `part_kinds.space.Space`.
 
-Shapes: N parts of I images; M members of a group; D dimensions (`recognition.Space`).
+Shapes: N parts of I images; M members of a group; D dimensions (`part_kinds.space.Space`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.stats import binom
+
+from pipeline.part_kinds.kinds import COMPLETES, irregularity
 
 # Gap between two halves, in standard deviations of finding noise, that makes them two kinds.
 GAP = 3.5
@@ -34,9 +36,6 @@ LESS = 0.5
 FEW = 0.2
 # Share of the images that may show both of two kinds that exclude each other.
 TOGETHER = 0.02
-# A usually absent group is merged into another one if it completes that one's usual number in at
-# least this share of the images that show it.
-COMPLETES = 0.5
 # Rounds of reassignment in `_settled`.
 SETTLING = 2
 # Deviation at which the distance of a member is clipped when the spread of groups is measured.
@@ -69,11 +68,6 @@ def groups_of(points_ND: np.ndarray, images_N: np.ndarray, images: int) -> list[
     found = [group for group in cutter.cut(root, False) if len(group.members_M) >= cutter.least]
     found = _completed(_settled(points_ND, found), images_N, images)
     return sorted(found, key=lambda group: (-len(group.members_M), group.members_M.min()))
-
-
-def irregularity(counts_I: np.ndarray) -> float:
-    """Share of the images whose count is not the most frequent one, in [0, 1)."""
-    return float(1 - np.bincount(counts_I).max() / len(counts_I))
 
 
 def _completed(groups: list[Group], images_N: np.ndarray, images: int) -> list[Group]:

@@ -24,7 +24,7 @@ GREY = (124, 116, 104)
 ROUND = 1.15
 
 # One unit of distance per group of dimensions of a vector, so that the groups are roughly of one
-# scale; `recognition.Space` measures the finer one.
+# scale; `part_kinds.space.Space` measures the finer one.
 # CIELAB distance.
 COLOUR_UNIT = 8.0
 # Standard deviation of lightness.

@@ -5,7 +5,7 @@ normal images are a product's parts. Here the clusters become rules that a perso
 that do not recur get no rules; they are listed as not used, and the judge still recognises them.
 
 Shapes: I images; N parts of all images; M members of a group; G groups; S values of a face; C
-length of a vector; D dimensions of `recognition.Space`.
+length of a vector; D dimensions of `part_kinds.space.Space`.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from itertools import combinations
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.part_kinds.kinds import irregularity
+from pipeline.part_kinds.space import Space, distances
 from pipeline.rulebook.book import (
     Book,
     Examples,
@@ -24,7 +26,7 @@ from pipeline.rulebook.book import (
     Together,
     Total,
 )
-from pipeline.rulebook.clustering import TOGETHER, Group, groups_of, irregularity
+from pipeline.rulebook.clustering import TOGETHER, Group, groups_of
 from pipeline.rulebook.fit import (
     RARE,
     RECURS,
@@ -35,7 +37,7 @@ from pipeline.rulebook.fit import (
     turn_rule,
 )
 from pipeline.rulebook.parts import Parts
-from pipeline.rulebook.recognition import VIEWS, Space, columns_of, distances
+from pipeline.rulebook.recognition import PLAIN, VIEWS, columns_of
 
 # Normal images below which regularity is not evident.
 LEAST_IMAGES = 6
@@ -76,7 +78,7 @@ def draft(found: Sequence[Parts], category: str) -> Draft:
     if not len(all_.images_N):
         raise UserError(f"{category}: no part was found in {len(found)} images; nothing to draft")
     # Cluster the parts of all images into kinds.
-    space = Space.learned(all_.vectors_NC, all_.images_N)
+    space = Space.learned(all_.vectors_NC, all_.images_N, PLAIN)
     points_ND = space.of(all_.vectors_NC)
     groups = groups_of(points_ND, all_.images_N, len(found))
     if not groups:

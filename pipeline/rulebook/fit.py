@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
+from pipeline.part_kinds.kinds import irregularity
 from pipeline.rulebook.book import Colour, Place, Turn
-from pipeline.rulebook.clustering import irregularity
 
 # Share of the images that must show a kind for it to get rules.
 RECURS = 0.75

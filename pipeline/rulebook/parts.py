@@ -133,7 +133,9 @@ def chosen(proposals: ObjectProposals) -> np.ndarray:
     flat_NK = masks_NHW.reshape(count, proposals.foreground_HW.size).astype(np.float32)
     shared_NN = flat_NK @ flat_NK.T
     clash_NN = shared_NN > MAX_SHARED * np.minimum(areas_N[:, None], areas_N[None])
-    order = [int(i) for i in np.argsort(-proposals.scores_N, kind="stable") if areas_N[i]]
+    # The product itself is no part of it.
+    usable_N = (areas_N > 0) & ~proposals.product_N
+    order = [int(i) for i in np.argsort(-proposals.scores_N, kind="stable") if usable_N[i]]
     kept = _apart(order, clash_NN, [])
     # Scores as evidence: only what exceeds the neutral score adds up.
     sure_N = np.maximum(proposals.scores_N - NEUTRAL_SCORE, 0)

@@ -36,6 +36,11 @@ version: 1
 store: ./store
 image_size: 128
 edits: {per_image: 4, controls_per_image: 1}
+# Named, so that the numbers do not depend on which official files this machine has.
+models:
+  foreground: {backend: bundled}
+  features: {backend: bundled}
+  inpaint: {backend: small_lama}
 sources:
   rendered:
     kind: scenes

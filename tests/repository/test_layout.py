@@ -187,6 +187,7 @@ IMPORT_NAMES = {
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
     "pyyaml": "yaml",
+    "pypatchmatch": "patchmatch",
 }
 
 

@@ -9,6 +9,7 @@ from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
+from pipeline.edits.part_identity import differ, exchange_offsets, unusual_place, worth_editing
 from pipeline.edits.placement import MAX_OVERLAP
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import Box, MaskCrop, shifted
@@ -24,7 +25,11 @@ def plan_swapped(
     context: ImageContext, rng: np.random.Generator, settings: EditSettings
 ) -> Found | None:
     """Two disjoint objects of similar area and different appearance, each centred on the other."""
-    pairs = list(combinations(context.movable(), 2))
+    pairs = [
+        pair
+        for pair in combinations(worth_editing(context, movable=True), 2)
+        if differ(context, *pair)
+    ]
     order = [pairs[index] for index in rng.permutation(len(pairs))]
     # Pairs of clearly different colour first; the sort is stable, so each group stays shuffled.
     order.sort(key=lambda pair: not context.differ_in_colour(*pair))
@@ -46,13 +51,15 @@ def plan_wrong_order(
 
     All differ, because a ring through two of one kind would look like a plain swap.
     """
-    movable = context.movable()
+    movable = worth_editing(context, movable=True)
     for attempt in range(RINGS if len(movable) >= 3 else 0):
         # The first half of the attempts requires clearly different colours.
         strict = attempt < RINGS // 2
         count = int(rng.integers(3, min(LONGEST_RING, len(movable)) + 1))
         ring = tuple(int(index) for index in rng.permutation(movable)[:count])
         if strict and not all(context.differ_in_colour(*pair) for pair in combinations(ring, 2)):
+            continue
+        if not all(differ(context, *pair) for pair in combinations(ring, 2)):
             continue
         offsets = _offsets(context, ring)
         if offsets is not None:
@@ -82,6 +89,11 @@ def _offsets(context: ImageContext, ring: tuple[int, ...]) -> list[list[int]] | 
             or context.overlap_with_others(crop, ring, reach) > MAX_OVERLAP
         ):
             return None
+    # Among parts that may lie anywhere, nothing is wrong when two trade places.
+    if not any(
+        unusual_place(context, index, crop) for index, crop in zip(ring, after, strict=True)
+    ):
+        return None
     # Comparing appearance is the most expensive test and comes late.
     if any(context.same_object_kind(one, other) for one, other in combinations(ring, 2)):
         return None
@@ -112,23 +124,17 @@ def exchange(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     # All objects are removed in one hole: the inpainter must not copy one into another's place.
     clean_hw3 = canvas.remove_object(np.logical_or.reduce(inner))
     # The shadow of each object is measured where no other removed object was.
-    for k, offset in enumerate(offsets_of(edit)):
+    for k, offset in enumerate(exchange_offsets(edit)):
         beside_hw = np.logical_or.reduce(inner[:k] + inner[k + 1 :])
         cutout = context.cutout(edit.targets[k], canvas.band, canvas.feather)
         canvas.paste_moved(cutout, offset, inner[k], clean_hw3, beside_hw)
     return context.union(edit.targets)
 
 
-def offsets_of(edit: Edit) -> list[tuple[int, int]]:
-    """The offset (x, y) of each target: `offsets`, or for a pair one `offset`, there and back."""
-    dx, dy = edit.parameters.get("offset", (0, 0))
-    return edit.parameters.get("offsets") or [(dx, dy), (-dx, -dy)]
-
-
 def placed(
     edit: Edit, masks: Sequence[np.ndarray], proposals: ObjectProposals | None
 ) -> list[np.ndarray]:
-    offsets = offsets_of(edit)
+    offsets = exchange_offsets(edit)
     return [shifted(mask_HW, *offset) for mask_HW, offset in zip(masks, offsets, strict=True)]
 
 

@@ -11,10 +11,14 @@ from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
-from pipeline.edits.placement import MAX_OVERLAP, MIN_BACKGROUND, PLACES
+from pipeline.edits.part_identity import PRODUCT_MOVE, bare, unusual_place
+from pipeline.edits.placement import MAX_OVERLAP, MIN_BACKGROUND, PLACES, shuffled
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import MaskCrop, shifted
 from pipeline.records import Edit, ObjectProposals
+
+# Objects that are tried, each at PLACES destinations.
+TARGETS = 4
 
 
 def plan_extra(
@@ -30,15 +34,14 @@ def plan_misplaced(
 
 
 def _moved(context: ImageContext, rng: np.random.Generator, *, stays: bool) -> Found | None:
-    movable = context.movable()
-    if not movable:
-        return None
-    target = movable[int(rng.integers(len(movable)))]
-    offset = _free_offset(context, target, rng, stays=stays)
-    if offset is None:
-        return None
-    before = context.crops[target]
-    return (target,), {"offset": list(offset)}, [before.box_4, before.moved(*offset).box_4]
+    # One object after the other, as some have no free place.
+    for target in shuffled(context, rng)[:TARGETS]:
+        offset = _free_offset(context, target, rng, stays=stays)
+        if offset is not None:
+            before = context.crops[target]
+            boxes = [before.box_4, before.moved(*offset).box_4]
+            return (target,), {"offset": list(offset)}, boxes
+    return None
 
 
 def _free_offset(
@@ -58,6 +61,8 @@ def _free_offset(
     height, width = context.size_HW
     # A move by less than half the shorter side does not count as misplaced.
     reach = max(2, min(columns, rows) // 2)
+    if context.is_product(target):
+        reach = max(2, round(PRODUCT_MOVE * max(columns, rows)))
     # From 1 on, so that the object touches no edge of the image.
     lefts = rng.integers(1, width - columns, PLACES).tolist()
     tops = rng.integers(1, height - rows, PLACES).tolist()
@@ -70,7 +75,10 @@ def _free_offset(
         # On its own kind of background, and hardly on other objects.
         if place.share_on(background_HW) < MIN_BACKGROUND:
             continue
-        if place.share_on(taken_HW) <= MAX_OVERLAP:
+        if place.share_on(taken_HW) > MAX_OVERLAP or not bare(context, target, place):
+            continue
+        # A copy is one too many anywhere; a part that moved must lie where none belongs.
+        if stays or unusual_place(context, target, place):
             return dx, dy
     return None
 

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
+from pipeline.edits.part_identity import worth_editing
 from pipeline.edits.settings import EditSettings
 from pipeline.records import Edit, ObjectProposals
 
@@ -17,7 +18,10 @@ HUES = tuple(range(60, 301, 30))
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
     # A colour that occurs in the image is more plausible than an arbitrary hue.
-    target = int(rng.integers(len(context)))
+    choice = worth_editing(context)
+    if not choice:
+        return None
+    target = choice[int(rng.integers(len(choice)))]
     for other in rng.permutation(len(context)).tolist():
         if context.differ_in_colour(target, other):
             lab = [round(float(value), 2) for value in context.colour(other)]

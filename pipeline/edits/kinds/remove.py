@@ -5,14 +5,18 @@ import numpy as np
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
+from pipeline.edits.part_identity import worth_editing
 from pipeline.edits.settings import EditSettings
 from pipeline.records import Edit
 
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
-    """Any object, including those truncated by the image's edge."""
+    """Any part, including those truncated by the image's edge; never the product itself."""
     # Removal never shows a cut edge in mid-image, so truncated objects are allowed here.
-    target = int(rng.integers(len(context)))
+    choice = [index for index in worth_editing(context) if not context.is_product(index)]
+    if not choice:
+        return None
+    target = choice[int(rng.integers(len(choice)))]
     return (target,), {}, [context.crops[target].box_4]
 
 

@@ -14,6 +14,7 @@ from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import DonorRef
+from pipeline.edits.part_identity import bare, differ, worth_editing
 from pipeline.edits.placement import fits
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import MaskCrop, dilated, shifted
@@ -32,7 +33,10 @@ def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings
     # The random number is drawn in any case, so that plans do not depend on the filler.
     share = 1.0 if settings.preset == "paper" else PROMPTED
     if rng.random() < (share if context.fill is not None else 0.0):
-        target = int(rng.integers(len(context)))
+        choice = worth_editing(context)
+        if not choice:
+            return None
+        target = choice[int(rng.integers(len(choice)))]
         prompt = str(rng.choice(settings.prompts)) if settings.prompts else ""
         return (target,), {"prompt": prompt}, [context.crops[target].box_4]
     return _pasted(context, rng, strict=True) or _pasted(context, rng, strict=False)
@@ -43,7 +47,7 @@ def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) ->
     # Objects of this image and of all donors form one pool, addressed by one index.
     donors = context.donors
     count = len(context) + len(donors.objects)
-    for target in rng.permutation(context.movable()).tolist():
+    for target in rng.permutation(worth_editing(context, movable=True)).tolist():
         for index in rng.permutation(count)[:CANDIDATES].tolist():
             source = index if index < len(context) else donors.objects[index - len(context)]
             found = context.cached(
@@ -76,6 +80,8 @@ def _in_place(
     dy = int(place.centre[1]) - int(crop.centre[1])
     after = crop.moved(dx, dy)
     if not fits(context, target, after, context.background_of(target)):
+        return None
+    if not differ(context, target, source) or not bare(context, target, after):
         return None
     if isinstance(source, int):
         if (strict and not context.differ_in_colour(target, source)) or context.same_object_kind(

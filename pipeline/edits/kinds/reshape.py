@@ -14,6 +14,7 @@ from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.compositing.cutout import reshaped
 from pipeline.edits.context import ImageContext
+from pipeline.edits.part_identity import bare, turn_means_something, unusual_size
 from pipeline.edits.placement import fits, shuffled
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import MaskCrop, main_axis, rotation, scaling
@@ -47,7 +48,7 @@ def plan_orientation(
     are skipped.
     """
     for target in shuffled(context, rng)[:TARGETS]:
-        if context.orientation_varies(target):
+        if not turn_means_something(context, target) or context.orientation_varies(target):
             continue
         for _ in range(TRIES):
             mirror = bool(rng.random() < MIRRORED)
@@ -85,7 +86,9 @@ def plan_size(
             if scale < 1 and crop.area * scale**2 < LEAST_PX:
                 continue
             after = crop.warped(scaling(scale, along))
-            if fits(context, target, after, background_HW, HELD):
+            if fits(context, target, after, background_HW, HELD) and (
+                unusual_size(context, target, after.area) and bare(context, target, after)
+            ):
                 parameters = {"scale": scale, "along": along}
                 return (target,), parameters, [crop.box_4, after.box_4]
     return None

@@ -1,21 +1,35 @@
 """Inpainter and Filler protocols, the context window around a hole, and OpenCV's inpainters.
 
-An inpainter removes: it is called with an RGB uint8 image and a bool hole and returns RGB uint8 of
-the same size. It sees a window around the hole, so its cost depends on the hole and not on the
-image. The compositor discards whatever it changes outside the hole. A filler generates new content
-from a prompt and a seed.
+An inpainter removes: it is called with an RGB uint8 image, a bool hole and, optionally, what must
+not be copied into it, and returns RGB uint8 of the same size. It sees a window around the hole, so
+its cost depends on the hole and not on the image. The compositor discards whatever it changes
+outside the hole. A filler generates new content from a prompt and a seed.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 
 from pipeline.records import bounding_box
 
-# (image_HW3 uint8, hole_HW bool) -> image_HW3 uint8.
-Inpainter = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+class Inpainter(Protocol):
+    """(image_HW3 uint8, hole_HW bool, avoid_HW bool or None) -> image_HW3 uint8.
+
+    `avoid_HW` are pixels that are no background of the hole: other parts, and the halo of the
+    removed one. Only an inpainter that copies needs it; networks and OpenCV use the pixels around
+    the hole whatever they are.
+    """
+
+    def __call__(
+        self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None, /
+    ) -> np.ndarray: ...
+
+
+# The same on a window that holds the hole: (image_hw3, hole_hw) -> image_hw3.
+WindowFill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # `fill` inpaints inside the mask; `replace` keeps the inside and inpaints everything around it.
 FillMode = Literal["fill", "replace"]
@@ -44,7 +58,9 @@ class OpenCvInpainter:
     def __init__(self, method: str) -> None:
         self._flag = OPENCV_METHODS[method]
 
-    def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
+    ) -> np.ndarray:
         return in_window(self._fill, image_HW3, hole_HW)
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
@@ -53,7 +69,7 @@ class OpenCvInpainter:
         )
 
 
-def in_window(fill: Inpainter, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+def in_window(fill: WindowFill, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
     """Run `fill` on a window around the hole and paste the result; an empty hole costs nothing."""
     if not hole_HW.any():
         return image_HW3.copy()
@@ -64,13 +80,19 @@ def in_window(fill: Inpainter, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np
     return result_HW3
 
 
-def window(box_4: tuple[int, int, int, int], size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The window around a box: CONTEXT times its size, shifted into the image, cropped to it.
+def window(
+    box_4: tuple[int, int, int, int],
+    size: tuple[int, ...],
+    least: int = MIN_WINDOW,
+    context: float = CONTEXT,
+) -> tuple[int, int, int, int]:
+    """The window around a box: `context` times its size, shifted into the image, cropped to it.
 
-    Boxes are x0, y0, x1, y1 in px with exclusive end; `size` is (height, width, ...).
+    Boxes are x0, y0, x1, y1 in px with exclusive end; `size` is (height, width, ...). No side of
+    the window is shorter than `least` px, unless the image is.
     """
     x0, y0, x1, y1 = box_4
-    side = max(MIN_WINDOW, round(CONTEXT * max(x1 - x0, y1 - y0)))
+    side = max(least, round(context * max(x1 - x0, y1 - y0)))
     # Round up to the next multiple.
     side += -side % MULTIPLE
     left, right = _span((x0 + x1) // 2, side, size[1])

@@ -21,7 +21,9 @@ class TorchScriptLama:
         self._model = load_torchscript(path, compute.device)
         self._device = compute.device
 
-    def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
+    ) -> np.ndarray:
         return in_window(self._fill, image_HW3, hole_HW)
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:

@@ -77,7 +77,9 @@ class RemoteInpainter:
                 f"{model!r}; switch the server back, or start the run again"
             )
 
-    def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
+    ) -> np.ndarray:
         return in_window(self._fill, image_HW3, hole_HW)
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:

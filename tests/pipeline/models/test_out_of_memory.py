@@ -58,7 +58,7 @@ class LimitedEncoder(torch.nn.Module):
         self.encoder, self.limit, self.failures = encoder, limit, 0
 
     def forward(self, points, boxes, masks):
-        if len(points[0]) > self.limit:
+        if len(boxes if points is None else points[0]) > self.limit:
             self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.encoder(points, boxes, masks)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models import proposals
+from pipeline.models import mask_filter, prompts, proposals
 from pipeline.models.device import Compute
 from pipeline.models.settings import ProposalSettings
 from pipeline.models.weights import store as weights
@@ -30,7 +30,7 @@ def logits(*boxes: tuple[int, int, int, int], value: float = 5.0) -> torch.Tenso
 
 def passes(maps: torch.Tensor, iou: float = 0.9, inside: torch.Tensor = INSIDE, **change):
     chosen = OPEN.model_copy(update=change)
-    return proposals._passes(maps, torch.full((len(maps),), iou), inside, chosen).tolist()
+    return mask_filter.passes(maps, torch.full((len(maps),), iou), inside, chosen).tolist()
 
 
 def test_each_limit_rejects_its_masks():
@@ -52,7 +52,7 @@ def test_each_limit_rejects_its_masks():
 def test_no_two_kept_masks_overlap_and_every_rejected_one_has_a_duplicate(seed, max_iou):
     rng = np.random.default_rng(seed)
     masks = torch.from_numpy(rng.random((12, 8, 8)) < rng.uniform(0.2, 0.9, (12, 1, 1)))
-    kept = proposals._without_duplicates(masks, max_iou).tolist()
+    kept = mask_filter.without_duplicates(masks, max_iou).tolist()
 
     def iou(a, b):
         return (masks[a] & masks[b]).sum().item() / max(1, (masks[a] | masks[b]).sum().item())
@@ -70,7 +70,7 @@ def test_points_lie_in_the_foreground_in_about_the_wanted_number(seed, wanted):
     mask = np.zeros((64, 96), np.bool_)
     y, x = rng.integers(0, 40), rng.integers(0, 60)
     mask[y : y + 24, x : x + 36] = True
-    points = proposals.foreground_points(mask, wanted)
+    points = prompts.foreground_points(mask, wanted)
     assert mask[points[:, 1], points[:, 0]].all()
     assert 0.4 * wanted - 3 <= len(points) <= 2 * wanted + 3
 
@@ -79,7 +79,7 @@ def test_a_part_too_thin_for_the_lattice_gets_its_own_point():
     mask = np.zeros((64, 64), np.bool_)
     mask[10:50, 10:50] = True
     mask[60, 3:9] = True
-    points = proposals.foreground_points(mask, 9)
+    points = prompts.foreground_points(mask, 9)
     assert (points[:, 1] == 60).any()
 
 
@@ -87,10 +87,10 @@ def test_the_largest_component_is_kept_with_its_share():
     mask = np.zeros((20, 20), np.bool_)
     mask[2:12, 2:12] = True
     mask[15:18, 15:18] = True
-    part, share = proposals.largest_component(mask)
+    part, share = mask_filter.largest_component(mask)
     assert part.sum() == 100
     assert share == pytest.approx(100 / 109)
-    assert proposals.largest_component(np.zeros((4, 4), np.bool_))[1] == 0.0
+    assert mask_filter.largest_component(np.zeros((4, 4), np.bool_))[1] == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_no_proposal_is_made_up_when_none_passes(small):
     nothing = ProposalSettings(min_area=0.99, max_area=1.0, min_predicted_iou=1.0)
     found = small(change=nothing)(grey, ForegroundMask(np.ones((64, 64), np.bool_)))
     if len(found) == 0:
-        assert found.relaxed == tuple(name for name, _ in proposals.RELAXATIONS)
+        assert found.relaxed == tuple(name for name, _ in mask_filter.RELAXATIONS)
     assert found.masks_NHW.shape[1:] == (64, 64)
 
 
@@ -160,8 +160,8 @@ def test_bf16_gives_nearly_the_same_masks(small, scene):
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_relaxing_never_tightens_a_limit(min_area, max_area, share):
     before = ProposalSettings(min_area=min_area, max_area=max_area, max_foreground_share=share)
-    for _, change in proposals.RELAXATIONS:
-        after = proposals.relaxed_settings(before, change)
+    for _, change in mask_filter.RELAXATIONS:
+        after = mask_filter.relaxed_settings(before, change)
         assert after.min_area <= before.min_area
         assert after.max_area >= before.max_area
         assert after.max_foreground_share >= before.max_foreground_share
@@ -176,7 +176,7 @@ def test_confident_masks_equal_those_of_the_decoder(scene, min_iou):
     sam = small_sam(weights.require("bundled-sam"))
     pixels = torch.from_numpy(scene.image_HW3).permute(2, 0, 1)[None].float()
     embedding = sam.image_encoder(sam.preprocess(pixels))
-    points = torch.from_numpy(proposals.foreground_points(scene.product_HW, 12)).float()[:, None]
+    points = torch.from_numpy(prompts.foreground_points(scene.product_HW, 12)).float()[:, None]
     sparse, dense = sam.prompt_encoder((points, torch.ones(len(points), 1)), None, None)
     position = sam.prompt_encoder.get_dense_pe()
     logits, iou = decode_confident(

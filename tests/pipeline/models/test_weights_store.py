@@ -98,7 +98,9 @@ def test_the_catalogue_is_consistent():
     for entry in entries:
         kind, _, value = entry.digest.partition(":")
         assert not entry.digest or re.fullmatch(f"[0-9a-f]{{{lengths[kind]}}}", value), entry.name
-        assert entry.bundled == (not entry.url and entry.format != "folder"), entry.name
+        fetched = bool(entry.url or entry.package)
+        assert entry.bundled == (not fetched and entry.format != "folder"), entry.name
+        assert not (entry.url and entry.package), entry.name
         assert not entry.url or entry.url.startswith("https://")
         assert entry.purpose
         assert entry.licence
@@ -139,14 +141,26 @@ def test_the_bundled_files_match_their_checksums(name):
 
 def test_auto_uses_bundled_models_until_official_ones_are_present(folder, undigested):
     found = models.resolve(ModelSettings())
-    assert (found.foreground[0], found.proposals[0], found.inpaint[0]) == (
-        "bundled", "small", "small_lama",
-    )  # fmt: skip
+    assert (found.foreground[0], found.proposals[0]) == ("bundled", "small")
+    assert "inpaint/lama" not in found.digests()
     (folder / "u2net.onnx").write_bytes(b"official")
-    assert models.resolve(ModelSettings()).foreground[0] == "u2net"
-    assert set(found.digests()) == {
-        "foreground/bundled", "proposals/small", "inpaint/small_lama",
-    }  # fmt: skip
+    assert "foreground/u2net" not in found.digests()
+    official = models.resolve(ModelSettings())
+    # The bundled network is asked where the official one is in doubt, so both decide masks.
+    assert official.foreground[0] == "u2net"
+    assert {"foreground/u2net", "foreground/bundled"} <= set(official.digests())
+
+
+def test_a_named_network_decides_alone(folder, undigested):
+    (folder / "u2netp.onnx").write_bytes(b"official")
+    for settings in (
+        {"backend": "u2netp"},
+        {"backend": "bundled"},
+        {"weights": str(folder / "u2netp.onnx")},
+    ):
+        found = models.resolve(ModelSettings.model_validate({"foreground": settings}))
+        assert found.second_foreground == ("none", None)
+        assert sum(name.startswith("foreground/") for name in found.digests()) == 1
 
 
 def test_a_file_with_a_wrong_digest_is_not_loaded(folder):

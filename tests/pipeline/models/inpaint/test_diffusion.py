@@ -200,7 +200,7 @@ def test_settings_of_an_absent_filler_do_not_count():
     files = models.resolve(ModelSettings())
     assert files.fill == ("none", None)
     assert {name.partition("/")[0] for name in files.digests()} == {
-        "foreground", "proposals", "inpaint"
+        "foreground", "proposals", "inpaint", "features"
     }  # fmt: skip
     assert "fill" not in ModelSettings().content()
     assert "fill" in settings_of(Path("somewhere")).content()

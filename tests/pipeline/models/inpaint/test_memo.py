@@ -17,7 +17,9 @@ class Counted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
+    ) -> np.ndarray:
         self.calls += 1
         return TELEA(image_HW3, hole_HW)
 
@@ -39,33 +41,33 @@ def test_the_result_is_the_inpainters_inside_the_hole_and_the_image_outside(seed
     rng = np.random.default_rng(seed)
     image_HW3 = rng.integers(0, 256, (40, 56, 3), np.uint8)
     hole_HW = (rng.random((40, 56)) < 0.2) & hole(5, 5, 30, 30)
-    fill = MemoInpainter(TELEA, image_HW3)
+    memo = MemoInpainter(TELEA, image_HW3)
     expected_HW3 = np.where(hole_HW[..., None], TELEA(image_HW3, hole_HW), image_HW3)
     for _ in range(2):
-        np.testing.assert_array_equal(fill(hole_HW), expected_HW3)
+        np.testing.assert_array_equal(memo(hole_HW)[0], expected_HW3)
 
 
 def test_each_hole_is_inpainted_once(image_HW3):
     inpaint = Counted()
-    fill = MemoInpainter(inpaint, image_HW3)
+    memo = MemoInpainter(inpaint, image_HW3)
     for box in ((4, 4, 12, 12), (4, 4, 12, 12), (5, 4, 13, 12), (4, 4, 20, 8), (4, 4, 12, 12)):
-        fill(hole(*box))
+        memo(hole(*box))
     assert inpaint.calls == 3
 
 
 def test_different_holes_with_one_box_are_distinguished(image_HW3):
     ring_HW = hole(4, 4, 20, 20) & ~hole(8, 8, 12, 12)
     inpaint = Counted()
-    fill = MemoInpainter(inpaint, image_HW3)
-    fill(hole(4, 4, 20, 20))
-    found_HW3 = fill(ring_HW)
+    memo = MemoInpainter(inpaint, image_HW3)
+    memo(hole(4, 4, 20, 20))
+    found_HW3, _ = memo(ring_HW)
     assert inpaint.calls == 2
     np.testing.assert_array_equal(found_HW3[8:12, 8:12], image_HW3[8:12, 8:12])
 
 
 def test_writing_to_a_result_does_not_change_the_memo(image_HW3):
-    fill = MemoInpainter(TELEA, image_HW3)
-    first_HW3 = fill(hole(4, 4, 12, 12))
+    memo = MemoInpainter(TELEA, image_HW3)
+    first_HW3, _ = memo(hole(4, 4, 12, 12))
     kept_HW3 = first_HW3.copy()
     first_HW3[:] = 0
-    np.testing.assert_array_equal(fill(hole(4, 4, 12, 12)), kept_HW3)
+    np.testing.assert_array_equal(memo(hole(4, 4, 12, 12))[0], kept_HW3)

@@ -1,0 +1,210 @@
+"""What an edit must respect so that the result is an anomaly: kinds, places, turns and sizes.
+
+An exchange of two equal screws, a nut of the same kind in a nut's place, or a part moved to where
+good images show it as well are no anomalies. The part kinds of the category
+(`part_kinds.kinds.PartKinds`) decide; without them (a few images, or the preset `paper`) the
+comparison of appearances in `context.py` stands alone.
+
+Planners ask `worth_editing`, `differ` and the others while they choose; `objection` judges a plan
+before any pixel is made.
+
+Shapes: N objects of an image; H, W image; h, w window; 3 colour (CIELAB).
+"""
+
+from itertools import combinations
+
+import cv2
+import numpy as np
+
+from pipeline.edits.context import ImageContext
+from pipeline.edits.donors import DonorRef
+from pipeline.edits.fill_sources import RING
+from pipeline.imaging.masks import MaskCrop, scaling
+from pipeline.kinds import kind_of
+from pipeline.part_kinds.kinds import UNSURE
+from pipeline.records import Edit
+
+# Reasons to reject a plan; part of the dataset format, explained in docs/gate.md.
+UNSURE_KIND = "unsure_kind"
+SAME_KIND = "same_kind"
+USUAL_PLACE = "usual_place"
+USUAL_TURN = "usual_turn"
+USUAL_SIZE = "usual_size"
+
+# Smallest move of a whole product to another place, as a share of its longest side; for a part it
+# is the whole side, because parts of a kind may lie side by side.
+PRODUCT_MOVE = 0.1
+# CIELAB distance up to which a pixel looks like the surroundings of the object, and the share of a
+# destination that must look so.
+ALIKE = 14.0
+BARE = 0.75
+# Percentiles of the surroundings' colours that count as usual: the ring may touch a neighbour.
+USUAL = (10, 90)
+
+
+def kind_of_object(context: ImageContext, source: int | DonorRef) -> int:
+    """The part kind of an object of this image or of a donor; UNSURE without part kinds."""
+    kinds = context.part_kinds
+    if kinds is None:
+        return UNSURE
+    name = "" if isinstance(source, int) else source.image
+    index = source if isinstance(source, int) else source.proposal
+
+    def recognised() -> np.ndarray:
+        proposals = context.proposals if not name else context.donors.proposals_of(name)
+        if proposals.vectors_NC is None:
+            return np.full(len(proposals), UNSURE, np.int32)
+        return kinds.recognise(proposals.vectors_NC)
+
+    return int(context.cached(recognised, "part kinds", name)[index])
+
+
+def worth_editing(context: ImageContext, *, movable: bool = False) -> list[int]:
+    """Objects worth editing, best level only: whole parts of a known kind, else whole parts, else
+    the product itself. `movable` leaves out objects that the image's edge cuts off."""
+    found = context.movable() if movable else list(range(len(context)))
+    # Pieces of parts never: without a cap the part is broken, which is no logical anomaly.
+    whole = [index for index in found if context.is_whole(index)]
+    if not whole:
+        whole = [index for index in found if context.is_product(index)]
+    if context.part_kinds is None:
+        return whole
+    return [index for index in whole if kind_of_object(context, index) != UNSURE] or whole
+
+
+def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) -> bool:
+    """True when two objects are surely of different kinds; True without part kinds."""
+    kinds = context.part_kinds
+    if kinds is None:
+        return True
+    return kinds.differ(kind_of_object(context, one), kind_of_object(context, other))
+
+
+def unusual_place(context: ImageContext, target: int, after: MaskCrop) -> bool:
+    """True when no good image shows the target's kind there; True without part kinds."""
+    kinds = context.part_kinds
+    if kinds is None:
+        return True
+    height, width = context.size_HW
+    x, y = after.centre
+    extent = max(after.mask_hw.shape[0] / height, after.mask_hw.shape[1] / width)
+    # A product that is always at one place is visibly off after a smaller move.
+    if context.is_product(target):
+        extent *= PRODUCT_MOVE
+    return kinds.unusual_place(kind_of_object(context, target), (x / width, y / height), extent)
+
+
+def turn_means_something(context: ImageContext, target: int) -> bool:
+    """True when good images show the target's kind in one rotation only; True without kinds."""
+    kinds = context.part_kinds
+    return kinds is None or kinds.turn_is_fixed(kind_of_object(context, target))
+
+
+def unusual_size(context: ImageContext, target: int, area: float) -> bool:
+    """True when no good image shows the target's kind with that area (pixels)."""
+    kinds = context.part_kinds
+    if kinds is None:
+        return True
+    height, width = context.size_HW
+    return kinds.unusual_size(
+        kind_of_object(context, target), float(np.sqrt(area / (height * width)))
+    )
+
+
+def bare(context: ImageContext, target: int, after: MaskCrop) -> bool:
+    """True when a destination looks like what surrounds the target: nothing unknown lies there.
+
+    A part that neither foreground nor proposals found would otherwise be covered. Always True
+    without part kinds.
+    """
+    if context.part_kinds is None:
+        return True
+    low_3, high_3 = context.cached(
+        lambda: _colours_around(context, target), "colours around", target
+    )
+    x0, y0, x1, y1 = after.box_4
+    lab_hw3 = _lab(context.image_HW3[y0:y1, x0:x1])
+    # The object's own pixels become free when it moves, and an overlap is checked elsewhere.
+    outside_hw = after.mask_hw & ~context.proposals.masks_NHW[target, y0:y1, x0:x1]
+    if not outside_hw.any():
+        return True
+    pixels = lab_hw3[outside_hw]
+    beyond = np.maximum(low_3 - pixels, pixels - high_3).clip(0)
+    return float((np.linalg.norm(beyond, axis=1) <= ALIKE).mean()) >= BARE
+
+
+def objection(context: ImageContext, edit: Edit) -> str:
+    """Why a planned edit would be no anomaly, as a rejection reason; empty when it is one."""
+    if context.part_kinds is None or edit.is_control:
+        return ""
+    return next(filter(None, (_objection(context, part) for part in edit.parts)), "")
+
+
+def _objection(context: ImageContext, edit: Edit) -> str:
+    row, parameters = kind_of(edit.kind), edit.parameters
+    if any(kind_of_object(context, target) == UNSURE for target in edit.targets):
+        return UNSURE_KIND
+    if row.exchanges and not all(differ(context, *pair) for pair in combinations(edit.targets, 2)):
+        return SAME_KIND
+    if row.exchanges and not any(
+        unusual_place(context, target, context.crops[target].moved(*map(int, offset)))
+        for target, offset in zip(edit.targets, exchange_offsets(edit), strict=True)
+    ):
+        return USUAL_PLACE
+    source = _source(edit)
+    if source is not None:
+        if kind_of_object(context, source) == UNSURE:
+            return UNSURE_KIND
+        if not differ(context, edit.targets[0], source):
+            return SAME_KIND
+    target, crop = edit.targets[0], context.crops[edit.targets[0]]
+    if row.relocates:
+        dx, dy = map(int, parameters["offset"])
+        if not unusual_place(context, target, crop.moved(dx, dy)):
+            return USUAL_PLACE
+    if "turn" in parameters and not turn_means_something(context, target):
+        return USUAL_TURN
+    if "scale" in parameters:
+        after = crop.warped(scaling(parameters["scale"], parameters["along"]))
+        if not unusual_size(context, target, after.area):
+            return USUAL_SIZE
+    return ""
+
+
+def exchange_offsets(edit: Edit) -> list[tuple[int, int]]:
+    """The offset (x, y) of each target: `offsets`, or for a pair one `offset`, there and back."""
+    dx, dy = edit.parameters.get("offset", (0, 0))
+    return edit.parameters.get("offsets") or [(dx, dy), (-dx, -dy)]
+
+
+def _source(edit: Edit) -> int | DonorRef | None:
+    """The object that the edit puts into its target's place, if it is one."""
+    if "donor" in edit.parameters:
+        return DonorRef.from_json(edit.parameters["donor"])
+    part = edit.parameters.get("part")
+    return None if part is None else int(part)
+
+
+def _colours_around(context: ImageContext, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """The usual CIELAB colours in a ring around the target, lowest and highest, two of (3,)."""
+    crop = context.crops[target]
+    x0, y0, x1, y1 = crop.box_4
+    near = np.s_[max(0, y0 - 2 * RING) : y1 + 2 * RING, max(0, x0 - 2 * RING) : x1 + 2 * RING]
+    mask_hw = context.proposals.masks_NHW[target][near].astype(np.uint8)
+    # Not the pixels next to the object: its soft edge and contact shadow lie there.
+    inner_hw, outer_hw = (
+        cv2.dilate(mask_hw, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+        for reach in (3, 2 * RING)
+    )
+    ring_hw = outer_hw & ~inner_hw & ~context.objects_HW()[near]
+    if not ring_hw.any():
+        ring_hw = outer_hw & ~inner_hw
+    if not ring_hw.any():
+        return np.full(3, -np.inf), np.full(3, np.inf)
+    low_3, high_3 = np.percentile(_lab(context.image_HW3[near])[ring_hw], USUAL, axis=0)
+    return low_3, high_3
+
+
+def _lab(image_hw3: np.ndarray) -> np.ndarray:
+    lab_hw3: np.ndarray = cv2.cvtColor(image_hw3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return lab_hw3

@@ -1,0 +1,90 @@
+"""EfficientNet-Lite0, trained on ImageNet, as a frozen feature extractor (Tan and Le, ICML 2019).
+
+    trunk = lite0_trunk(path)
+    fine, middle, coarse = trunk(normalise(images_B3HW))
+
+The Lite variants have neither squeeze-and-excite nor swish. The network is timm's; only the stages
+up to stride 16 are kept. It has the interface of `backbone.Trunk`.
+
+Shapes: B batch; H, W image; 3 colour (RGB); C channels of a level; h, w = H, W divided by the
+level's stride (4, 8, 16), rounded up.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import WeightsError
+from pipeline.models.backbone import DEVIATION_3, MEAN_3, Levels
+from pipeline.models.weights.safe_load import load_state
+
+# Channels of the levels at strides 4, 8 and 16.
+CHANNELS = (24, 40, 112)
+# The publisher's input is (255 x - 127) / 128 for x in 0-1.
+OFFSET, SCALE = 127.0, 128.0
+
+
+class Lite0Trunk(nn.Module):
+    """The stem and the blocks up to stride 16; `forward` takes images from `backbone.normalise`.
+
+    It is always frozen: evaluation mode, no gradients.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # timm takes more than a second to import.
+        import timm
+
+        self.channels = CHANNELS
+        self.frozen = True
+        self.network = timm.create_model(
+            "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3)
+        )
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images_B3HW: Tensor) -> Levels:
+        # `normalise` subtracts ImageNet's mean; this network was trained on another range.
+        mean_311 = images_B3HW.new_tensor(MEAN_3).view(3, 1, 1)
+        deviation_311 = images_B3HW.new_tensor(DEVIATION_3).view(3, 1, 1)
+        inputs_B3HW = ((images_B3HW * deviation_311 + mean_311) * 255 - OFFSET) / SCALE
+        fine_BChw, middle_BChw, coarse_BChw = self.network(inputs_B3HW)
+        return fine_BChw, middle_BChw, coarse_BChw
+
+    def train(self, mode: bool = True) -> "Lite0Trunk":
+        """Stay in evaluation mode, whatever a detector that contains the trunk does."""
+        super().train(False)
+        return self
+
+
+def lite0_trunk(weights: Path | None = None) -> Lite0Trunk:
+    """The frozen trunk; `weights` is the publisher's file, without it the trunk is random.
+
+    WeightsError when the file belongs to another network.
+    """
+    trunk = Lite0Trunk()
+    if weights is not None:
+        _load(trunk, weights)
+    return trunk
+
+
+def _load(trunk: Lite0Trunk, path: Path) -> None:
+    """Copy the publisher's tensors, which have other names but the same order as timm's."""
+    import timm
+
+    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    found = load_state(path)
+    # Pairing by order alone could mix up tensors of a related network; their shapes tell.
+    pairs = zip(whole.items(), found.values(), strict=False)
+    fits = len(whole) == len(found) and all(
+        mine.shape == theirs.shape for (_, mine), theirs in pairs
+    )
+    if not fits:
+        raise WeightsError(
+            f"{path}: expected EfficientNet-Lite0 ({len(whole)} tensors), got another network "
+            f"({len(found)} tensors); run `anomalysmith weights pull efficientnet-lite0`"
+        )
+    named = dict(zip(whole, found.values(), strict=True))
+    with torch.no_grad():
+        trunk.network.load_state_dict({name: named[name] for name in trunk.network.state_dict()})

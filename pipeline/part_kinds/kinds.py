@@ -1,0 +1,269 @@
+"""Part kinds: which parts of a category come again, what they look like and where they lie.
+
+    kinds = learn(observed)                    # from the normal images of a category
+    kinds_N = kinds.recognise(vectors_NC)      # of one image; UNSURE where unclear
+
+Kinds are the connected components of a nearest-neighbour graph (single linkage). Errors in that
+direction are harmless: two kinds taken for one forbid an exchange that would have been an anomaly,
+while one kind taken for two would label two equal screws under different light "swapped". For the
+same reason two kinds count as different only with a clear gap between them, and a part that is
+far from all known ones, or between two kinds, is `UNSURE`.
+
+Shapes: N parts of one image; M parts of all normal images; K kinds; C vector; D dimensions of
+`space.Space`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from pipeline.models.part_embedding import FACE, FACE_SIDE, PLAIN, UNITS
+from pipeline.part_kinds.space import Space, distances
+
+# The kind of a part that is far from every known one, or between two kinds.
+UNSURE = -1
+# Normal images below which nothing recurs reliably.
+LEAST_IMAGES = 4
+# A kind recurs in at least this share of the images, and in at least two.
+RECURS = 0.2
+# Parts closer than this multiple of the usual distance to the nearest part of another image are
+# linked; one kind ends where no part is that near.
+LINK = 2.5
+# Percentile of those nearest distances that counts as usual.
+USUAL = 75
+# Two kinds differ when their nearest parts are farther apart than this multiple of LINK's reach.
+APART = 1.2
+# A part belongs to a kind up to this multiple of LINK's reach, and only if the next kind is farther
+# by the second factor.
+REACH, CLEARLY = 0.8, 1.5
+# Seen places are grown until as many random ones would cover the first share of the image. A kind
+# whose places cover more than the second share lies anywhere, and no place is wrong for it.
+RANDOM_COVER, ANYWHERE = 0.9, 0.78
+# A usually absent component is merged into another one if it completes that one's usual number in
+# at least this share of the images that show it.
+COMPLETES = 0.5
+# Correlation of upright parts with their mean from which a kind is always turned the same way.
+SAME_TURN = 0.6
+# How much less parts must correlate with it when turned by a quarter or a half.
+TURN_MARGIN = 0.1
+# Factor beyond the seen sizes (square root of the area) from which a part has the wrong size.
+OTHER_SIZE = 1.08
+# Column of a vector that holds the size.
+_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """The parts of one normal image: vectors (N, C) and centres (N, 2), x and y in 0-1."""
+
+    vectors_NC: np.ndarray
+    centres_N2: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartKinds:
+    """The kinds of a category. `kinds_M` is the kind of each example, `reach` the distance of LINK.
+
+    `gaps_KK` are the distances between the nearest examples of two kinds. `centres_M2` are places
+    in shares of the image's width and height, `images_M` says from which image.
+    """
+
+    space: Space
+    points_MD: np.ndarray
+    kinds_M: np.ndarray
+    centres_M2: np.ndarray
+    images_M: np.ndarray
+    gaps_KK: np.ndarray
+    # Square root of the area as a share of the image's side, smallest and largest of each kind.
+    sizes_K2: np.ndarray
+    # Whether good images show the kind in one rotation only.
+    fixed_turn_K: np.ndarray
+    reach: float
+    images: int
+
+    def __len__(self) -> int:
+        return len(self.gaps_KK)
+
+    def recognise(self, vectors_NC: np.ndarray) -> np.ndarray:
+        """The kind of each part, (N,) int32; UNSURE for one-offs and for parts between kinds."""
+        kinds_N = np.full(len(vectors_NC), UNSURE, np.int32)
+        if not len(vectors_NC) or not len(self):
+            return kinds_N
+        apart_NM = distances(self.space.of(vectors_NC[:, :-FACE]), self.points_MD)
+        nearest_NK = np.stack(
+            [apart_NM[:, self.kinds_M == kind].min(1) for kind in range(len(self))], 1
+        )
+        best_N = nearest_NK.argmin(1)
+        first_N = nearest_NK.min(1)
+        sure_N = first_N <= REACH * self.reach
+        if len(self) > 1:
+            # Nearly as near to a second kind: it may be either.
+            second_N = np.partition(nearest_NK, 1, axis=1)[:, 1]
+            sure_N &= second_N >= CLEARLY * first_N
+        kinds_N[sure_N] = best_N[sure_N]
+        return kinds_N
+
+    def differ(self, first: int, second: int) -> bool:
+        """True when two kinds are surely different; False for UNSURE ones."""
+        if UNSURE in (first, second) or first == second:
+            return False
+        return bool(self.gaps_KK[first, second] >= APART * self.reach)
+
+    def places_of(self, kind: int) -> np.ndarray:
+        """Centres at which good images show the kind, (P, 2), x and y in 0-1."""
+        places_P2: np.ndarray = self.centres_M2[self.kinds_M == kind]
+        return places_P2
+
+    def unusual_place(self, kind: int, centre_2: tuple[float, float], extent: float) -> bool:
+        """True when no good image shows the kind there, nor nearly anywhere else in the image.
+
+        `centre_2` is x and y in 0-1, `extent` the longest side of the part in the same unit. False
+        for a kind that lies anywhere in good images: no place is wrong for it.
+        """
+        if kind == UNSURE:
+            return False
+        places_P2 = self.places_of(kind)
+        if np.linalg.norm(places_P2 - centre_2, axis=1).min() < extent:
+            return False
+        # Centres are at least half the extent inside the image.
+        side = np.linspace(extent / 2, 1 - extent / 2, 33)
+        grid_G2 = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+        # Discs of radius r around P random places leave exp(-P pi r^2 / A) of an area A uncovered.
+        area = max(1 - extent, 0.1) ** 2
+        radius = np.sqrt(-np.log(1 - RANDOM_COVER) * area / (np.pi * len(places_P2)))
+        covered_G = distances(grid_G2, places_P2).min(1) < radius
+        return bool(covered_G.mean() < ANYWHERE)
+
+    def unusual_size(self, kind: int, size: float) -> bool:
+        """True for a size (square root of the share of the image) beyond those of good images."""
+        if kind == UNSURE:
+            return False
+        smallest, largest = self.sizes_K2[kind].tolist()
+        return not smallest / OTHER_SIZE <= size <= largest * OTHER_SIZE
+
+    def turn_is_fixed(self, kind: int) -> bool:
+        """True when good images show the kind in one rotation only."""
+        return kind != UNSURE and bool(self.fixed_turn_K[kind])
+
+
+def learn(observed: Sequence[Observed]) -> PartKinds | None:
+    """The part kinds of normal images; None with fewer than LEAST_IMAGES images or no part."""
+    counts = [len(one.vectors_NC) for one in observed]
+    if len(observed) < LEAST_IMAGES or sum(count > 0 for count in counts) < LEAST_IMAGES:
+        return None
+    vectors_MC = np.concatenate([one.vectors_NC for one in observed if len(one.vectors_NC)])
+    centres_M2 = np.concatenate([one.centres_N2 for one in observed if len(one.vectors_NC)])
+    images_M = np.repeat(np.arange(len(observed)), counts)
+    faces_MS = vectors_MC[:, -FACE:]
+    space = Space.learned(vectors_MC[:, :-FACE], images_M, PLAIN)
+    points_MD = space.of(vectors_MC[:, :-FACE])
+    apart_MM = distances(points_MD, points_MD)
+    elsewhere_MM = np.where(images_M[:, None] == images_M[None], np.inf, apart_MM)
+    reach = LINK * float(np.percentile(elsewhere_MM.min(1), USUAL))
+    labels_M = _completed(_components(points_MD, reach), images_M, len(observed))
+    # Components that do not recur are one-offs: their parts stay unsure.
+    least = max(2, RECURS * len(observed))
+    recurring = [
+        label for label in np.unique(labels_M)
+        if len(np.unique(images_M[labels_M == label])) >= least
+    ]  # fmt: skip
+    # The most frequent kind first, then by first appearance: independent of labels of a library.
+    recurring.sort(key=lambda k: (-int((labels_M == k).sum()), int((labels_M == k).argmax())))
+    kinds_M = np.full(len(labels_M), UNSURE, np.int32)
+    for kind, label in enumerate(recurring):
+        kinds_M[labels_M == label] = kind
+    known_M = kinds_M != UNSURE
+    gaps_KK = np.zeros((len(recurring), len(recurring)))
+    for one in range(len(recurring)):
+        for other in range(len(recurring)):
+            gaps_KK[one, other] = apart_MM[np.ix_(kinds_M == one, kinds_M == other)].min()
+    sizes_M = np.exp(vectors_MC[:, _SIZE] * UNITS[_SIZE])
+    of_kind = [kinds_M == kind for kind in range(len(recurring))]
+    return PartKinds(
+        space, points_MD[known_M], kinds_M[known_M], centres_M2[known_M], images_M[known_M],
+        gaps_KK,
+        np.array([[sizes_M[one].min(), sizes_M[one].max()] for one in of_kind]).reshape(-1, 2),
+        np.array([_turned_alike(faces_MS[one]) for one in of_kind], np.bool_),
+        reach, len(observed),
+    )  # fmt: skip
+
+
+def _turned_alike(faces_MS: np.ndarray) -> bool:
+    """True when upright parts of a kind look alike, and unlike the same parts turned.
+
+    A round part looks the same in every rotation; its rotation means nothing.
+    """
+    mean_S = faces_MS.mean(0)
+    mean_S /= np.linalg.norm(mean_S) + 1e-6
+    upright = float(np.percentile(faces_MS @ mean_S, 10))
+    grid_MYX = faces_MS.reshape(-1, FACE_SIDE, FACE_SIDE)
+    turned = max(
+        float(np.percentile(np.rot90(grid_MYX, k, (1, 2)).reshape(len(faces_MS), -1) @ mean_S, 90))
+        for k in (1, 2, 3)
+    )
+    return upright >= SAME_TURN and upright - turned >= TURN_MARGIN
+
+
+def _components(points_MD: np.ndarray, reach: float) -> np.ndarray:
+    """Labels of the single-linkage clusters at that distance, (M,)."""
+    if len(points_MD) < 2:
+        return np.zeros(len(points_MD), np.int64)
+    labels_M: np.ndarray = fcluster(linkage(points_MD, "single"), reach, "distance")
+    return labels_M
+
+
+def _completed(labels_M: np.ndarray, images_M: np.ndarray, images: int) -> np.ndarray:
+    """The labels, with a usually absent component merged into one that lacks exactly its parts.
+
+    A part seen from an odd side is far from the others of its kind, but it occurs where one of them
+    is missing: together they have the usual number more often.
+    """
+    labels_M = labels_M.copy()
+
+    def counts(label: int) -> np.ndarray:
+        return np.bincount(images_M[labels_M == label], minlength=images)
+
+    # The smallest first: several odd views may belong to one kind.
+    for odd in sorted(np.unique(labels_M), key=lambda k: (int((labels_M == k).sum()), k)):
+        odd_I = counts(odd)
+        if np.bincount(odd_I).argmax() > 0:
+            continue
+        gains = {
+            int(label): irregularity(counts(label)) - irregularity(counts(label) + odd_I)
+            for label in np.unique(labels_M)
+            if label != odd and np.bincount(counts(label)).argmax() > 0
+        }
+        best = max(gains, key=lambda label: gains[label], default=None)
+        if best is not None and gains[best] >= COMPLETES * float((odd_I > 0).mean()):
+            labels_M[labels_M == odd] = best
+    return labels_M
+
+
+def irregularity(counts_I: np.ndarray) -> float:
+    """Share of the images whose count is not the most frequent one, in [0, 1)."""
+    return float(1 - np.bincount(counts_I).max() / len(counts_I))
+
+
+def pack(kinds: PartKinds) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and JSON facts for the stage cache."""
+    arrays = {
+        "kind_mean": kinds.space.mean_F, "kind_basis": kinds.space.basis_FD,
+        "kind_scale": kinds.space.scale_D, "kind_points": kinds.points_MD,
+        "kind_of": kinds.kinds_M, "kind_centres": kinds.centres_M2,
+        "kind_images": kinds.images_M, "kind_gaps": kinds.gaps_KK,
+        "kind_sizes": kinds.sizes_K2, "kind_turns": kinds.fixed_turn_K,
+    }  # fmt: skip
+    return arrays, {"reach": kinds.reach, "images": kinds.images}
+
+
+def unpack(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> PartKinds:
+    """The inverse of `pack`."""
+    space = Space(arrays["kind_mean"], arrays["kind_basis"], arrays["kind_scale"])
+    return PartKinds(
+        space, arrays["kind_points"], arrays["kind_of"], arrays["kind_centres"],
+        arrays["kind_images"], arrays["kind_gaps"], arrays["kind_sizes"], arrays["kind_turns"],
+        facts["reach"], facts["images"],
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""Plans that would be no anomaly: equal parts, usual places, unknown parts, the product itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_parts import BLUE, RED, disc, draw
+
+from pipeline.edits import part_identity
+from pipeline.edits.context import ImageContext
+from pipeline.edits.part_identity import objection
+from pipeline.edits.plan import plan
+from pipeline.models.part_embedding import FACE, PLAIN
+from pipeline.part_kinds import kinds as part_kinds
+from pipeline.part_kinds.kinds import Observed
+from pipeline.records import WHOLE_PRODUCT, Edit, ObjectProposals
+
+LENGTH = PLAIN + 20
+# Kinds by vector: two nuts that differ in light only, a bolt, and something never seen before.
+NUT, BOLT, UNKNOWN = np.random.default_rng(5).normal(0, 4, (3, LENGTH))
+PLACES = {"nut": (0.2, 0.2), "bolt": (0.8, 0.8)}
+
+
+def vectors(*kinds: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(len(kinds))
+    noise = rng.normal(0, 0.5, (len(kinds), LENGTH))
+    return np.hstack([np.stack(kinds) + noise, np.zeros((len(kinds), FACE))]).astype(np.float32)
+
+
+def studied(places: dict[str, tuple[float, float]] | None) -> part_kinds.PartKinds:
+    """A category with one nut and one bolt an image; with `None` they lie anywhere."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(40):
+        drawn = rng.uniform(0.1, 0.9, (2, 2))
+        fixed = np.array(list((places or PLACES).values())) + rng.normal(0, 0.01, (2, 2))
+        noise = rng.normal(0, 0.5, (2, LENGTH))
+        both = np.hstack([np.stack([NUT, BOLT]) + noise, np.zeros((2, FACE))])
+        images.append(Observed(both.astype(np.float32), drawn if places is None else fixed))
+    found = part_kinds.learn(images)
+    assert found is not None
+    return found
+
+
+def scene(*kinds: np.ndarray) -> tuple[np.ndarray, ObjectProposals]:
+    """Two or three discs on grey; what they are is told by their vectors alone."""
+    middles = ((26, 26), (102, 102), (102, 26))[: len(kinds)]
+    discs = [disc(128, x, y, 12) for x, y in middles]
+    image, proposals = draw(discs, [RED, BLUE, RED][: len(kinds)])
+    return image, replace(proposals, vectors_NC=vectors(*kinds))
+
+
+def context_of(*kinds: np.ndarray, places: dict[str, tuple[float, float]] | None = PLACES):
+    image, proposals = scene(*kinds)
+    return ImageContext(image, proposals, part_kinds=studied(places))
+
+
+def planned(context: ImageContext, kind: str) -> list[Edit]:
+    found = [plan(context, np.random.default_rng(seed), kind=kind) for seed in range(20)]
+    return [edit for edit in found if edit is not None]
+
+
+def test_different_kinds_at_their_places_are_exchanged() -> None:
+    context = context_of(NUT, BOLT)
+    edits = planned(context, "swapped")
+    assert edits
+    assert not any(objection(context, edit) for edit in edits)
+
+
+@pytest.mark.parametrize("kind", ["swapped", "wrong_type"])
+def test_equal_parts_that_look_different_are_not_exchanged(kind: str) -> None:
+    """One is red and one is blue, as under other light; by their kind they are equal."""
+    without = ImageContext(*scene(NUT, NUT))
+    assert planned(without, kind)
+    assert not planned(context_of(NUT, NUT), kind)
+    edit = planned(without, "swapped")[0]
+    assert objection(context_of(NUT, NUT), edit) == part_identity.SAME_KIND
+
+
+@pytest.mark.parametrize("kind", ["swapped", "misplaced"])
+def test_parts_that_lie_anywhere_are_never_in_a_wrong_place(kind: str) -> None:
+    assert not planned(context_of(NUT, BOLT, places=None), kind)
+    edit = planned(ImageContext(*scene(NUT, BOLT)), kind)[0]
+    assert objection(context_of(NUT, BOLT, places=None), edit) == part_identity.USUAL_PLACE
+
+
+def test_a_part_moves_only_to_where_good_images_do_not_show_it() -> None:
+    context = context_of(NUT, BOLT)
+    for edit in planned(context, "misplaced"):
+        target = edit.targets[0]
+        x, y = context.crops[target].moved(*edit.parameters["offset"]).centre
+        own = np.array(list(PLACES.values())[target])
+        assert np.linalg.norm(np.array([x, y]) / 128 - own) > 24 / 128
+
+
+def test_known_parts_are_preferred_and_unknown_ones_are_refused() -> None:
+    context = context_of(NUT, BOLT, UNKNOWN)
+    assert {edit.targets[0] for edit in planned(context, "missing")} == {0, 1}
+    unknown = Edit("missing", (2,), {}, seed=0)
+    assert objection(context, unknown) == part_identity.UNSURE_KIND
+
+
+def test_the_product_itself_is_edited_but_never_removed() -> None:
+    image, proposals = draw([disc(128, 64, 64, 40)], [RED])
+    product = replace(proposals, parent_N=np.array([WHOLE_PRODUCT], np.int32))
+    context = ImageContext(image, product)
+    assert not planned(context, "missing")
+    resized = planned(context, "wrong_size")
+    assert resized
+    assert all(edit.parameters["whole_product"] for edit in resized)
+
+
+def test_nothing_is_laid_over_a_part_that_nobody_recognised() -> None:
+    """A blue disc without a proposal lies in the image."""
+    image, proposals = scene(NUT, BOLT)
+    hidden, _ = draw([disc(128, 64, 64, 30)], [BLUE])
+    image[hidden[..., 2] > 150] = BLUE
+    context = ImageContext(image, proposals, part_kinds=studied(PLACES))
+    unseen_HW = disc(128, 64, 64, 30)
+    for edit in planned(context, "extra"):
+        after = context.crops[edit.targets[0]].moved(*edit.parameters["offset"])
+        assert after.share_on(unseen_HW) <= 1 - part_identity.BARE

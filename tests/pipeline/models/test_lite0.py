@@ -1,0 +1,44 @@
+"""EfficientNet-Lite0: shapes, always frozen, and the publisher's file by order and shape."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import WeightsError
+from pipeline.models.backbone import normalise
+from pipeline.models.lite0 import CHANNELS, lite0_trunk
+
+
+def test_levels_have_strides_4_8_and_16_and_training_mode_changes_nothing() -> None:
+    torch.manual_seed(0)
+    trunk = lite0_trunk()
+    images = normalise(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
+    levels = trunk(images)
+    assert [tuple(level.shape[1:]) for level in levels] == [
+        (channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(CHANNELS, (4, 8, 16), strict=True)
+    ]
+    again = trunk.train()(images)
+    assert all(torch.equal(one, other) for one, other in zip(levels, again, strict=True))
+    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match=r"expected EfficientNet-Lite0 .* got another network"):
+        lite0_trunk(tmp_path / "other.pth")
+
+
+def test_the_publishers_weights_see_a_difference_between_photographs_and_noise(
+    pulled: Callable[[str], Path],
+) -> None:
+    path = pulled("efficientnet-lite0")
+    flat = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
+    edge = flat.clone()
+    edge[..., 32:] = 20
+    # ImageNet features respond to an edge where a flat grey leaves them nearly silent.
+    loaded = lite0_trunk(path)
+    responses = [float(loaded(normalise(one))[0].std()) for one in (flat, edge)]
+    assert responses[1] > 1.2 * responses[0]
