@@ -60,16 +60,24 @@ def kind_of_object(context: ImageContext, source: int | DonorRef) -> int:
 
 
 def worth_editing(context: ImageContext, *, movable: bool = False) -> list[int]:
-    """Objects worth editing, best level only: whole parts of a known kind, else whole parts, else
-    the product itself. `movable` leaves out objects that the image's edge cuts off."""
+    """Objects worth editing, best level only: whole parts of a known kind, else the product itself,
+    else whole parts of no known kind.
+
+    `movable` leaves out objects that the image's edge cuts off.
+    """
     found = context.movable() if movable else list(range(len(context)))
     # Pieces of parts never: without a cap the part is broken, which is no logical anomaly.
-    whole = [index for index in found if context.is_whole(index)]
-    if not whole:
-        whole = [index for index in found if context.is_product(index)]
-    if context.part_kinds is None:
-        return whole
-    return [index for index in whole if kind_of_object(context, index) != UNSURE] or whole
+    levels = [
+        [index for index in found if context.is_whole(index)],
+        [index for index in found if context.is_product(index)],
+    ]
+    if context.part_kinds is not None:
+        known = [
+            [index for index in level if kind_of_object(context, index) != UNSURE]
+            for level in levels
+        ]
+        levels = known + levels
+    return next(filter(None, levels), [])
 
 
 def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) -> bool:

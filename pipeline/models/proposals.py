@@ -102,7 +102,7 @@ class SamProposals:
         if kept is None:
             empty_NHW = np.zeros((0, *image_HW3.shape[:2]), np.bool_)
             kept = empty_NHW, np.zeros(0, np.float32)
-        return in_order(*kept, foreground, relaxed, self._settings)
+        return in_order(*kept, foreground, relaxed, self._settings, image_HW3)
 
     def _decode(
         self, image_HW3: np.ndarray, points_P2: np.ndarray, boxes_P4: np.ndarray

@@ -15,6 +15,14 @@ def boxes(*sides: tuple[int, int, int, int]) -> np.ndarray:
     return masks_NHW
 
 
+def painted(*masks_HW: np.ndarray) -> np.ndarray:
+    """An image in which each mask has a grey of its own, with a little noise."""
+    image_HW = np.random.default_rng(0).normal(100, 2, (40, 60))
+    for number, mask_HW in enumerate(masks_HW, 1):
+        image_HW[mask_HW] += 30 * number
+    return np.repeat(image_HW.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+
 LEFT, RIGHT, CAP = (5, 10, 20, 30), (20, 10, 35, 30), (7, 12, 12, 18)
 
 
@@ -45,8 +53,9 @@ def test_a_piece_names_the_part_that_it_lies_in():
 def test_wholes_come_first_then_pieces_and_the_product_last():
     product = boxes((2, 2, 50, 36))[0]
     scores = np.array([0.9, 0.8, 0.7], np.float32)
+    parts = boxes(CAP, RIGHT, LEFT)
     found = in_order(
-        boxes(CAP, RIGHT, LEFT), scores, ForegroundMask(product), (), ProposalSettings()
+        parts, scores, ForegroundMask(product), (), ProposalSettings(), painted(*parts[1:])
     )
     # Parts on a product are whole parts; the cap's parent is named at its new place.
     assert found.parent_N.tolist() == [WHOLE_PART, WHOLE_PART, 1, WHOLE_PRODUCT]
@@ -59,15 +68,27 @@ def test_wholes_come_first_then_pieces_and_the_product_last():
 def test_a_lone_product_stays_as_a_proposal_and_the_whole_frame_does_not():
     nothing = np.zeros((0, 40, 60), np.bool_), np.zeros(0, np.float32)
     nut = boxes(LEFT)[0]
-    found = in_order(*nothing, ForegroundMask(nut), (), ProposalSettings())
+    found = in_order(*nothing, ForegroundMask(nut), (), ProposalSettings(), painted(nut))
     assert found.parent_N.tolist() == [WHOLE_PRODUCT]
     frame = ForegroundMask(np.ones((40, 60), np.bool_), fallback="whole frame")
-    assert len(in_order(*nothing, frame, (), ProposalSettings())) == 0
+    assert len(in_order(*nothing, frame, (), ProposalSettings(), painted())) == 0
 
 
 def test_one_of_several_parts_is_no_product_though_the_foreground_holds_it_alone():
     found = in_order(
         boxes(LEFT, (40, 10, 55, 30)), np.ones(2, np.float32), ForegroundMask(boxes(LEFT)[0]), (),
-        ProposalSettings(),
+        ProposalSettings(), painted(),
     )  # fmt: skip
     assert found.whole_N.all()
+
+
+def test_a_patch_of_a_products_texture_is_a_piece_and_no_part():
+    """SAM outlines shading on a hazelnut; nothing is there that could be missing or exchanged."""
+    product = boxes((2, 2, 50, 36))[0]
+    patch, part = boxes((8, 10, 22, 26), (30, 10, 44, 26))
+    found = in_order(
+        np.stack([patch, part]), np.array([0.9, 0.8], np.float32), ForegroundMask(product), (),
+        ProposalSettings(), painted(product, part),
+    )  # fmt: skip
+    assert found.parent_N.tolist() == [WHOLE_PART, 2, WHOLE_PRODUCT]
+    np.testing.assert_array_equal(found.masks_NHW[0], part)
