@@ -22,7 +22,7 @@ from pipeline.utils.hashing import sha256_file
 @pytest.fixture(scope="module")
 def made_in_bf16(tmp_path_factory) -> Path:
     """A version made where `auto` means bfloat16, as on a CPU with AMX."""
-    photos = draw_parts(tmp_path_factory.mktemp("photos") / "parts", 2)
+    photos = draw_parts(tmp_path_factory.mktemp("photos") / "parts", 5)
     manifest = manifest_for_source(
         "folder", photos, store=str(tmp_path_factory.mktemp("store")), image_size=128,
         models={"inpaint": {"backend": "telea"}, "device": "cpu"}, edits={"per_image": 3},
@@ -54,7 +54,7 @@ def test_the_recorded_dtype_is_used_whatever_is_fast_here(made_in_bf16, monkeypa
 
 def test_another_dtype_gives_other_masks_and_the_difference_is_explained(made_in_bf16, tmp_path):
     copy = changed(made_in_bf16, tmp_path, compute="CPU, float32", numpy="1.0")
-    _, differ = regenerate(copy, 2)
+    _, differ = regenerate(copy, 12)
     assert differ, "fp32 and bf16 gave the same masks: this test needs other images"
     assert "the proposals differ" in differ[0]
     assert "numpy was 1.0, is" in differ[0]
