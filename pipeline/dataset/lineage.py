@@ -33,6 +33,8 @@ def image_record(result: ImageResult) -> dict[str, Any]:
         },
         "relaxed": list(result.proposals.relaxed),
         "proposals": len(result.proposals),
+        # The hierarchy cannot be derived from the masks: outlines decide, too.
+        "parents": result.proposals.parent_N.tolist(),
         "attempts": len(attempts),
         "accepted": sum(attempt.verdict.accepted for attempt in attempts),
     }

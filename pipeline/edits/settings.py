@@ -61,3 +61,8 @@ class EditSettings(Settings):
         default=True,
         description="add sensor noise to inpainted regions until they match their surroundings",
     )
+
+    @property
+    def uses_part_kinds(self) -> bool:
+        """The published method (preset `paper`) knows no part kinds: it removes any object."""
+        return self.preset != "paper"

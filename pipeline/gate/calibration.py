@@ -108,7 +108,8 @@ def learn(
     regions = 0
     for digest, normal in ordered.items():
         image_HW3, proposals = normal()
-        observed += _observed(proposals)
+        seen = observed_parts(proposals)
+        observed += [] if seen is None else [seen]
         masks = list(_regions(digest, image_HW3.shape[:2], proposals, shapes, dilation))
         regions += len(masks)
         # Artifacts of each region, measured as the gate measures an edit's mask.
@@ -134,18 +135,18 @@ def learn(
     return NormalModel(bank, limits, part_kinds.learn(observed))
 
 
-def _observed(proposals: ObjectProposals) -> list[Observed]:
-    """What the study of part kinds needs of one image; nothing where parts were not embedded."""
+def observed_parts(proposals: ObjectProposals) -> Observed | None:
+    """What the study of part kinds needs of one image; None where parts were not embedded."""
     if proposals.vectors_NC is None:
-        return []
+        return None
     height, width = proposals.foreground_HW.shape
     # Pieces of parts are never edited, and would link kinds that share a piece.
     studied_N = np.flatnonzero(proposals.whole_N | proposals.product_N)
     centres = [MaskCrop.of(proposals.masks_NHW[index]).centre for index in studied_N]
-    return [Observed(
+    return Observed(
         proposals.vectors_NC[studied_N],
         np.array(centres, np.float64).reshape(-1, 2) / (width, height),
-    )]  # fmt: skip
+    )
 
 
 def _limits(measured: Mapping[str, list[float]]) -> Limits:

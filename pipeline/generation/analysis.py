@@ -5,7 +5,6 @@ An unusable image is recorded, and the others are processed.
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +54,7 @@ def analysis_of(
     # After reading, not before: these are then the pixels that the key promises.
     if file_digest(Path(image.path)) != image.digest:
         raise ImageError(f"{image.path}: replaced during the run; run again")
-    loaded = models_for(plan)
-    # Proposals are searched inside the foreground only.
-    foreground = loaded.foreground(pixels_HW3)
-    proposals = loaded.proposals(pixels_HW3, foreground)
-    # By these part kinds are told apart, here and where the image is a donor.
-    vectors_NC = loaded.embed(pixels_HW3, proposals.masks_NHW)
-    proposals = replace(proposals, vectors_NC=vectors_NC)
+    foreground, proposals = models_for(plan).analyse(pixels_HW3)
     arrays, facts = pack_analysis(pixels_HW3, foreground, proposals)
     plan.cache.write("analysis", image.analysis_key, arrays, facts)
     return pixels_HW3, foreground, proposals

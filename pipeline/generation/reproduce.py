@@ -24,6 +24,7 @@ from pipeline.models import build as models
 from pipeline.models import device as devices
 from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.models.weights import store as weights
+from pipeline.part_kinds.kinds import PartKinds
 from pipeline.records import Edit
 
 # The dtype as a version names it -> the value of `precision` in the settings.
@@ -45,12 +46,16 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
         return 0, []
     # As in a run: sums split over threads round differently.
     devices.one_thread()
-    made_by, images = models_of(version), StoredImages(version)
+    made_by = models_of(version)
+    images = StoredImages(version, made_by.embed)
+    settings = EditSettings.model_validate(version.index["settings"]["edits"])
+    # Plans depend on what is normal in the category.
+    kinds = images.part_kinds() if settings.uses_part_kinds else None
     # Evenly spread; fewer than wanted where the version has fewer samples.
     picks = np.unique(np.linspace(0, len(rows) - 1, wanted).astype(int))
     differ = []
     for shard, j in (rows[pick] for pick in picks):
-        difference = _difference(images, shard, j, made_by)
+        difference = _difference(images, shard, j, made_by, settings, kinds)
         if difference:
             differ.append(
                 f"{shard.record(j)['id']}: regenerated, {difference}; "
@@ -59,22 +64,27 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
     return len(picks), differ
 
 
-def _difference(images: StoredImages, shard: Any, j: int, made_by: models.Models) -> str:
+def _difference(
+    images: StoredImages,
+    shard: Any,
+    j: int,
+    made_by: models.Models,
+    settings: EditSettings,
+    kinds: PartKinds | None,
+) -> str:
     """What differs first when sample `j` of a shard is generated again; "" when it is equal."""
     record, source = shard.record(j), shard.source(j)
     original_HW3 = shard.original(source)
     # Stage by stage, so that the answer names the first one that differs.
-    foreground = made_by.foreground(original_HW3)
+    foreground, proposals = made_by.analyse(original_HW3)
     if not np.array_equal(foreground.mask_HW, shard.foreground(source)):
         return "the foreground differs"
-    proposals = made_by.proposals(original_HW3, foreground)
     if not np.array_equal(proposals.masks_NHW, shard.proposals(source)[0]):
         return "the proposals differ"
     # The same settings, seed and donors must lead to the same edit.
-    settings = EditSettings.model_validate(images.version.index["settings"]["edits"])
     rng = np.random.default_rng(record["seed"])
     donors = images.donors(record["source"]["name"])
-    context = ImageContext(original_HW3, proposals, made_by.inpaint, made_by.fill, donors)
+    context = ImageContext(original_HW3, proposals, made_by.inpaint, made_by.fill, donors, kinds)
     edit = plan(context, rng, settings, record["kind"])
     recorded = Edit.from_json(record["edit"])
     if edit is None or edit.to_json() != as_planned(recorded).to_json():

@@ -89,8 +89,7 @@ def generate_samples(
     """
     # The image itself must not count as a normal: its own patches would hide a bad edit.
     normal_model = normal_model and normal_model.without(image_digest)
-    # The published method knows no part kinds: it removes any object.
-    if normal_model and settings.edits.preset != "paper":
+    if normal_model and settings.edits.uses_part_kinds:
         context.part_kinds = normal_model.part_kinds
     # Of several fills of a hole, the one that looks most like normal images is kept.
     if normal_model and normal_model.patches:

@@ -12,19 +12,22 @@ import numpy as np
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
 from pipeline.edits.donors import Donors
-from pipeline.gate.calibration import Limits, NormalImage, NormalModel, learn
+from pipeline.gate.calibration import Limits, NormalImage, NormalModel, learn, observed_parts
 from pipeline.gate.settings import uses_patches
 from pipeline.generation.cache_keys import TEACHER, PlannedImage, calibration_images, donors_of
-from pipeline.models.hierarchy import parents_of
 from pipeline.models.weights import store as weights
-from pipeline.records import ObjectProposals
+from pipeline.part_kinds.kinds import PartKinds
+from pipeline.part_kinds.kinds import learn as learn_kinds
+from pipeline.records import WHOLE_PART, ObjectProposals
 
 
 class StoredImages:
     """The normal images of a version, as planning, donors and calibration need them."""
 
-    def __init__(self, version: Version) -> None:
+    def __init__(self, version: Version, embed: Any = None) -> None:
+        """`embed(image_HW3, masks_NHW)` embeds proposals, see `Models`; part kinds need it."""
         self.version = version
+        self._embed = embed
         # Name of an image -> its shard and its row there.
         self._places: dict[str, tuple[ShardReader, int]] = {}
         self.images: list[PlannedImage] = []
@@ -68,17 +71,25 @@ class StoredImages:
         kept = self.version.index.get("limits")
         return NormalModel(learned.patches, Limits(**kept)) if kept else learned
 
+    def part_kinds(self) -> PartKinds | None:
+        """The part kinds of the category, learned again; None where they were not embedded."""
+        images = sorted(calibration_images(self.images), key=lambda image: image.digest)
+        observed = [observed_parts(self.loader(image.name)()[1]) for image in images]
+        return learn_kinds([one for one in observed if one is not None])
+
     def loader(self, name: str) -> NormalImage:
         """A function that reads the (H, W, 3) uint8 pixels and the proposals of one image."""
         shard, i = self._places[name]
 
         def load() -> tuple[np.ndarray, ObjectProposals]:
             masks_NHW, scores_N = shard.proposals(i)
-            foreground_HW = shard.foreground(i)
-            # A version stores masks only; the hierarchy follows from them.
-            parents_N = parents_of(masks_NHW, foreground_HW)
-            return shard.original(i), ObjectProposals(
-                masks_NHW, scores_N, foreground_HW, parent_N=parents_N
-            )
+            image_HW3 = shard.original(i)
+            # Absent in versions of older releases, which knew no hierarchy.
+            parents = shard.image_record(i).get("parents", [WHOLE_PART] * len(scores_N))
+            return image_HW3, ObjectProposals(
+                masks_NHW, scores_N, shard.foreground(i),
+                vectors_NC=self._embed(image_HW3, masks_NHW) if self._embed else None,
+                parent_N=np.array(parents, np.int32),
+            )  # fmt: skip
 
         return load

@@ -10,10 +10,12 @@ Each model receives its file, its settings and its device; none of them looks an
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.errors import UserError, WeightsError
 from pipeline.models.inpaint.base import Filler, Inpainter
@@ -26,6 +28,7 @@ from pipeline.models.settings import (
     ProposalSettings,
 )
 from pipeline.models.weights import store as weights
+from pipeline.records import ForegroundMask, ObjectProposals
 
 # Backend of the manifest -> entry of the weights registry. The best one comes first: `auto` takes
 # the first whose file is found, and the last one is bundled.
@@ -96,6 +99,15 @@ class Models:
     fill: Filler | None = None
     # (image_HW3, masks_NHW) -> (N, C) vectors, see `part_embedding.Embedder`.
     embed: Any = None
+
+    def analyse(self, image_HW3: np.ndarray) -> tuple[ForegroundMask, ObjectProposals]:
+        """Foreground and proposals of an image (uint8 RGB), each proposal with its embedding."""
+        # Proposals are searched inside the foreground only.
+        foreground = self.foreground(image_HW3)
+        proposals = self.proposals(image_HW3, foreground)
+        # By these part kinds are told apart, here and where the image is a donor.
+        vectors_NC = self.embed(image_HW3, proposals.masks_NHW)
+        return foreground, replace(proposals, vectors_NC=vectors_NC)
 
 
 def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:

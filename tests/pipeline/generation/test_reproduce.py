@@ -13,6 +13,7 @@ from pipeline.config.manifest import manifest_for_source, resolve
 from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
 from pipeline.generation.reproduce import models_of, regenerate
+from pipeline.generation.stored_images import StoredImages
 from pipeline.models import build as models
 from pipeline.models import device as devices
 from pipeline.models.settings import ModelSettings, ProposalSettings
@@ -22,7 +23,7 @@ from pipeline.utils.hashing import sha256_file
 @pytest.fixture(scope="module")
 def made_in_bf16(tmp_path_factory) -> Path:
     """A version made where `auto` means bfloat16, as on a CPU with AMX."""
-    photos = draw_parts(tmp_path_factory.mktemp("photos") / "parts", 5)
+    photos = draw_parts(tmp_path_factory.mktemp("photos") / "parts", 8)
     manifest = manifest_for_source(
         "folder", photos, store=str(tmp_path_factory.mktemp("store")), image_size=128,
         models={"inpaint": {"backend": "telea"}, "device": "cpu"}, edits={"per_image": 3},
@@ -50,6 +51,16 @@ def test_the_recorded_dtype_is_used_whatever_is_fast_here(made_in_bf16, monkeypa
     monkeypatch.setattr(devices, "multiplies_bf16", lambda: False)
     count, differ = regenerate(made_in_bf16, 4)
     assert (count, differ) == (4, [])
+
+
+def test_plans_that_depend_on_part_kinds_are_made_again(made_in_bf16):
+    """The kinds are learned again from the stored images, embedded anew."""
+    version = open_version(made_in_bf16)
+    without, images = StoredImages(version), StoredImages(version, models_of(version).embed)
+    assert without.part_kinds() is None
+    assert images.part_kinds() is not None
+    samples = sum(shard.samples for shard in version.shards)
+    assert regenerate(made_in_bf16, samples) == (samples, [])
 
 
 def test_another_dtype_gives_other_masks_and_the_difference_is_explained(made_in_bf16, tmp_path):
