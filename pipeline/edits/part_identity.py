@@ -89,7 +89,10 @@ def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) ->
 
 
 def unusual_place(context: ImageContext, target: int, after: MaskCrop) -> bool:
-    """True when no good image shows the target's kind there; True without part kinds."""
+    """True when no good image shows the target's kind there; True without part kinds.
+
+    False for a kind that lies anywhere in good images: no place is wrong for it.
+    """
     kinds = context.part_kinds
     if kinds is None:
         return True
@@ -99,7 +102,12 @@ def unusual_place(context: ImageContext, target: int, after: MaskCrop) -> bool:
     # A product that is always at one place is visibly off after a smaller move.
     if context.is_product(target):
         extent *= PRODUCT_MOVE
-    return kinds.unusual_place(kind_of_object(context, target), (x / width, y / height), extent)
+    kind = kind_of_object(context, target)
+    # Many destinations are tried, and the places of a kind are the same for all of them.
+    own: bool = context.cached(
+        lambda: kinds.has_own_places(kind, extent), "own places", kind, extent
+    )
+    return own and not kinds.seen_near(kind, (x / width, y / height), extent)
 
 
 def turn_means_something(context: ImageContext, target: int) -> bool:

@@ -135,8 +135,6 @@ def findings(
             continue
         if check.inpainted_only and not scores.get("painted"):
             continue
-        if edit.parameters.get("whole_product") and check.reason in PRODUCT_EXEMPT:
-            continue
         limit, origin = limit_of(check.limit, settings, limits)
         # An object rotated or scaled at its place covers much of its old pixels again.
         if check.reason == "unchanged" and limit is not None and kind_of(edit.kind).resamples:
@@ -171,6 +169,8 @@ def limit_of(name: str, settings: GateSettings, limits: Limits) -> tuple[float |
 
 def _concerns(check: Check, edit: Edit) -> bool:
     if edit.is_control and "prompt" in edit.parameters and check.reason in PROMPT_EXEMPT:
+        return False
+    if edit.parameters.get("whole_product") and check.reason in PRODUCT_EXEMPT:
         return False
     if check.kinds and edit.kind not in check.kinds:
         return False

@@ -63,8 +63,8 @@ class ModelFiles:
     foreground: tuple[str, Path]
     proposals: tuple[str, Path]
     inpaint: tuple[str, Path | None]
+    features: tuple[str, Path]
     fill: tuple[str, Path | None] = ("none", None)
-    features: tuple[str, Path | None] = ("none", None)
     # Asked where the foreground is in doubt; only `auto` has one.
     second_foreground: tuple[str, Path | None] = ("none", None)
 
@@ -96,9 +96,9 @@ class Models:
     inpaint: Inpainter
     files: ModelFiles
     compute: str
-    fill: Filler | None = None
     # (image_HW3, masks_NHW) -> (N, C) vectors, see `part_embedding.Embedder`.
-    embed: Any = None
+    embed: Any
+    fill: Filler | None = None
 
     def analyse(self, image_HW3: np.ndarray) -> tuple[ForegroundMask, ObjectProposals]:
         """Foreground and proposals of an image (uint8 RGB), each proposal with its embedding."""
@@ -121,8 +121,8 @@ def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelF
         foreground,
         _find_file(settings.proposals, PROPOSALS, allow_noncommercial),
         _find_inpaint(settings.inpaint, allow_noncommercial),
-        _find_fill(settings.fill, allow_noncommercial),
         _find_file(settings.features, FEATURES, allow_noncommercial),
+        _find_fill(settings.fill, allow_noncommercial),
         _second_foreground(settings.foreground, foreground[0], allow_noncommercial),
     )
 
@@ -206,7 +206,7 @@ def build_sam(backend: str, path: Path) -> Any:
     return load_into(sam_model_registry[backend], path)
 
 
-def build_embedder(backend: str, path: Path | None) -> Any:
+def build_embedder(backend: str, path: Path) -> Any:
     """The embedding of parts by the features of EfficientNet-Lite0 or of the bundled teacher."""
     from pipeline.models.part_embedding import Embedder
 

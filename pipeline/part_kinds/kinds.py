@@ -13,7 +13,7 @@ Shapes: N parts of one image; M parts of all normal images; K kinds; C vector; D
 `space.Space`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,17 +121,19 @@ class PartKinds:
         places_P2: np.ndarray = self.centres_M2[self.kinds_M == kind]
         return places_P2
 
-    def unusual_place(self, kind: int, centre_2: tuple[float, float], extent: float) -> bool:
-        """True when no good image shows the kind there, nor nearly anywhere else in the image.
+    def seen_near(self, kind: int, centre_2: tuple[float, float], extent: float) -> bool:
+        """True when a good image shows the kind within `extent` of a centre, x and y in 0-1."""
+        apart_P = np.linalg.norm(self.places_of(kind) - centre_2, axis=1)
+        return bool(apart_P.min(initial=np.inf) < extent)
 
-        `centre_2` is x and y in 0-1, `extent` the longest side of the part in the same unit. False
-        for a kind that lies anywhere in good images: no place is wrong for it.
+    def has_own_places(self, kind: int, extent: float) -> bool:
+        """True when good images show the kind at certain places only, False when it lies anywhere.
+
+        `extent` is the longest side of the part as a share of the image. False for UNSURE.
         """
         if kind == UNSURE:
             return False
         places_P2 = self.places_of(kind)
-        if np.linalg.norm(places_P2 - centre_2, axis=1).min() < extent:
-            return False
         # Places of the same image say nothing: three nuts may lie in one compartment or anywhere.
         images_P = self.images_M[self.kinds_M == kind]
         apart_PP = distances(places_P2, places_P2)
@@ -181,12 +183,11 @@ def learn(observed: Sequence[Observed]) -> PartKinds | None:
     for kind, label in enumerate(recurring):
         kinds_M[labels_M == label] = kind
     known_M = kinds_M != UNSURE
-    gaps_KK = np.zeros((len(recurring), len(recurring)))
-    for one in range(len(recurring)):
-        for other in range(len(recurring)):
-            gaps_KK[one, other] = apart_MM[np.ix_(kinds_M == one, kinds_M == other)].min()
-    sizes_M = np.exp(vectors_MC[:, _SIZE] * UNITS[_SIZE])
     of_kind = [kinds_M == kind for kind in range(len(recurring))]
+    gaps_KK = np.array(
+        [[apart_MM[np.ix_(one, other)].min() for other in of_kind] for one in of_kind]
+    ).reshape(len(of_kind), len(of_kind))
+    sizes_M = np.exp(vectors_MC[:, _SIZE] * UNITS[_SIZE])
     return PartKinds(
         space, points_MD[known_M], kinds_M[known_M], centres_M2[known_M], images_M[known_M],
         gaps_KK,
@@ -236,15 +237,27 @@ def _completed(labels_M: np.ndarray, images_M: np.ndarray, images: int) -> np.nd
         odd_I = counts(odd)
         if np.bincount(odd_I).argmax() > 0:
             continue
-        gains = {
-            int(label): irregularity(counts(label)) - irregularity(counts(label) + odd_I)
-            for label in np.unique(labels_M)
-            if label != odd and np.bincount(counts(label)).argmax() > 0
-        }
-        best = max(gains, key=lambda label: gains[label], default=None)
-        if best is not None and gains[best] >= COMPLETES * float((odd_I > 0).mean()):
+        others = {int(label): counts(label) for label in np.unique(labels_M) if label != odd}
+        usual = {label: of for label, of in others.items() if np.bincount(of).argmax() > 0}
+        best = completed_by(odd_I, usual)
+        if best is not None:
             labels_M[labels_M == odd] = best
     return labels_M
+
+
+def completed_by(odd_I: np.ndarray, others: Mapping[int, np.ndarray]) -> int | None:
+    """The one of `others` whose usual number the odd parts complete; None when they do not.
+
+    All are counts per image. Completing means: in at least COMPLETES of the images that show the
+    odd parts, the other kind has its usual number only together with them.
+    """
+    gains = {
+        key: irregularity(counts_I) - irregularity(counts_I + odd_I)
+        for key, counts_I in others.items()
+    }
+    best = max(gains, key=lambda key: gains[key], default=None)
+    enough = best is not None and gains[best] >= COMPLETES * float((odd_I > 0).mean())
+    return best if enough else None
 
 
 def irregularity(counts_I: np.ndarray) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.stats import binom
 
-from pipeline.part_kinds.kinds import COMPLETES, irregularity
+from pipeline.part_kinds.kinds import completed_by, irregularity
 
 # Gap between two halves, in standard deviations of finding noise, that makes them two kinds.
 GAP = 3.5
@@ -85,13 +85,12 @@ def _completed(groups: list[Group], images_N: np.ndarray, images: int) -> list[G
         counts_I = counts(odd)
         if odd.interchangeable or np.bincount(counts_I).argmax() > 0:
             continue
-        gains = {
-            k: irregularity(counts(group)) - irregularity(counts(group) + counts_I)
+        best = completed_by(counts_I, {
+            k: counts(group)
             for k, group in enumerate(groups)
             if group is not odd and not group.interchangeable
-        }
-        best = max(gains, key=lambda k: gains[k], default=None)
-        if best is not None and gains[best] >= COMPLETES * (counts_I > 0).mean():
+        })  # fmt: skip
+        if best is not None:
             joined = Group(np.sort(np.append(groups[best].members_M, odd.members_M)))
             groups = [joined if k == best else g for k, g in enumerate(groups) if g is not odd]
     return groups

@@ -75,10 +75,13 @@ def _free_offset(
         # On its own kind of background, and hardly on other objects.
         if place.share_on(background_HW) < MIN_BACKGROUND:
             continue
-        if place.share_on(taken_HW) > MAX_OVERLAP or not bare(context, target, place):
+        if place.share_on(taken_HW) > MAX_OVERLAP:
             continue
         # A copy is one too many anywhere; a part that moved must lie where none belongs.
-        if stays or unusual_place(context, target, place):
+        if not (stays or unusual_place(context, target, place)):
+            continue
+        # Colours are compared last, as that costs most.
+        if bare(context, target, place):
             return dx, dy
     return None
 

@@ -85,9 +85,11 @@ def test_a_place_is_unusual_only_where_good_images_never_show_the_kind() -> None
     assert kinds is not None
     nut, screw = kinds.recognise(images[0].vectors_NC).tolist()
     # The nut has its compartment; screws lie anywhere.
-    assert kinds.unusual_place(nut, (0.75, 0.75), 0.2)
-    assert not kinds.unusual_place(nut, (0.3, 0.25), 0.2)
-    assert not any(kinds.unusual_place(screw, (x, x), 0.2) for x in (0.1, 0.4, 0.9))
+    assert kinds.has_own_places(nut, 0.2)
+    assert not kinds.seen_near(nut, (0.75, 0.75), 0.2)
+    assert kinds.seen_near(nut, (0.3, 0.25), 0.2)
+    assert not kinds.has_own_places(screw, 0.2)
+    assert not kinds.has_own_places(UNSURE, 0.2)
 
 
 @pytest.mark.parametrize(("factor", "unusual"), [(1.0, False), (0.6, True), (1.5, True)])
