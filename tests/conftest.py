@@ -29,7 +29,12 @@ atexit.register(shutil.rmtree, PREFECT_HOME, ignore_errors=True)
 
 # The suite gives the same results whether official weights were pulled or not: it finds none. Tests
 # on the official files ask for `pulled`.
-PULLED = Path(platformdirs.user_cache_dir("anomalysmith")) / "weights"
+# Workers of a parallel run inherit the replaced cache below, so the first process tells them.
+PULLED = Path(
+    os.environ.setdefault(
+        "ANOMALYSMITH_TESTS_PULLED", platformdirs.user_cache_dir("anomalysmith") + "/weights"
+    )
+)
 CACHE = tempfile.mkdtemp(prefix="anomalysmith-cache-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
