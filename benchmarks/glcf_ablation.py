@@ -4,9 +4,10 @@
         --out out/glcf-ablation
 
 A row either trains, or scores the network of `full` again with other weights of scales and branches
-(it starts from that checkpoint and trains no step). Finished runs are reused and interrupted ones
-resumed, so the command may be repeated and extended. The tables go to standard output and to
-`OUT/glcf.md`, the numbers to `OUT/glcf.json`. Test images are scored at the end and select nothing.
+(it starts from that checkpoint and trains no step). For one version and seed, eight networks are
+trained. Finished runs are reused and interrupted ones resumed, so the command may be repeated and
+extended. The tables go to standard output and to `OUT/glcf.md`, the numbers to `OUT/glcf.json`.
+Test images are scored at the end and select nothing.
 """
 
 import argparse
@@ -138,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS], metavar="NAME",
                         choices=[row.name for row in ROWS])  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
-    parser.add_argument("--profile", choices=PROFILES, default="tiny")
+    parser.add_argument("--profile", choices=PROFILES, default="cpu")
     parser.add_argument("--steps", type=int, help="instead of the profile's")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE",
                         help="settings that all rows share")  # fmt: skip

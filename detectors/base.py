@@ -2,13 +2,18 @@
 
     detector.prepare(normals)                    # statistics of the frozen parts, before step 0
     losses = detector.losses(batch, step, steps) # named terms; their sum is minimised
-    detector.calibrate(train, validation)        # statistics of the scores, after training
+    detector.calibrate(train, held_out)          # statistics of the maps, after training
+    detector.fuse(normals_NP, pairs_MP, labels_M)  # scales and weights of the parts of a score
     scores = detector(images_B3HW)               # image scores and maps
+
+An image score is made of `parts`, numbers that the fitted networks give, by `combined`. So parts of
+images that different fits have not seen (`detectors.training.cross_fit`) can set one common scale.
 
 Everything that scoring needs, from teacher weights to quantiles, is a parameter or a buffer, so a
 checkpoint's state dict is the whole detector. Test images reach `forward` only.
 
-Shapes: B batch; H, W image, both `settings.size`; 3 colour (RGB).
+Shapes: B batch; N normals; M samples; P parts of a score; H, W image, both `settings.size`; 3
+colour (RGB).
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -39,6 +44,11 @@ class DetectorSettings(Settings):
         default=256, ge=64, le=1024, multiple_of=32, description="side of the input image in pixels"
     )
     teacher: str = Field(description="weights registry entry loaded into the frozen network")
+
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user before training, such as what the published method has and this
+        lacks."""
+        return ()
 
 
 class Schedule(Settings):
@@ -64,6 +74,22 @@ class Schedule(Settings):
     min_steps: int = Field(
         default=0, ge=0, description="steps before early stopping becomes possible"
     )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="cross-fitting: the training normals are divided into so many parts, each is "
+        "scored by a fit without it, and thresholds and scales come from all these scores; every "
+        "part is one more training. 0: from the validation split alone",
+    )
+
+    @field_validator("folds")
+    @classmethod
+    def _check_folds(cls, folds: int) -> int:
+        # A single part would leave nothing to fit.
+        if folds == 1:
+            raise ValueError("folds is 0 or at least 2")
+        return folds
 
     @model_validator(mode="after")
     def _check_stopping(self) -> "Schedule":
@@ -90,6 +116,8 @@ class Detector(nn.Module):
 
     # Which view of the dataset version the trainer reads; `sources` includes edited samples.
     view: View = "normals"
+    # True where scores are float32 in every precision, so their thresholds serve all.
+    exact = False
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
@@ -102,6 +130,12 @@ class Detector(nn.Module):
         bytes. Items have `image` and `index`.
         """
 
+    def inherit(self, other: "Detector") -> None:
+        """Reuse what another fit of the same settings has computed and this one would again.
+
+        Called before `prepare`. Results do not depend on it.
+        """
+
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         """The weighted terms of the loss, scalars by name; the trainer minimises their sum."""
         raise NotImplementedError
@@ -110,14 +144,29 @@ class Detector(nn.Module):
         """The optimiser of the trainable parameters and its schedule, stepped at every step."""
         raise NotImplementedError
 
-    def calibrate(self, train: Batches, validation: Batches) -> None:
-        """Set the statistics of the scores from normals of both splits; never from test images."""
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
+        """Set the statistics of maps and features from normals; never from test images.
 
-    def tune(self, normals: Batches, pairs: Batches) -> None:
-        """Choose on the validation split what the settings leave open, such as fusion weights.
-
-        Called after `calibrate` with the validation normals and the pairs made from them.
+        `train` are the normals of the fit, `held_out` others, which it has not seen.
         """
+
+    def parts(self, images_B3HW: Tensor) -> Tensor:
+        """The numbers (B, P) float32 that `combined` makes an image score from; P is constant.
+
+        They depend on the fit and on `calibrate`, but not on `fuse`.
+        """
+        return self(images_B3HW).image_B[:, None]
+
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        """Set the scales of the parts, and choose what the settings leave open, such as weights.
+
+        Called after `calibrate` with parts (float64) of normals and of samples that no fit has
+        seen. `labels_M` is 1 for synthetic anomalies and 0 for controls. N and M can be 0.
+        """
+
+    def combined(self, parts_BP: Tensor) -> Tensor:
+        """Image scores (B,) of parts: `forward(images).image_B == combined(parts(images))`."""
+        return parts_BP[:, 0]
 
     def forward(self, images_B3HW: Tensor) -> Scores:
         """Score images. Run under `torch.inference_mode`, in evaluation mode."""
@@ -137,8 +186,9 @@ class DetectorEntry:
 
     `build(settings, weights)` makes the network from settings of the profiles' class and the file
     of the teacher that `settings.teacher` names; without a file all weights are random, to be
-    filled from a checkpoint. `paper` and `tiny` are settings and schedule of the two profiles: the
-    published configuration, and the tiny config that trains on a CPU within minutes.
+    filled from a checkpoint. `paper`, `cpu` and `tiny` are settings and schedule of the profiles:
+    the published configuration; the one for work without a GPU, on a frozen ImageNet backbone,
+    which trains within minutes; and a tiny one for tests.
     """
 
     name: str
@@ -147,4 +197,5 @@ class DetectorEntry:
     # `Any`: each detector takes its own class of settings.
     build: Callable[[Any, Path | None], Detector]
     paper: tuple[DetectorSettings, Schedule]
+    cpu: tuple[DetectorSettings, Schedule]
     tiny: tuple[DetectorSettings, Schedule]

@@ -11,7 +11,7 @@ and one line here.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -27,8 +27,8 @@ from pipeline.errors import UserError
 from pipeline.models.weights import store as weights_store
 from pipeline.utils.yaml_lines import first_error
 
-Profile = Literal["paper", "tiny"]
-PROFILES: tuple[Profile, ...] = ("paper", "tiny")
+Profile = Literal["paper", "cpu", "tiny"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 S = TypeVar("S", DetectorSettings, Schedule)
 
 # In the order in which commands and documentation list them.
@@ -71,7 +71,7 @@ def configure(
     the known ones, and for a bad value says what is wrong with it.
     """
     found = entry(name)
-    settings, schedule = found.tiny if profile == "tiny" else found.paper
+    settings, schedule = {"paper": found.paper, "cpu": found.cpu, "tiny": found.tiny}[profile]
     for key in changes or {}:
         if key not in type(settings).model_fields and key not in Schedule.model_fields:
             known = sorted(set(type(settings).model_fields) | set(Schedule.model_fields))

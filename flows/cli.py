@@ -11,6 +11,7 @@ import typer
 
 from flows import environment as _environment  # noqa: F401  sets what libraries read when imported
 from flows.commands.audit import audit_command
+from flows.commands.compare import compare_command
 from flows.commands.console import INTERRUPTED, USER_ERROR, is_user_error, print_error, print_result
 from flows.commands.deployments import deployments_command
 from flows.commands.detectors import detectors_command
@@ -87,6 +88,7 @@ app.command("gc")(gc_command)
 app.command("deployments")(deployments_command)
 app.command("detectors")(detectors_command)
 app.command("train")(train_command)
+app.command("compare")(compare_command)
 app.command("distill-teacher")(distill_teacher_command)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict_command)

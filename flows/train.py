@@ -35,7 +35,7 @@ def train_detectors(
     manifest: str | None = None,
     store: str | None = None,
     detectors: list[str] | None = None,
-    profile: Literal["paper", "tiny"] = "paper",
+    profile: Literal["auto", "paper", "cpu", "tiny"] = "auto",
     steps: int | None = None,
     size: int | None = None,
     settings: list[str] | None = None,

@@ -51,30 +51,40 @@ def cutouts(photographs: Path) -> dict[str, tuple[Cutout, ...]]:
     """
     found: dict[str, tuple[Cutout, ...]] = {}
     for name, (folder, find) in OBJECTS.items():
-        cut = (_cut(path, find) for path in _photographs(photographs / folder))
+        cut = (cut_out(path, find) for path in good_photographs(photographs / folder))
         found[name] = tuple(islice((one for one in cut if one is not None), SPECIMENS))
     return found
 
 
 def board_HW3(photographs: Path) -> np.ndarray:
     """The copper board without a transistor, (H, W, 3) uint8: strips of its left edge, repeated."""
-    path = _photographs(photographs / "transistor_reduced")[0]
+    path = good_photographs(photographs / "transistor_reduced")[0]
     image_HW3 = load_image(path)
     # The copper to the left of the transistor; its copy is turned, so the seam is less regular.
     strip_HW3 = image_HW3[:, : image_HW3.shape[1] // 5]
     return np.concatenate([strip_HW3, strip_HW3[::-1, ::-1]] * 3, 1)
 
 
-def _photographs(category: Path) -> Sequence[Path]:
+def good_photographs(category: Path) -> Sequence[Path]:
+    """The category's photographs of good products, by name; FileNotFoundError without any."""
     found = sorted((category / "train" / "good").glob("*.png"))
     if not found:
         raise FileNotFoundError(f"expected photographs in {category / 'train' / 'good'}, got none")
     return found
 
 
-def _cut(path: Path, find: Callable[[np.ndarray], np.ndarray]) -> Cutout | None:
+def cut_out(path: Path, find: Callable[[np.ndarray], np.ndarray]) -> Cutout | None:
+    """The object of one photograph, or None when `find` (image to mask) finds none."""
     image_HW3 = load_image(path)
-    mask_HW = find(image_HW3)
+    found = outlined(find(image_HW3))
+    if found is None:
+        return None
+    alpha_HW, box = found
+    return Cutout(image_HW3[box], alpha_HW[box])
+
+
+def outlined(mask_HW: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice]] | None:
+    """The soft alpha (H, W) float32 of an object's mask (uint8), and its box; None when empty."""
     if not mask_HW.any():
         return None
     inner_HW = cv2.erode(mask_HW, np.ones((3, 3), np.uint8), iterations=INSET)
@@ -85,7 +95,7 @@ def _cut(path: Path, find: Callable[[np.ndarray], np.ndarray]) -> Cutout | None:
     alpha_HW = np.clip(2 * alpha_HW - 1, 0, 1) ** 0.7
     ys, xs = np.nonzero(alpha_HW > 0)
     box = np.s_[max(0, ys.min() - 1) : ys.max() + 2, max(0, xs.min() - 1) : xs.max() + 2]
-    return Cutout(image_HW3[box], alpha_HW[box])
+    return alpha_HW, box
 
 
 def _bottle(image_HW3: np.ndarray) -> np.ndarray:
@@ -104,7 +114,19 @@ def _hazelnut(image_HW3: np.ndarray) -> np.ndarray:
 
 
 def _transistor(image_HW3: np.ndarray) -> np.ndarray:
-    """The black body, larger than any hole of the board, and the colourless legs below it."""
+    """A transistor of which all three legs are found down to their ends; else an empty mask."""
+    whole_HW = transistor_HW(image_HW3)
+    # A leg in the shade breaks off: such a specimen is not used.
+    ys, _ = np.nonzero(whole_HW)
+    row_W = whole_HW[ys.max() - LEG_ENDS]
+    return whole_HW if np.count_nonzero(np.diff(row_W) == 1) == 3 else np.zeros_like(whole_HW)
+
+
+def transistor_HW(image_HW3: np.ndarray) -> np.ndarray:
+    """The black body, larger than any hole of the board, and the colourless legs below it, uint8.
+
+    Legs may be incomplete.
+    """
     image_HW3 = cv2.GaussianBlur(image_HW3, (3, 3), 0)
     high_HW, low_HW = image_HW3.max(2).astype(int), image_HW3.min(2).astype(int)
     side = image_HW3.shape[1] // 8
@@ -122,11 +144,7 @@ def _transistor(image_HW3: np.ndarray) -> np.ndarray:
     legs_HW = (grey_HW & below_HW).astype(np.uint8)
     legs_HW = cv2.morphologyEx(legs_HW, cv2.MORPH_CLOSE, np.ones((7, 3), np.uint8))
     legs_HW = cv2.morphologyEx(legs_HW, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    whole_HW = _largest(np.maximum(body_HW, legs_HW))
-    # A leg in the shade breaks off: such a specimen is not used.
-    ys, _ = np.nonzero(whole_HW)
-    row_W = whole_HW[ys.max() - LEG_ENDS]
-    return whole_HW if np.count_nonzero(np.diff(row_W) == 1) == 3 else np.zeros_like(whole_HW)
+    return _largest(np.maximum(body_HW, legs_HW))
 
 
 # Name of the object -> its category's folder, and how it is found on a photograph.

@@ -128,14 +128,11 @@ def compose(
         for kind, cell in wanted
     ]
     placed = arrange(parts, large, touching=arrangement == "touching", rng=layout)
-    image_HW3, layers = _painted(image_HW3, placed, light)
-    alphas_NHW = np.stack([_reduced(alpha_HW, size) for alpha_HW in layers])
-    # A pixel belongs to the part that covers most of it, if that is at least half.
-    owner_HW = np.where(alphas_NHW.max(0) >= 0.5, alphas_NHW.argmax(0), -1)
+    image_HW3, layers = painted(image_HW3, placed, light)
     return Scene(
         arrangement, seed, name,
-        lit(_reduced(image_HW3, size), light),
-        np.stack([owner_HW == index for index in range(len(placed))]),
+        lit(reduced(image_HW3, size), light),
+        masks_of(layers, size),
         tuple(kind for kind, _ in wanted), tuple(cell for _, cell in wanted),
         boxes_K4 // OVERSAMPLING,
         Rule(TRAY_RULE, {cell: Counter(kinds) for cell, kinds in TRAY_CELLS.items()})
@@ -146,7 +143,12 @@ def compose(
 def _scaled(specimens: tuple[Cutout, ...], length: float, rng: np.random.Generator) -> Cutout:
     """A drawn specimen at its kind's length in pixels."""
     one = specimens[int(rng.integers(len(specimens)))]
-    factor = length * rng.uniform(1 - LENGTH_SPREAD, 1 + LENGTH_SPREAD) / one.length
+    return resized(one, length * rng.uniform(1 - LENGTH_SPREAD, 1 + LENGTH_SPREAD))
+
+
+def resized(one: Cutout, length: float) -> Cutout:
+    """The cut-out with a longest side of about `length` pixels."""
+    factor = length / one.length
     height, width = (max(1, round(factor * side)) for side in one.alpha_hw.shape)
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     colour_hw3 = cv2.resize(one.colour_hw3, (width, height), interpolation=how)
@@ -154,7 +156,7 @@ def _scaled(specimens: tuple[Cutout, ...], length: float, rng: np.random.Generat
     return Cutout(colour_hw3, np.clip(alpha_hw, 0, 1))
 
 
-def _painted(
+def painted(
     image_HW3: np.ndarray, placed: list[Placed], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The image with all shadows and then all parts, and the alpha of each part, (H, W)."""
@@ -169,5 +171,14 @@ def _painted(
     return image_HW3, [alpha_HW for _, alpha_HW in layers]
 
 
-def _reduced(image: np.ndarray, size: int) -> np.ndarray:
+def masks_of(layers: list[np.ndarray], size: int) -> np.ndarray:
+    """The parts' masks, (N, size, size) bool, from their oversampled alphas; disjoint."""
+    alphas_NHW = np.stack([reduced(alpha_HW, size) for alpha_HW in layers])
+    # A pixel belongs to the part that covers most of it, if that is at least half.
+    owner_HW = np.where(alphas_NHW.max(0) >= 0.5, alphas_NHW.argmax(0), -1)
+    return np.stack([owner_HW == index for index in range(len(layers))])
+
+
+def reduced(image: np.ndarray, size: int) -> np.ndarray:
+    """An oversampled image or alpha at `size` x `size` pixels."""
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)

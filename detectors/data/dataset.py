@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detectors.data.views import DatasetView, NormalsView, PairsView, SourcesView, TestSplitView
+from detectors.data.views import (
+    DatasetView,
+    NormalsView,
+    PairsView,
+    Place,
+    SourcesView,
+    TestSplitView,
+    normal_places,
+)
 from pipeline.dataset.sample_table import SampleTable
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
@@ -77,7 +85,12 @@ class VersionDataset(Dataset[Batch]):
     @classmethod
     def normals(cls, version: Version, split: str | None = "train") -> Self:
         """The normal images of a split, or of all splits."""
-        return cls(NormalsView(version, split))
+        return cls.normals_at(version, normal_places(version, split))
+
+    @classmethod
+    def normals_at(cls, version: Version, places: Sequence[Place]) -> Self:
+        """The normal images at these places."""
+        return cls(NormalsView(version, places))
 
     @classmethod
     def pairs(
@@ -93,7 +106,17 @@ class VersionDataset(Dataset[Batch]):
     @classmethod
     def sources(cls, version: Version, split: str | None = "train") -> Self:
         """The unedited normals of a split, then their accepted samples; see `SourceSampler`."""
-        return cls(SourcesView(version, split))
+        return cls.sources_at(version, normal_places(version, split))
+
+    @classmethod
+    def sources_at(cls, version: Version, places: Sequence[Place]) -> Self:
+        """The unedited normals at these places, then their accepted samples."""
+        return cls(SourcesView(version, places))
+
+    @classmethod
+    def pairs_at(cls, version: Version, places: Sequence[Place]) -> Self:
+        """The accepted samples of the normals at these places, in the order of the version."""
+        return cls(PairsView(SourcesView(version, places).table))
 
     @classmethod
     def test(cls, version: Version) -> Self:

@@ -5,7 +5,7 @@
 
 Any folder of images works, at any depth; the paper uses ImageNet's training set. Each image is
 resized to twice the size, cropped to its centre, and converted to grey with probability 0.3
-(Batzner, Heckler, König, WACV 2024, section 3.2 and the appendix).
+(Batzner, Heckler, König, WACV 2024, Algorithm 1).
 """
 
 import os

@@ -3,9 +3,9 @@
     corrupted_B3HW, mask_BHW = corrupt(images_B3HW, "perlin_self")
 
 The recipe is that of DRAEM (Zavrtanik et al., ICCV 2021) as used by DeSTSeg (Zhang et al., CVPR
-2023, section 3.1): Perlin noise with 1 to 32 cells along each axis, rotated by up to 90 degrees
-either way, is thresholded; inside the blobs a texture is blended over the image. Everything is
-drawn for a whole batch at once, on the device of the images, from torch's global generator.
+2023): Perlin noise with 1 to 32 cells along each axis, rotated by up to 90 degrees either way, is
+thresholded; inside the blobs a texture is blended over the image. Everything is drawn for a whole
+batch at once, on the device of the images, from torch's global generator.
 
 Shapes: B batch; H, W image; 3 colour (RGB uint8, 0-255); K textures; S their side; L lattice.
 """
@@ -35,7 +35,8 @@ OPACITY = 0.8
 SIGMA = (0.1, 0.5)
 # Blocks along each axis of an image whose blocks are shuffled.
 BLOCKS = 8
-# Brightness, contrast and saturation of a texture change by factors of 0.5 to 1.5.
+# Brightness, contrast and saturation of another image change by factors of 0.5 to 1.5, as its
+# colours are those of the image itself. Textures from a folder stay as they are.
 JITTER = 0.5
 
 
@@ -147,7 +148,7 @@ def _texture(images_B3HW: Tensor, noise: Noise, textures_K3SS: Tensor | None) ->
     chosen_B3SS = textures_K3SS[chosen_B.to(textures_K3SS.device)].to(device)
     if chosen_B3SS.shape[2:] != (height, width):
         chosen_B3SS = F.interpolate(chosen_B3SS.float(), (height, width), mode="bilinear")
-    return jittered(chosen_B3SS)
+    return chosen_B3SS.float()
 
 
 def _uniform(images_B3HW: Tensor) -> Tensor:

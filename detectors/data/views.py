@@ -15,6 +15,9 @@ from pipeline.errors import UserError
 from pipeline.kinds import KINDS
 from pipeline.records import SPLITS
 
+# Shard and row of a normal image.
+Place = tuple[int, int]
+
 
 class DatasetView:
     """Base: how many items, which arrays an item has, and how to fill them."""
@@ -35,22 +38,38 @@ class DatasetView:
         raise NotImplementedError
 
 
+def normal_places(version: Version, split: str | None) -> list[Place]:
+    """Where the normals of a split, or of all splits, are stored, in the order of the version."""
+    if split is not None and split not in SPLITS:
+        raise UserError(f"expected one of {', '.join(SPLITS)}, got {split!r}")
+    return [
+        (number, row)
+        for number, shard in enumerate(version.shards)
+        for row, code in enumerate(shard.array("originals/split").tolist())
+        if split is None or SPLITS[code] == split
+    ]
+
+
+def samples_of(table: SampleTable, places: Sequence[Place]) -> list[list[int]]:
+    """For each normal the numbers of its samples in the table, ascending."""
+    number = {place: normal for normal, place in enumerate(places)}
+    found: list[list[int]] = [[] for _ in places]
+    sources = zip(table.shards_N.tolist(), table.sources_N.tolist(), strict=True)
+    for sample, source in enumerate(sources):
+        # Samples of normals that are not asked for belong to nobody here.
+        if source in number:
+            found[number[source]].append(sample)
+    return found
+
+
 class NormalsView(DatasetView):
-    """The normal images of a split, or of all splits."""
+    """The normal images at some places."""
 
     names, shapes = ("image",), (1, 0)
 
-    def __init__(self, version: Version, split: str | None) -> None:
+    def __init__(self, version: Version, places: Sequence[Place]) -> None:
         super().__init__(version)
-        if split is not None and split not in SPLITS:
-            raise UserError(f"expected one of {', '.join(SPLITS)}, got {split!r}")
-        # (shard, row) of every item.
-        self.places = [
-            (number, row)
-            for number, shard in enumerate(version.shards)
-            for row, code in enumerate(shard.array("originals/split").tolist())
-            if split is None or SPLITS[code] == split
-        ]
+        self.places = list(places)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -91,10 +110,13 @@ class SourcesView(DatasetView):
 
     names, shapes = ("original", "edited", "mask"), (2, 1)
 
-    def __init__(self, version: Version, split: str | None) -> None:
+    def __init__(self, version: Version, places: Sequence[Place]) -> None:
         super().__init__(version)
-        self.clean = NormalsView(version, split)
-        self.table = SampleTable(version, split)
+        self.clean = NormalsView(version, places)
+        table = SampleTable(version)
+        # Only samples whose original is an item, in the order of the version.
+        mine = sorted(sample for samples in samples_of(table, places) for sample in samples)
+        self.table = table.chosen(mine)
         self.normals = len(self.clean)
 
     def __len__(self) -> int:
@@ -102,15 +124,12 @@ class SourcesView(DatasetView):
 
     def samples_of(self, kinds: Iterable[str]) -> list[list[int]]:
         """For each normal the items of its samples of those kinds, in ascending order."""
-        wanted = [KINDS.index(kind) for kind in kinds]
-        # `samples/source` holds the row of the original, which lies in the same shard.
-        number = {place: normal for normal, place in enumerate(self.clean.places)}
-        items: list[list[int]] = [[] for _ in range(self.normals)]
-        sources = [shard.array("samples/source").tolist() for shard in self.version.shards]
-        for sample in np.flatnonzero(np.isin(self.table.kinds_N, wanted)).tolist():
-            shard, row = int(self.table.shards_N[sample]), int(self.table.rows_N[sample])
-            items[number[shard, sources[shard][row]]].append(self.normals + sample)
-        return items
+        wanted = {KINDS.index(kind) for kind in kinds}
+        kinds_N = self.table.kinds_N.tolist()
+        return [
+            [self.normals + sample for sample in samples if kinds_N[sample] in wanted]
+            for samples in samples_of(self.table, self.clean.places)
+        ]
 
     def read(self, indices: list[int], arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         original, edited, mask = arrays

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from detectors.data.batches import Feed
-from detectors.data.dataset import VersionDataset
 from detectors.evaluation.report import write_report
 from detectors.evaluation.results import (
     THRESHOLDS,
@@ -31,7 +29,7 @@ from detectors.metrics.evaluation import Evaluation
 from detectors.metrics.image import image_metrics
 from detectors.metrics.per_type import group_names, group_of
 from detectors.scoring import score, stack_images
-from detectors.training.calibration import Calibration, scores_of
+from detectors.training.calibration import Calibration
 from detectors.training.checkpoint import Card, Restored, load
 from detectors.training.precision import precision_name
 from detectors.training.progress import Watcher
@@ -132,7 +130,7 @@ def measure(
         rows=tuple(rows),
         at_thresholds=detections(rows, calibration),
         per_defect=_per_defect(rows),
-        validation_scores=_validation_scores(restored, version, batch_size),
+        held_out_scores=_held_out_scores(restored, version),
         notes=result.notes | _remarks(rows, card, version) | scale_note,
         device=restored.compute.describe(),
         precision=precision_name(restored.compute),
@@ -275,16 +273,12 @@ def _per_defect(rows: Sequence[ImageRow]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _validation_scores(restored: Restored, version: Version, batch_size: int) -> tuple[float, ...]:
-    """Scores of the validation normals, if the thresholds were computed from these images."""
+def _held_out_scores(restored: Restored, version: Version) -> tuple[float, ...]:
+    """Scores of the normals that the thresholds were computed from, if they are of this version."""
     # Another version has other normals, and the chart would mix both.
-    if restored.card.version.digest != version.digest:
+    if restored.held_out is None or restored.card.version.digest != version.digest:
         return ()
-    normals = VersionDataset.normals(version, "validation")
-    size = restored.detector.settings.size
-    feed = Feed(normals, batch_size, size, restored.compute.device, numbered=False)
-    scores_N, _ = scores_of(restored.detector, feed, restored.compute)
-    return tuple(scores_N.tolist())
+    return tuple(restored.held_out.normal_scores_N.tolist())
 
 
 def _facts(version: Version) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def charts(found: EvaluationReport) -> dict[str, str]:
     if found.rows:
         by_group = _scores_by_group(found)
         # Validation normals first: thresholds were computed from them.
-        rows = {"validation good": list(found.validation_scores)} if found.validation_scores else {}
+        rows = {"held-out good": list(found.held_out_scores)} if found.held_out_scores else {}
         rows |= {"test good" if name == "good" else name: row for name, row in by_group.items()}
         marks = {
             THRESHOLD_NAMES[k]: row.threshold
@@ -169,7 +169,7 @@ def charts(found: EvaluationReport) -> dict[str, str]:
             "Validation AUROC by kind of edit",
             "; ".join(f"{kind} {value(auroc)}" for kind, auroc in sorted(by_kind.items())) + ".",
             [Estimate(kind, auroc) for kind, auroc in sorted(by_kind.items())],
-            "image AUROC of validation normals against synthetic anomalies",
+            "image AUROC of held-out normals against synthetic anomalies",
         )
     return made
 

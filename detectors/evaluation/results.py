@@ -87,7 +87,7 @@ class EvaluationReport:
     """Metrics of one detector on one version's test split, with scores, thresholds and remarks.
 
     `per_defect` has the number of images, the recall per threshold and the image AUROC of every
-    named defect against all good images. `validation_scores` are those of the version's validation
+    named defect against all good images. `held_out_scores` are those of the version's validation
     normals, when the detector was calibrated on them. `notes` has a reason for every metric that is
     None, and remarks.
     """
@@ -98,7 +98,7 @@ class EvaluationReport:
     rows: tuple[ImageRow, ...]
     at_thresholds: Mapping[str, ThresholdResult | None]
     per_defect: Mapping[str, Mapping[str, Any]]
-    validation_scores: tuple[float, ...]
+    held_out_scores: tuple[float, ...]
     notes: Mapping[str, str]
     device: str
     precision: str
@@ -116,8 +116,8 @@ class EvaluationReport:
             "category": self.version["category"],
             **{name: self.result.metrics[name] for name in METRICS},
         }
-        # Scores of validation normals are only needed by charts.
-        more = {"validation_scores": list(self.validation_scores)} if details else {}
+        # Scores of held-out normals are only needed by charts.
+        more = {"held_out_scores": list(self.held_out_scores)} if details else {}
         return {
             **head,
             **{name: value for name, value in measured.items() if name not in head},

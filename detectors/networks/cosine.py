@@ -1,6 +1,6 @@
 """Cosine distances between student and teacher features, and the maps and scores made of them.
 
-DeSTSeg (Zhang et al., CVPR 2023, sections 3.2 and 3.4) compares features this way, and SemRec too.
+DeSTSeg (Zhang et al., CVPR 2023) compares features this way, and SemRec too.
 
 Shapes: B batch; C channels; h, w cells of a level; H, W image. Everything is computed in float32:
 in half precision the norms of features near zero vanish.
@@ -34,15 +34,18 @@ def cosine_distance(features_BChw: Tensor, target_BChw: Tensor) -> Tensor:
 
 
 def fuse_levels(maps: Sequence[Tensor], size: int, fusion: Fusion) -> Tensor:
-    """Maps (B, h, w) of the levels, upsampled to (B, size, size) and combined into one."""
-    large = [
-        F.interpolate(map_Bhw[:, None], (size, size), mode="bilinear")[:, 0] for map_Bhw in maps
-    ]
+    """Maps (B, h, w) of the levels, finest first, combined into one of (B, size, size).
+
+    They are combined on the cells of the finest level and then upsampled, as in DeSTSeg's released
+    code: a product of maps at image size would have other peaks.
+    """
+    finest = maps[0].shape[1:]
+    same = [F.interpolate(map_Bhw[:, None], finest, mode="bilinear") for map_Bhw in maps]
     # The product is high only where all levels disagree, which suppresses isolated peaks.
-    if fusion == "prod":
-        return torch.stack(large).prod(0)
-    total = torch.stack(large).sum(0)
-    return total / len(large) if fusion == "mean" else total
+    fused_B1hw = torch.stack(same).prod(0) if fusion == "prod" else torch.stack(same).sum(0)
+    if fusion == "mean":
+        fused_B1hw = fused_B1hw / len(same)
+    return F.interpolate(fused_B1hw, (size, size), mode="bilinear")[:, 0]
 
 
 def top_mean(maps_BHW: Tensor, pixels: int, size: int) -> Tensor:

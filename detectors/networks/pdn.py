@@ -4,10 +4,10 @@
     features_BChw = student(normalise(images_B3HW))         # 56 x 56 cells of 256 x 256 pixels
     second_BChw = student(normalised_B3HW, slice(384, 768)) # one half of the outputs, for less
 
-Batzner, Heckler, König, "EfficientAD", WACV 2024, section 3.1; layers as in the tables of its
-appendix. Without padding every cell sees exactly its own 33 x 33 pixels and no zeros; there are
-H/4 - 8 cells per side, and none over the outer 16 pixels. With padding, as in the distillation of
-the teacher, there are H/4 cells.
+Batzner, Heckler, König, "EfficientAD", WACV 2024; layers as in the paper and its public code.
+Without padding every cell sees exactly its own 33 x 33 pixels and no zeros; there are H/4 - 8 cells
+per side, and none over the outer 16 pixels. With padding, as in the distillation of the teacher,
+there are H/4 cells.
 
 Shapes: B batch; 3 colour; H, W image; C channels; h, w cells.
 """

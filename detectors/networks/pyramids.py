@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from detectors.base import Batches
 from detectors.networks.teachers import Moments
 from pipeline.errors import WeightsError
-from pipeline.models.backbone import Trunk, normalise, trunk_of
+from pipeline.models.backbone import normalise
+from pipeline.models.trunks import AnyTrunk, trunk_of
 from pipeline.models.weights.safe_load import load_state
 
 # Input pixels per cell of the four levels.
@@ -134,7 +135,7 @@ class StandardisedPyramid(Pyramid):
 class TrunkPyramid(Pyramid):
     """A three-level trunk; its fourth level is the mean of the third over 2 x 2 cells."""
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: AnyTrunk) -> None:
         super().__init__()
         self.trunk = trunk
         first, second, third = trunk.channels

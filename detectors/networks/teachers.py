@@ -5,8 +5,8 @@
     target_BChw = teacher(normalise(images))   # zero mean and unit variance per channel
 
 The paper's teacher is a patch description network (Batzner, Heckler, König, WACV 2024, section
-3.1). The two ResNet trunks replace it where its weights are not available: their three levels are
-resampled to the finest grid, on the same cells.
+3.1). Trunks trained on ImageNet replace it where its weights are not available: their three levels
+are resampled to the finest grid, on the same cells.
 
 Shapes: B batch; 3 colour; H, W image; C channels; h, w cells (H/4 - 8).
 """
@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from detectors.networks.pdn import BORDER, Kind, Pdn, load_pdn
 from pipeline.errors import UserError
-from pipeline.models.backbone import Trunk, resnet18_trunk, small_teacher
+from pipeline.models.trunks import TRUNKS, AnyTrunk, trunk_of
 
 # Outputs of the paper's teachers; the layers they are distilled from are pooled to as many.
 CHANNELS = 384
 # Architectures of the weights registry's entries.
 _PDNS: dict[str, Kind] = {"efficientad-s": "small", "efficientad-m": "medium"}
-TEACHERS = (*_PDNS, "resnet18", "bundled-teacher")
+TEACHERS = (*_PDNS, *TRUNKS)
 
 
 class Moments:
@@ -122,13 +122,13 @@ class PdnTeacher(Teacher):
 
 
 class TrunkTeacher(Teacher):
-    """A ResNet trunk whose three levels are concatenated on the finest grid.
+    """A trunk whose three levels are concatenated on the finest grid.
 
     Four cells per side are cropped, so that the remaining cells lie where those of an unpadded
     patch description network do.
     """
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: AnyTrunk) -> None:
         super().__init__(sum(trunk.channels))
         # Frozen weights and batch norm statistics.
         self.trunk = trunk.freeze()
@@ -153,8 +153,6 @@ def teacher_for(name: str, weights: Path | None) -> Teacher:
         if weights is not None:
             load_pdn(pdn, weights)
         return PdnTeacher(pdn)
-    if name == "resnet18":
-        return TrunkTeacher(resnet18_trunk(weights))
-    if name == "bundled-teacher":
-        return TrunkTeacher(small_teacher(weights))
+    if name in TRUNKS:
+        return TrunkTeacher(trunk_of(name, weights))
     raise UserError(f"no teacher of EfficientAD is called {name!r}; known: {', '.join(TEACHERS)}")

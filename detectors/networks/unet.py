@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.networks.denoising_student import upsample_2x
+from detectors.networks.denoising_student import ends, upsample_2x
 from pipeline.models.backbone import Levels
 
 # Encoder maps passed to the decoder: of strides 4, 8, 16; of 8 and 16; none.
@@ -24,11 +24,16 @@ class UNet(nn.Module):
     """Encoder widths are 1, 2, 4, 8, 16, 16 times `base`; decoder widths are `outputs`.
 
     `outputs` are ordered from fine to coarse. With base 32 and outputs 64, 128, 256 there are
-    13 307 360 parameters. Outputs end in a ReLU, as the teacher's features do.
+    13 307 360 parameters. Outputs end in a ReLU, as a ResNet's features do, or with `signed` in a
+    linear layer.
     """
 
     def __init__(
-        self, base: int = 32, outputs: tuple[int, int, int] = (64, 128, 256), skips: Skips = "all"
+        self,
+        base: int = 32,
+        outputs: tuple[int, int, int] = (64, 128, 256),
+        skips: Skips = "all",
+        signed: bool = False,
     ) -> None:
         super().__init__()
         widths = [base * factor for factor in (1, 2, 4, 8, 16, 16)]
@@ -45,6 +50,7 @@ class UNet(nn.Module):
         for place, (below, across, out) in enumerate((*steps, (middle, widths[2], fine))):
             decoders.append(double_conv(below + across * (place < self.skips), out))
         self.decoders = nn.ModuleList(decoders)
+        self.ends = ends(outputs, signed)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -64,7 +70,7 @@ class UNet(nn.Module):
             features = decoder(features)
             decoded.append(features)
         coarse, middle, fine = decoded
-        return fine, middle, coarse
+        return self.ends[0](fine), self.ends[1](middle), self.ends[2](coarse)
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,12 +1,18 @@
 """Calibration of image scores: thresholds, and AUROC of normals against synthetic anomalies.
 
-Everything comes from the validation split: its normals, and the samples generated from them. An
-image is an alarm when `score >= threshold`. No threshold equals a score that it was computed from,
-so a comparison with `>` gives the same alarms.
+Everything comes from images that the fit which scored them has not seen: the validation split, and
+with cross-fitting the training split, too. An image is an alarm when `score >= threshold`. No
+threshold equals a score that it was computed from, so a comparison with `>` gives the same alarms.
 
-Shapes: B batch; N images.
+A threshold for a false-alarm rate is a conformal one (Vovk, Gammerman, Shafer, "Algorithmic
+Learning in a Random World", 2005; split conformal prediction): among N normals and one fresh one,
+all ranks are equally likely, so a threshold above all but k of them is reached by the fresh one
+with probability (k + 1) / (N + 1). N normals can promise no rate below 1 / (N + 1).
+
+Shapes: B batch; N images; P parts of a score.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,22 +20,22 @@ import torch
 from pydantic import Field
 
 from detectors.base import Batches, Detector
-from detectors.heatmaps import normal_map_range
 from detectors.metrics.image import image_metrics
 from pipeline.kinds import KINDS
 from pipeline.models.device import Compute
 from pipeline.settings import Settings
 
 # Reasons in `notes` for values that do not exist.
-NO_NORMALS = "the version has no validation normals"
-NO_SYNTHETICS = "the version has no anomalous samples in its validation split"
+NO_NORMALS = "no normal was held out: the version has no validation split"
+NO_SYNTHETICS = "no synthetic anomaly of the version was held out"
 
 
 class Calibration(Settings):
-    """Thresholds on image scores, and image AUROC of validation normals against synthetics.
+    """Thresholds on image scores, and image AUROC of held-out normals against synthetics.
 
-    At most 1 and 5 % of the validation normals reach `threshold_1` and `threshold_5` (none with
-    fewer than 100 or 20 of them); `threshold_f1` has the best F1 on normals and synthetics.
+    A fresh normal reaches `threshold_1` and `threshold_5` with probability `rate_1` and `rate_5`:
+    at most 1 and 5 %, or the smallest rate that so few normals can promise. `threshold_f1` has the
+    best F1 on normals and synthetics.
     `control_false_alarms` is the share of controls (edits without a logical change) that reach
     `threshold_5`. `heat` holds the map values at which overlays start and saturate
     (`detectors.heatmaps`). A value that does not exist is None, and `notes` gives the reason.
@@ -39,6 +45,8 @@ class Calibration(Settings):
     threshold_1: float | None = None
     threshold_5: float | None = None
     threshold_f1: float | None = None
+    rate_1: float | None = None
+    rate_5: float | None = None
     normals: int = 0
     synthetics: int = 0
     controls: int = 0
@@ -47,24 +55,6 @@ class Calibration(Settings):
     control_false_alarms: float | None = None
     heat: tuple[float, float] | None = None
     notes: dict[str, str] = Field(default_factory=dict)
-
-
-def calibrate(
-    detector: Detector, normals: Batches, pairs: Batches, compute: Compute
-) -> Calibration:
-    """Score the validation split and calibrate on the scores.
-
-    Batches of `normals` have `image`; those of `pairs` have `edited`, `label` and `kind`, and
-    include controls. The detector's own statistics must be set already.
-    """
-    normal_N, _ = scores_of(detector, normals, compute)
-    pair_N, numbers = scores_of(detector, pairs, compute)
-    # An empty split has no batches and therefore no columns.
-    labels_N = numbers.get("label", np.zeros(0, np.int64))
-    kinds_N = numbers.get("kind", np.zeros(0, np.int64))
-    found = from_scores(normal_N, pair_N, labels_N, kinds_N)
-    # The colour scale of heatmaps comes from maps, which are not kept; they are computed again.
-    return found.model_copy(update={"heat": normal_map_range(detector, normals, compute)})
 
 
 def from_scores(
@@ -87,12 +77,20 @@ def from_scores(
     notes = {}
     # Controls should score like normals. Their false alarms measure shortcuts: a detector that sees
     # editing artifacts reports them as well.
-    threshold_5 = false_alarm_threshold(normal_N, 0.05)
+    (threshold_1, rate_1), (threshold_5, rate_5) = (
+        false_alarm_threshold(normal_N, share) for share in (0.01, 0.05)
+    )
+    for name, share, rate in (("threshold_1", 0.01, rate_1), ("threshold_5", 0.05, rate_5)):
+        if rate > share:
+            notes[name] = (
+                f"{len(normal_N)} normals can promise a false-alarm rate of {rate:.1%} at best, "
+                f"not of {share:.0%}: that takes {normals_for(share)}"
+            )
     false_alarms = None
     if len(control_N):
         false_alarms = float((control_N >= threshold_5).mean())
     else:
-        notes["control_false_alarms"] = "the version has no controls in its validation split"
+        notes["control_false_alarms"] = "no control of the version was held out"
     auroc, threshold_f1 = _auroc_and_f1_threshold(normal_N, anomalous_N)
     if auroc is None:
         notes |= {"auroc": NO_SYNTHETICS, "threshold_f1": NO_SYNTHETICS}
@@ -101,7 +99,7 @@ def from_scores(
     over = 0 if threshold_f1 is None else int((normal_N >= threshold_f1).sum())
     if over > len(normal_N) / 5:
         notes["threshold_f1_alarms"] = (
-            f"{over} of {len(normal_N)} validation normals exceed threshold_f1: with many "
+            f"{over} of {len(normal_N)} held-out normals exceed threshold_f1: with many "
             "synthetics per normal the best F1 may classify nearly everything as anomalous"
         )
     # Each kind of edit against all normals shows what the detector misses.
@@ -112,8 +110,10 @@ def from_scores(
         if of_kind is not None:
             by_kind[KINDS[number]] = of_kind
     return Calibration(
-        threshold_1=false_alarm_threshold(normal_N, 0.01),
+        threshold_1=threshold_1,
         threshold_5=threshold_5,
+        rate_1=rate_1,
+        rate_5=rate_5,
         threshold_f1=threshold_f1,
         **counts,
         auroc=auroc,
@@ -123,16 +123,37 @@ def from_scores(
     )
 
 
-def false_alarm_threshold(normal_N: np.ndarray, share: float) -> float:
-    """The lowest float32 that at most `share` of the (N,) scores reach.
+def false_alarm_threshold(normal_N: np.ndarray, share: float) -> tuple[float, float]:
+    """The lowest float32 that a fresh normal reaches with at most that probability, and the rate.
 
-    It is the next float32 above one of the scores.
+    With too few normals it lies above all their scores, and the rate is above `share`. The rate is
+    the expectation over draws of the N normals; `rate_interval` has its spread. The threshold is
+    the next float32 above one of the scores.
     """
-    # 0.05 * 20 is one image; the small addition absorbs the rounding of binary fractions.
-    allowed = int(share * len(normal_N) + 1e-9)
-    # The highest scores may be exceeded by `allowed` images; the next one must stay below.
-    kept = np.sort(normal_N.astype(np.float32))[::-1][allowed]
-    return float(np.nextafter(kept, np.float32(np.inf)))
+    # Normals that may reach it; the small addition absorbs the rounding of binary fractions.
+    reaching = max(int(share * (len(normal_N) + 1) + 1e-9) - 1, 0)
+    kept = np.sort(normal_N.astype(np.float32))[::-1][reaching]
+    threshold = float(np.nextafter(kept, np.float32(np.inf)))
+    return threshold, (reaching + 1) / (len(normal_N) + 1)
+
+
+def normals_for(share: float) -> int:
+    """The number of normals that a false-alarm rate of `share` takes."""
+    return math.ceil(1 / share - 1 - 1e-9)
+
+
+def rate_interval(normals: int, rate: float, level: float = 0.95) -> tuple[float, float]:
+    """Where the false-alarm rate of a threshold lies that promises `rate` from so many normals.
+
+    The rate of a threshold above all but k of N scores has the distribution Beta(k + 1, N - k), the
+    one of an order statistic of uniform numbers; the interval is its middle `level`.
+    """
+    # SciPy takes half a second to import.
+    from scipy.stats import beta
+
+    reaching = round(rate * (normals + 1)) - 1
+    low, high = beta.interval(level, reaching + 1, normals - reaching)
+    return float(low), float(high)
 
 
 @torch.no_grad()
@@ -143,22 +164,41 @@ def scores_of(
 
     Columns are the one-dimensional tensors of the batches, such as `label` and `kind`, joined.
     """
+    parts_NP, columns = parts_of(detector, batches, compute)
+    return combined_scores(detector, parts_NP), columns
+
+
+@torch.no_grad()
+def parts_of(
+    detector: Detector, batches: Batches, compute: Compute
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(N, P) float64 parts of the scores, and columns as in `scores_of`; P is 0 without images."""
     # In training mode, batch statistics would make a score depend on its batch.
     detector.eval()
-    scores: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     numbers: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         with compute.autocast():
             # Normals come as `image`; pairs come as `original` and `edited`, and the edited one is
             # scored.
-            image_B = detector(batch["image" if "image" in batch else "edited"]).image_B
-        scores.append(image_B.float().cpu().numpy())
+            parts_BP = detector.parts(batch["image" if "image" in batch else "edited"])
+        parts.append(parts_BP.double().cpu().numpy())
         for name, tensor in batch.items():
             if tensor.ndim == 1:
                 numbers.setdefault(name, []).append(tensor.cpu().numpy())
-    joined = {name: np.concatenate(parts) for name, parts in numbers.items()}
-    # The empty array gives shape and dtype when there are no batches.
-    return np.concatenate([np.zeros(0, np.float32), *scores]), joined
+    joined = {name: np.concatenate(columns) for name, columns in numbers.items()}
+    return np.concatenate(parts) if parts else np.zeros((0, 0)), joined
+
+
+@torch.no_grad()
+def combined_scores(detector: Detector, parts_NP: np.ndarray) -> np.ndarray:
+    """(N,) float32 image scores of parts."""
+    # Without images the number of parts is unknown.
+    if not len(parts_NP):
+        return np.zeros(0, np.float32)
+    device = next(iter(detector.state_dict().values())).device
+    parts = torch.from_numpy(parts_NP).float().to(device)
+    return detector.combined(parts).float().cpu().numpy()
 
 
 def _auroc_and_f1_threshold(

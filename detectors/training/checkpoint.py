@@ -25,6 +25,7 @@ from torch import Tensor
 from detectors.base import Detector, DetectorSettings
 from detectors.registry import assemble, entry
 from detectors.training.calibration import Calibration
+from detectors.training.held_out import HeldOut, read_held_out
 from detectors.training.precision import Precision, resolve
 from detectors.training.precision_parity import Parity
 from pipeline.dataset.version import Version
@@ -116,11 +117,15 @@ class Card(Settings):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Restored:
-    """A loaded detector, in evaluation mode on its device, with its card."""
+    """A loaded detector, in evaluation mode on its device, with its card.
+
+    `held_out` are the scores that its thresholds rest on.
+    """
 
     detector: Detector
     card: Card
     compute: Compute
+    held_out: HeldOut | None = None
 
 
 def save(folder: Path, detector: Detector, card: Card) -> Card:
@@ -156,7 +161,7 @@ def load(folder: Path, device: str = "auto", precision: str = "auto") -> Restore
     # Trained in bf16 but scored in fp32: take the thresholds that were computed in fp32.
     if card.calibration_fp32 is not None and not compute.reduced:
         card = card.model_copy(update={"calibration": card.calibration_fp32})
-    return Restored(detector.eval(), card, compute)
+    return Restored(detector.eval(), card, compute, read_held_out(folder))
 
 
 def read_card(folder: Path) -> Card:

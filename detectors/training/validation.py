@@ -1,4 +1,4 @@
-"""Validation passes: loss and AUROC on the validation split, and early stopping on either.
+"""Validation passes: loss and AUROC on held-out images, and early stopping on either.
 
 Real test images are never read here. Every pass uses the same images under the same seeds, so two
 passes differ by the weights alone, and a resumed run decides as an uninterrupted one would.
@@ -14,12 +14,19 @@ from torch import Tensor
 from detectors.base import Detector, Schedule
 from detectors.data.batches import Feed, fixed_subset
 from detectors.data.dataset import VersionDataset
-from detectors.training.calibration import Calibration, calibrate
+from detectors.heatmaps import normal_map_range
+from detectors.training.calibration import (
+    Calibration,
+    combined_scores,
+    from_scores,
+    parts_of,
+)
 from detectors.training.checkpoint import ValidationPass, snapshot
+from detectors.training.fit_data import FitData, sample_places
+from detectors.training.held_out import VALIDATION, HeldOut
 from detectors.training.precision_parity import IMAGES, Parity, parity
 from detectors.training.seeds import derived_seed, set_seeds
 from detectors.training.tensorboard import BOARD_IMAGES, Board
-from pipeline.dataset.version import Version
 from pipeline.models.device import Compute
 
 # A pass should cost seconds, however large the version is: the loss takes at most so many batches,
@@ -29,20 +36,18 @@ PASS_PAIRS = 256
 
 
 class Validation:
-    """The validation split of one version, as fixed batches for one detector."""
+    """The images that a fit of one detector is judged on, as fixed batches."""
 
     def __init__(
-        self, detector: Detector, version: Version, schedule: Schedule, compute: Compute, seed: int
+        self, detector: Detector, data: FitData, schedule: Schedule, compute: Compute, seed: int
     ) -> None:
         self.detector, self.schedule, self.compute, self.seed = detector, schedule, compute, seed
         self.size = detector.settings.size
-        self.train = VersionDataset.normals(version, "train")
+        self.data, self.fitted = data, data.fitted_normals()
         # The same images in every pass.
-        self.normals = VersionDataset.normals(version, "validation")
-        self.pairs = VersionDataset.pairs(version, "validation")
+        self.normals, self.pairs = data.held_normals(), data.held_pairs()
         # The loss is computed on the view that the detector trains on.
-        sources = detector.view == "sources"
-        losses = VersionDataset.sources(version, "validation") if sources else self.normals
+        losses = data.held_sources() if detector.view == "sources" else self.normals
         chosen = fixed_subset(len(losses), LOSS_BATCHES * schedule.batch_size)
         self.loss_feed = self._feed(losses, chosen, schedule.batch_size)
 
@@ -73,31 +78,63 @@ class Validation:
 
     @torch.no_grad()
     def calibrate(self, chosen: list[int] | None = None) -> Calibration:
-        """Let the detector set its score statistics, then measure on all pairs, or the chosen ones.
+        """Let the detector set all its statistics, then measure on all pairs, or the chosen ones.
 
-        Without validation normals the training normals stand in for the detector's own statistics,
-        which every score needs, and thresholds stay unset.
+        Without held-out normals the fitted ones stand in for the detector's own statistics, which
+        every score needs, and thresholds stay unset.
         """
-        # Feeds can be iterated repeatedly: for statistics, for tuning and for scoring.
+        held = self.judge(self.compute, chosen)
+        return self.fuse(held)[0]
+
+    def judge(self, compute: Compute, chosen: list[int] | None = None) -> HeldOut:
+        """Let the detector calibrate, and return the parts of all held-out images; scores are 0."""
         normals, pairs = self._feed(self.normals), self._feed(self.pairs, chosen)
         self.detector.eval()
-        with self.compute.autocast():
-            # Statistics on training images are too optimistic, but without any there is no score.
-            stand_in = normals if len(normals) else self._feed(self.train)
-            self.detector.calibrate(self._feed(self.train), stand_in)
-            self.detector.tune(normals, pairs)
-        return calibrate(self.detector, normals, pairs, self.compute)
+        with torch.no_grad(), compute.autocast():
+            # Statistics on images of the fit are too optimistic, but without any there is no score.
+            stand_in = normals if len(normals) else self._feed(self.fitted)
+            self.detector.calibrate(self._feed(self.fitted), stand_in)
+        normal_parts_NP, _ = parts_of(self.detector, normals, compute)
+        pair_parts_MP, columns = parts_of(self.detector, pairs, compute)
+        places = sample_places(self.pairs)
+        if chosen is not None:
+            places = [places[at] for at in chosen]
+        nothing = np.zeros(0, np.int64)
+        return HeldOut(
+            normal_places_N2=np.array(self.data.held, np.int64).reshape(-1, 2),
+            normal_parts_NP=normal_parts_NP,
+            normal_scores_N=np.zeros(len(normal_parts_NP), np.float32),
+            normal_folds_N=np.full(len(normal_parts_NP), VALIDATION),
+            pair_places_M2=np.array(places, np.int64).reshape(-1, 2),
+            pair_parts_MP=pair_parts_MP,
+            pair_scores_M=np.zeros(len(pair_parts_MP), np.float32),
+            pair_folds_M=np.full(len(pair_parts_MP), VALIDATION),
+            labels_M=columns.get("label", nothing),
+            kinds_M=columns.get("kind", nothing),
+        )
 
     @torch.no_grad()
-    def calibrate_fp32(self) -> Calibration | None:
-        """Thresholds of the same detector in fp32, the precision of ONNX and of most machines.
+    def fuse(self, held: HeldOut) -> tuple[Calibration, HeldOut]:
+        """Let the detector scale and weigh its parts; returns the calibration and the scores."""
+        normals_NP, pairs_MP = (
+            torch.from_numpy(parts) for parts in (held.normal_parts_NP, held.pair_parts_MP)
+        )
+        self.detector.fuse(normals_NP, pairs_MP, torch.from_numpy(held.labels_M))
+        return self.measure(held)
 
-        None when it trained in fp32 or tf32, whose thresholds serve both.
-        """
-        if not self.compute.reduced:
-            return None
-        exact = Compute(self.compute.device, torch.float32)
-        return calibrate(self.detector, self._feed(self.normals), self._feed(self.pairs), exact)
+    def measure(self, held: HeldOut) -> tuple[Calibration, HeldOut]:
+        """The calibration on held-out images as the detector now combines their parts."""
+        scored = held.scored(
+            combined_scores(self.detector, held.normal_parts_NP),
+            combined_scores(self.detector, held.pair_parts_MP),
+        )
+        found = from_scores(
+            scored.normal_scores_N, scored.pair_scores_M, scored.labels_M, scored.kinds_M
+        )
+        # The colour scale of heatmaps comes from maps, which are not kept; they are computed again.
+        normals = self._feed(self.normals if len(self.normals) else self.fitted)
+        heat = normal_map_range(self.detector, normals, self.compute)
+        return found.model_copy(update={"heat": heat}), scored
 
     def parity(self) -> Parity:
         """Scores in the training precision against fp32, on validation normals and pairs."""

@@ -22,7 +22,7 @@ def detectors_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the detectors; with a name, its settings in both profiles, for `train --set`."""
+    """List the detectors; with a name, its settings in every profile, for `train --set`."""
     with stdout_to_stderr(as_json):
         content = {"detectors": _listing()} if name is None else _settings(name)
     print_result(
@@ -31,8 +31,8 @@ def detectors_command(
 
 
 def _listing() -> list[dict[str, Any]]:
-    """Every detector with its summary and the weights of both profiles."""
-    from detectors.registry import DETECTORS
+    """Every detector with its summary and the weights of every profile."""
+    from detectors.registry import DETECTORS, PROFILES, configure
     from pipeline.models.weights import store as weights
 
     return [
@@ -42,10 +42,8 @@ def _listing() -> list[dict[str, Any]]:
             "teacher": {
                 profile: {"weights": teacher, "state": weights.state(teacher)}
                 # The profiles may use different weights.
-                for profile, teacher in (
-                    ("paper", entry.paper[0].teacher),
-                    ("tiny", entry.tiny[0].teacher),
-                )
+                for profile in PROFILES
+                for teacher in [configure(name, profile).settings.teacher]
             },
         }
         for name, entry in DETECTORS.items()
@@ -53,7 +51,7 @@ def _listing() -> list[dict[str, Any]]:
 
 
 def _settings(name: str) -> dict[str, Any]:
-    """The settings of one detector with their values in both profiles."""
+    """The settings of one detector with their values in every profile."""
     from detectors.registry import PROFILES, Recipe, configure, entry
     from flows.jobs.detector_options import settings_table
 
@@ -76,11 +74,15 @@ def _listing_text(content: dict[str, Any]) -> str:
 
 
 def _settings_text(content: dict[str, Any]) -> str:
-    rows = [(row["key"], _word(row["paper"]), _word(row["tiny"])) for row in content["settings"]]
+    from detectors.registry import PROFILES
+
+    rows = [
+        (row["key"], *(_word(row[profile]) for profile in PROFILES)) for row in content["settings"]
+    ]
     lines = [
         f"{content['name']}: {content['summary']}",
         "",
-        table(("setting", "paper", "tiny"), rows),
+        table(("setting", *PROFILES), rows),
     ]
     # The explanations follow the table, as they are too long for its cells.
     for row in content["settings"]:

@@ -42,8 +42,8 @@ def predict_command(
         str,
         typer.Option(
             metavar="NAME",
-            help="Threshold of the verdict: threshold_1 or threshold_5, which 1 or 5 % of "
-            "validation normals reach, or threshold_f1, the best F1 on synthetic anomalies.",
+            help="Threshold of the verdict: threshold_1 or threshold_5, which at most 1 or 5 % of "
+            "fresh normals reach, or threshold_f1, the best F1 on synthetic anomalies.",
         ),
     ] = "threshold_1",
     device: Device = "auto",

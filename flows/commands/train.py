@@ -39,9 +39,11 @@ def train_command(
     profile: Annotated[
         str,
         typer.Option(
-            metavar="paper|tiny", help="As published, or small enough for a minute on two cores."
+            metavar="auto|paper|cpu|tiny",
+            help="As published; on a frozen ImageNet backbone, within minutes on two cores; or "
+            "tiny, for tests. Auto is paper with a GPU, else cpu.",
         ),
-    ] = "paper",
+    ] = "auto",
     steps: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="Optimiser steps.  [default: the profile's]"),
@@ -168,17 +170,25 @@ def as_text(content: dict[str, Any], version: Path) -> str:
 
 
 def validation_lines(found: dict[str, Any]) -> list[str]:
-    """AUROC and false alarms on the validation normals and the synthetics generated from them."""
+    """AUROC and false alarms on images that the fit has not seen."""
     lines = [
-        f"validation  image AUROC {number(found['auroc'])}: {found['normals']} normals, "
+        f"held out    image AUROC {number(found['auroc'])}: {found['normals']} normals, "
         f"{found['synthetics']} synthetic anomalies"
     ]
     if found["auroc_by_kind"]:
         kinds = (f"{kind} {number(auroc)}" for kind, auroc in found["auroc_by_kind"].items())
         lines.append(f"            {', '.join(kinds)}")
-    # None when the version has no controls in its validation split.
+    from detectors.training.calibration import rate_interval
+
+    # None when the version has no controls.
     share = found["control_false_alarms"]
     if share is not None:
         alarms = f"{share:.0%} of {found['controls']} controls exceed threshold_5"
         lines.append(f"            {alarms}")
+    if found["rate_5"] is not None:
+        low, high = rate_interval(found["normals"], found["rate_5"])
+        lines.append(
+            f"            threshold_5: {found['rate_5']:.1%} false alarms on fresh normals "
+            f"(95 % interval {low:.1%} to {high:.1%})"
+        )
     return lines + [f"            {name}: {why}" for name, why in found["notes"].items()]

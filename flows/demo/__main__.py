@@ -1,4 +1,4 @@
-"""`make demo`: generate and verify every category of the example manifest, train detectors on one.
+"""`make demo`: generate and verify every category of the example manifest, compare detectors.
 
     python -m flows.demo [MANIFEST]
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows.commands.console import DONE, INTEGRITY_ERROR, SKIPPED, print_error, worst_code
 from flows.commands.progress_bars import ImageBar
-from flows.demo.text import datasets, greeting, next_steps, results
+from flows.demo.text import comparison, datasets, greeting, next_steps
 from flows.jobs.category_options import MANIFEST, Choices, settings_of
 from flows.jobs.generate import GenerateReport, generate
 from pipeline.errors import AnomalysmithError
@@ -65,16 +65,17 @@ def _checked(report: GenerateReport) -> int:
 
 
 def _detectors(reports: list[GenerateReport]) -> list[int]:
-    """Train and evaluate detectors on one product and print the results; returns exit codes."""
+    """Compare detectors on one product and print the result; returns exit codes."""
     # Imported only now: PyTorch takes seconds to load.
-    from flows.demo.detectors import product_with_test, train_detectors
+    from flows.demo.detectors import compare_detectors, product_with_test
 
     product = product_with_test(reports)
     if product is None:
         return []
-    trained, codes = train_detectors(product)
-    print(results(product.category, trained), flush=True)
-    return codes
+    content, code = compare_detectors(product)
+    if content is not None:
+        print(comparison(product.category, content), flush=True)
+    return [code]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
 """The text of `make demo`: short sentences, small tables, paths of pages to open."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.jobs.evaluate import number
 from flows.jobs.generate import GenerateReport
 from pipeline.kinds import is_control, kind_of
 from pipeline.utils.text_table import table
-
-if TYPE_CHECKING:
-    from flows.demo.detectors import Trained
 
 
 def greeting(names: Sequence[str]) -> str:
@@ -62,54 +58,22 @@ def _shown(kind: str) -> str:
     return f"{kind_of(kind).summary}{label} ({kind})"
 
 
-def results(category: str, trained: Sequence["Trained"]) -> str:
-    """Metrics of the detectors on the real test split, and where their reports are."""
-    if not trained:
-        return ""
-    # Counts and defect types are those of the test split, equal for all detectors.
-    first = trained[0].numbers
-    good, bad = first["good"], first["anomalous"]
-    # One column per type of defect in the test split.
-    kinds = list(first["per_type"])
-    rows = [
-        (
-            one.detector,
-            number(one.numbers["validation"]["auroc"]),
-            number(one.numbers["image_auroc"]),
-            # Image AUROC of good images against this type of defect alone.
-            *(number(one.numbers["per_type"][kind]["image_auroc"]) for kind in kinds),
-            number(one.numbers["pixel_auroc"]),
-            "trained before" if one.cached else f"{one.seconds:.0f} s",
-        )
-        for one in trained
-    ]
+def comparison(category: str, content: Mapping[str, Any]) -> str:
+    """Which detector to take for a product, and where the pages are; `content` is JSON."""
+    reports = [one["report"] for one in (content.get("real_test") or {}).values()]
     lines = [
         "",
-        f"Small detectors were trained on {category} and evaluated on its real test split, which",
-        f"was not used until now: {good} good images and {bad} with a defect.",
+        f"Which detector for {category}? Compared on good images that no fit has seen and on the",
+        "anomalies generated from them; the real test split was opened at the very end.",
         "",
-        table(("detector", "synthetic", "real", *kinds, "pixels", "time"), rows),
+        content["text"],
         "",
-        "Image AUROC: 0.5 is random, 1 is perfect (pixels: pixel AUROC). Synthetic: held-out good",
-        "images against the anomalies generated from them. With so few images, these numbers vary.",
-        *(_in_words(one) for one in trained),
+        "AUROC: 0.5 is random, 1 is perfect. With so few images, the intervals are wide.",
         "",
-        "Open every test image with its anomaly map in a browser:",
-        *(f"  {short(Path(one.numbers['report']))}" for one in trained),
+        "Open the comparison, and every test image with its anomaly map, in a browser:",
+        *(f"  {short(page)}" for page in (content["page"], *reports) if page),
     ]
     return "\n".join(lines)
-
-
-def _in_words(one: "Trained") -> str:
-    """What an AUROC means, for readers who have not met it."""
-    auroc = one.numbers["image_auroc"]
-    # A test split with one class only has no AUROC.
-    if auroc is None:
-        return f"{one.detector}: {one.numbers['notes'].get('image_auroc', 'no number')}"
-    return (
-        f"{one.detector}: of a good and a defective image, the defective one has the higher score "
-        f"in {100 * auroc:.0f} of 100 pairs."
-    )
 
 
 def next_steps(first: GenerateReport, seconds: float) -> str:
@@ -123,8 +87,7 @@ def next_steps(first: GenerateReport, seconds: float) -> str:
         "Next:",
         f"  .venv/bin/anomalysmith stats {version}",
         f"  .venv/bin/anomalysmith show {version} 0",
-        f"  .venv/bin/anomalysmith train --detector efficientad --profile tiny --version {version} "
-        "--out out/mine",
+        f"  .venv/bin/anomalysmith train --detector semrec --version {version} --out out/mine",
         "  .venv/bin/anomalysmith generate --source folder:PATH/TO/YOUR/GOOD/IMAGES",
     ]
     return "\n".join(lines)

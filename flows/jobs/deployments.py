@@ -57,11 +57,16 @@ FLOWS = (
         "0 6 * * *", "Evaluate the detectors of the category {}",
         "Evaluate the detectors of every category",
     ),
+    Deployed(
+        "compare-detectors", "flows/compare.py:compare_detectors", "compare", "comparison",
+        "0 8 * * *", "Compare detectors on the category {}",
+        "Compare detectors on every category",
+    ),
 )  # fmt: skip
 
 HEAD = """\
-# Deployments of the flows generate-anomalies, train-detectors and evaluate-detectors, each one per
-# category of {manifest} and one for all. Written by `{command}`;
+# Deployments of the flows generate-anomalies, train-detectors, evaluate-detectors and
+# compare-detectors, each one per category of {manifest} and one for all. Written by `{command}`;
 # run it again when categories change. docs/prefect.md explains the steps: server, pool,
 # `prefect --no-prompt deploy --all`, worker.
 name: anomalysmith

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from detectors.registry import PROFILES, Profile, Recipe, configure
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -15,12 +17,14 @@ from pipeline.settings import Settings
 
 def recipe_of(
     detector: str,
-    profile: str = "paper",
+    profile: str = "auto",
     steps: int | None = None,
     size: int | None = None,
     changes: Sequence[str] = (),
 ) -> Recipe:
-    """The recipe of a detector; `changes` are KEY=VALUE of its settings or schedule.
+    """The recipe of a detector; profile `auto` is `paper` with a GPU, else `cpu`.
+
+    `changes` are KEY=VALUE of its settings or schedule.
 
     Raises UserError for an unknown profile, detector or setting, and for a key that is given twice.
     """
@@ -45,11 +49,14 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _profile(name: str) -> Profile:
-    """The profile of that name; UserError for another one."""
+    """The profile of that name, `auto` by the machine; UserError for another one."""
+    # The published networks take hours without a GPU.
+    if name == "auto":
+        return "paper" if torch.cuda.is_available() else "cpu"
     for profile in PROFILES:
         if profile == name:
             return profile
-    raise UserError(f"expected a profile among {', '.join(PROFILES)}; got {name!r}")
+    raise UserError(f"expected a profile among auto, {', '.join(PROFILES)}; got {name!r}")
 
 
 def _parsed(changes: Sequence[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def preview(job: TrainJob) -> dict[str, Any]:
             "missing": None if there else _how_to_get(name, job.teacher),
         },
         "out": str(job.out),
-        "resumes": _resumes(job.out),
+        "resumes": resumes(job.out),
     }
 
 
@@ -66,7 +66,7 @@ def _how_to_get(name: str, explicit: Path | None) -> str:
         return f"missing; {error}"
 
 
-def _resumes(out: Path) -> dict[str, Any]:
+def resumes(out: Path) -> dict[str, Any]:
     """Whether the folder holds a finished training, an interrupted one, or nothing."""
     from detectors.training.resume import newest
 

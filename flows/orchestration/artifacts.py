@@ -128,6 +128,17 @@ def store_evaluation_page(category: str, rows: Sequence[Row]) -> None:
     _store_page(f"evaluation-{category}", f"{category}: detectors on the test split", lines, rows)
 
 
+def store_comparison_page(category: str, rows: Sequence[Row]) -> None:
+    """Store the comparison of a category's detectors as one page, with a link to its report."""
+    # Rows of single trainings have no recommendation; there is one with it, or none.
+    lines = []
+    for row in _done(rows):
+        if "recommendation" in row:
+            lines += ["```", row["text"], "```", ""]
+            lines.append(f"[Sensitivity matrix]({Path(row['page']).as_uri()}): `{row['page']}`")
+    _store_page(f"comparison-{category}", f"{category}: which detector", lines, rows)
+
+
 def _done(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if "error" not in row]
 

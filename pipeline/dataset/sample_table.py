@@ -5,6 +5,7 @@ batch visits its shards and rows in file order and returns the samples in the re
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ class SampleTable:
     """Accepted samples of a version, all or some, numbered from 0 in the order of the version.
 
     `shards_N` and `rows_N` (int64) say where each is stored, `labels_N` is 0 normal or 1 anomalous,
-    `kinds_N` indexes `KINDS`. Cheap to pickle and safe to fork.
+    `kinds_N` indexes `KINDS`, and `sources_N` is the row of the original in the same shard. Cheap to
+    pickle and safe to fork.
     """
 
     def __init__(
@@ -48,12 +50,27 @@ class SampleTable:
             if label is not None:
                 good_M &= label_M == label
             rows = np.flatnonzero(good_M)
-            columns.append((np.full(len(rows), number), rows, label_M[rows], kind_M[rows]))
+            source_M = shard.array("samples/source")
+            columns.append(
+                (np.full(len(rows), number), rows, label_M[rows], kind_M[rows], source_M[rows])
+            )
         # The leading empty array sets the dtype and covers versions without any sample.
-        self.shards_N, self.rows_N, self.labels_N, self.kinds_N = (
+        self._set(
             np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
-            for parts in (zip(*columns, strict=True) if columns else ([],) * 4)
+            for parts in (zip(*columns, strict=True) if columns else ([],) * 5)
         )
+
+    def chosen(self, indices: Sequence[int]) -> "SampleTable":
+        """The table of these samples alone, numbered anew in their order."""
+        table = copy(self)
+        picked = np.asarray(indices, np.int64)
+        columns = self.shards_N, self.rows_N, self.labels_N, self.kinds_N, self.sources_N
+        table._set(column[picked] for column in columns)
+        return table
+
+    def _set(self, columns: Iterable[np.ndarray]) -> None:
+        """Set all columns, in the order of the class's docstring."""
+        self.shards_N, self.rows_N, self.labels_N, self.kinds_N, self.sources_N = columns
         # Plain lists: indexing an array element by element is several times slower.
         self._shards, self._rows = self.shards_N.tolist(), self.rows_N.tolist()
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, WeightsError
+from pipeline.errors import WeightsError
 from pipeline.models.weights.safe_load import load_state
 
 # Input pixels per cell of the three levels (layer1, layer2, layer3).
@@ -95,17 +95,6 @@ def small_teacher(weights: Path | None = None) -> Trunk:
     `pretraining/teacher/` distils it from `resnet18_trunk`; its card is weights/small_teacher.md.
     """
     return _frozen(Trunk(SMALL_CHANNELS), weights, "small teacher")
-
-
-# Entry of the weights registry -> builder of its trunk.
-TRUNKS = {"resnet18": resnet18_trunk, "bundled-teacher": small_teacher}
-
-
-def trunk_of(teacher: str, weights: Path | None = None) -> Trunk:
-    """The frozen trunk for an entry of the weights registry; `weights` is its file."""
-    if teacher not in TRUNKS:
-        raise UserError(f"no trunk belongs to teacher {teacher!r}; known: {', '.join(TRUNKS)}")
-    return TRUNKS[teacher](weights)
 
 
 def normalise(images_B3HW: Tensor) -> Tensor:

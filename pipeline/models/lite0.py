@@ -52,6 +52,10 @@ class Lite0Trunk(nn.Module):
         fine_BChw, middle_BChw, coarse_BChw = self.network(inputs_B3HW)
         return fine_BChw, middle_BChw, coarse_BChw
 
+    def freeze(self) -> "Lite0Trunk":
+        """Nothing to do: it is frozen from the start."""
+        return self
+
     def train(self, mode: bool = True) -> "Lite0Trunk":
         """Stay in evaluation mode, whatever a detector that contains the trunk does."""
         super().train(False)

@@ -11,7 +11,7 @@ from detectors.models.glcf.networks import SemanticAggregation
 from detectors.registry import assemble, configure
 from pipeline.errors import UserError
 
-QUICK = ["--steps", "2", "--set", "size=64", "batch_size=2"]
+QUICK = ["--profile", "tiny", "--steps", "2", "--set", "size=64", "batch_size=2"]
 
 
 def test_every_row_but_two_is_another_detector():

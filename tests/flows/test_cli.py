@@ -79,6 +79,11 @@ def test_the_options_are_these():
     }
     assert options == {
         "doctor": {"--manifest", "--json"},
+        "compare": {
+            "--detector", "--profile", "--false-alarms", "--steps", "--size", "--set", "--seed",
+            "--device", "--precision", "--workers", "--manifest", "--store", "--out", "--test",
+            "--dry-run", "--json",
+        },
         "plan": {"--manifest", "--category", "--store", "--limit", "--workers", "--json"},
         "deployments": {"--manifest", "--out", "--check", "--json"},
         "generate": {

@@ -7,8 +7,9 @@ import pytest
 from small_results import small_version
 
 from flows.demo import detectors as demo_detectors
-from flows.demo.detectors import product_with_test, train_detectors
-from flows.demo.text import results
+from flows.demo.detectors import compare_detectors, product_with_test
+from flows.demo.text import comparison
+from flows.jobs import compare
 from flows.jobs.generate import GenerateReport, report_of
 from pipeline.errors import UserError
 
@@ -20,28 +21,33 @@ def report(tmp_path) -> GenerateReport:
     return report_of(version, 0.0, True)
 
 
-def test_detectors_are_trained_on_the_first_product_with_a_test_split(report, tmp_path):
+def test_detectors_are_compared_on_the_bottle_or_the_first_product_with_a_test_split(
+    report, tmp_path, monkeypatch
+):
     bare = report_of(small_version(tmp_path / "bare", images=4, tests=0), 0.0, True)
-    assert product_with_test([bare, report]) == report
+    other = report_of(small_version(tmp_path / "other", images=4, tests=2), 0.0, True)
+    assert product_with_test([bare, report, other]) == report
     assert product_with_test([bare]) is None
+    monkeypatch.setattr(demo_detectors, "PRODUCT", other.category)
+    assert product_with_test([bare, report, other]).category == other.category
 
 
-def test_a_detector_that_fails_leaves_the_other_and_a_second_run_is_served(report, monkeypatch):
-    def only_nearest(job: Any, watcher: Any) -> Any:
-        if job.recipe.name != "nearest":
-            raise UserError("no weights")
+def test_a_detector_that_fails_leaves_the_others_and_a_second_run_is_served(report, monkeypatch):
+    def without_puad(job: Any, watcher: Any) -> Any:
+        if job.recipe.name == "puad":
+            raise UserError("no memory")
         return run(job, watcher)
 
-    run = demo_detectors.train
-    monkeypatch.setattr(demo_detectors, "train", only_nearest)
-    (first,), codes = train_detectors(report)
-    assert codes == [2]
-    assert first.detector == "nearest"
-    assert not first.cached
-    text = results("tray", [first])
-    assert f"{first.numbers['image_auroc']:.3f}" in text
-    assert "2 good images and 4 with a defect" in text
-    assert Path(first.numbers["report"]).is_file()
-    (again,), _ = train_detectors(report)
-    assert again.cached
-    assert again.numbers["image_auroc"] == first.numbers["image_auroc"]
+    run = compare.train
+    monkeypatch.setattr(compare, "train", without_puad)
+    content, code = compare_detectors(report)
+    assert code == 2
+    assert set(content["real_test"]) == {"nearest", "laead"}
+    # Without the official weights the bundled backbone does the work.
+    text = comparison("bottle", content)
+    assert "Take " in text
+    assert "left out: puad: no memory" in text
+    assert Path(content["page"]).is_file()
+    assert all(Path(one["report"]).is_file() for one in content["real_test"].values())
+    again, _ = compare_detectors(report)
+    assert again["real_test"] == content["real_test"]

@@ -70,7 +70,7 @@ def test_another_category_makes_the_file_stale(anomalysmith, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     manifest_with(tmp_path, "bag")
     assert "not there" in anomalysmith("deployments", "--check").err
-    assert anomalysmith("deployments", "--json").json["deployments"] == 6
+    assert anomalysmith("deployments", "--json").json["deployments"] == 2 * len(FLOWS)
     assert anomalysmith("deployments", "--check").code == 0
     manifest_with(tmp_path, "bag", "tray")
     stale = anomalysmith("deployments", "--check")

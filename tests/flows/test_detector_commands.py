@@ -85,7 +85,7 @@ def test_a_dry_run_says_which_weights_are_missing(anomalysmith, version, tmp_pat
     assert "missing" in shown.out
     rejected = anomalysmith(*words)
     assert rejected.code == 2
-    assert "resnet18" in rejected.err
+    assert "efficientnet-lite0" in rejected.err
 
 
 def test_a_dry_run_knows_what_is_finished(anomalysmith, version, checkpoint):
@@ -199,7 +199,7 @@ def test_detectors_lists_them_and_their_settings(anomalysmith):
     ("words", "said"),
     [
         (("train", "--detector", "magic"), "no detector is called 'magic'"),
-        (("train", "--detector", "nearest", "--profile", "huge"), "paper, tiny"),
+        (("train", "--detector", "nearest", "--profile", "huge"), "auto, paper, cpu, tiny"),
         (("train", "--detector", "nearest", "--set", "bank"), "KEY=VALUE"),
         (("train", "--detector", "nearest", "--set", "bnak=1"), "no setting 'bnak'"),
         (("train", "--detector", "nearest", "--set", "bank=many"), "bank"),

@@ -103,6 +103,7 @@ ENTRY = DetectorEntry(
     citation="None.",
     build=lambda settings, _: Tiny(settings),
     paper=PROFILE,
+    cpu=PROFILE,
     tiny=PROFILE,
 )
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from detectors.base import Batch, Detector
+
+D = TypeVar("D", bound=Detector)
 
 
 def toy_images(count: int, size: int = 64, seed: int = 0, dot: bool = True) -> Tensor:
@@ -60,6 +63,24 @@ def overfit(detector: Detector, images: Tensor, steps: int, until: float = 0.0) 
             break
     detector.eval()
     return losses
+
+
+@torch.no_grad()
+def judged(
+    detector: D,
+    train: Tensor,
+    held_out: Tensor,
+    samples: Tensor | None = None,
+    labels_M: Tensor | None = None,
+) -> D:
+    """Let a fitted detector calibrate and fuse, as the trainer does, and return it."""
+    detector.eval()
+    detector.calibrate(ToyBatches(train), ToyBatches(held_out))
+    normals_NP = detector.parts(held_out).double()
+    pairs_MP = normals_NP[:0] if samples is None else detector.parts(samples).double()
+    labels_M = torch.zeros(0, dtype=torch.int64) if labels_M is None else labels_M
+    detector.fuse(normals_NP, pairs_MP, labels_M)
+    return detector
 
 
 class _TupleOutput(nn.Module):

@@ -64,7 +64,9 @@ def test_every_detector_and_command_is_on_the_page(page):
 
 def test_every_deployment_on_the_page_exists(root):
     deployments = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
-    flows = {"generate_anomalies", "train_detectors", "evaluate_detectors"}
+    flows = {
+        "generate_anomalies", "train_detectors", "evaluate_detectors", "compare_detectors",
+    }  # fmt: skip
     known = {
         f"{d['entrypoint'].partition(':')[2].replace('_', '-')}/{d['name']}" for d in deployments
     }

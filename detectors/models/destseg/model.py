@@ -1,10 +1,9 @@
 """DeSTSeg: a denoising student, a frozen teacher, and a segmentation of their disagreement.
 
 Zhang, Li, Li, Huang, Shan, Chen, CVPR 2023. The student sees an image corrupted with Perlin noise
-and learns to reproduce the frozen teacher's features of the clean image (section 3.2). In the
-second stage of the same run the student is frozen as well, and a segmentation network learns to
-segment the corruption (section 3.3). Without the segmentation network (DeST) the map is the product
-of the levels' cosine distances.
+and learns to reproduce the frozen teacher's features of the clean image. In the second stage of the
+same run the student is frozen as well, and a segmentation network learns to segment the corruption.
+Without the segmentation network (DeST) the map is the product of the levels' cosine distances.
 
 Shapes: B batch; H, W image; 3 colour (RGB); h, w cells of a level.
 """
@@ -20,20 +19,23 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.base import Batch, Detector, DetectorEntry, Schedule, Scores
+from detectors.base import Batch, Batches, Detector, DetectorEntry, Schedule, Scores
 from detectors.data.perlin import corrupt
+from detectors.data.rotation import rotated
 from detectors.models.destseg.segmentation import Segmentation, focal, products
 from detectors.networks.corruption import CorruptionSettings, noise_textures
 from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean
 from detectors.networks.denoising_student import Decoder, Student
-from pipeline.models.backbone import Levels, Trunk, normalise, trunk_of
+from detectors.networks.standardised_trunk import StandardisedTrunk
+from pipeline.models.backbone import Levels, Trunk, normalise
+from pipeline.models.trunks import AnyTrunk, trunk_of
 
 # Names of the student's loss terms.
 LEVELS = ("student_fine", "student_middle", "student_coarse")
 
 
 class DestSegSettings(CorruptionSettings):
-    """Defaults follow the paper and its released code, except `noise`, which needs no DTD."""
+    """Defaults follow the paper and its released code; `noise` needs a folder of textures."""
 
     encoder: Literal["own", "teacher"] = Field(
         default="own",
@@ -70,15 +72,16 @@ class DestSeg(Detector):
     settings: DestSegSettings
 
     def __init__(
-        self, settings: DestSegSettings, teacher: Trunk, textures_K3SS: Tensor | None = None
+        self, settings: DestSegSettings, teacher: AnyTrunk, textures_K3SS: Tensor | None = None
     ) -> None:
         super().__init__(settings)
-        self.teacher = teacher.freeze()
-        channels = teacher.channels
-        self.student = Student(channels) if settings.encoder == "own" else Decoder(channels)
+        self.teacher = StandardisedTrunk(teacher) if settings.standardise else teacher.freeze()
+        channels, signed = teacher.channels, not isinstance(self.teacher, Trunk)
+        student = Student if settings.encoder == "own" else Decoder
+        self.student = student(channels, signed)
         self.segmentation = None
         if settings.segmentation:
-            self.segmentation = Segmentation(sum(teacher.channels), teacher.channels[2])
+            self.segmentation = Segmentation(sum(channels), channels[2])
         # Not a buffer: only training needs textures, so checkpoints do not store them.
         self.textures_K3SS = textures_K3SS
         self.to(memory_format=torch.channels_last)
@@ -90,9 +93,17 @@ class DestSeg(Detector):
         # Both stages fit any number of steps; the paper trains 1000 and 4000.
         return step < round(steps * self.settings.student_share)
 
+    def prepare(self, normals: Batches) -> None:
+        """With `standardise`, measure the teacher's channels."""
+        if isinstance(self.teacher, StandardisedTrunk):
+            self.teacher.measure(normals)
+
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         clean_B3HW = batch["image"]
-        corrupted_B3HW, mask_BHW = corrupt(clean_B3HW, self.settings.noise, self.textures_K3SS)
+        if self.training:
+            (clean_B3HW,) = rotated(self.settings.rotations, clean_B3HW)
+        noise = self.settings.noise_used
+        corrupted_B3HW, mask_BHW = corrupt(clean_B3HW, noise, self.textures_K3SS)
         # The trainer knows one loss; the stage depends on the step.
         first = self.first_stage(step, steps)
         # In the second stage the student's batch norm statistics are frozen, too.
@@ -112,12 +123,13 @@ class DestSeg(Detector):
             # Unlike in the first stage, both networks see the corrupted image, as at test time.
             inputs = products(self._student(corrupted), self.teacher(corrupted))
         logits_Bhw = self.segmentation(inputs).float()
-        # The mask at the resolution of the logits: cells of which half is corrupted count.
-        # `area` averages, so a value is the corrupted share of a cell.
-        share_Bhw = F.interpolate(mask_BHW[:, None].float(), logits_Bhw.shape[1:], mode="area")
-        truth_Bhw = share_Bhw[:, 0] >= 0.5
+        # The mask at the resolution of the logits, resized as in the released code: bilinearly,
+        # so of the 4 x 4 pixels of a cell the inner four decide, at least two of which count.
+        share_B1hw = F.interpolate(
+            mask_BHW[:, None].float(), logits_Bhw.shape[1:], mode="bilinear", align_corners=False
+        )
+        truth_Bhw = share_B1hw[:, 0] >= 0.5
         l1 = (logits_Bhw.sigmoid() - truth_Bhw.float()).abs().mean()
-        # Section 3.3: focal loss plus L1.
         return {"focal": focal(logits_Bhw, truth_Bhw), "l1": l1}
 
     def optimizer(self, steps: int) -> tuple[Optimizer, LambdaLR]:
@@ -157,7 +169,8 @@ class DestSeg(Detector):
         images = normalise(images_B3HW)
         decoded, target = self._student(images), self.teacher(images)
         levels = [cosine_distance(*pair) for pair in zip(decoded, target, strict=True)]
-        maps = {"dest": fuse_levels(levels, self.settings.size, self.settings.level_fusion)}
+        chosen = self.settings.mapped(levels)
+        maps = {"dest": fuse_levels(chosen, self.settings.size, self.settings.level_fusion)}
         if self.segmentation is not None:
             share_Bhw = self.segmentation(products(decoded, target)).float().sigmoid()
             # A single level: the fusion only upsamples.
@@ -181,7 +194,7 @@ class DestSeg(Detector):
 
 def build(settings: DestSegSettings, weights: Path | None) -> DestSeg:
     """DeSTSeg on the trunk that `settings.teacher` names; textures are read for training only."""
-    textures = noise_textures(settings.noise, settings.textures, settings.size, weights)
+    textures = noise_textures(settings.noise_used, settings.textures, settings.size, weights)
     return DestSeg(settings, trunk_of(settings.teacher, weights), textures)
 
 
@@ -192,11 +205,19 @@ ENTRY = DetectorEntry(
     "Denoising Student-Teacher for Anomaly Detection. CVPR 2023.",
     build=build,
     paper=(DestSegSettings(), Schedule(steps=5000, batch_size=32)),
+    cpu=(
+        # 250 steps of the student, 90 of the segmentation.
+        DestSegSettings(
+            size=192, teacher="efficientnet-lite0", standardise=True, encoder="teacher",
+            student_share=0.735, blocks_rate=0.02, noise="perlin_self",
+        ),
+        Schedule(steps=340, batch_size=4, folds=2),
+    ),
     tiny=(
         # Chosen on validation normals and synthetic anomalies of rendered products.
         DestSegSettings(
             size=128, teacher="bundled-teacher", encoder="teacher", student_share=0.7,
-            blocks_rate=0.02,
+            blocks_rate=0.02, noise="perlin_self",
         ),
         Schedule(steps=300, batch_size=4),
     ),

@@ -1,8 +1,8 @@
 """DeSTSeg's segmentation network: finds the corruption in the disagreement of two networks.
 
-Zhang et al., CVPR 2023, section 3.3. Its input at each cell is the negated element-wise product of
-the unit-length teacher and student features: the summands of the cosine similarity. Two residual
-blocks are followed by atrous spatial pyramid pooling (ASPP) and one logit per cell.
+Zhang et al., CVPR 2023. Its input at each cell is the negated element-wise product of the
+unit-length teacher and student features: the summands of the cosine similarity. Two residual blocks
+are followed by atrous spatial pyramid pooling (ASPP) and one logit per cell.
 
 Shapes: B batch; C channels of all levels together; h, w cells of the finest level, stride 4.
 """
@@ -20,8 +20,6 @@ from pipeline.models.backbone import residual_stage
 DILATIONS = (6, 12, 18)
 # Focusing parameter of the focal loss: higher values weigh well-classified cells less.
 GAMMA = 4
-# Probabilities are clamped this far from 0 and 1, so their logarithm has a finite gradient.
-CERTAIN = 1e-6
 
 
 class Segmentation(nn.Module):
@@ -63,9 +61,10 @@ def products(decoded: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
 
 def focal(logits_Bhw: Tensor, truth_Bhw: Tensor) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017) with gamma 4 and without class weight; `truth` is bool."""
-    share = torch.sigmoid(logits_Bhw.float())
-    right = torch.where(truth_Bhw, share, 1 - share).clamp(CERTAIN, 1 - CERTAIN)
-    return -((1 - right) ** GAMMA * right.log()).mean()
+    # Positive where the cell is classified as it should be. The logarithm of the probability is
+    # taken from the logit: a cell that is wrong with certainty keeps its gradient.
+    right_Bhw = torch.where(truth_Bhw, logits_Bhw, -logits_Bhw).float()
+    return -(torch.sigmoid(-right_Bhw) ** GAMMA * F.logsigmoid(right_Bhw)).mean()
 
 
 def convolution(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 It reconstructs the teacher's features of normal images and fails on logical anomalies, which its
 bottleneck cannot encode. A student that imitates it on normal images makes this failure measurable.
-(Batzner, Heckler, König, WACV 2024, section 3.3; layers as in the table of the appendix.)
+(Batzner, Heckler, König, WACV 2024; layers as in public implementations.)
 
 Shapes: B batch; 3 colour; H, W image; C channels of the teacher; h, w its cells.
 """

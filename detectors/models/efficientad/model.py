@@ -3,7 +3,7 @@
 After Batzner, Heckler, König, "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level
 Latencies", WACV 2024. Where the student misses the teacher, something is locally strange; where its
 second half misses the autoencoder, a logical constraint is violated. Both maps are brought to one
-scale by quantiles of the validation normals and averaged; the highest value is the image score.
+scale by quantiles of the validation normals and averaged; the highest pixel is the image score.
 
 Shapes: B batch; 3 colour; H, W image; C channels of the teacher; h, w cells.
 """
@@ -63,7 +63,7 @@ class EfficientAd(Detector):
 
     def __init__(self, settings: EfficientAdSettings, teacher: Teacher) -> None:
         super().__init__(settings)
-        if settings.penalty == "synthetic":
+        if settings.penalty_used == "synthetic":
             self.view = "sources"
         channels = teacher.channels
         self.teacher = teacher
@@ -109,7 +109,7 @@ class EfficientAd(Detector):
         return optimizer, LambdaLR(optimizer, lambda step: 1.0 if step < drop else 0.1)
 
     def _terms(self, views: Views, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss by name: L_hard, L_AE, L_STAE of sections 3.2 and 3.3."""
+        """The terms of the loss by name: L_hard, L_AE, L_STAE and the penalty of Algorithm 1."""
         terms = {
             "student": hard_loss(
                 views.clean_teacher, views.clean_student, self.settings.hard_quantile
@@ -121,7 +121,7 @@ class EfficientAd(Detector):
         }
         if views.penalised_student is not None:
             squares = views.penalised_student.square()
-            if self.settings.penalty == "synthetic":
+            if self.settings.penalty_used == "synthetic":
                 # Controls have label 0: their edited regions are normal and not penalised.
                 terms["penalty"] = masked_mean(
                     squares, batch["mask"] * batch["label"][:, None, None]
@@ -146,7 +146,7 @@ class EfficientAd(Detector):
             teacher = self.teacher(other)
         # The clean view, the jittered view, and the images of the penalty, if there is one.
         inputs = [clean, other]
-        if self.settings.penalty == "synthetic":
+        if self.settings.penalty_used == "synthetic":
             inputs.append(normalise(batch["edited"]))
         elif source := self._penalty_source():
             inputs.append(normalise(source.draw(len(images), images.device)))
@@ -176,7 +176,7 @@ class EfficientAd(Detector):
 
     def _penalty_source(self) -> FolderImages | None:
         """The images of the ImageNet penalty; UserError when the settings need but lack them."""
-        if self.settings.penalty != "imagenet":
+        if self.settings.penalty_used != "imagenet":
             return None
         if self.penalty_images is None or not self.penalty_images.paths:
             raise UserError(
@@ -189,7 +189,7 @@ class EfficientAd(Detector):
 
     @torch.no_grad()
     def calibrate(self, train: Batches, validation: Batches) -> None:
-        """The quantiles of both maps over the validation normals (section 3.4)."""
+        """The quantiles of both maps over the validation normals."""
         self._set_quantiles([self.raw_outputs(batch["image"]) for batch in validation])
 
     def forward(self, images_B3HW: Tensor) -> Scores:
@@ -234,18 +234,30 @@ class EfficientAd(Detector):
         return 0.5 * (student_Bhw + autoencoder_Bhw)
 
     def image_scores(self, raw: RawOutputs, fused_Bhw: Tensor) -> Tensor:
-        """The highest cell of the unpadded map (B,), so padding can never win."""
-        return fused_Bhw.amax((1, 2))
+        """Image scores (B,); EfficientAD's are the scores of its map."""
+        return self.map_scores(fused_Bhw)
+
+    def map_scores(self, fused_Bhw: Tensor) -> Tensor:
+        """The highest pixel (B,) of the fused map at image size, as in the public code.
+
+        Its border is zero, as there, unless all cells are negative: then the score is the highest
+        cell, where the public code's is the zero of the padding for every such image.
+        """
+        return self._upsampled(fused_Bhw, _zero_or_highest(fused_Bhw)).amax((1, 2))
 
     def at_image_size(self, maps_Bhw: Tensor) -> Tensor:
-        """Maps (B, size, size); the border without cells is filled with each map's minimum."""
-        # Subtract the minimum, so that padding with zeros means padding with the minimum. Plain
-        # zeros could exceed all interior values, which are negative on very normal images.
-        lowest_B11 = maps_Bhw.amin((1, 2), keepdim=True)
-        padded_B1hw = F.pad((maps_Bhw - lowest_B11)[:, None], (BORDER,) * 4)
+        """Maps (B, size, size); the border, over which no cell lies, is filled as `border` says."""
+        if self.settings.border == "lowest":
+            return self._upsampled(maps_Bhw, maps_Bhw.amin((1, 2), keepdim=True))
+        return self._upsampled(maps_Bhw, _zero_or_highest(maps_Bhw))
+
+    def _upsampled(self, maps_Bhw: Tensor, fill_B11: Tensor) -> Tensor:
+        """Maps (B, size, size), padded by `BORDER` cells of each map's own fill value."""
+        # Zero is the only fill value that all exporters know, so the fill value is moved there.
+        padded_B1hw = F.pad((maps_Bhw - fill_B11)[:, None], (BORDER,) * 4)
         size = self.settings.size
         smooth_B1HW = F.interpolate(padded_B1hw, (size, size), mode="bilinear", align_corners=False)
-        return smooth_B1HW[:, 0] + lowest_B11
+        return smooth_B1HW[:, 0] + fill_B11
 
     def _set_quantiles(self, raw: list[RawOutputs]) -> None:
         """Set `low_2` and `high_2` from the maps of the validation normals."""
@@ -265,8 +277,13 @@ class EfficientAd(Detector):
         self.high_2.copy_(torch.maximum(self.high_2, self.low_2 + 1e-6 * (1 + self.low_2)))
 
 
+def _zero_or_highest(maps_Bhw: Tensor) -> Tensor:
+    """(B, 1, 1): 0, or a map's highest cell where that is negative, so padding never exceeds it."""
+    return maps_Bhw.amax((1, 2), keepdim=True).clamp_max(0)
+
+
 def hard_loss(target_BChw: Tensor, found_BChw: Tensor, quantile: float) -> Tensor:
-    """The hard feature loss of section 3.2, averaged over the images.
+    """The paper's hard feature loss, averaged over the images.
 
     Per image, the mean of the squared differences that reach their own `quantile` (p_hard). The
     quantile is interpolated between its two neighbours in sorted order. Only the values above it
@@ -327,11 +344,19 @@ ENTRY = DetectorEntry(
     "Millisecond-Level Latencies. WACV 2024.",
     build=build,
     paper=(EfficientAdSettings(), Schedule(steps=70_000, batch_size=1)),
+    cpu=(
+        # As tiny, at the paper's size and on a better teacher.
+        EfficientAdSettings(
+            teacher="efficientnet-lite0", pdn="small", width=0.25, autoencoder_width=0.5,
+            learning_rate=2e-3, hard_quantile=0.9, penalty="none",
+        ),
+        Schedule(steps=450, batch_size=1, folds=2),
+    ),
     tiny=(
         # A higher learning rate and more hard examples per step make up for the few steps.
         EfficientAdSettings(
             size=128, teacher="bundled-teacher", pdn="small", width=0.25, autoencoder_width=0.5,
-            learning_rate=2e-3, hard_quantile=0.9,
+            learning_rate=2e-3, hard_quantile=0.9, penalty="none",
         ),
         Schedule(steps=600, batch_size=1),
     ),

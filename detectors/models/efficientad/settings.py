@@ -11,7 +11,7 @@ from detectors.networks.pdn import Kind
 
 
 class EfficientAdSettings(DetectorSettings):
-    """Defaults are those of the paper's EfficientAD-M, without its ImageNet penalty."""
+    """Defaults are those of the paper's EfficientAD-M; its ImageNet penalty needs a folder."""
 
     teacher: str = "efficientad-m"
     pdn: Kind = Field(
@@ -26,7 +26,7 @@ class EfficientAdSettings(DetectorSettings):
     dropout: float = Field(
         default=0.2, ge=0, lt=1, description="dropout in the autoencoder's decoder during training"
     )
-    # p_hard of the paper, section 3.2.
+    # p_hard of the paper.
     hard_quantile: float = Field(
         default=0.999,
         ge=0,
@@ -34,15 +34,15 @@ class EfficientAdSettings(DetectorSettings):
         description="hard feature loss: the student learns only from differences above this "
         "quantile",
     )
-    # The paper uses ImageNet; LA-EAD omits it, and so do the defaults here.
-    penalty: Literal["none", "imagenet", "synthetic"] = Field(
-        default="none",
+    penalty: Literal["auto", "none", "imagenet", "synthetic"] = Field(
+        default="auto",
         description="keeps the student from imitating the teacher outside the training normals: "
         "imagenet = penalise its output on images from `penalty_folder`, as published; synthetic "
-        "= on the edited regions of synthetic anomalies",
+        "= on the edited regions of synthetic anomalies; auto = imagenet when `penalty_folder` is "
+        "set, otherwise none",
     )
     penalty_folder: Path | None = Field(
-        default=None, description="image folder for penalty=imagenet; the paper uses ImageNet"
+        default=None, description="image folder for the penalty; the paper uses ImageNet"
     )
     # The paper draws factors of 0.8 to 1.2.
     jitter: float = Field(
@@ -60,7 +60,7 @@ class EfficientAdSettings(DetectorSettings):
         le=1,
         description="share of the steps after which the learning rate drops to a tenth",
     )
-    # q_a and q_b of the paper, section 3.4.
+    # q_a and q_b of the paper.
     low_quantile: float = Field(
         default=0.9,
         ge=0,
@@ -72,6 +72,13 @@ class EfficientAdSettings(DetectorSettings):
         gt=0,
         le=1,
         description="quantile of the map values of validation normals that is scaled to 0.1",
+    )
+    # The published code pads the fused map with zeros. An image score never depends on this.
+    border: Literal["zero", "lowest"] = Field(
+        default="zero",
+        description="value of a map's outermost pixels, over which no cell lies: zero = the level "
+        "of `low_quantile`, as published; lowest = the image's lowest value, so that the border "
+        "never stands out",
     )
     # At 256 px one image takes 4.8 MB, so the default holds some 440 images.
     cache_teacher_gib: float = Field(
@@ -86,6 +93,24 @@ class EfficientAdSettings(DetectorSettings):
         if self.low_quantile >= self.high_quantile:
             raise ValueError("low_quantile must be below high_quantile")
         return self
+
+    @property
+    def penalty_used(self) -> Literal["none", "imagenet", "synthetic"]:
+        """`penalty` with `auto` resolved."""
+        if self.penalty != "auto":
+            return self.penalty
+        return "none" if self.penalty_folder is None else "imagenet"
+
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user: what the paper has and these settings leave out or ignore."""
+        if self.penalty_folder is not None and self.penalty_used != "imagenet":
+            return (f"penalty_folder has no effect, as penalty is {self.penalty}",)
+        if self.penalty != "auto" or self.penalty_folder is not None:
+            return ()
+        return (
+            "no ImageNet penalty, which the published training has: pass a folder of varied "
+            "images with --set penalty_folder=DIR, or --set penalty=none if that is intended",
+        )
 
     def sources(self) -> SourceSettings:
         """Sampling for penalty=synthetic: every normal with one of its synthetic anomalies."""

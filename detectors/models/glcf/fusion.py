@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors.metrics.image import image_metrics
+from detectors.metrics.separation import separation
 
 # The search tries all weights that are multiples of a quarter.
 QUARTERS = 4
@@ -68,15 +68,18 @@ def scores_of(weight_K: np.ndarray, covariance_NKK: np.ndarray) -> np.ndarray:
 
 
 def best_weights(
-    weights: Sequence[np.ndarray], covariance_NKK: np.ndarray, labels_N: np.ndarray
+    weights: Sequence[np.ndarray],
+    normal_NKK: np.ndarray,
+    pair_MKK: np.ndarray,
+    labels_M: np.ndarray,
 ) -> np.ndarray:
-    """The weights with the highest image AUROC; the first of equally good ones."""
-    # An undefined AUROC never wins.
-    aurocs = [
-        image_metrics(labels_N, scores_of(weight_K, covariance_NKK)).image_auroc or 0.0
+    """The weights that separate anomalies (label 1) best; the first of equally good ones."""
+    # None without anomalies: then the first weights stay.
+    found = [
+        separation(scores_of(weight_K, normal_NKK), scores_of(weight_K, pair_MKK), labels_M) or 0.0
         for weight_K in weights
     ]
-    return weights[int(np.argmax(aurocs))]
+    return weights[int(np.argmax(found))]
 
 
 def _quarters(count: int) -> list[tuple[int, ...]]:

@@ -1,14 +1,17 @@
 """GLCF: compares local appearance and global semantics of an image with their reconstructions.
 
 Yao, Yu, Luo, Qiang, Luo, Zhang, arXiv 2303.05768. A frozen pyramid F of the image passes a
-bottleneck. From there one decoder rebuilds F from the global semantics (G, correspondence), one
-estimates F from the local tokens (L), and one estimates G (P). F - L is large at local anomalies,
-G - P at logical ones. Details that the paper leaves open follow its released code of June 2023.
+bottleneck. From there one decoder rebuilds F from the global semantics (G, correspondence); two
+more start from the local tokens: one estimates F (L), the other G (P). F - L is large at local
+anomalies. G - P is large at logical ones: P sees the image place by place, while G sees it through
+the bottleneck's semantic tokens, which correct what is not normal. Details that the paper leaves
+open follow its released code of June 2023.
 
 Shapes: B batch; H, W image, both `size`; h, w cells of a level; C channels; K maps (branch times
 level: local fine to coarse, then global).
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,16 @@ from detectors.models.glcf.fusion import (
 )
 from detectors.models.glcf.networks import Decoder, PatchEmbedding, SemanticAggregation, as_cells
 from detectors.models.glcf.settings import GlcfSettings
-from detectors.networks.pyramids import Pyramid, StandardisedPyramid, pyramid_of
+from detectors.networks.feature_cache import FeatureCache
+from detectors.networks.mahalanobis import Gaussian
+from detectors.networks.pyramids import (
+    STRIDES,
+    Channels,
+    Levels,
+    Pyramid,
+    StandardisedPyramid,
+    pyramid_of,
+)
 from pipeline.models.backbone import normalise
 
 # The compared levels, of stride 4, 8 and 16.
@@ -40,7 +52,7 @@ STATED_PX = 224
 
 
 class Glcf(Detector):
-    """The detector. The image score is the standard deviation of the fused map, as in the paper.
+    """The detector. `settings.score` says how an image is scored, its map is the fused map.
 
     `mean_K` and `deviation_K` standardise the maps, `weight_K` are their fusion weights.
     """
@@ -49,6 +61,7 @@ class Glcf(Detector):
     mean_K: Tensor
     deviation_K: Tensor
     weight_K: Tensor
+    spread_J: Tensor
 
     def __init__(self, settings: GlcfSettings, pyramid: Pyramid) -> None:
         super().__init__(settings)
@@ -70,19 +83,32 @@ class Glcf(Detector):
                 drop_path=settings.drop_path,
             )  # fmt: skip
 
-        # Phi_G, Psi_L and Psi_G of the paper: equal architecture, separate weights.
+        # Phi_G, Psi_L and Psi_G of the paper: equal architecture, separate weights. Both Psi read
+        # the local tokens.
         self.correspondence, self.local, self.estimate = decoder(), decoder(), decoder()
+        self.cache = FeatureCache(settings.cache_teacher_gib)
         maps = len(BRANCHES) * len(LEVELS)
         self.register_buffer("mean_K", torch.zeros(maps))
         self.register_buffer("deviation_K", torch.ones(maps))
         self.register_buffer("weight_K", torch.from_numpy(self._stated()).float())
+        # Of what `_statistics` says about an image, each value divided by its spread.
+        values = 2 * maps + channels[3]
+        self.register_buffer("spread_J", torch.ones(values, dtype=torch.float64))
+        self.typical = Gaussian(values)
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def prepare(self, normals: Batches) -> None:
-        """With `standardise`: measure mean and deviation of the teacher's channels."""
+        """Measure the teacher's channels with `standardise`, and cache its levels if they fit."""
         if isinstance(self.pyramid, StandardisedPyramid):
             self.pyramid.measure(normals)
+        self.cache.clear()
+        for batch in normals if self.view == "normals" else ():
+            # Not more than the limit is computed in vain.
+            if not self.cache.open:
+                break
+            self.cache.add(batch.get("index"), _as_rows(self._levels(batch["image"])))
+        self.cache.close()
 
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         f, g, local, estimate = self._networks(self._inputs(batch))
@@ -111,79 +137,114 @@ class Glcf(Detector):
         return optimizer, LambdaLR(optimizer, lambda step: 1.0 if step < drop else 0.1)
 
     @torch.no_grad()
-    def calibrate(self, train: Batches, validation: Batches) -> None:
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
         """Mean and deviation of every map: averages over normals of the per-image values."""
         # Two scalars per map and image, averaged over the images.
-        means, deviations = [], []
-        for batch in train if self.settings.statistics == "train" else validation:
-            maps_BKHW = self._maps(batch["image"]).double()
-            means.append(maps_BKHW.mean((2, 3)))
-            deviations.append(maps_BKHW.std((2, 3), correction=0))
+        means, deviations, values = [], [], []
+        for batch in train if self.settings.statistics == "train" else held_out:
+            maps_BKHW, content_BC = self._seen(batch["image"])
+            values.append(_statistics(maps_BKHW, content_BC))
+            means.append(maps_BKHW.double().mean((2, 3)))
+            deviations.append(maps_BKHW.double().std((2, 3), correction=0))
         self.mean_K.copy_(torch.cat(means).mean(0))
         # A map that is constant on all normals must not cause a division by zero.
         self.deviation_K.copy_(torch.cat(deviations).mean(0).clamp_min(1e-12))
+        if self.settings.score == "distance":
+            values_NJ = torch.cat(values)
+            # Shrinkage mixes in a multiple of the identity, so all values need one scale.
+            self.spread_J.copy_(values_NJ.std(0, correction=0).clamp_min(1e-6))
+            self.typical.fit(values_NJ / self.spread_J, "ledoit_wolf")
         self.weight_K.copy_(torch.from_numpy(self._stated()))
 
-    @torch.no_grad()
-    def tune(self, normals: Batches, pairs: Batches) -> None:
-        """With `weights: calibrated`, choose the weights with the best validation AUROC.
-
-        The AUROC compares synthetic anomalies with the normals. Controls count as normals. The
-        stated weights win among equally good ones.
-        """
-        if self.settings.weights == "stated":
-            return
+    def parts(self, images_B3HW: Tensor) -> Tensor:
+        """The image score, or with calibrated weights what it is made of under any weights."""
+        if self.settings.score == "distance" or self.settings.weights == "stated":
+            return super().parts(images_B3HW)
         # Scores depend on the maps' covariances only, which need far less memory than the maps.
-        covariances, labels = [], []
-        for batch in [*normals, *pairs]:
-            covariances.append(
-                map_covariances(self._normalised(batch["edited" if "edited" in batch else "image"]))
-            )
-            labels.append(batch["label"].cpu().numpy() if "label" in batch
-                          else np.zeros(len(covariances[-1]), np.int64))  # fmt: skip
-        # An AUROC needs both classes.
-        if not covariances or len(np.unique(np.concatenate(labels))) < 2:
+        covariance_BKK = map_covariances(self._normalised(self._maps(images_B3HW)))
+        return torch.from_numpy(covariance_BKK).flatten(1).float()
+
+    @torch.no_grad()
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        """With `weights: calibrated`, choose those that separate synthetic anomalies best.
+
+        The stated weights win among equally good ones.
+        """
+        if normals_NP.shape[1:] != (len(self.weight_K) ** 2,) or not len(pairs_MP):
             return
+        covariance_NKK, covariance_MKK = (
+            parts.cpu().numpy().reshape(len(parts), len(self.weight_K), -1)
+            for parts in (normals_NP, pairs_MP)
+        )
         # The stated weights come first, so they win ties.
         weights = [self._stated(), *candidate_weights(len(BRANCHES), len(LEVELS))]
-        best_K = best_weights(weights, np.concatenate(covariances), np.concatenate(labels))
+        best_K = best_weights(weights, covariance_NKK, covariance_MKK, labels_M.cpu().numpy())
         self.weight_K.copy_(torch.from_numpy(best_K))
 
+    def combined(self, parts_BP: Tensor) -> Tensor:
+        if parts_BP.shape[1] == 1:
+            return super().combined(parts_BP)
+        covariance_BKK = parts_BP.unflatten(1, (len(self.weight_K), -1))
+        squares_B = torch.einsum("k,bkl,l->b", self.weight_K, covariance_BKK, self.weight_K)
+        # Rounding can make the variance of a constant map negative.
+        return squares_B.clamp_min(0).sqrt()
+
     def forward(self, images_B3HW: Tensor) -> Scores:
+        maps_BKHW, content_BC = self._seen(images_B3HW)
+        fused_BHW = self._weighted(maps_BKHW).sum(1)
+        if self.settings.score == "distance":
+            values_BJ = _statistics(maps_BKHW, content_BC) / self.spread_J
+            return Scores(self.typical(values_BJ), fused_BHW)
         # Not the maximum: the paper scores an image by the deviation of its map.
-        fused_BHW = self._weighted(images_B3HW).sum(1)
         return Scores(fused_BHW.flatten(1).std(1, correction=0), fused_BHW)
 
     def explain(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        of_branch = self._weighted(images_B3HW).split(len(LEVELS), 1)
+        of_branch = self._weighted(self._maps(images_B3HW)).split(len(LEVELS), 1)
         return {name: maps.sum(1) for name, maps in zip(BRANCHES, of_branch, strict=True)}
 
-    def _inputs(self, batch: Batch) -> Tensor:
-        """The images that the networks see in a training step."""
-        return batch["image"]
+    def _inputs(self, batch: Batch) -> Levels:
+        """The teacher's levels that the networks see in a training step."""
+        rows_BN11 = self.cache.get(batch.get("index"))
+        if rows_BN11 is None:
+            return self._levels(batch["image"])
+        return _as_levels(rows_BN11, self.pyramid.channels, self.settings.size)
 
     def _correspondence_target(self, batch: Batch, f: Three) -> Three:
         """The levels that G must rebuild from the global semantics of those images."""
         return f
 
-    def _levels(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _levels(self, images_B3HW: Tensor) -> Levels:
         """The teacher's levels of uint8 images."""
         with torch.no_grad():
             return self.pyramid(normalise(images_B3HW))
 
-    def _networks(self, images_B3HW: Tensor) -> tuple[Three, Three, Three, Three]:
+    def _networks(self, levels: Levels) -> tuple[Three, Three, Three, Three]:
         """F, G, L and P, three levels each, from fine to coarse."""
-        levels = self._levels(images_B3HW)
-        # Without the bottleneck both branches start from the teacher's deepest level.
-        z_global = z_local = levels[3]
-        if self.settings.bottleneck:
-            tokens = self.aggregation(self.embedding(levels))
-            z_global, z_local = (as_cells(z, self.grid) for z in tokens)
-        g, estimate = self.correspondence(z_global), self.estimate(z_global)
-        return levels[:3], g, self.local(z_local), estimate
+        return self._decoded(levels, *self._tokens(levels))
+
+    def _tokens(self, levels: Levels) -> tuple[Tensor, Tensor]:
+        """z_global and z_local, (B, C, g, g)."""
+        if not self.settings.bottleneck:
+            # Both branches start from the teacher's deepest level.
+            return levels[3], levels[3]
+        z_global, z_local = self.aggregation(self.embedding(levels))
+        return as_cells(z_global, self.grid), as_cells(z_local, self.grid)
+
+    def _decoded(
+        self, levels: Levels, z_global: Tensor, z_local: Tensor
+    ) -> tuple[Three, Three, Three, Three]:
+        """F, G, L and P from the tokens."""
+        g, local = self.correspondence(z_global), self.local(z_local)
+        # From the local tokens: an estimate from those that G is made of would say nothing about
+        # the image.
+        return levels[:3], g, local, self.estimate(z_local)
 
     def _maps(self, images_B3HW: Tensor) -> Tensor:
-        """The smoothed difference maps (B, K, H, W) at the size of the image.
+        """The smoothed difference maps (B, K, H, W) at the size of the image."""
+        return self._seen(images_B3HW)[0]
+
+    def _seen(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps, and the mean of the local tokens (B, C): what the image contains.
 
         Always in float32: G and its estimate are so close to each other that bfloat16 rounding is
         as large as the differences between images.
@@ -192,8 +253,10 @@ class Glcf(Detector):
         # Re-enter with autocast off.
         if torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                return self._maps(images_B3HW)
-        f, g, local, estimate = self._networks(images_B3HW)
+                return self._seen(images_B3HW)
+        levels = self._levels(images_B3HW)
+        z_global, z_local = self._tokens(levels)
+        f, g, local, estimate = self._decoded(levels, z_global, z_local)
         global_pair = (f, g) if self.settings.global_map == "correspondence" else (g, estimate)
         # Mean over channels of the squared difference, upsampled as in the released code.
         side = (self.settings.size, self.settings.size)
@@ -207,18 +270,16 @@ class Glcf(Detector):
         ]  # fmt: skip
         # Smoothed before statistics and fusion. Both are linear, so this equals smoothing the final
         # map, as the paper describes it.
-        return gaussian_smoothed(
-            torch.cat(maps, 1), self.settings.sigma * self.settings.size / STATED_PX
-        )
+        sigma = self.settings.sigma * self.settings.size / STATED_PX
+        return gaussian_smoothed(torch.cat(maps, 1), sigma), z_local.mean((2, 3))
 
-    def _normalised(self, images_B3HW: Tensor) -> Tensor:
+    def _normalised(self, maps_BKHW: Tensor) -> Tensor:
         """Standardised maps (B, K, H, W)."""
-        maps_BKHW = self._maps(images_B3HW)
         return (maps_BKHW - self.mean_K.view(-1, 1, 1)) / self.deviation_K.view(-1, 1, 1)
 
-    def _weighted(self, images_B3HW: Tensor) -> Tensor:
+    def _weighted(self, maps_BKHW: Tensor) -> Tensor:
         """Standardised maps times their weights; their sum over K is the fused map."""
-        return self._normalised(images_B3HW) * self.weight_K.view(-1, 1, 1)
+        return self._normalised(maps_BKHW) * self.weight_K.view(-1, 1, 1)
 
     def _stated(self) -> np.ndarray:
         """The weights (K,) of the settings."""
@@ -233,12 +294,41 @@ class CleanTargetGlcf(Glcf):
 
     view: View = "sources"
 
-    def _inputs(self, batch: Batch) -> Tensor:
-        return batch["edited"]
+    def _inputs(self, batch: Batch) -> Levels:
+        return self._levels(batch["edited"])
 
     def _correspondence_target(self, batch: Batch, f: Three) -> Three:
         fine, middle, coarse, _ = self._levels(batch["original"])
         return fine, middle, coarse
+
+
+def _statistics(maps_BKHW: Tensor, content_BC: Tensor) -> Tensor:
+    """What the distance compares (B, J), float64: how large the errors are, and what there is.
+
+    The logarithms of the maps' means and deviations, because these are scales, and the content.
+    """
+    exact_BKHW = maps_BKHW.double()
+    scales_BJ = torch.cat([exact_BKHW.mean((2, 3)), exact_BKHW.std((2, 3), correction=0)], 1)
+    # A map without any error has no logarithm.
+    return torch.cat([scales_BJ.clamp_min(1e-12).log(), content_BC.double()], 1)
+
+
+def _as_rows(levels: Levels) -> Tensor:
+    """All levels of an image as one row (B, N, 1, 1), because the cache keeps one tensor."""
+    return torch.cat([level_BChw.flatten(1) for level_BChw in levels], 1)[:, :, None, None]
+
+
+def _as_levels(rows_BN11: Tensor, channels: Channels, size: int) -> Levels:
+    """The levels that `_as_rows` joined, for images of `size` pixels."""
+    shapes = [
+        (c, size // stride, size // stride) for c, stride in zip(channels, STRIDES, strict=True)
+    ]
+    parts = rows_BN11.flatten(1).split([math.prod(shape) for shape in shapes], 1)
+    f0, f1, f2, f3 = (
+        part.unflatten(1, shape).contiguous(memory_format=torch.channels_last)
+        for part, shape in zip(parts, shapes, strict=True)
+    )
+    return f0, f1, f2, f3
 
 
 def build(settings: GlcfSettings, weights: Path | None) -> Glcf:
@@ -255,6 +345,15 @@ ENTRY = DetectorEntry(
     build=build,
     # 500 epochs of about 350 images, which is 44 steps each.
     paper=(GlcfSettings(), Schedule(steps=22_000, batch_size=8)),
+    # On this backbone the global branch tells more than the paper's weights let through.
+    cpu=(
+        GlcfSettings(
+            size=192, teacher="efficientnet-lite0", width=96, depth=2, encoder_heads=4,
+            decoder_heads=4, blocks=(1, 1), standardise=True, learning_rate=2e-3,
+            branch_weights=(1, 1), score="distance",
+        ),
+        Schedule(steps=200, batch_size=4, folds=3),
+    ),
     tiny=(
         GlcfSettings(
             size=128, teacher="bundled-teacher", width=96, depth=2, encoder_heads=4,

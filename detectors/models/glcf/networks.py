@@ -36,11 +36,15 @@ class PatchEmbedding(nn.Module):
     def __init__(self, channels: Channels, width: int, grid: int, scales: tuple[int, ...]) -> None:
         super().__init__()
         self.scales = scales
-        self.embed = nn.ModuleList(
+        kernels = [
             # Kernel equals stride, so patches do not overlap.
             nn.Conv2d(channels[level], width, 2 ** (3 - level), stride=2 ** (3 - level))
             for level in scales
-        )
+        ]
+        for kernel in kernels:
+            # Initialised as what it is, a linear layer over a patch.
+            nn.init.xavier_uniform_(kernel.weight.view(width, -1))
+        self.embed = nn.ModuleList(kernels)
         self.register_buffer("position_TD", _positions(grid, width), persistent=False)
         self.position_TD: Tensor
 
@@ -101,13 +105,13 @@ class SemanticAggregation(nn.Module):
         # A linear layer connects the encoder and both decoders.
         self.bridge = nn.Linear(width, width)
         self.global_decoder = _blocks(depth, width, decoder_heads)
-        # The released code reused the encoder's norm here at first; a later version has one per
-        # decoder, as here.
-        self.global_norm = nn.LayerNorm(width)
         self.local_decoder = _blocks(depth, width, decoder_heads)
-        self.local_norm = nn.LayerNorm(width)
-        # Shared by both decoders: only then are there the published 14.03 M parameters.
+        # Shared by both decoders. The first released code used the encoder's norm here, too; a
+        # later version corrects that.
+        self.decoder_norm = nn.LayerNorm(width)
+        # Shared as well: only then are there the published 14.03 M parameters.
         self.out = nn.Linear(width, channels)
+        self.apply(_xavier)
 
     def forward(self, patches_BTD: Tensor) -> tuple[Tensor, Tensor]:
         tokens = [patches_BTD]
@@ -127,8 +131,8 @@ class SemanticAggregation(nn.Module):
             whole_BND = torch.cat([gathered_BND, self._semantic(self.second_PD, patches_BTD)], 1)
         # Of the global decoder's tokens, the last T form the output.
         whole_BTD = self.global_decoder(whole_BND)[:, -self.tokens :]
-        z_global = self.out(self.global_norm(whole_BTD))
-        return z_global, self.out(self.local_norm(self.local_decoder(local_BTD)))
+        z_global = self.out(self.decoder_norm(whole_BTD))
+        return z_global, self.out(self.decoder_norm(self.local_decoder(local_BTD)))
 
     def _semantic(self, tokens_PD: Tensor, like_BTD: Tensor) -> Tensor:
         """Semantic tokens (B, T, D) with positions, for the batch of `like_BTD`."""
@@ -165,6 +169,7 @@ class Decoder(nn.Module):
         self.middle = _windows(middle, 4 * grid, grid, rates[2 : 2 + at_8])
         self.up_fine = make(middle, fine)
         # The released code runs two more blocks at stride 4 and discards their output.
+        self.apply(_truncated)
 
     def forward(self, deep_BChw: Tensor) -> Decoded:
         """Levels from fine to coarse."""
@@ -202,6 +207,8 @@ class PatchExpand(nn.Module):
         super().__init__()
         # A 1 x 1 convolution is the linear layer of Swin-Unet, in channels-first form.
         self.expand = nn.Conv2d(inputs, 4 * outputs, 1, bias=False)
+        # Initialised like the linear layers of the decoder.
+        nn.init.trunc_normal_(self.expand.weight, std=0.02)
         self.norm = nn.LayerNorm(outputs)
 
     def forward(self, cells_BChw: Tensor) -> Tensor:
@@ -222,6 +229,21 @@ def _positions(grid: int, width: int) -> Tensor:
 def _blocks(depth: int, width: int, heads: int) -> nn.Sequential:
     """A stack of pre-norm transformer blocks."""
     return nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
+
+
+def _xavier(module: nn.Module) -> None:
+    """Initialisation of a linear layer in the bottleneck, as in masked autoencoders."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def _truncated(module: nn.Module) -> None:
+    """Initialisation of a linear layer in a decoder, as in Swin."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _windows(channels: int, cells: int, window: int, rates: list[float]) -> nn.Sequential:

@@ -20,14 +20,17 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from detectors.base import Batch, Batches, DetectorEntry, Schedule
+from detectors.base import Batch, Batches, Detector, DetectorEntry, Schedule
 from detectors.models.efficientad.model import EfficientAd, RawOutputs, Views
 from detectors.models.laead.outlook_attention import Msoa
+from detectors.models.puad.frozen import FrozenPuad
 from detectors.models.puad.model import ENTRY as PUAD
-from detectors.models.puad.model import Puad, PuadSettings
+from detectors.models.puad.model import Puad
+from detectors.models.puad.settings import PuadSettings
 from detectors.networks.pdn import Pdn, scaled_channels
 from detectors.networks.teachers import Teacher, teacher_for
 from pipeline.models.backbone import normalise
+from pipeline.models.trunks import trunk_of
 
 # Insertion points of the attention: PosA, PosB and PosC of the paper.
 Position = Literal["A", "B", "C"]
@@ -71,8 +74,9 @@ class ExtractorSettings(PuadSettings):
 
 
 class LaEadSettings(ExtractorSettings):
-    """Defaults are the paper's."""
+    """Defaults are the paper's, which leaves EfficientAD's ImageNet penalty out."""
 
+    penalty: Literal["auto", "none", "imagenet", "synthetic"] = "none"
     distance: Literal["none", "student", "extractor"] = Field(
         default="extractor", description="network whose mean features the Mahalanobis distance uses"
     )
@@ -184,15 +188,25 @@ class LaEad(Puad):
 
     # With distance=none the methods below bypass PUAD: scores are EfficientAD's.
 
-    def calibrate(self, train: Batches, validation: Batches) -> None:
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
         if self.settings.distance == "none":
-            EfficientAd.calibrate(self, train, validation)
+            EfficientAd.calibrate(self, train, held_out)
         else:
-            super().calibrate(train, validation)
+            super().calibrate(train, held_out)
 
-    def tune(self, normals: Batches, pairs: Batches) -> None:
+    def parts(self, images_B3HW: Tensor) -> Tensor:
+        if self.settings.distance == "none":
+            return EfficientAd.parts(self, images_B3HW)
+        return super().parts(images_B3HW)
+
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
         if self.settings.distance != "none":
-            super().tune(normals, pairs)
+            super().fuse(normals_NP, pairs_MP, labels_M)
+
+    def combined(self, parts_BP: Tensor) -> Tensor:
+        if self.settings.distance == "none":
+            return EfficientAd.combined(self, parts_BP)
+        return super().combined(parts_BP)
 
     def image_scores(self, raw: RawOutputs, fused_Bhw: Tensor) -> Tensor:
         if self.settings.distance == "none":
@@ -220,8 +234,10 @@ def _dilate(convolution: nn.Module, dilation: int, padding: int) -> None:
     convolution.padding = (padding, padding)
 
 
-def build(settings: LaEadSettings, weights: Path | None) -> LaEad:
-    """LA-EAD with the teacher that `settings.teacher` names."""
+def build(settings: LaEadSettings, weights: Path | None) -> Detector:
+    """LA-EAD on the teacher that `settings.teacher` names."""
+    if settings.networks == "frozen":
+        return FrozenPuad(settings, trunk_of(settings.teacher, weights))
     detector = LaEad(settings, teacher_for(settings.teacher, weights))
     return detector.to(memory_format=torch.channels_last)
 
@@ -233,6 +249,11 @@ ENTRY = DetectorEntry(
     "doi 10.3390/s25165016.",
     build=build,
     paper=(LaEadSettings(), Schedule(steps=70_000, batch_size=1)),
+    cpu=(
+        # Regions stand for the context that the extractor's attention sees.
+        LaEadSettings(**PUAD.cpu[0].model_dump() | {"regions": (1, 2, 3, 4, 6, 8)}),
+        PUAD.cpu[1],
+    ),
     tiny=(
         # PUAD's tiny config, plus an extractor of 32 channels.
         LaEadSettings(**PUAD.tiny[0].model_dump(), extractor_width=0.0625, heads=2),

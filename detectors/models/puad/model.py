@@ -10,54 +10,22 @@ Shapes: B batch; N validation normals; 2 scores: of the map, of the distance; 3 
 image; C channels of the teacher; h, w cells.
 """
 
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from detectors.base import Batches, DetectorEntry
-from detectors.metrics.image import image_metrics
+from detectors.base import Batches, Detector, DetectorEntry, Schedule
+from detectors.metrics.separation import separation
 from detectors.models.efficientad.model import ENTRY as EFFICIENTAD
 from detectors.models.efficientad.model import EfficientAd, RawOutputs
-from detectors.models.efficientad.settings import EfficientAdSettings
-from detectors.models.puad.mahalanobis import Covariance, Gaussian
+from detectors.models.puad.frozen import FrozenPuad
+from detectors.models.puad.fusion import WEIGHTS, fused
+from detectors.models.puad.settings import PuadSettings
+from detectors.networks.mahalanobis import Gaussian
 from detectors.networks.teachers import Teacher, teacher_for
 from pipeline.models.backbone import normalise
-
-# Weights of the map's score that `tune` compares.
-WEIGHTS = np.linspace(0, 1, 21)
-
-
-class PuadSettings(EfficientAdSettings):
-    """Defaults are those of the paper and its released code."""
-
-    # As in the released code.
-    covariance: Covariance = Field(
-        default="ledoit_wolf",
-        description="estimator of the feature covariance; ledoit_wolf also works with fewer "
-        "training normals than feature dimensions",
-    )
-    ridge: float = Field(
-        default=1e-3,
-        gt=0,
-        description="for sample_ridge: share of the mean variance added to the diagonal",
-    )
-    # The released code takes the root.
-    mahalanobis_sqrt: bool = Field(
-        default=True,
-        description="use the distance; false = its square, whose heavy tail outweighs the map's "
-        "score",
-    )
-    fusion_weight: float = Field(
-        default=0.5, ge=0, le=1, description="weight of the map's score; the distance has the rest"
-    )
-    tune_fusion: bool = Field(
-        default=False,
-        description="choose fusion_weight by the AUROC on validation normals and synthetics",
-    )
+from pipeline.models.trunks import trunk_of
 
 
 class Puad(EfficientAd):
@@ -84,74 +52,71 @@ class Puad(EfficientAd):
         return self.student(normalised_B3HW, self.imitates_teacher).float().mean((2, 3))
 
     @torch.no_grad()
-    def calibrate(self, train: Batches, validation: Batches) -> None:
-        """Quantiles of the maps, the Gaussian of the training normals, scales of both scores.
-
-        The scales come from validation normals: distances of the images that the Gaussian was
-        fitted to are too small.
-        """
-        raw = [self.raw_outputs(batch["image"]) for batch in validation]
-        # First the quantiles, as the map's score depends on them.
-        self._set_quantiles(raw)
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
+        """Quantiles of the maps, and the Gaussian of the training normals."""
+        super().calibrate(train, held_out)
         features = [self.pooled(normalise(batch["image"])) for batch in train]
         # Without training normals `fit` raises its own error on an empty tensor.
         features_ND = torch.cat(features) if features else self.gaussian.mean_D[None][:0]
         self.gaussian.fit(features_ND, self.settings.covariance, self.settings.ridge)
-        # Population statistics in float64, as in PUAD's released code.
-        scores_N2 = torch.cat([self.two_scores(one, self.fused_map(one)) for one in raw]).double()
-        deviation_2 = scores_N2.std(0, correction=0)
-        self.mean_2.copy_(scores_N2.mean(0))
-        # A few equal validation images have no spread; leave their scores unscaled.
-        self.deviation_2.copy_(torch.where(deviation_2 > 1e-9, deviation_2, 1.0))
-        # A run that calibrates again must not keep a weight tuned before.
-        self.weight.fill_(self.settings.fusion_weight)
+
+    def parts(self, images_B3HW: Tensor) -> Tensor:
+        raw = self.raw_outputs(images_B3HW)
+        return self.two_scores(raw, self.fused_map(raw))
 
     @torch.no_grad()
-    def tune(self, normals: Batches, pairs: Batches) -> None:
-        """With `tune_fusion`: the weight with the best AUROC of synthetics against normals.
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        """The scales of both scores, and with `tune_fusion` the weight that separates best.
 
-        Controls count as normals. Among equally good weights, the one nearest to 0.5 wins.
+        Scales come from images that the fit has not seen, whose distances from the Gaussian are
+        larger than those of the images it was fitted to. Among equally good weights, the one
+        nearest to 0.5 wins.
         """
-        if not self.settings.tune_fusion:
+        # A run that calibrates again must not keep a weight tuned before.
+        self.weight.fill_(self.settings.fusion_weight)
+        if not len(normals_NP):
             return
-        # Score the validation normals (label 0) and the edited images of the pairs.
-        scores, labels = [], []
-        for batch in chain(normals, pairs):
-            raw = self.raw_outputs(batch["edited" if "edited" in batch else "image"])
-            scores.append(self.standardised_scores(raw, self.fused_map(raw)).cpu().numpy())
-            labels.append(batch["label"].cpu().numpy() if "label" in batch
-                          else np.zeros(len(scores[-1]), np.int64))  # fmt: skip
-        if not scores:
+        # Population statistics in float64, as in PUAD's released code.
+        deviation_2 = normals_NP.std(0, correction=0)
+        self.mean_2.copy_(normals_NP.mean(0))
+        # A few equal images have no spread; leave their scores unscaled.
+        self.deviation_2.copy_(torch.where(deviation_2 > 1e-9, deviation_2, 1.0))
+        if not (self.settings.tune_fusion and len(pairs_MP)):
             return
-        scores_N2, labels_N = np.concatenate(scores).astype(np.float64), np.concatenate(labels)
-        # An AUROC needs both classes.
-        if len(np.unique(labels_N)) < 2:
+        normals_N2, pairs_M2 = (
+            (parts.to(self.mean_2) - self.mean_2) / self.deviation_2
+            for parts in (normals_NP, pairs_MP)
+        )
+        labels = labels_M.cpu().numpy()
+        found = []
+        for weight in WEIGHTS:
+            normal_N, pair_M = (
+                fused(scores, torch.tensor(weight), self.settings.fusion).cpu().numpy()
+                for scores in (normals_N2, pairs_M2)
+            )
+            found.append(separation(normal_N, pair_M, labels))
+        # None without anomalies.
+        if found[0] is None:
             return
-        # Compare all weights by image AUROC.
-        aurocs = [
-            image_metrics(labels_N, scores_N2 @ [weight, 1 - weight]).image_auroc or 0.0
-            for weight in WEIGHTS
-        ]
-        best = min(range(len(WEIGHTS)), key=lambda at: (-aurocs[at], abs(WEIGHTS[at] - 0.5)))
+        best = min(range(len(WEIGHTS)), key=lambda at: (-(found[at] or 0), abs(WEIGHTS[at] - 0.5)))
         self.weight.fill_(float(WEIGHTS[best]))
 
-    def image_scores(self, raw: RawOutputs, fused_Bhw: Tensor) -> Tensor:
-        scores_B2 = self.standardised_scores(raw, fused_Bhw)
-        weights_2 = torch.stack((self.weight, 1 - self.weight))
-        # Twice the mean, so that equal weights give the plain sum of the paper.
-        return 2 * (scores_B2 * weights_2).sum(1)
+    def combined(self, parts_BP: Tensor) -> Tensor:
+        scaled_B2 = (parts_BP - self.mean_2) / self.deviation_2
+        return fused(scaled_B2, self.weight, self.settings.fusion)
 
-    def standardised_scores(self, raw: RawOutputs, fused_Bhw: Tensor) -> Tensor:
-        """Both scores (B, 2), with mean 0 and deviation 1 over the validation normals."""
-        return (self.two_scores(raw, fused_Bhw) - self.mean_2) / self.deviation_2
+    def image_scores(self, raw: RawOutputs, fused_Bhw: Tensor) -> Tensor:
+        return self.combined(self.two_scores(raw, fused_Bhw))
 
     def two_scores(self, raw: RawOutputs, fused_Bhw: Tensor) -> Tensor:
-        """(B, 2): the highest cell of the map, and the distance of the pooled features."""
-        return torch.stack((fused_Bhw.amax((1, 2)), self.gaussian(raw.pooled_BC)), 1)
+        """(B, 2): the highest pixel of the map, and the distance of the pooled features."""
+        return torch.stack((self.map_scores(fused_Bhw), self.gaussian(raw.pooled_BC)), 1)
 
 
-def build(settings: PuadSettings, weights: Path | None) -> Puad:
-    """PUAD with the teacher that `settings.teacher` names."""
+def build(settings: PuadSettings, weights: Path | None) -> Detector:
+    """PUAD on the teacher that `settings.teacher` names."""
+    if settings.networks == "frozen":
+        return FrozenPuad(settings, trunk_of(settings.teacher, weights))
     detector = Puad(settings, teacher_for(settings.teacher, weights))
     return detector.to(memory_format=torch.channels_last)
 
@@ -164,5 +129,15 @@ ENTRY = DetectorEntry(
     "Detection. ICIP 2024.",
     build=build,
     paper=(PuadSettings(), EFFICIENTAD.paper[1]),
+    cpu=(
+        PuadSettings(
+            teacher="efficientnet-lite0",
+            networks="frozen",
+            fusion="max",
+            tune_fusion=True,
+            penalty="none",
+        ),
+        Schedule(steps=0, batch_size=8, folds=5),
+    ),
     tiny=(PuadSettings(**EFFICIENTAD.tiny[0].model_dump()), EFFICIENTAD.tiny[1]),
 )

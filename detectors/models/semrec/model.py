@@ -27,14 +27,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.base import Batch, Batches, Detector, DetectorEntry, Schedule, Scores, View
 from detectors.data.perlin import corrupt
+from detectors.data.rotation import rotated
 from detectors.data.source_sampler import SourceSettings
-from detectors.networks.corruption import CorruptionSettings, noise_textures
+from detectors.networks.corruption import LEVELS, CorruptionSettings, noise_textures
 from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean
 from detectors.networks.denoising_student import Decoder, Student
+from detectors.networks.standardised_trunk import StandardisedTrunk
 from detectors.networks.unet import Skips, UNet
-from pipeline.models.backbone import Levels, Trunk, normalise, trunk_of
+from pipeline.models.backbone import Levels, Trunk, normalise
+from pipeline.models.trunks import AnyTrunk, trunk_of
 
-LEVELS = ("fine", "middle", "coarse")
 # With `branch_norm: val_quantile` these quantiles of a branch's map become 0 and 0.1, as in
 # EfficientAD.
 QUANTILES = (0.9, 0.995)
@@ -73,11 +75,6 @@ class SemRecSettings(CorruptionSettings, SourceSettings):
         gt=0,
         description="weight of corrupted or edited pixels in the loss, relative to the others",
     )
-    rotations: bool = Field(
-        default=False,
-        description="rotate original, edited image and mask together by a random multiple of 90 "
-        "degrees; only for products whose orientation has no meaning",
-    )
     branch_norm: Literal["none", "val_quantile"] = Field(
         default="none",
         description="val_quantile = scale the branches' maps by their quantiles on validation "
@@ -106,21 +103,23 @@ class SemRec(Detector):
     ranges_22: Tensor
 
     def __init__(
-        self, settings: SemRecSettings, teacher: Trunk, textures_K3SS: Tensor | None = None
+        self, settings: SemRecSettings, teacher: AnyTrunk, textures_K3SS: Tensor | None = None
     ) -> None:
         super().__init__(settings)
-        self.teacher = teacher.freeze()
+        self.teacher = StandardisedTrunk(teacher) if settings.standardise else teacher.freeze()
         branches: dict[str, nn.Module] = {}
         shared_encoder = settings.encoders == "teacher"
+        channels, signed = teacher.channels, not isinstance(self.teacher, Trunk)
         if settings.branches != "object":
-            channels = teacher.channels
-            branches["local"] = Decoder(channels) if shared_encoder else Student(channels)
+            student = Decoder if shared_encoder else Student
+            branches["local"] = student(channels, signed)
         if settings.branches != "local":
             # Base 32 with a ResNet-18 teacher, whose first level has 64 channels.
-            base = settings.unet_base or teacher.channels[0] // 2
-            skips = settings.skips
+            base = settings.unet_base or channels[0] // 2
             branches["object"] = (
-                Decoder(teacher.channels) if shared_encoder else UNet(base, teacher.channels, skips)
+                Decoder(channels, signed)
+                if shared_encoder
+                else UNet(base, channels, settings.skips, signed)
             )
         self.branches = nn.ModuleDict(branches)
         self.register_buffer("ranges_22", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
@@ -128,17 +127,25 @@ class SemRec(Detector):
         self.textures_K3SS = textures_K3SS
         self.to(memory_format=torch.channels_last)
 
+    def prepare(self, normals: Batches) -> None:
+        """With `standardise`, measure the teacher's channels."""
+        if isinstance(self.teacher, StandardisedTrunk):
+            self.teacher.measure(normals)
+
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         clean_B3HW, edited_B3HW, edit_BHW = batch["original"], batch["edited"], batch["mask"]
-        if self.settings.rotations and self.training:
-            clean_B3HW, edited_B3HW, edit_BHW = rotated(clean_B3HW, edited_B3HW, edit_BHW)
+        if self.training:
+            clean_B3HW, edited_B3HW, edit_BHW = rotated(
+                self.settings.rotations, clean_B3HW, edited_B3HW, edit_BHW
+            )
         # Both branches have the same target, the teacher's features of the clean original.
         target = self._target(clean_B3HW)
         # The object branch alone on separate inputs needs no corruption, and draws none.
         noisy_B3HW, noise_BHW = clean_B3HW, torch.zeros_like(edit_BHW, dtype=torch.bool)
         if "local" in self.branches or self.settings.inputs == "shared":
             source = edited_B3HW if self.settings.inputs == "shared" else clean_B3HW
-            noisy_B3HW, noise_BHW = corrupt(source, self.settings.noise, self.textures_K3SS)
+            noise = self.settings.noise_used
+            noisy_B3HW, noise_BHW = corrupt(source, noise, self.textures_K3SS)
         # Input and changed pixels of either branch.
         if self.settings.inputs == "shared":
             both_BHW = noise_BHW | edit_BHW.bool()
@@ -202,7 +209,8 @@ class SemRec(Detector):
             # A branch without an encoder of its own continues from the teacher's deepest level.
             decoded = branch(target[2]) if isinstance(branch, Decoder) else branch(images)
             levels = [cosine_distance(*pair) for pair in zip(decoded, target, strict=True)]
-            maps[name] = fuse_levels(levels, self.settings.size, self.settings.level_fusion)
+            chosen = self.settings.mapped(levels)
+            maps[name] = fuse_levels(chosen, self.settings.size, self.settings.level_fusion)
         return maps
 
     def _decoded(self, branch: nn.Module, normalised_B3HW: Tensor) -> Levels:
@@ -244,28 +252,9 @@ def cosine_rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def rotated(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Images (B, 3, H, H) and masks (B, H, H), rotated by multiples of 90 degrees.
-
-    The angle is drawn per item and is the same in all tensors.
-    """
-    # One draw for all tensors, so that image, edit and mask stay aligned.
-    quarters_B = torch.randint(0, 4, (len(tensors[0]),), device=tensors[0].device)
-    views = [
-        torch.stack(
-            [item.rot90(int(n), (-2, -1)) for item, n in zip(tensor, quarters_B, strict=True)]
-        )
-        for tensor in tensors
-    ]
-    return tuple(
-        view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
-        for view in views
-    )
-
-
 def build(settings: SemRecSettings, weights: Path | None) -> SemRec:
     """SemRec on the trunk that `settings.teacher` names; textures are read for training only."""
-    textures = noise_textures(settings.noise, settings.textures, settings.size, weights)
+    textures = noise_textures(settings.noise_used, settings.textures, settings.size, weights)
     return SemRec(settings, trunk_of(settings.teacher, weights), textures)
 
 
@@ -284,11 +273,21 @@ ENTRY = DetectorEntry(
             min_steps=2000,
         ),
     ),
+    cpu=(
+        # The branch that samples of the version train. Level and top pixels were chosen on a few
+        # scenes of parts in a tray, not on any test set.
+        SemRecSettings(
+            teacher="efficientnet-lite0", standardise=True, branches="object", unet_base=8,
+            map_levels=("coarse",), top_pixels=1300, learning_rate=2e-3, rate="cosine",
+            noise="perlin_self",
+        ),
+        Schedule(steps=300, batch_size=4, folds=2),
+    ),
     tiny=(
         # Chosen on validation normals and synthetic anomalies of rendered products.
         SemRecSettings(
             size=128, teacher="bundled-teacher", encoders="teacher", learning_rate=3e-3,
-            rate="cosine",
+            rate="cosine", noise="perlin_self",
         ),
         Schedule(steps=300, batch_size=4),
     ),

@@ -142,6 +142,25 @@ def test_textures_come_from_another_image():
             assert corrupted[1].float()[:, mask[1]].mean() < 239
 
 
+def test_a_texture_is_blended_in_as_it_is():
+    """(1 - b) D + b I inside a blob, with b from 0 to 0.8; D is not recoloured."""
+    torch.manual_seed(2)
+    black = torch.zeros(32, 3, 64, 64, dtype=torch.uint8)
+    colour = torch.tensor([200, 100, 50], dtype=torch.uint8)
+    texture = colour.view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    corrupted, mask = corrupt(black, "perlin_dtd", texture)
+    shares = []
+    for image, blob in zip(corrupted, mask, strict=True):
+        if blob.any():
+            inside = image[:, blob].float()
+            share = 1 - inside[0, 0] / 200
+            expected = ((1 - share) * colour.float())[:, None].expand_as(inside)
+            torch.testing.assert_close(inside, expected, rtol=0, atol=1)
+            shares.append(float(share))
+    assert min(shares) < 0.2
+    assert 0.6 < max(shares) <= 0.81
+
+
 def test_a_folder_of_textures_is_read_in_order(tmp_path):
     (tmp_path / "inner").mkdir()
     for place, level in (("b.png", 200), ("inner/c.jpg", 90), ("a.png", 10)):

@@ -184,10 +184,10 @@ def test_the_thresholds_are_the_checkpoints_and_the_csv_has_a_column_for_each(fo
         assert line["threshold_5"] == str(int(row.score >= calibration.threshold_5))
 
 
-def test_validation_scores_belong_to_the_version_of_the_training(found, checkpoint, loco):
-    assert len(found.validation_scores) == found.card.calibration.normals == 2
-    assert all(score < found.card.calibration.threshold_1 for score in found.validation_scores)
-    assert evaluate(checkpoint, loco, **CPU).validation_scores == ()
+def test_held_out_scores_belong_to_the_version_of_the_training(found, checkpoint, loco):
+    assert len(found.held_out_scores) == found.card.calibration.normals == 2
+    assert all(score < found.card.calibration.threshold_1 for score in found.held_out_scores)
+    assert evaluate(checkpoint, loco, **CPU).held_out_scores == ()
 
 
 @pytest.mark.parametrize("types", [(), [("good", ())] * 3, [("cut", (255,))] * 3])

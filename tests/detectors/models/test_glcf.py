@@ -25,7 +25,7 @@ def test_losses_are_mean_squares_between_the_levels():
             for z in detector.aggregation(detector.embedding(f))
         )
         g, local = detector.correspondence(z_global), detector.local(z_local)
-        estimate = detector.estimate(z_global)
+        estimate = detector.estimate(z_local)
     assert list(losses) == TERMS
     parts = {"correspondence": (f[:3], g), "local": (f[:3], local), "global": (g, estimate)}
     for name, pair in parts.items():
@@ -52,6 +52,63 @@ def test_every_trained_part_gets_a_gradient_and_the_teacher_none():
     assert held == {id(v) for v in detector.parameters() if v.grad is not None}
 
 
+def test_the_global_loss_reaches_the_local_tokens_and_their_decoder():
+    """Both estimates read the local tokens; only the target comes from the global ones."""
+    detector = small_glcf(detach_global_target=True).train()
+    losses = detector.losses({"image": toy_images(2)}, 0, 10)
+    sum(value for name, value in losses.items() if name.startswith("global")).backward()
+    aggregation = detector.aggregation
+    assert all(v.grad.abs().max() > 0 for v in aggregation.local_decoder.parameters())
+    assert all(v.grad is None for v in aggregation.global_decoder.parameters())
+
+
+@torch.no_grad()
+def test_equal_decoders_do_not_make_the_global_map_zero():
+    """G and its estimate come from different tokens, so equal weights give different levels."""
+    detector = small_glcf()
+    detector.estimate.load_state_dict(detector.correspondence.state_dict())
+    maps_BKHW = detector._maps(with_block(2))
+    assert (maps_BKHW[:, 3:].mean((2, 3)) > 1e-6).all()
+
+
+@torch.no_grad()
+def test_without_a_bottleneck_all_decoders_read_the_deepest_level():
+    detector, images = small_glcf(bottleneck=False), toy_images(2)
+    levels = detector._levels(images)
+    _, g, local, estimate = detector._networks(levels)
+    parts = ((detector.correspondence, g), (detector.local, local), (detector.estimate, estimate))
+    for decoder, found in parts:
+        for one, other in zip(found, decoder(levels[3]), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_cached_levels_give_the_same_losses():
+    images, batches = toy_images(6), ToyBatches(toy_images(6))
+    for changes in ({}, {"standardise": True}):
+        plain, cached = (small_glcf(cache_teacher_gib=gib, **changes) for gib in (0, 1))
+        for detector in (plain, cached):
+            detector.prepare(batches)
+        assert cached.cache.table_NChw is not None
+        assert plain.cache.table_NChw is None
+        chosen = torch.tensor([4, 1, 3])
+        batch = {"image": images[chosen], "index": chosen}
+        with torch.no_grad():
+            expected, found = (detector.losses(batch, 0, 10) for detector in (plain, cached))
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=0)
+        # Images without a number, as in validation, are never looked up.
+        with torch.no_grad():
+            other = cached.losses({"image": with_block(3)}, 0, 10)
+        assert other["local_coarse"] != found["local_coarse"]
+
+
+def test_a_clean_target_caches_nothing():
+    """Its images are edited ones, which have no number."""
+    detector = small_glcf(clean_target=True)
+    detector.prepare(ToyBatches(toy_images(4)))
+    assert detector.cache.table_NChw is None
+
+
 @pytest.mark.parametrize("detached", [True, False])
 def test_a_detached_target_is_not_pulled_towards_its_estimate(detached):
     detector = small_glcf(detach_global_target=detached).train()
@@ -73,7 +130,7 @@ def test_a_clean_target_changes_the_correspondence_loss_only():
         # With an unedited original the loss is the plain one.
         same = detector.losses({"original": edited, "edited": edited}, 0, 10)
         target = detector.pyramid(normalise(clean))[:3]
-        rebuilt = detector._networks(edited)[1]
+        rebuilt = detector._networks(detector._levels(edited))[1]
     assert {n: v.item() for n, v in same.items()} == {n: v.item() for n, v in as_edited.items()}
     for level, one, other in zip(LEVELS, target, rebuilt, strict=True):
         name = f"correspondence_{level}"
@@ -129,11 +186,17 @@ def test_training_runs_in_bfloat16_and_scoring_in_float32():
 
 
 @pytest.mark.parametrize(
-    "teacher", ["bundled-teacher", pytest.param("swin-tiny", marks=pytest.mark.slow)]
+    ("teacher", "score"),
+    [
+        ("bundled-teacher", "deviation"),
+        ("bundled-teacher", "distance"),
+        pytest.param("swin-tiny", "deviation", marks=pytest.mark.slow),
+    ],
 )
-def test_onnx_gives_the_same_scores_at_any_batch_size(teacher):
+def test_onnx_gives_the_same_scores_at_any_batch_size(teacher, score):
     torch.manual_seed(0)
-    detector = build(GlcfSettings(**SMALL | {"teacher": teacher}), None).eval()
+    settings = GlcfSettings(**SMALL | {"teacher": teacher, "score": score})
+    detector = build(settings, None).eval()
     images = with_block(3)
     with torch.no_grad():
         detector.calibrate(ToyBatches(toy_images(4)), ToyBatches(toy_images(2)))

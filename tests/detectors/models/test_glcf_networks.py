@@ -103,3 +103,21 @@ def test_tokens_per_position_start_equal_to_a_shared_one():
     patches = torch.randn(2, 9, 16)
     for one, other in zip(shared_one(patches), own(patches), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_linear_layers_start_as_in_the_released_code():
+    """Xavier in the bottleneck, a truncated normal in the decoders, biases at 0."""
+    torch.manual_seed(0)
+    embedding = PatchEmbedding(SWIN, 240, 7, (1, 2, 3))
+    aggregation = SemanticAggregation(7, 768, depth=1)
+    decoder = Decoder(SWIN, 7, up="expand")
+    # The patch of level 1 has 192 * 4 * 4 inputs; Xavier's uniform has this deviation.
+    weight = embedding.embed[0].weight
+    assert weight.std().item() == pytest.approx((2 / (240 + 192 * 16)) ** 0.5, rel=0.02)
+    qkv = aggregation.encoder[0].attn.qkv
+    assert qkv.weight.std().item() == pytest.approx((2 / (240 + 720)) ** 0.5, rel=0.02)
+    fc = decoder.coarse[0].mlp.fc1
+    for of_decoder in (fc.weight, decoder.up_coarse.expand.weight):
+        assert of_decoder.std().item() == pytest.approx(0.02, rel=0.02)
+    for layer in (qkv, fc, aggregation.bridge, aggregation.out):
+        assert layer.bias.abs().max() == 0

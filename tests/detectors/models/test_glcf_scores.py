@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from sklearn.covariance import LedoitWolf
 from small_glcf import small_glcf, with_block
-from toy_normals import ToyBatches, toy_images
+from toy_normals import ToyBatches, judged, toy_images
 
-from detectors.metrics.image import image_metrics
+from detectors.metrics.separation import separation
 from detectors.models.glcf.fusion import (
     best_weights,
     candidate_weights,
@@ -71,6 +72,38 @@ def test_a_constant_added_to_the_map_does_not_change_the_score():
 
 
 @torch.no_grad()
+def test_the_distance_compares_the_maps_scales_and_the_mean_local_token():
+    detector, normals, images = small_glcf(score="distance"), toy_images(8), with_block(3)
+    detector.calibrate(ToyBatches(normals), ToyBatches(toy_images(3)))
+
+    def values(images):
+        maps = detector._maps(images).double().numpy()
+        scales = np.log(np.concatenate([maps.mean((2, 3)), maps.std((2, 3))], 1))
+        patches = detector.embedding(detector._levels(images))
+        return np.concatenate([scales, detector.aggregation(patches)[1].mean(1).double()], 1)
+
+    spread = values(normals).std(0)
+    gaussian = LedoitWolf().fit(values(normals) / spread)
+    expected = gaussian.mahalanobis(values(images) / spread) ** 0.5
+    np.testing.assert_allclose(detector(images).image_B, expected, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_the_distance_finds_too_little_as_well_as_too_much():
+    """The paper's score of an image with less error than any normal one is just low."""
+    deviation, distance = (small_glcf(score=score) for score in ("deviation", "distance"))
+    images = toy_images(12)
+    for detector, less_is_anomalous in ((deviation, False), (distance, True)):
+        detector.calibrate(ToyBatches(images), ToyBatches(toy_images(3)))
+        scores = detector(images).image_B
+        maps, content = detector._seen(images)
+        for factor, anomalous in ((0.25, less_is_anomalous), (4, True)):
+            detector._seen = lambda _, seen=(factor * maps, content): seen
+            changed = detector(images).image_B
+            assert (changed.min() > scores.max()) == anomalous
+
+
+@torch.no_grad()
 def test_weights_pick_branches_and_scales():
     images = with_block(2)
     for changes, silent in (({"branch_weights": (1, 0)}, "global"),
@@ -84,10 +117,10 @@ def test_weights_pick_branches_and_scales():
 def test_the_global_branch_may_compare_the_levels_themselves():
     images = with_block(2)
     apart = small_glcf(global_map="correspondence")
-    f, g, local, _ = apart._networks(images)
+    f, g, local, _ = apart._networks(apart._levels(images))
     swapped = small_glcf()
     # An estimate of F that is G.
-    swapped._networks = lambda _: (f, f, local, g)
+    swapped._decoded = lambda *_: (f, f, local, g)
     torch.testing.assert_close(apart._maps(images), swapped._maps(images))
 
 
@@ -98,7 +131,7 @@ def test_the_global_branch_may_compare_the_levels_themselves():
 def test_scores_from_covariances_equal_the_scores():
     detector, images = small_glcf(), torch.cat([toy_images(3), with_block(3)])
     detector.calibrate(ToyBatches(toy_images(6)), ToyBatches(toy_images(3)))
-    covariance_NKK = map_covariances(detector._normalised(images))
+    covariance_NKK = map_covariances(detector._normalised(detector._maps(images)))
     for weight_K in candidate_weights(2, 3)[::7]:
         detector.weight_K.copy_(torch.from_numpy(weight_K))
         expected = detector(images).image_B
@@ -114,12 +147,15 @@ def test_candidates_are_all_multiples_of_a_quarter():
 
 def test_the_best_weights_are_found_and_ties_go_to_the_first():
     rng = np.random.default_rng(0)
-    labels_N = np.repeat([0, 1], 20)
-    covariance_NKK = np.zeros((40, 2, 2))
-    covariance_NKK[:, 0, 0] = rng.random(40)
-    covariance_NKK[:, 1, 1] = labels_N + rng.random(40)
+    covariance_NKK, covariance_MKK = np.zeros((2, 20, 2, 2))
+    for one, offset in ((covariance_NKK, 0), (covariance_MKK, 1)):
+        one[:, 0, 0] = rng.random(20)
+        one[:, 1, 1] = offset + rng.random(20)
     weights = [np.array([1.0, 0]), np.array([0, 1.0]), np.array([0, 2.0])]
-    assert best_weights(weights, covariance_NKK, labels_N) is weights[1]
+    anomalous, control = np.ones(20, int), np.zeros(20, int)
+    assert best_weights(weights, covariance_NKK, covariance_MKK, anomalous) is weights[1]
+    # Without anomalies there is nothing to choose by.
+    assert best_weights(weights, covariance_NKK, covariance_MKK, control) is weights[0]
 
 
 @torch.no_grad()
@@ -127,22 +163,21 @@ def test_calibrated_weights_rank_the_synthetics_at_least_as_well_as_the_stated()
     normals = toy_images(10, seed=2)
     edited = torch.cat([toy_images(5, seed=3, dot=False), with_block(5)])
     # A missing dot is the anomaly; a bright block counts as a control.
-    label = torch.tensor([1] * 5 + [0] * 5)
-    pairs = [{"edited": edited, "label": label}]
-    labels = np.concatenate([np.zeros(10, int), label.numpy()])
+    labels_M = torch.tensor([1] * 5 + [0] * 5)
     plain, tuned = small_glcf(), small_glcf(weights="calibrated")
-    aurocs = []
+    found = []
     for detector in (plain, tuned):
-        detector.calibrate(ToyBatches(toy_images(6)), ToyBatches(toy_images(3)))
-        detector.tune(ToyBatches(normals), pairs)
-        scores = detector(torch.cat([normals, edited])).image_B.double().numpy()
-        aurocs.append(image_metrics(labels, scores).image_auroc)
+        judged(detector, toy_images(6), normals, edited, labels_M)
+        normal_N, edited_M = (
+            detector(images).image_B.double().numpy() for images in (normals, edited)
+        )
+        found.append(separation(normal_N, edited_M, labels_M.numpy()))
+        np.testing.assert_allclose(
+            detector.combined(detector.parts(normals)), normal_N, rtol=1e-3, atol=1e-6
+        )
     np.testing.assert_allclose(plain.weight_K, stated_weights((5, 1), (1, 3, 6)), rtol=1e-6)
     assert not torch.equal(tuned.weight_K, plain.weight_K)
-    assert aurocs[1] > aurocs[0]
-    best = tuned.weight_K.clone()
-    # A single class leaves the weights unchanged.
-    tuned.tune(ToyBatches(normals), [])
-    assert torch.equal(tuned.weight_K, best)
-    tuned.calibrate(ToyBatches(toy_images(6)), ToyBatches(toy_images(3)))
+    assert found[1] > found[0]
+    # Without samples the weights are those of the settings.
+    judged(tuned, toy_images(6), normals)
     assert torch.equal(tuned.weight_K, plain.weight_K)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from toy_normals import ToyBatches, onnx_scores, overfit, toy_images
+from toy_normals import ToyBatches, judged, onnx_scores, overfit, toy_images
 
 from detectors.models.efficientad.model import EfficientAd, jittered
 from detectors.models.laead.model import (
@@ -40,8 +40,7 @@ def made(**changes: object) -> LaEad:
 def fitted() -> LaEad:
     detector = made()
     overfit(detector, TRAIN, steps=15)
-    detector.calibrate(ToyBatches(TRAIN), ToyBatches(VALIDATION))
-    return detector
+    return judged(detector, TRAIN, VALIDATION)
 
 
 # --- counts and shapes ----------------------------------------------------------------------------
@@ -167,8 +166,7 @@ ROWS = {
 def test_every_row_of_the_ablation_trains_and_scores(row: str) -> None:
     detector = made(**ROWS[row])
     assert np.isfinite(overfit(detector, TRAIN[:3], steps=2)).all()
-    detector.calibrate(ToyBatches(TRAIN[:3]), ToyBatches(VALIDATION[:3]))
-    detector.tune(ToyBatches(VALIDATION[:3]), [])
+    judged(detector, TRAIN[:3], VALIDATION[:3])
     with torch.no_grad():
         scores = detector(VALIDATION)
         if ROWS[row].get("distance") == "none":
@@ -176,7 +174,7 @@ def test_every_row_of_the_ablation_trains_and_scores(row: str) -> None:
                 scores.image_B, EfficientAd.forward(detector, VALIDATION).image_B
             )
             inner = detector.fused_map(detector.raw_outputs(VALIDATION))
-            torch.testing.assert_close(scores.image_B, inner.amax((1, 2)))
+            torch.testing.assert_close(scores.image_B, detector.map_scores(inner))
     assert torch.isfinite(scores.image_B).all()
 
 
@@ -201,7 +199,7 @@ def test_the_distance_uses_the_extractors_features(fitted: LaEad) -> None:
         raw = fitted.raw_outputs(VALIDATION)
         expected = fitted.extractor(normalise(VALIDATION)).mean((2, 3))
         torch.testing.assert_close(raw.pooled_BC, expected, rtol=1e-3, atol=1e-4)
-        deviations = fitted.standardised_scores(raw, fitted.fused_map(raw))
+        deviations = (fitted.parts(VALIDATION) - fitted.mean_2) / fitted.deviation_2
     torch.testing.assert_close(deviations.mean(0), torch.zeros(2), rtol=0, atol=1e-3)
     spread = deviations.std(0, correction=0)
     torch.testing.assert_close(spread, torch.ones(2), rtol=1e-3, atol=1e-3)

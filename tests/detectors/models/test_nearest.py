@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from detectors.base import Batch
-from detectors.models.nearest.model import CHUNK, Nearest, NearestSettings, build, coreset_rows
-from detectors.registry import assemble, configure
+from detectors.models.nearest.model import Nearest, NearestSettings, build
+from detectors.networks.patch_memory import CHUNK, coreset_rows
+from detectors.registry import Profile, assemble, configure
 from pipeline.models.backbone import SMALL_CHANNELS, Trunk, small_teacher
 from pretraining.patch_score import WEIGHTS
 
@@ -100,8 +101,8 @@ def test_re_weighting_follows_the_papers_equation() -> None:
     plain, weighted = fitted(normals, bank=500), fitted(normals, bank=500, neighbours=5)
     with torch.inference_mode():
         before, after = plain(unseen), weighted(unseen)
-        cells_BPC = (plain.describe(unseen) / plain.scale_C.view(-1, 1, 1)).flatten(2).mT
-    bank_NC = plain.bank_NC.double().numpy()
+        cells_BPC = plain.memory.cells(*plain.features(unseen))
+    bank_NC = plain.memory.bank_NC.double().numpy()
     for number, cells_PC in enumerate(cells_BPC.double().numpy()):
         apart_PN = np.linalg.norm(cells_PC[:, None] - bank_NC[None], axis=2)
         cell, match = np.unravel_index(
@@ -136,7 +137,7 @@ def test_an_image_of_the_bank_scores_zero() -> None:
     normals = plates(8, seed=0)
     detector = fitted(normals)
     # Fewer cells than the bank could hold, so all of them are in it.
-    assert len(detector.bank_NC) == 8 * 16 * 16
+    assert len(detector.memory.bank_NC) == 8 * 16 * 16
     with torch.inference_mode():
         assert detector(normals[1]["image"]).image_B.max() < 0.02
 
@@ -144,10 +145,10 @@ def test_an_image_of_the_bank_scores_zero() -> None:
 def test_banks_longer_than_a_chunk_are_searched_completely() -> None:
     normals = plates(8, seed=0)
     detector = fitted(normals)
-    assert len(detector.bank_NC) == 2 * CHUNK
+    assert len(detector.memory.bank_NC) == 2 * CHUNK
     with torch.inference_mode():
         whole = detector(normals[0]["image"]).image_B
-        detector.bank_NC = detector.bank_NC.flip(0)
+        detector.memory.bank_NC = detector.memory.bank_NC.flip(0)
         torch.testing.assert_close(detector(normals[0]["image"]).image_B, whole, atol=0.02, rtol=0)
 
 
@@ -157,10 +158,10 @@ def test_the_bank_depends_on_its_seed_alone(subset: str) -> None:
     one, again, other = (fitted(normals, bank=200, subset=subset, seed=s) for s in (0, 0, 1))
     regrouped = fitted([{"image": torch.cat([b["image"] for b in normals])}], bank=200,
                        subset=subset)  # fmt: skip
-    assert one.bank_NC.shape == (200, sum(SMALL_CHANNELS[1:]))
-    assert torch.equal(one.bank_NC, again.bank_NC)
-    torch.testing.assert_close(one.bank_NC, regrouped.bank_NC, rtol=1e-3, atol=1e-4)
-    assert not torch.equal(one.bank_NC, other.bank_NC)
+    assert one.memory.bank_NC.shape == (200, sum(SMALL_CHANNELS[1:]))
+    assert torch.equal(one.memory.bank_NC, again.memory.bank_NC)
+    torch.testing.assert_close(one.memory.bank_NC, regrouped.memory.bank_NC, rtol=1e-3, atol=1e-4)
+    assert not torch.equal(one.memory.bank_NC, other.memory.bank_NC)
 
 
 def test_a_state_dict_carries_a_bank_of_any_length() -> None:
@@ -174,11 +175,14 @@ def test_a_state_dict_carries_a_bank_of_any_length() -> None:
     assert torch.equal(one.maps_BHW, other.maps_BHW)
 
 
-def test_the_recipes_are_one_detector_at_two_sizes() -> None:
-    paper, tiny = configure("nearest"), configure("nearest", "tiny")
-    assert paper.settings.teacher == "resnet18"
-    assert tiny.settings.teacher == "bundled-teacher"
-    assert paper.schedule.steps == tiny.schedule.steps == 0
+@pytest.mark.parametrize(
+    ("profile", "teacher"),
+    [("paper", "resnet18"), ("cpu", "efficientnet-lite0"), ("tiny", "bundled-teacher")],
+)
+def test_the_profiles_are_one_detector_on_three_backbones(profile: Profile, teacher: str) -> None:
+    recipe = configure("nearest", profile)
+    assert recipe.settings.teacher == teacher
+    assert recipe.schedule.steps == 0
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
-from toy_normals import ToyBatches, onnx_scores, overfit, toy_images
+from toy_normals import ToyBatches, judged, onnx_scores, overfit, toy_images
 
-from detectors.base import Batch
 from detectors.models.efficientad.settings import EfficientAdSettings
-from detectors.models.puad.model import Puad, PuadSettings
+from detectors.models.puad.model import Puad
+from detectors.models.puad.settings import PuadSettings
 from detectors.registry import assemble
 from pipeline.models.backbone import normalise
 
@@ -31,16 +31,13 @@ def made(**changes: object) -> Puad:
 def fitted() -> Puad:
     detector = made()
     overfit(detector, TRAIN, steps=15)
-    detector.calibrate(ToyBatches(TRAIN), ToyBatches(VALIDATION))
-    return detector
+    return judged(detector, TRAIN, VALIDATION)
 
 
-def without_dots(count: int) -> list[Batch]:
-    """Pairs: the dot is missing (label 1), or nothing has changed (label 0)."""
+def without_dots(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples whose dot is missing (label 1), and others where nothing has changed (label 0)."""
     whole, gone = toy_images(count, seed=3), toy_images(count, seed=4, dot=False)
-    labels = torch.arange(2 * count) % 2
-    edited = torch.stack([image for pair in zip(whole, gone, strict=True) for image in pair])
-    return [{"original": edited, "edited": edited, "label": labels}]
+    return torch.cat([whole, gone]), torch.arange(2 * count) // count
 
 
 # --- against independent references ---------------------------------------------------------------
@@ -57,13 +54,8 @@ def test_the_score_is_the_published_formula(fitted: Puad) -> None:
 
     def map_score(images: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
-            return (
-                fitted.fused_map(fitted.raw_outputs(images))
-                .flatten(1)
-                .max(1)
-                .values.double()
-                .numpy()
-            )
+            inner = fitted.fused_map(fitted.raw_outputs(images))
+            return fitted.map_scores(inner).double().numpy()
 
     gaussian = LedoitWolf().fit(features(TRAIN))
 
@@ -81,8 +73,7 @@ def test_the_score_is_the_published_formula(fitted: Puad) -> None:
 
 def test_validation_normals_have_mean_zero_and_deviation_one(fitted: Puad) -> None:
     with torch.no_grad():
-        raw = fitted.raw_outputs(VALIDATION)
-        deviations_N2 = fitted.standardised_scores(raw, fitted.fused_map(raw))
+        deviations_N2 = (fitted.parts(VALIDATION) - fitted.mean_2) / fitted.deviation_2
     torch.testing.assert_close(deviations_N2.mean(0), torch.zeros(2), rtol=0, atol=1e-4)
     deviation_2 = deviations_N2.std(0, correction=0)
     torch.testing.assert_close(deviation_2, torch.ones(2), rtol=1e-4, atol=1e-4)
@@ -98,7 +89,7 @@ def test_the_map_is_that_of_efficientad(fitted: Puad) -> None:
         if not name.startswith(("gaussian", "mean_2", "deviation_2", "weight"))
     }  # fmt: skip
     shared = fitted.settings.model_dump(
-        exclude={"covariance", "ridge", "mahalanobis_sqrt", "fusion_weight", "tune_fusion"}
+        exclude=set(PuadSettings.model_fields) - set(EfficientAdSettings.model_fields)
     )
     plain = assemble("efficientad", EfficientAdSettings(**shared)).eval()
     plain.load_state_dict(state)
@@ -111,7 +102,7 @@ def test_extreme_weights_leave_one_score(fitted: Puad) -> None:
     with torch.no_grad():
         raw = fitted.raw_outputs(images)
         fused = fitted.fused_map(raw)
-        deviations_B2 = fitted.standardised_scores(raw, fused)
+        deviations_B2 = (fitted.two_scores(raw, fused) - fitted.mean_2) / fitted.deviation_2
         for weight, expected in ((1.0, deviations_B2[:, 0]), (0.0, deviations_B2[:, 1])):
             fitted.weight.fill_(weight)
             torch.testing.assert_close(fitted.image_scores(raw, fused), 2 * expected)
@@ -119,34 +110,37 @@ def test_extreme_weights_leave_one_score(fitted: Puad) -> None:
 
 
 def test_tuning_finds_the_best_weight_of_the_grid_and_is_off_by_default(fitted: Puad) -> None:
-    pairs = without_dots(6)
-    fitted.tune(ToyBatches(VALIDATION), pairs)
+    samples, labels_M = without_dots(6)
+    judged(fitted, TRAIN, VALIDATION, samples, labels_M)
     assert fitted.weight.item() == 0.5
     tuned = made(tune_fusion=True).eval()
     tuned.load_state_dict(fitted.state_dict())
-    tuned.tune(ToyBatches(VALIDATION), pairs)
-    images = torch.cat([VALIDATION, pairs[0]["edited"]])
-    labels = np.concatenate([np.zeros(len(VALIDATION)), pairs[0]["label"]])
+    judged(tuned, TRAIN, VALIDATION, samples, labels_M)
     reached = {}
     with torch.no_grad():
         for step in range(21):
             fitted.weight.fill_(step / 20)
-            reached[step] = roc_auc_score(labels, fitted(images).image_B)
+            normals, edited = fitted(VALIDATION).image_B, fitted(samples).image_B
+            # Anomalies against normals, and against edits that change nothing.
+            aurocs = [
+                roc_auc_score([0] * len(one) + [1] * 6, torch.cat([one, edited[labels_M == 1]]))
+                for one in (normals, edited[labels_M == 0])
+            ]
+            reached[step] = np.mean(aurocs)
         fitted.weight.fill_(0.5)
     best = round(20 * tuned.weight.item())
     assert reached[best] == pytest.approx(max(reached.values()))
     equally_good = [step for step, value in reached.items() if value > reached[best] - 1e-9]
     assert abs(best - 10) == min(abs(step - 10) for step in equally_good)
-    # A single class leaves the weight unchanged.
-    tuned.tune(ToyBatches(VALIDATION), [])
-    assert round(20 * tuned.weight.item()) == best
+    # Without anomalies it is the weight of the settings.
+    assert judged(tuned, TRAIN, VALIDATION).weight.item() == 0.5
 
 
 def test_equal_scores_of_all_normals_cause_no_division_by_zero() -> None:
     detector = made().eval()
     one = toy_images(1)
     detector.prepare(ToyBatches(one))
-    detector.calibrate(ToyBatches(one), ToyBatches(one))
+    judged(detector, one, one)
     with torch.no_grad():
         assert torch.isfinite(detector(toy_images(2)).image_B).all()
 

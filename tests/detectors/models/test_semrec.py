@@ -11,7 +11,7 @@ from toy_pairs import overfit, parameter_count, toy_images
 
 from detectors.base import Scores
 from detectors.models.semrec import model as semrec
-from detectors.models.semrec.model import SemRec, SemRecSettings, rotated
+from detectors.models.semrec.model import SemRec, SemRecSettings
 from detectors.networks.cosine import cosine_distance
 from detectors.networks.unet import UNet
 from pipeline.models.backbone import Trunk, normalise
@@ -131,19 +131,32 @@ def test_the_teacher_never_moves():
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_rotations_keep_image_edit_and_mask_aligned():
+def test_rotations_turn_original_and_edit_alike(monkeypatch):
+    detector, batch = small(rotations="full", branches="object"), batch_of(toy_images(4))
+    turned = []
+    monkeypatch.setattr(
+        semrec, "rotated", lambda how, *tensors: turned.append((how, tensors)) or tensors
+    )
+    detector.train().losses(batch, 0, 10)
+    (how, tensors), names = turned[0], ("original", "edited", "mask")
+    assert how == "full"
+    for tensor, name in zip(tensors, names, strict=True):
+        assert torch.equal(tensor, batch[name])
+    # Validation losses are on images as they are.
+    detector.eval().losses(batch, 0, 10)
+    assert len(turned) == 1
+
+
+def test_a_teacher_with_negative_features_gets_branches_that_reach_them():
     torch.manual_seed(0)
-    batch = batch_of(torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8))
-    original, edited, mask = rotated(batch["original"], batch["edited"], batch["mask"])
-    # The changed pixels must lie inside the rotated mask.
-    changed = (original != edited).any(1)
-    assert torch.equal(changed & mask.bool(), changed)
-    assert (changed.sum((1, 2)) > 500).all()
-    quarters = [
-        next(n for n in range(4) if torch.equal(one, other.rot90(n, (1, 2))))
-        for one, other in zip(original, batch["original"], strict=True)
-    ]
-    assert set(quarters) == {0, 1, 2, 3}
+    detector = semrec.build(SemRecSettings(size=64, teacher="efficientnet-lite0"), None).eval()
+    images = normalise(toy_images(2))
+    with torch.no_grad():
+        for branch in detector.branches.values():
+            decoded = branch(images)
+            target = detector.teacher(images)
+            assert [a.shape for a in decoded] == [b.shape for b in target]
+            assert all((level < 0).any() for level in decoded)
 
 
 def test_the_map_is_the_sum_of_its_explanation():

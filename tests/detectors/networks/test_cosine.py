@@ -41,6 +41,19 @@ def test_levels_are_upsampled_and_combined():
         assert torch.allclose(fuse_levels([fine, coarse], 8, fusion), torch.full((1, 8, 8), value))
 
 
+def test_levels_are_multiplied_on_the_finest_cells_before_they_are_upsampled():
+    """As in DeSTSeg's public code; the product of upsampled maps is another one."""
+    torch.manual_seed(0)
+    fine, coarse = torch.rand(2, 8, 8), torch.rand(2, 2, 2)
+
+    def resized(maps: torch.Tensor, side: int) -> torch.Tensor:
+        return torch.nn.functional.interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0]
+
+    found = fuse_levels([fine, coarse], 32, "prod")
+    torch.testing.assert_close(found, resized(fine * resized(coarse, 8), 32))
+    assert (found - resized(fine, 32) * resized(coarse, 32)).abs().max() > 0.01
+
+
 def test_the_score_is_the_mean_of_the_top_pixels_scaled_to_the_map():
     maps = torch.arange(256 * 256, dtype=torch.float32).reshape(1, 256, 256)
     assert top_mean(maps, 100, 256).item() == pytest.approx(np.arange(65436, 65536).mean())

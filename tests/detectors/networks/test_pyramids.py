@@ -118,7 +118,20 @@ def test_a_trunks_fourth_level_is_the_mean_of_its_third(shared):
     torch.testing.assert_close(fourth, cells.mean((4, 5)))
 
 
-@pytest.mark.parametrize("teacher", ["swin-tiny", "bundled-teacher"])
+def test_lite0_has_the_levels_of_its_trunk_and_their_mean():
+    torch.manual_seed(0)
+    pyramid = pyramid_of("efficientnet-lite0", None, 64)
+    images = normalise(toy_images(2))
+    *three, fourth = levels_of(pyramid, images)
+    assert [tuple(level.shape[1:]) for level in three] == [(24, 16, 16), (40, 8, 8), (112, 4, 4)]
+    assert pyramid.channels == (24, 40, 112, 112)
+    for one, other in zip(three, levels_of(pyramid.trunk, images), strict=True):
+        assert torch.equal(one, other)
+    cells = three[2].unfold(2, 2, 2).unfold(3, 2, 2)
+    torch.testing.assert_close(fourth, cells.mean((4, 5)))
+
+
+@pytest.mark.parametrize("teacher", ["swin-tiny", "efficientnet-lite0", "bundled-teacher"])
 def test_nothing_moves_in_training_mode(teacher):
     pyramid = pyramid_of(teacher, None, 64)
     images = normalise(toy_images(2))

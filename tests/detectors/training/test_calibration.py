@@ -5,10 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from sklearn.metrics import f1_score, roc_auc_score
 
-from detectors.training.calibration import NO_NORMALS, false_alarm_threshold, from_scores
+from detectors.training.calibration import (
+    NO_NORMALS,
+    false_alarm_threshold,
+    from_scores,
+    normals_for,
+    rate_interval,
+)
 from detectors.training.precision_parity import compare_scores
 from pipeline.kinds import KINDS
 
@@ -16,28 +22,58 @@ NUMBERS = st.integers(-50, 50).map(lambda n: n / 8)
 SCORES = st.lists(NUMBERS, min_size=1, max_size=60).map(lambda s: np.array(s, np.float32))
 
 
-@given(SCORES, st.sampled_from([0.01, 0.05]))
-def test_at_most_the_given_share_of_normals_reaches_a_threshold(normal_N, share):
-    threshold = np.float32(false_alarm_threshold(normal_N, share))
-    assert (normal_N >= threshold).mean() <= share
-    lower = np.float32(np.nextafter(threshold, np.float32(-np.inf)))
-    # It is the lowest such threshold.
-    assert (normal_N >= lower).mean() > share
-    np.testing.assert_array_equal(normal_N >= threshold, normal_N > threshold)
+@given(SCORES, st.sampled_from([0.01, 0.05, 0.2]))
+def test_a_threshold_is_the_lowest_that_keeps_the_conformal_promise(normal_N, share):
+    threshold, rate = false_alarm_threshold(normal_N, share)
+    reaching, count = (normal_N >= np.float32(threshold)).sum(), len(normal_N)
+    # A fresh normal has each of the N + 1 ranks with the same probability (ties only help).
+    assert (reaching + 1) / (count + 1) <= rate
+    assert rate <= max(share, 1 / (count + 1)) + 1e-12
+    assert rate + 1 / (count + 1) > share
+    # Distinct scores: one more normal may not reach it.
+    lower = np.nextafter(np.float32(threshold), np.float32(-np.inf))
+    assert ((normal_N >= lower).sum() + 1) / (count + 1) > rate - 1e-12
+    np.testing.assert_array_equal(
+        normal_N >= np.float32(threshold), normal_N > np.float32(threshold)
+    )
 
 
-def test_five_normals_give_a_threshold_above_them_all():
+@pytest.mark.parametrize("count", [5, 20, 60, 200])
+def test_fresh_normals_reach_a_threshold_as_often_as_promised(count):
+    rng = np.random.default_rng(count)
+    rates = []
+    for _ in range(400):
+        threshold, rate = false_alarm_threshold(rng.normal(size=count).astype(np.float32), 0.05)
+        # The exact rate of the standard normal distribution.
+        rates.append(norm.sf(threshold))
+    assert np.mean(rates) == pytest.approx(rate, rel=0.2)
+    low, high = rate_interval(count, rate)
+    inside = np.mean((low <= np.array(rates)) & (np.array(rates) <= high))
+    assert inside == pytest.approx(0.95, abs=0.04)
+
+
+def test_five_normals_promise_one_false_alarm_in_six_and_say_so():
     normal_N = np.array([3, 1, 2, 5, 4], np.float32)
     found = from_scores(normal_N, np.zeros(0, np.float32), *[np.zeros(0, np.int64)] * 2)
     assert found.threshold_1 == found.threshold_5 == np.nextafter(np.float32(5), np.float32(9))
+    assert found.rate_1 == found.rate_5 == pytest.approx(1 / 6)
     assert found.auroc is found.threshold_f1 is found.control_false_alarms is None
-    assert set(found.notes) == {"auroc", "threshold_f1", "control_false_alarms"}
+    assert set(found.notes) == {
+        "auroc", "threshold_f1", "control_false_alarms", "threshold_1", "threshold_5",
+    }  # fmt: skip
+    assert "16.7% at best, not of 5%: that takes 19" in found.notes["threshold_5"]
 
 
-def test_one_of_twenty_normals_may_reach_the_5_percent_threshold():
-    assert false_alarm_threshold(np.arange(20, dtype=np.float32), 0.05) == pytest.approx(
-        18, abs=1e-5
-    )
+@pytest.mark.parametrize(("count", "reaching"), [(19, 0), (38, 0), (39, 1), (99, 4)])
+def test_how_many_normals_may_reach_the_5_percent_threshold(count, reaching):
+    normal_N = np.arange(count, dtype=np.float32)
+    threshold, rate = false_alarm_threshold(normal_N, 0.05)
+    assert (normal_N >= threshold).sum() == reaching
+    assert rate == (reaching + 1) / (count + 1)
+
+
+def test_the_number_of_normals_that_a_rate_takes():
+    assert [normals_for(share) for share in (0.5, 0.05, 0.01)] == [1, 19, 99]
 
 
 def test_without_normals_nothing_is_calibrated_and_notes_say_why():

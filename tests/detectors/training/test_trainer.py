@@ -234,9 +234,9 @@ def test_a_detector_without_steps_is_prepared_calibrated_and_saved(run, tmp_path
 @pytest.mark.parametrize(
     ("numbers", "turns", "missing"),
     [
-        ((0, 1, 2, 3), TURNS, "the version has no validation normals"),
-        ((0, 4), (), "no anomalous samples"),
-        ((0, 1, 4), TURNS[3:4], "no anomalous samples"),
+        ((0, 1, 2, 3), TURNS, "no normal was held out"),
+        ((0, 4), (), "no synthetic anomaly"),
+        ((0, 1, 4), TURNS[3:4], "no synthetic anomaly"),
     ],
     ids=["no validation split", "no samples", "controls only"],
 )

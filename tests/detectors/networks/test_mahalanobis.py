@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from detectors.models.puad.mahalanobis import Covariance, Gaussian
+from detectors.networks.mahalanobis import Covariance, Gaussian
 from pipeline.errors import UserError
 
 

@@ -1,0 +1,138 @@
+"""A memory of patches of normal images, and the distance of every patch to its nearest entry.
+
+    memory = PatchMemory(channels=(40, 112), bank=10_000)
+    memory.fill(levels_of_normals, images=200)     # (middle, coarse) of each batch
+    distances_Bhw = memory(middle_BChw, coarse_BChw)
+
+After PatchCore (Roth et al., CVPR 2022), simplified. Every cell of the finer level is described by
+3x3 averages of both levels at its place (section 3.1), each level divided by its root mean square
+over the bank, so that neither dominates. The bank is a subset of the cells of the normals, drawn at
+random or as a greedy coreset (section 3.2).
+
+Shapes: B batch; h, w cells of the finer level; P = h * w; C channels of both levels; N bank
+entries; M candidates of the greedy coreset.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Randomly drawn cells among which the greedy coreset selects; 154 MB with ResNet-18.
+CANDIDATES = 100_000
+# Dimensions of the random projection in which it measures distances, as in the paper's code.
+PROJECTED = 128
+# Bank entries per distance computation: a batch of sixteen 256-px images then needs 67 MB.
+CHUNK = 1024
+
+Subset = Literal["random", "greedy"]
+# Features of strides 8 and 16.
+Pair = tuple[Tensor, Tensor]
+
+
+class PatchMemory(nn.Module):
+    """`bank_NC`, the scaled cells of normal images; `scale_C` is their scale."""
+
+    bank_NC: Tensor
+    scale_C: Tensor
+
+    def __init__(
+        self, channels: tuple[int, int], bank: int, subset: Subset = "random", seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.channels, self.bank, self.subset, self.seed = channels, bank, subset, seed
+        self.register_buffer("bank_NC", torch.zeros(bank, sum(channels)))
+        self.register_buffer("scale_C", torch.ones(sum(channels)))
+
+    @torch.no_grad()
+    def fill(self, normals: Iterable[Pair], images: int) -> None:
+        """Fill the bank from the levels of `images` normals; with fewer cells than `bank`, all."""
+        chosen: np.ndarray | None = None
+        # `at` is the number of the first cell of a batch among all cells.
+        kept, at = [], 0
+        for middle_BChw, coarse_BChw in normals:
+            cells_BChw = described(middle_BChw, coarse_BChw)
+            # Drawn as soon as their number is known, so only the drawn cells are kept in memory.
+            if chosen is None:
+                chosen = self._drawn(images * cells_BChw.shape[2] * cells_BChw.shape[3])
+            cells_PC = cells_BChw.permute(0, 2, 3, 1).flatten(0, 2)
+            low, high = np.searchsorted(chosen, (at, at + len(cells_PC)))
+            kept.append(cells_PC[torch.from_numpy(chosen[low:high] - at).to(cells_PC.device)])
+            at += len(cells_PC)
+        cells_NC = torch.cat(kept)
+        if self.subset == "greedy" and len(cells_NC) > self.bank:
+            cells_NC = cells_NC[coreset_rows(self._scaled(cells_NC), self.bank, self.seed)]
+        # Scaled again, as the root mean square is now that of the selected cells.
+        self.bank_NC = self._scaled(cells_NC)
+
+    def forward(self, middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:
+        """The distance of every cell to its nearest entry, (B, h, w)."""
+        cells_BPC = self.cells(middle_BChw, coarse_BChw)
+        # In chunks, because all distances at once can exceed the memory.
+        distances_BP = torch.cdist(cells_BPC, self.bank_NC[:CHUNK]).amin(2)
+        for at in range(CHUNK, len(self.bank_NC), CHUNK):
+            part_BP = torch.cdist(cells_BPC, self.bank_NC[at : at + CHUNK]).amin(2)
+            distances_BP = torch.minimum(distances_BP, part_BP)
+        return distances_BP.unflatten(1, middle_BChw.shape[2:])
+
+    def cells(self, middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:
+        """The scaled cells (B, P, C) of the two levels."""
+        scaled_BChw = described(middle_BChw, coarse_BChw) / self.scale_C.view(-1, 1, 1)
+        return scaled_BChw.flatten(2).transpose(1, 2)
+
+    def _drawn(self, cells: int) -> np.ndarray:
+        """Ascending numbers of the cells that enter the bank, or the coreset's candidates."""
+        most = max(self.bank, CANDIDATES) if self.subset == "greedy" else self.bank
+        rng = np.random.default_rng(self.seed)
+        return np.sort(rng.choice(cells, min(most, cells), replace=False))
+
+    def _scaled(self, cells_NC: Tensor) -> Tensor:
+        """The cells, divided by the root mean square length of their level; sets `scale_C`."""
+        parts = cells_NC.split(list(self.channels), 1)
+        scales = [part.square().sum(1).mean().sqrt().expand(part.shape[1]) for part in parts]
+        self.scale_C = torch.cat(scales)
+        return cells_NC / self.scale_C
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Accept a bank of any length: few normals give fewer cells than `bank`."""
+        found = state_dict.get(prefix + "bank_NC")
+        if found is not None:
+            self.bank_NC = self.bank_NC.new_empty(found.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def described(middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:
+    """(B, C, h, w) float32: the averaged levels, concatenated, not yet scaled."""
+    # PatchCore's locally aware features: averages over 3 x 3 neighbourhoods.
+    middle, coarse = (F.avg_pool2d(level.float(), 3, 1, 1) for level in (middle_BChw, coarse_BChw))
+    coarse = F.interpolate(coarse, middle.shape[2:], mode="bilinear", align_corners=False)
+    return torch.cat((middle, coarse), 1)
+
+
+def coreset_rows(cells_MC: Tensor, count: int, seed: int) -> Tensor:
+    """(count,) int64: a greedy coreset; each next row is the one farthest from all before it.
+
+    Distances are measured after a random projection (Johnson-Lindenstrauss), which nearly preserves
+    them and takes a third of the time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    channels = cells_MC.shape[1]
+    if channels > PROJECTED:
+        projection = torch.randn(channels, PROJECTED, generator=generator).to(cells_MC.device)
+        cells_MC = cells_MC @ projection
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a b needs one matrix-vector product per selected row.
+    lengths_M = cells_MC.square().sum(1)
+    nearest_M = torch.full_like(lengths_M, float("inf"))
+    row = torch.randint(len(cells_MC), (), generator=generator).to(cells_MC.device)
+    rows = []
+    for _ in range(count):
+        rows.append(row)
+        squared_M = lengths_M + lengths_M[row] - 2 * (cells_MC @ cells_MC[row])
+        nearest_M = torch.minimum(nearest_M, squared_M)
+        # Never select a row twice, even if all remaining cells equal selected ones.
+        nearest_M[row] = -1
+        row = nearest_M.argmax()
+    return torch.stack(rows)
