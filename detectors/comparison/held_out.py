@@ -117,8 +117,10 @@ def held_out_scores(checkpoint: Path, restored: Restored, version: Version) -> H
 def shared(held: Sequence[HeldOutScores]) -> list[HeldOutScores]:
     """The scores of the images that all detectors were judged on, which are fewer where trainings
     were cross-fitted differently; UserError when there are none."""
-    normals = [n for n in held[0].normal_ids if all(n in set(one.normal_ids) for one in held)]
-    samples = [s for s in held[0].sample_ids if all(s in set(one.sample_ids) for one in held)]
+    of_all = set.intersection(*(set(one.normal_ids) for one in held))
+    samples_of_all = set.intersection(*(set(one.sample_ids) for one in held))
+    normals = [name for name in held[0].normal_ids if name in of_all]
+    samples = [name for name in held[0].sample_ids if name in samples_of_all]
     found = [one.only(normals, samples) for one in held]
     if not normals or not found[0].anomalies:
         raise UserError(

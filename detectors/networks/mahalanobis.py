@@ -72,6 +72,11 @@ def covariance_of(values_ND: np.ndarray, covariance: Covariance, ridge: float) -
         # Imported here: scoring needs no scikit-learn.
         from sklearn.covariance import LedoitWolf
 
+        # Two samples span one direction, and the estimator then shrinks nothing: all others would
+        # have no variance, and an anomaly there no distance.
+        if len(values_ND) < 3:
+            variance = max(float(values_ND.var(0).mean()), 1e-6)
+            return variance * np.eye(values_ND.shape[1])
         shrunk: np.ndarray = LedoitWolf(store_precision=False).fit(values_ND).covariance_
         return shrunk
     centred_ND = values_ND - values_ND.mean(0)

@@ -159,9 +159,12 @@ def load(folder: Path, device: str = "auto", precision: str = "auto") -> Restore
     # The memory layout of the training; convolutions are faster in it.
     detector.to(device=compute.device).to(memory_format=torch.channels_last)
     # Trained in bf16 but scored in fp32: take the thresholds that were computed in fp32.
+    held = read_held_out(folder)
     if card.calibration_fp32 is not None and not compute.reduced:
         card = card.model_copy(update={"calibration": card.calibration_fp32})
-    return Restored(detector.eval(), card, compute, read_held_out(folder))
+        # The stored scores are those of the training's precision.
+        held = None
+    return Restored(detector.eval(), card, compute, held)
 
 
 def read_card(folder: Path) -> Card:

@@ -48,8 +48,10 @@ def cross_fit(fit: Fit) -> Judged:
     folds = fit.recipe.schedule.folds
     if folds and fit.ranks.ranks > 1:
         fit.watcher.say("no cross-fitting with several processes: thresholds rest on validation")
+    elif folds and len(fit.data.fitted) < 2:
+        fit.watcher.say("no cross-fitting with a single normal: thresholds rest on validation")
     elif folds:
-        parts = FitData.folds(fit.data.version, folds, fit.job.seed)
+        parts = FitData.folds(fit.data.version, folds)
         samples = _samples(fit.data)
         for number, data in enumerate(parts):
             judged.append(_without(fit, data, samples, number, len(parts)))
@@ -90,9 +92,9 @@ def _without(fit: Fit, data: FitData, samples: set[Place], number: int, count: i
 
 def _judge(fit: Fit, chosen: list[int] | None = None) -> Judged:
     """The fit's own held-out images, with all their samples or the chosen ones."""
-    held_fp32 = None
-    # First in fp32: the statistics that stay are those of the precision in use.
+    held, held_fp32 = fit.validation.judge(fit.compute, chosen), None
+    # The same detector in fp32: its statistics stay those of the precision in use.
     if fit.compute.reduced and not fit.detector.exact:
         exact = Compute(fit.compute.device, torch.float32)
-        held_fp32 = fit.validation.judge(exact, chosen)
-    return Judged(fit.validation.judge(fit.compute, chosen), held_fp32)
+        held_fp32 = fit.validation.judge(exact, chosen, calibrate=False)
+    return Judged(held, held_fp32)

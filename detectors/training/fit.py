@@ -75,6 +75,14 @@ class Fit:
         )
         self.stopping = EarlyStopping(schedule)
         # Detectors without a loss, such as nearest neighbours, have no steps.
+        trains = any(value.requires_grad for value in self.detector.parameters())
+        if schedule.steps and not trains:
+            raise UserError(
+                f"{self.recipe.name} with these settings has nothing to train, but steps is "
+                f"{schedule.steps}; leave --steps out"
+            )
+        if trains and not (schedule.steps or self.inputs.start or self.name):
+            self.watcher.say(f"0 steps: the networks of {self.recipe.name} stay random")
         if schedule.steps:
             self.rates = self._steps()
         # Without early stopping the last weights are kept, otherwise the best ones.
@@ -99,7 +107,8 @@ class Fit:
         if not self.name:
             for note in self.recipe.settings.notes():
                 self.watcher.say(note)
-        if self.inputs.start and self.inputs.start_card:
+        # A fold starts afresh: the tensors of an older training may have seen its held-out images.
+        if self.inputs.start and self.inputs.start_card and not self.name:
             state = read_tensors(self.inputs.start, self.inputs.start_card.sha256)
             copied = copy_matching(detector, state)
             self.watcher.say(f"copied {copied} tensors from {self.inputs.start.parent}")
@@ -137,7 +146,7 @@ class Fit:
         # Rates count steps only, without validation and saving.
         clock = Clock()
         # A resumed run may have met the stopping criterion already.
-        stop = self.stopping.should_stop
+        stop, began = self.stopping.should_stop, self.done
         self.watcher.begin(
             f"{self.data.version.category}: {self.recipe.name}{self.name}", steps, self.done
         )
@@ -175,7 +184,7 @@ class Fit:
                     raise KeyboardInterrupt
             log.fetch()
             # Cross-fitting may take longer than these steps, which a kill must not cost again.
-            if saver and self.recipe.schedule.folds:
+            if saver and self.recipe.schedule.folds and self.done > began:
                 state = self._state(optimizer, schedule)
                 saver.save(state, self.detector, optimizer, self.stopping.best)
         finally:

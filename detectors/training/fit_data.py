@@ -1,7 +1,7 @@
 """What one fit of a detector sees, and what it is judged on.
 
     data = FitData.of(version)                          # fit on `train`, judged on `validation`
-    parts = FitData.folds(version, folds=5, seed=0)     # five fits, each without a fifth of `train`
+    parts = FitData.folds(version, folds=5)             # five fits, each without a fifth of `train`
 
 Samples follow their original: no fit sees an edit of an image that it is judged on.
 """
@@ -32,8 +32,10 @@ class FitData:
         return cls(version, tuple(train), tuple(validation))
 
     @classmethod
-    def folds(cls, version: Version, folds: int, seed: int) -> list[Self]:
-        """The training split, without one of `folds` random parts each; parts are never empty.
+    def folds(cls, version: Version, folds: int) -> list[Self]:
+        """The training split, without one of `folds` parts each; parts are never empty.
+
+        A part is a run of images in the order of the version, which is that of their names.
 
         UserError with fewer than two training normals.
         """
@@ -43,17 +45,16 @@ class FitData:
                 f"cross-fitting needs at least two training normals, {version.dir} has "
                 f"{len(places)}; use --set folds=0 or generate from more images"
             )
-        # At random, as neighbours in a folder are often nearly the same photograph: in a block
-        # of their own they would make all other normals look alike.
-        order = np.random.default_rng([seed, 0xF01D]).permutation(len(places)).tolist()
-        count = min(folds, len(places))
+        # Not at random: photographs that were taken one after another are often nearly the same,
+        # and light and camera drift. An image is judged without its neighbours, as a later one is.
+        parts = np.array_split(np.arange(len(places)), min(folds, len(places)))
         return [
             cls(
                 version,
-                tuple(places[at] for at in sorted(set(order) - set(order[fold::count]))),
-                tuple(places[at] for at in sorted(order[fold::count])),
+                tuple(place for at, place in enumerate(places) if not part[0] <= at <= part[-1]),
+                tuple(places[at] for at in part.tolist()),
             )
-            for fold in range(count)
+            for part in parts
         ]
 
     def fitted_normals(self) -> VersionDataset:

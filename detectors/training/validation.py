@@ -86,14 +86,14 @@ class Validation:
         held = self.judge(self.compute, chosen)
         return self.fuse(held)[0]
 
-    def judge(self, compute: Compute, chosen: list[int] | None = None) -> HeldOut:
+    def judge(
+        self, compute: Compute, chosen: list[int] | None = None, calibrate: bool = True
+    ) -> HeldOut:
         """Let the detector calibrate, and return the parts of all held-out images; scores are 0."""
         normals, pairs = self._feed(self.normals), self._feed(self.pairs, chosen)
         self.detector.eval()
-        with torch.no_grad(), compute.autocast():
-            # Statistics on images of the fit are too optimistic, but without any there is no score.
-            stand_in = normals if len(normals) else self._feed(self.fitted)
-            self.detector.calibrate(self._feed(self.fitted), stand_in)
+        if calibrate:
+            self._calibrate(compute)
         normal_parts_NP, _ = parts_of(self.detector, normals, compute)
         pair_parts_MP, columns = parts_of(self.detector, pairs, compute)
         places = sample_places(self.pairs)
@@ -112,6 +112,17 @@ class Validation:
             labels_M=columns.get("label", nothing),
             kinds_M=columns.get("kind", nothing),
         )
+
+    @torch.no_grad()
+    def _calibrate(self, compute: Compute) -> None:
+        """Let the detector set the statistics of its maps."""
+        fitted = self._feed(self.fitted)
+        # With cross-fitting all fits take their statistics from the images they have seen: few
+        # held-out images would be scaled by themselves, and differently in every part. Without any
+        # held-out image there is no other choice.
+        own = self.schedule.folds or not len(self.normals)
+        with compute.autocast():
+            self.detector.calibrate(fitted, fitted if own else self._feed(self.normals))
 
     @torch.no_grad()
     def fuse(self, held: HeldOut) -> tuple[Calibration, HeldOut]:

@@ -2,7 +2,7 @@
 
     python -m flows.demo [MANIFEST]
 
-The demo calls the same functions as `anomalysmith generate`, `verify`, `train` and `evaluate`. Its
+The demo calls the same functions as `anomalysmith generate`, `verify` and `compare`. Its
 text is in `flows/demo/text.py`.
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from flows.commands.console import DONE, print_error
+from flows.commands.console import print_error, worst_code
 from flows.commands.progress_bars import StepBar, StoppableBar
 from flows.jobs.compare import CompareJob, compared, planned, train_all
 from flows.jobs.generate import GenerateReport
@@ -40,7 +40,7 @@ def compare_detectors(report: GenerateReport) -> tuple[dict[str, Any] | None, in
         print_error(f"{report.category}: {error}")
         return None, error.exit_code
     # The others were compared all the same.
-    return content, max((error.exit_code for error in failed.values()), default=DONE)
+    return content, worst_code([error.exit_code for error in failed.values()])
 
 
 def product_with_test(reports: Sequence[GenerateReport]) -> GenerateReport | None:

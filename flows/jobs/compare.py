@@ -81,7 +81,6 @@ def planned(job: CompareJob) -> Plan:
             f"expected --false-alarms between 0 and 1, such as 0.05 for 5 %; got {job.false_alarms}"
         )
     version = open_version(job.version)
-    _require_held_out(version)
     changes = _by_detector(job.changes)
     gpu = _has_gpu(job.device)
     profile = job.profile
@@ -104,6 +103,7 @@ def planned(job: CompareJob) -> Plan:
     if not jobs:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"no detector fits this machine with profile {profile}: {reasons}")
+    _require_held_out(version, all(one.recipe.schedule.folds for one in jobs))
     return Plan(version, profile, out, tuple(jobs), left_out)
 
 
@@ -166,10 +166,17 @@ def compared(
     watcher.begin("scoring held-out images", len(jobs))
     for number, one in enumerate(jobs):
         # One detector in memory at a time.
-        restored = load(one.out, job.device, job.precision)
-        measured.append(measure(one.recipe.name, one.out, restored, plan.version))
+        try:
+            restored = load(one.out, job.device, job.precision)
+            measured.append(measure(one.recipe.name, one.out, restored, plan.version))
+        except AnomalysmithError as error:
+            # The others can be compared all the same, unless there are none.
+            if number + 1 == len(jobs) and not measured:
+                raise
+            failed = {**failed, one.recipe.name: str(error)}
         watcher.step(number + 1, {})
     watcher.end()
+    jobs = [one for one in jobs if one.recipe.name not in failed]
     rows, judged = judge(measured, job.false_alarms)
     watcher.begin("drawing hits and misses", len(judged))
     for number, each in enumerate(judged):
@@ -265,11 +272,16 @@ def _by_detector(changes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _require_held_out(version: Version) -> None:
-    """Before hours of training: UserError unless the version can tell detectors apart."""
-    held = version.index["counts"]["splits"].get("validation", {})
-    if not held.get("images") or not held.get("samples"):
-        missing = "synthetic anomalies" if held.get("images") else "normals"
+def _require_held_out(version: Version, crossed: bool) -> None:
+    """Before hours of training: UserError unless the version can tell detectors apart.
+
+    With cross-fitting the training split is held out of one fit each, too.
+    """
+    splits = version.index["counts"]["splits"]
+    used = list(splits.values()) if crossed else [splits.get("validation", {})]
+    images, samples = (sum(split.get(key, 0) for split in used) for key in ("images", "samples"))
+    if not images or not samples:
+        missing = "synthetic anomalies" if images else "normals"
         raise UserError(
             f"{version.dir} holds out no {missing} to compare detectors on: generate a version "
             "with more images or a larger splits.validation_fraction"

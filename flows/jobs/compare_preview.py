@@ -13,16 +13,15 @@ from pipeline.utils.text_table import table
 
 def preview(job: CompareJob) -> dict[str, Any]:
     """The trainings with their states and estimates, what is left out, and what is held out."""
+    from detectors.training.cross_fit import PAIRS
+
     plan = planned(job)
     splits = plan.version.index["counts"]["splits"]
-    # Cross-fitting holds every normal out of one of its fits.
-    crossed = all(one.recipe.schedule.folds for one in plan.jobs)
-    held = {
-        key: sum(
-            of_split[key] for name, of_split in splits.items() if crossed or name == "validation"
-        )
-        for key in ("images", "samples")
-    }
+    held = dict(splits["validation"])
+    # Cross-fitting holds every normal out of one of its fits, with so many samples.
+    if all(one.recipe.schedule.folds for one in plan.jobs):
+        held["images"] += splits["train"]["images"]
+        held["samples"] += min(splits["train"]["samples"], PAIRS)
     return {
         "dry_run": True,
         "version": str(plan.version.dir),

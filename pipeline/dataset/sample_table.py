@@ -21,8 +21,8 @@ class SampleTable:
     """Accepted samples of a version, all or some, numbered from 0 in the order of the version.
 
     `shards_N` and `rows_N` (int64) say where each is stored, `labels_N` is 0 normal or 1 anomalous,
-    `kinds_N` indexes `KINDS`, and `sources_N` is the row of the original in the same shard. Cheap to
-    pickle and safe to fork.
+    `kinds_N` indexes `KINDS`, and `sources_N` is the row of the original in the same shard. Cheap
+    to pickle and safe to fork.
     """
 
     def __init__(

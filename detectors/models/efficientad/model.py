@@ -188,9 +188,9 @@ class EfficientAd(Detector):
     # --- scoring ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def calibrate(self, train: Batches, validation: Batches) -> None:
-        """The quantiles of both maps over the validation normals."""
-        self._set_quantiles([self.raw_outputs(batch["image"]) for batch in validation])
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
+        """The quantiles of both maps over the held-out normals."""
+        self._set_quantiles([self.raw_outputs(batch["image"]) for batch in held_out])
 
     def forward(self, images_B3HW: Tensor) -> Scores:
         raw = self.raw_outputs(images_B3HW)

@@ -172,12 +172,12 @@ class SemRec(Detector):
         return optimizer, LambdaLR(optimizer, lambda step: cosine_rate(step, steps))
 
     @torch.no_grad()
-    def calibrate(self, train: Batches, validation: Batches) -> None:
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
         """With `branch_norm: val_quantile`, set the quantiles of each branch's map."""
         if self.settings.branch_norm == "none":
             return
         values: dict[str, list[np.ndarray]] = {name: [] for name in self.branches}
-        for batch in validation:
+        for batch in held_out:
             for name, maps_BHW in self._maps(batch["image"]).items():
                 values[name].append(maps_BHW.cpu().numpy().ravel())
         # The rows of a missing branch keep 0 and 1.

@@ -6,6 +6,7 @@ import torch
 from toy_normals import ToyBatches, judged, onnx_scores, toy_images
 
 from detectors.models.puad.frozen import FrozenPuad
+from detectors.models.puad.fusion import fused
 from detectors.registry import assemble, configure
 
 TRAIN, HELD = toy_images(10), toy_images(8, seed=1)
@@ -109,3 +110,10 @@ def test_onnxruntime_gives_the_same_scores(fitted: FrozenPuad) -> None:
         expected = fitted(images)
     np.testing.assert_allclose(score_B, expected.image_B, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(maps_BHW, expected.maps_BHW, rtol=1e-3, atol=1e-3)
+
+
+def test_a_score_without_weight_does_not_count() -> None:
+    scores_B2 = torch.tensor([[9.0, -2.0], [9.0, -0.5], [-9.0, 1.0]])
+    assert fused(scores_B2, torch.tensor(0.0), "max").tolist() == [-2.0, -0.5, 1.0]
+    assert fused(scores_B2, torch.tensor(0.5), "max").tolist() == [9.0, 9.0, 1.0]
+    assert fused(scores_B2, torch.tensor(0.5), "sum").tolist() == [7.0, 8.5, -8.0]

@@ -93,3 +93,14 @@ def test_the_state_dict_is_the_whole_gaussian() -> None:
 def test_no_normals_is_a_clear_error() -> None:
     with pytest.raises(UserError, match="training normals"):
         Gaussian(4).fit(torch.empty(0, 4), "ledoit_wolf")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_normals_have_a_distance_in_every_direction(count: int) -> None:
+    values_ND = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+    gaussian = Gaussian(6)
+    gaussian.fit(values_ND, "ledoit_wolf")
+    away_D = values_ND.mean(0) + 5 * torch.eye(6)
+    distances_B = gaussian(away_D)
+    torch.testing.assert_close(distances_B, distances_B[:1].expand(6))
+    assert distances_B.min() > 1

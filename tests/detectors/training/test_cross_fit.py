@@ -1,6 +1,5 @@
 """Cross-fitting: which fit judges which image, and what becomes of its scores."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +53,11 @@ def test_folds_partition_the_training_split_and_samples_follow_their_original(
     version: Version, folds: int
 ) -> None:
     whole = FitData.of(version)
-    parts = FitData.folds(version, folds, seed=0)
+    parts = FitData.folds(version, folds)
     assert len(parts) == min(folds, len(whole.fitted))
     assert sorted(place for part in parts for place in part.held) == sorted(whole.fitted)
+    # Each part is a run of neighbours.
+    assert [place for part in parts for place in part.held] == list(whole.fitted)
     for part in parts:
         assert sorted(part.fitted + part.held) == sorted(whole.fitted)
         samples = SampleTable(version, "train")
@@ -79,7 +80,7 @@ def test_folds_partition_the_training_split_and_samples_follow_their_original(
 def test_one_training_normal_cannot_be_cross_fitted(tmp_path: Path) -> None:
     lonely = small_version(tmp_path, results=[image_result(1, (64, 64))], tests=0)
     with pytest.raises(UserError, match="needs at least two training normals"):
-        FitData.folds(lonely, 5, seed=0)
+        FitData.folds(lonely, 5)
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -109,8 +110,7 @@ def test_every_normal_and_every_sample_is_judged_once_by_a_fit_without_it(
 def test_a_fold_is_the_training_without_its_images(version: Version, tmp_path: Path) -> None:
     """The scores of a fold are those of a version that never had these images."""
     found = run(version, tmp_path / "run", folds=2)
-    data = FitData.folds(version, 2, seed=0)[1]
-    from detectors.training.cross_fit import cross_fit
+    data = FitData.folds(version, 2)[1]
     from detectors.training.distributed import Ranks
     from detectors.training.fit import Fit
     from detectors.training.precision import resolve
@@ -118,13 +118,12 @@ def test_a_fold_is_the_training_without_its_images(version: Version, tmp_path: P
 
     recipe = configure(tiny_detector.NAME, "tiny", {"folds": 2})
     job = TrainJob(recipe=recipe, version=version.dir, out=tmp_path / "alone", **EXACT)  # type: ignore[arg-type]
-    plain = replace(recipe, schedule=recipe.schedule.model_copy(update={"folds": 0}))
     alone = Fit(
-        replace(job, recipe=plain), data, job.out, resolve("cpu", "fp32"), Ranks(), Watcher(),
+        job, data, job.out, resolve("cpu", "fp32"), Ranks(), Watcher(),
         Inputs.of(job), {},
     )  # fmt: skip
     alone.run()
-    judged = cross_fit(alone).held
+    judged = alone.validation.judge(alone.compute)
     of_fold = found.normal_folds_N == 1
     assert found.normal_places_N2[of_fold].tolist() == [list(place) for place in data.held]
     np.testing.assert_array_equal(found.normal_parts_NP[of_fold], judged.normal_parts_NP)
@@ -194,3 +193,24 @@ def test_detectors_with_other_numbers_of_folds_are_judged_on_the_same_samples(
     ]  # fmt: skip
     assert places[0] == places[1]
     assert len(places[0]) == 11 + len(FitData.of(version).held_pairs())
+
+
+def test_fp32_thresholds_belong_to_the_detector_that_is_saved(
+    version: Version, tmp_path: Path
+) -> None:
+    """EfficientAD's map scale depends on the precision; its fp32 scores must be of the kept one."""
+    recipe = configure("efficientad", "tiny", {"size": 64, "steps": 2})
+    train(
+        TrainJob(
+            recipe=recipe, version=version.dir, out=tmp_path / "run", device="cpu",
+            precision="bf16", board=False,
+        )
+    )  # fmt: skip
+    restored = load(tmp_path / "run", "cpu", "fp32")
+    assert restored.held_out is None
+    held = FitData.of(version).held_normals()
+    batch = to_device(collate(held.__getitems__([0, 1])), 64, torch.device("cpu"))
+    with torch.inference_mode():
+        highest = restored.detector(batch["image"]).image_B.max()
+    expected = float(torch.nextafter(highest, torch.tensor(torch.inf)))
+    assert restored.card.calibration.threshold_5 == pytest.approx(expected, rel=1e-5)
