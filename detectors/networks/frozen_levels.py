@@ -36,6 +36,11 @@ class FrozenLevels(nn.Module):
         _, self.middle, self.coarse = trunk.channels
         self.known: dict[bytes, Pair] = {}
         self.free = most
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenLevels":
+        """Stays in evaluation mode."""
+        return super().train(False)
 
     def forward(self, images_B3HW: Tensor, keep: bool = False) -> Pair:
         """The levels of uint8 images; with `keep` they are remembered."""
