@@ -96,7 +96,8 @@ def load_yaml(path: Path) -> Document:
         content = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         raise ManifestError(_syntax(path, text, error)) from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    # A TypeError comes from a key that is a mapping, such as a tag in front of one makes.
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path}: not YAML ({_first_line(error)})") from None
     if not isinstance(content, CommentedMap):
         found = "nothing" if content is None else _kind_of(content)

@@ -65,6 +65,7 @@ def test_any_category_is_read_or_rejected(tmp_path, entry, name):
 @example(content=b"seed: 1" + 9000 * b"0")
 @example(content=b"seed: 2024-99-99")
 @example(content=b"? [a]\n: b")
+@example(content=b"categories: {!mine: {source: folder}}")
 @example(content=3000 * b"[")
 @example(content=b"a: &a [*a]")
 @example(content=b'categories: {"\\ud800": {source: folder, path: "\\udfff"}}')
