@@ -9,7 +9,6 @@ Shapes: N held-out normals; M held-out samples, anomalies and controls.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from detectors.data.batches import Feed
 from detectors.data.dataset import VersionDataset
 from detectors.training.calibration import scores_of
 from detectors.training.checkpoint import Restored
-from detectors.training.held_out import VALIDATION, read_held_out
+from detectors.training.held_out import VALIDATION
 from detectors.training.precision import precision_name
 from detectors.training.validation import scoring_batch
 from pipeline.dataset.version import Version
@@ -77,12 +76,12 @@ class HeldOutScores:
         )
 
 
-def held_out_scores(checkpoint: Path, restored: Restored, version: Version) -> HeldOutScores:
+def held_out_scores(restored: Restored, version: Version) -> HeldOutScores:
     """The held-out scores of a trained detector on the version that it was trained on.
 
     UserError when no normal or no anomalous sample is held out.
     """
-    stored = read_held_out(checkpoint)
+    stored = restored.held_out
     source = OF_VALIDATION
     # Stored scores belong to the precision of the training.
     if stored is not None and precision_name(restored.compute) == restored.card.precision:

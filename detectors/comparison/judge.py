@@ -48,7 +48,7 @@ def measure(name: str, checkpoint: Path, restored: Restored, version: Version) -
     return Measured(
         name=name,
         checkpoint=checkpoint,
-        held=held_out_scores(checkpoint, restored, version),
+        held=held_out_scores(restored, version),
         seconds_per_image=seconds_per_image(restored, images),
         training_seconds=card.seconds,
         device=restored.compute.describe(),

@@ -8,21 +8,19 @@ released code (Yao et al., arXiv 2303.05768); stage 4 itself is never needed. A 
 outputs of layer1 to layer4. For a trunk that ends at layer3 the fourth level is the mean of the
 third over 2 x 2 cells, so every pyramid has a level of stride 32.
 
-Shapes: B batch; H, W image; C channels of a level; h, w its cells; L channels of all levels.
+Shapes: B batch; H, W image; C channels of a level; h, w its cells.
 """
 
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors.base import Batches
-from detectors.networks.teachers import Moments
+from detectors.networks.level_statistics import LevelStatistics
 from pipeline.errors import WeightsError
-from pipeline.models.backbone import normalise
 from pipeline.models.trunks import AnyTrunk, trunk_of
 from pipeline.models.weights.safe_load import load_state
 
@@ -91,44 +89,22 @@ class SwinPyramid(Pyramid):
 class StandardisedPyramid(Pyramid):
     """A pyramid whose channels have zero mean and unit variance over the training normals.
 
-    `mean_L` and `deviation_L` hold the channels of all four levels, one level after another. Levels
-    are float32. Not in the GLCF paper: raw features differ in variance between levels, so some
-    levels can dominate the loss.
+    Levels are float32. Not in the GLCF paper: raw features differ in variance between levels, so
+    some levels can dominate the loss.
     """
 
     def __init__(self, pyramid: Pyramid) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.channels = pyramid.channels
-        # Buffers, so a checkpoint restores them.
-        self.mean_L: Tensor
-        self.deviation_L: Tensor
-        self.register_buffer("mean_L", torch.zeros(sum(self.channels)))
-        self.register_buffer("deviation_L", torch.ones(sum(self.channels)))
+        self.statistics = LevelStatistics(pyramid.channels)
 
-    @torch.no_grad()
     def measure(self, normals: Batches) -> None:
-        """Measure both on `normals`. A constant channel is shifted, but not scaled."""
-        # One accumulator per level.
-        moments = [Moments(channels) for channels in self.channels]
-        for batch in normals:
-            levels = self.pyramid(normalise(batch["image"]))
-            for of_level, level_BChw in zip(moments, levels, strict=True):
-                of_level.add(level_BChw)
-        deviation_L = torch.cat([of_level.deviation_C for of_level in moments])
-        self.mean_L.copy_(torch.cat([of_level.mean_C for of_level in moments]))
-        self.deviation_L.copy_(torch.where(deviation_L > 1e-6, deviation_L, 1.0))
+        """Measure the channels on `normals`."""
+        self.statistics.measure(self.pyramid, normals)
 
     def forward(self, images_B3HW: Tensor) -> Levels:
-        f0, f1, f2, f3 = (
-            (level_BChw.float() - mean_C[:, None, None]) / deviation_C[:, None, None]
-            for level_BChw, mean_C, deviation_C in zip(
-                self.pyramid(images_B3HW),
-                self.mean_L.split(self.channels),
-                self.deviation_L.split(self.channels),
-                strict=True,
-            )
-        )
+        f0, f1, f2, f3 = self.statistics(self.pyramid(images_B3HW))
         return f0, f1, f2, f3
 
 

@@ -6,35 +6,17 @@ Functions on the tensors of a detector's state dict, which share no code with th
 Shapes: B batch; 3 colour; H, W image; C channels of the teacher; h, w cells; N images.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+from reference_tensors import Weights, scaled
 from torch import Tensor
-
-Weights = Mapping[str, Tensor]
 
 # Layers of a patch description network: a convolution, a ReLU, a pooling of 2 x 2 cells.
 SMALL = ("conv relu pool", "conv relu pool", "conv relu", "conv")
 MEDIUM = ("conv relu pool", "conv relu pool", "conv relu", "conv relu", "conv relu", "conv")
 # Sides to which the autoencoder's decoder resizes at 256 px; the last two layers work on 56.
 DECODER = (3, 8, 15, 32, 63, 127)
-
-
-def copied(detector: torch.nn.Module) -> dict[str, Tensor]:
-    """The detector's tensors, as leaves of their own."""
-    return {
-        name: value.detach().clone().requires_grad_(value.is_floating_point())
-        for name, value in detector.state_dict().items()
-    }
-
-
-def scaled(images_B3HW: Tensor) -> Tensor:
-    """uint8 images with ImageNet's mean and deviation, as torchvision's transforms do it."""
-    mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
-    return (images_B3HW / 255 - mean) / deviation
 
 
 def pdn(weights: Weights, prefix: str, inputs: Tensor, layers: tuple[str, ...]) -> Tensor:

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.base import Batches, Detector, Scores
-from detectors.metrics.separation import separation
-from detectors.models.puad.fusion import WEIGHTS, fused
+from detectors.models.puad.fusion import WEIGHTS, fused, scales, separation_at
 from detectors.models.puad.settings import PuadSettings
 from detectors.networks.frozen_levels import FrozenLevels
 from detectors.networks.patch_memory import Pair, PatchMemory
@@ -80,11 +79,10 @@ class FrozenPuad(Detector):
         # A run that fuses again must not keep an earlier choice.
         self.way.zero_()
         self.weight.fill_(self.settings.fusion_weight)
-        # A single normal has a mean but no spread; the scores stay unscaled then.
         if len(normals_NP):
-            deviation_P = normals_NP.std(0, correction=0)
-            self.mean_P.copy_(normals_NP.mean(0))
-            self.deviation_P.copy_(torch.where(deviation_P > 1e-9, deviation_P, 1.0))
+            mean_P, deviation_P = scales(normals_NP)
+            self.mean_P.copy_(mean_P)
+            self.deviation_P.copy_(deviation_P)
         if not (self.settings.tune_fusion and len(normals_NP) and (labels_M == 1).any()):
             return
         normals_NP, pairs_MP = (
@@ -96,12 +94,9 @@ class FrozenPuad(Detector):
         # From simple to complicated, and from the weight of the settings outwards.
         near = sorted(WEIGHTS.tolist(), key=lambda one: abs(one - self.settings.fusion_weight))
         for way in range(len(self.distances.ways)):
+            normals_N2, pairs_M2 = _two(normals_NP, way), _two(pairs_MP, way)
             for weight in near:
-                normal_N, pair_M = (
-                    self._fused(parts, way, torch.tensor(weight)).cpu().numpy()
-                    for parts in (normals_NP, pairs_MP)
-                )
-                found = separation(normal_N, pair_M, labels_M.cpu().numpy())
+                found = separation_at(weight, self.settings.fusion, normals_N2, pairs_M2, labels_M)
                 if found is not None and found > best + margin:
                     best, chosen = found, (way, weight)
         self.way.fill_(chosen[0])
@@ -109,7 +104,7 @@ class FrozenPuad(Detector):
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         scaled_BP = (parts_BP - self.mean_P) / self.deviation_P
-        return self._fused(scaled_BP, int(self.way), self.weight)
+        return fused(_two(scaled_BP, int(self.way)), self.weight, self.settings.fusion)
 
     def forward(self, images_B3HW: Tensor) -> Scores:
         levels = self.features(images_B3HW)
@@ -133,7 +128,7 @@ class FrozenPuad(Detector):
         """Distance of every cell of stride 8 to the nearest patch of a normal, (B, h, w)."""
         return self.memory(*levels)
 
-    def _fused(self, scaled_NP: Tensor, way: int, weight: Tensor) -> Tensor:
-        """Scores (N,) from standardised parts, with the distance of one way."""
-        scaled_N2 = torch.stack((scaled_NP[:, 0], scaled_NP[:, 1 + way]), 1)
-        return fused(scaled_N2, weight, self.settings.fusion)
+
+def _two(scaled_NP: Tensor, way: int) -> Tensor:
+    """The score of the map and the distance of one way, (N, 2)."""
+    return torch.stack((scaled_NP[:, 0], scaled_NP[:, 1 + way]), 1)

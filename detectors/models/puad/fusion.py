@@ -1,6 +1,7 @@
 """One image score from two: of the map, and of the pooled features.
 
-Shapes: B images; 2 standardised scores, of the map and of the distance.
+Shapes: B images; N normals; M samples; P parts of a score; 2 standardised scores, of the map and
+of the distance.
 """
 
 from typing import Literal
@@ -8,6 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+
+from detectors.metrics.separation import separation
 
 Rule = Literal["sum", "max"]
 # Weights of the map's score that are compared.
@@ -29,3 +32,21 @@ def fused(scores_B2: Tensor, weight: Tensor, rule: Rule) -> Tensor:
     counts_2 = weights_2 > 0
     scaled_B2 = scores_B2 * (weights_2 / weights_2.amax())
     return torch.where(counts_2, scaled_B2, scaled_B2.new_tensor(-torch.inf)).amax(1)
+
+
+def scales(normals_NP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (P,) of the parts of normals that the fit has not seen."""
+    # Population statistics in float64, as in PUAD's released code.
+    deviation_P = normals_NP.std(0, correction=0)
+    # A few equal images have no spread; their scores stay unscaled.
+    return normals_NP.mean(0), torch.where(deviation_P > 1e-9, deviation_P, 1.0)
+
+
+def separation_at(
+    weight: float, rule: Rule, normals_N2: Tensor, pairs_M2: Tensor, labels_M: Tensor
+) -> float | None:
+    """How well the fused scores separate anomalies; None without anomalies or without normals."""
+    normal_N, pair_M = (
+        fused(scores, torch.tensor(weight), rule).cpu().numpy() for scores in (normals_N2, pairs_M2)
+    )
+    return separation(normal_N, pair_M, labels_M.cpu().numpy())

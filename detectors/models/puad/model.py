@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from detectors.base import Batches, Detector, DetectorEntry, Schedule
-from detectors.metrics.separation import separation
 from detectors.models.efficientad.model import ENTRY as EFFICIENTAD
 from detectors.models.efficientad.model import EfficientAd, RawOutputs
 from detectors.models.puad.frozen import FrozenPuad
-from detectors.models.puad.fusion import WEIGHTS, fused
+from detectors.models.puad.fusion import WEIGHTS, fused, scales, separation_at
 from detectors.models.puad.settings import PuadSettings
 from detectors.networks.mahalanobis import Gaussian
 from detectors.networks.teachers import Teacher, teacher_for
@@ -76,25 +75,19 @@ class Puad(EfficientAd):
         self.weight.fill_(self.settings.fusion_weight)
         if not len(normals_NP):
             return
-        # Population statistics in float64, as in PUAD's released code.
-        deviation_2 = normals_NP.std(0, correction=0)
-        self.mean_2.copy_(normals_NP.mean(0))
-        # A few equal images have no spread; leave their scores unscaled.
-        self.deviation_2.copy_(torch.where(deviation_2 > 1e-9, deviation_2, 1.0))
+        mean_2, deviation_2 = scales(normals_NP)
+        self.mean_2.copy_(mean_2)
+        self.deviation_2.copy_(deviation_2)
         if not (self.settings.tune_fusion and len(pairs_MP)):
             return
         normals_N2, pairs_M2 = (
             (parts.to(self.mean_2) - self.mean_2) / self.deviation_2
             for parts in (normals_NP, pairs_MP)
         )
-        labels = labels_M.cpu().numpy()
-        found = []
-        for weight in WEIGHTS:
-            normal_N, pair_M = (
-                fused(scores, torch.tensor(weight), self.settings.fusion).cpu().numpy()
-                for scores in (normals_N2, pairs_M2)
-            )
-            found.append(separation(normal_N, pair_M, labels))
+        found = [
+            separation_at(weight, self.settings.fusion, normals_N2, pairs_M2, labels_M)
+            for weight in WEIGHTS.tolist()
+        ]
         # None without anomalies.
         if found[0] is None:
             return

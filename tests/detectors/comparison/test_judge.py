@@ -57,11 +57,10 @@ def samples_of(version, split: str | None = None) -> list[dict]:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_held_out_are_the_validation_images_with_their_own_scores(
-    version, checkpoint, restored, stored, tmp_path
-):
+def test_held_out_are_the_validation_images_with_their_own_scores(version, restored, stored):
     # Without the file of the training, the validation split is scored again.
-    held = held_out_scores(checkpoint if stored else tmp_path, restored, version)
+    judged = restored if stored else dataclasses.replace(restored, held_out=None)
+    held = held_out_scores(judged, version)
     expected = {record["name"]: image_HW3 for image_HW3, record in version.images("validation")}
     assert held.normal_ids == tuple(expected)
     for name, found in zip(held.normal_ids, held.normal_scores_N, strict=True):
@@ -76,7 +75,7 @@ def test_held_out_are_the_validation_images_with_their_own_scores(
 
 def test_a_cross_fitted_detector_is_judged_on_every_image(version, tmp_path):
     folder = trained(version, tmp_path, folds=2)
-    held = held_out_scores(folder, load(folder, "cpu", "fp32"), version)
+    held = held_out_scores(load(folder, "cpu", "fp32"), version)
     assert set(held.normal_ids) == {record["name"] for _, record in version.images()}
     assert set(held.sample_ids) == {record["id"] for record in samples_of(version)}
     assert "cross-fitting" in held.source
@@ -131,7 +130,7 @@ def test_only_the_version_of_the_training_is_judged_on(checkpoint, restored, tmp
 def test_a_version_that_holds_nothing_out_cannot_judge(restored, tmp_path):
     bare = small_version(tmp_path, images=4, size=(64, 64))
     with pytest.raises(UserError, match="holds out no normal"):
-        held_out_scores(tmp_path, restored, bare)
+        held_out_scores(dataclasses.replace(restored, held_out=None), bare)
 
 
 def test_detectors_without_an_image_in_common_are_not_compared(measured):

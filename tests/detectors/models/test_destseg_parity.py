@@ -3,6 +3,7 @@
 import destseg_reference as reference
 import pytest
 import torch
+from reference_tensors import copied
 from toy_pairs import toy_images
 
 from detectors.models.destseg import model as destseg
@@ -53,7 +54,7 @@ def same_gradients(detector: DestSeg, weights: dict, part: str) -> None:
 def test_the_student_learns_the_clean_teachers_features_from_the_corrupted_image(spots):
     images, corrupted, _ = spots
     detector = made().train()
-    weights = reference.copied(detector)
+    weights = copied(detector)
     decoded = reference.student(weights, "student", corrupted, training=True)
     # Summed over images, averaged over cells.
     expected = sum(
@@ -70,7 +71,7 @@ def test_the_student_learns_the_clean_teachers_features_from_the_corrupted_image
 def test_the_segmentation_learns_the_mask_from_both_networks_on_the_corrupted_image(spots):
     images, corrupted, mask = spots
     detector = made().train()
-    weights = reference.copied(detector)
+    weights = copied(detector)
     with torch.no_grad():
         decoded = reference.student(weights, "student", corrupted, training=False)
     target = reference.teacher(weights, corrupted)
@@ -87,7 +88,7 @@ def test_the_segmentation_learns_the_mask_from_both_networks_on_the_corrupted_im
 @torch.no_grad()
 def test_maps_and_scores_are_those_of_the_public_code():
     detector, images = made().eval(), toy_images(3).flip(3)
-    weights = reference.copied(detector)
+    weights = copied(detector)
     decoded = reference.student(weights, "student", images, training=False)
     target = reference.teacher(weights, images)
     dest_BHW = reference.product_map(reference.distances(decoded, target), SIZE)

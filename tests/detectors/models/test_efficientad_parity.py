@@ -6,6 +6,7 @@ from functools import partial
 import efficientad_reference as reference
 import pytest
 import torch
+from reference_tensors import copied
 from toy_normals import ToyBatches, toy_images
 
 from detectors.models.efficientad import model as efficientad
@@ -62,7 +63,7 @@ def test_losses_and_their_gradients_are_those_of_algorithm_1(kind, monkeypatch):
     natural = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
     detector, image = made(kind, natural), TRAIN[1:2]
     found = detector.losses({"image": image, "index": torch.tensor([1])}, 0, 10)
-    weights = reference.copied(detector)
+    weights = copied(detector)
     expected = reference.losses(
         weights, TRAIN, image, darker(image, 0.2), natural, layers=KINDS[kind]
     )
@@ -83,9 +84,7 @@ def test_losses_and_their_gradients_are_those_of_algorithm_1(kind, monkeypatch):
 def test_map_and_score_are_those_of_algorithm_2_and_the_public_code(kind):
     detector, images = made(kind).eval(), toy_images(4, size=256, seed=9)
     images[:, 0, 120:136, 80:180] = 250
-    fused_Bhw = reference.fused(
-        reference.copied(detector), TRAIN, VALIDATION, images, layers=KINDS[kind]
-    )
+    fused_Bhw = reference.fused(copied(detector), TRAIN, VALIDATION, images, layers=KINDS[kind])
     assert (fused_Bhw.amax((1, 2)) > 0).all()
     scores, expected_BHW = detector(images), reference.image_map(fused_Bhw)
     torch.testing.assert_close(scores.maps_BHW, expected_BHW, rtol=1e-3, atol=1e-3)

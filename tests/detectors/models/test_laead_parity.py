@@ -3,6 +3,7 @@
 import efficientad_reference as reference
 import numpy as np
 import torch
+from reference_tensors import copied, scaled
 from toy_normals import ToyBatches, toy_images
 
 from detectors.models.efficientad import model as efficientad
@@ -43,12 +44,12 @@ def test_the_loss_and_its_gradients_are_the_papers_sum(monkeypatch):
     """L = L_TS + L_TAE + L_SAE + L_TE + 0.1 L_RDC, and no penalty."""
     monkeypatch.setattr(efficientad, "jittered", darker)
     detector, image = made(), TRAIN[1:2]
-    weights, layers = reference.copied(detector), reference.SMALL
+    weights, layers = copied(detector), reference.SMALL
     jittered = darker(image, 0.2)
     terms = reference.losses(weights, TRAIN, image, jittered, penalty=None, layers=layers)
     # The constraint compares the squared errors of both networks on the jittered image.
     target = reference.teacher(weights, jittered, TRAIN, layers)
-    of_autoencoder = (target - reference.autoencoder(weights, reference.scaled(jittered))) ** 2
+    of_autoencoder = (target - reference.autoencoder(weights, scaled(jittered))) ** 2
     of_student = (target - reference.student(weights, jittered, layers)[1]) ** 2
     constraint = ((of_autoencoder - of_student) ** 2).mean()
     # The extractor imitates the teacher on the clean image.
@@ -73,7 +74,7 @@ def test_the_score_is_that_of_algorithm_1():
     """The extractor's mean features take the place of the student's in PUAD's score."""
     detector, images = made().eval(), toy_images(4, size=256, seed=9)
     images[:, 0, 120:136, 80:180] = 250
-    weights = reference.copied(detector)
+    weights = copied(detector)
 
     def features(of: torch.Tensor) -> np.ndarray:
         return reference.extractor(weights, of, HEADS).double().mean((2, 3)).numpy()

@@ -3,6 +3,7 @@
 import efficientad_reference as reference
 import numpy as np
 import torch
+from reference_tensors import copied
 from toy_normals import ToyBatches, toy_images
 
 from detectors.models.puad.model import Puad, PuadSettings
@@ -26,7 +27,7 @@ def test_the_score_is_that_of_the_paper():
     detector.fuse(normals_NP, normals_NP[:0], torch.zeros(0))
     images = toy_images(4, size=256, seed=9)
     images[:, 0, 120:136, 80:180] = 250
-    weights = reference.copied(detector)
+    weights = copied(detector)
 
     def features(of: torch.Tensor) -> np.ndarray:
         # The half that imitates the teacher, averaged over the cells.

@@ -3,6 +3,7 @@
 import destseg_reference as reference
 import pytest
 import torch
+from reference_tensors import copied
 from toy_pairs import toy_images
 
 from detectors.models.semrec import model as semrec
@@ -36,7 +37,7 @@ def test_both_branches_learn_the_clean_teachers_features(detector, monkeypatch):
     edited[:, :, 16:40, 8:32] = 0
     mask = (edited != original).any(1).to(torch.uint8)
     monkeypatch.setattr(semrec, "corrupt", lambda *_: (noisy, torch.ones_like(mask).bool()))
-    weights = reference.copied(detector.train())
+    weights = copied(detector.train())
     target = reference.teacher(weights, original)
     expected = {}
     for name, images in (("local", noisy), ("object", edited)):
@@ -60,7 +61,7 @@ def test_both_branches_learn_the_clean_teachers_features(detector, monkeypatch):
 @torch.no_grad()
 def test_the_map_is_the_sum_of_the_branches_products(detector):
     images = toy_images(3).flip(3)
-    weights = reference.copied(detector.eval())
+    weights = copied(detector.eval())
     target = reference.teacher(weights, images)
     maps = {}
     for name, branch in BRANCHES.items():

@@ -39,11 +39,11 @@ def test_fresh_images_are_not_kept_and_a_full_memory_keeps_no_more() -> None:
     trunk, images = Counted(), toy_images(3)
     features = FrozenLevels(trunk)
     features(images)
-    assert features.known == {}
+    assert features.memory.known == {}
     # Room for two images of 16 x 64 + 32 x 16 float32.
     small = FrozenLevels(trunk, most=int(2.5 * (16 * 64 + 32 * 16) * 4))
     small(images, keep=True)
-    assert len(small.known) == 2
+    assert len(small.memory.known) == 2
     small(images, keep=True)
     assert trunk.images == 9
 
