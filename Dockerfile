@@ -48,9 +48,14 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && install --directory --owner=smith /app/out /data /home/smith/.prefect
 ENV PATH=/opt/venv/bin:$PATH \
     DO_NOT_TRACK=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
     HF_HUB_OFFLINE=1 \
     NUMBA_DISABLE_JIT=1 \
+    OMP_WAIT_POLICY=PASSIVE \
+    ORT_DISABLE_TELEMETRY=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=180 \
+    RAY_USAGE_STATS_ENABLED=0 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \

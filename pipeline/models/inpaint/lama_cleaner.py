@@ -5,9 +5,16 @@ truncates where we round. Its pinned requirements are older than ours; docs/deci
 install it.
 """
 
+from pipeline import environment as _environment  # noqa: F401  isort: skip  first: no telemetry
+
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,9 +33,10 @@ class LamaCleanerInpainter:
         with warnings.catch_warnings():
             # The import loads many models that are not used here, with their deprecation warnings.
             warnings.simplefilter("ignore")
-            from lama_cleaner import schema
-            from lama_cleaner.model import lama
-            from lama_cleaner.model_manager import ModelManager
+            with _imghdr():
+                from lama_cleaner import schema
+                from lama_cleaner.model import lama
+                from lama_cleaner.model_manager import ModelManager
             from loguru import logger
 
             logger.disable("lama_cleaner")
@@ -70,3 +78,19 @@ class LamaCleanerInpainter:
             )
         # It returns BGR in float.
         return np.clip(np.rint(filled_bgr[..., ::-1]), 0, 255).astype(np.uint8)
+
+
+@contextmanager
+def _imghdr() -> Iterator[None]:
+    """An empty `imghdr` while lama-cleaner is imported, where Python (from 3.13) has none.
+
+    Its command line and its server look at uploaded files with that module; we use neither.
+    """
+    if find_spec("imghdr"):
+        yield
+        return
+    sys.modules["imghdr"] = ModuleType("imghdr")
+    try:
+        yield
+    finally:
+        del sys.modules["imghdr"]
