@@ -53,9 +53,68 @@ that name file, line and key. Paths are relative to the manifest's folder; envir
 
 {layouts}
 
-File extensions: png, jpg, jpeg, bmp, tif, tiff, webp, in any case. Files whose names begin with a
-dot and links that lead out of the folder are never read. How unusual images (EXIF, palette, 16 bit,
-alpha, CMYK) are converted is listed at the top of `pipeline/imaging/decode.py`.
+File extensions: png, jpg, jpeg, bmp, tif, tiff, webp, in any case. Left out are names that begin
+with a dot, `__MACOSX`, `@eaDir`, `Thumbs.db`, `desktop.ini`, and links that lead out of the folder.
+Those of DVC and git-annex are read with `follow_links: CACHE` (`--follow-links CACHE`): they may
+lead into that folder and nowhere else, and linked folders are then entered, each once. `predict`,
+`evaluate` and `distill-teacher` search folders by the same rules. Names may be in any encoding: a
+byte that is no UTF-8 is stored, and written in paths here, as `\\xb2`
+([operation.md](operation.md#names-and-terminals)).
+
+How unusual images (EXIF, palette, 16 bit, alpha, CMYK) are converted is listed at the top of
+`pipeline/imaging/decode.py`. Camera data of 10 to 14 bits in files of 16 is stretched where the
+file declares its depth (TIFF BitsPerSample, MaxSampleValue; PNG sBIT). Without that, 16 bits are
+the full range, and an image with no value above 4095 is left out, since it would come out black:
+multiply all images by the same number, 16 for 12 bits.
+"""
+
+
+_SOURCES = """
+Names of folders match in any case and Unicode form. In `test`, good images may be called by any of
+their usual names (`Good`, `OK`, `normal`, `gut`, `良品`); `pipeline/sources/folder_names.py` lists
+them. A test split without a good image is said in one line: neither AUROC nor false alarms can be
+measured on it. Defective test images without a mask count in image metrics, not in pixel metrics.
+
+### Your own good and defective images: `ok_ng`
+
+```text
+OK/*  NG/*                                   two folders, under any of their usual names
+OK/*  NG/{scratch,dent}/*  masks/*           kinds of defects, and masks called as the images
+normal/*  normal_test/*  abnormal/*  mask/*  anomalib's Folder
+train/OK/*  test/{OK,NG}/*  ground_truth/*   with a test split of its own
+```
+
+Where no folder has good test images, a fifth of the good ones is held out for the test: the same
+ones on every machine, by a hash of their names. Other names are stated, with the keys of anomalib:
+
+```yaml
+sources:
+  line: {kind: ok_ng, path: ./photos, normal_dir: series_7, abnormal_dir: [returns, lab]}
+categories:
+  bolts: {source: line}
+```
+
+### What a plain folder must not hold
+
+Every image of kind `folder` is learned as good. So a folder is refused, with the layout that fits,
+where a folder in it or around it is called after defects or masks (`NG`, `abnormal`, `crack`,
+`ground_truth`, in a dozen languages), where `good` lies beside other folders as in a test split,
+where images are the masks of others or black and white only, and where the folder is an export of
+this project. `--all-normal`, or `all_normal: true`, says that every image is good all the same.
+
+### Masks
+
+A mask is called as its image, with or without an ending (`_mask`, `_gt`, `-label`), in any image
+format. Whatever is above 0 is marked: 1 bit, 8 and 16 bits, palettes, values from 1. White with the
+shape in alpha is read from alpha. JPEG and smooth edges are cut at half of the range. Values of
+`mvtec_loco` are defect types and stay as they are. `doctor` questions masks that are empty, full or
+inverted, with the share of the image they mark; a mask of another size than its image is an error.
+
+### Names of categories
+
+Letters of every script, digits, `_`, `.` and `-`: `folder:瓶子` becomes the category `瓶子`. Two
+names that differ in case or Unicode form only are an error, and so is a folder whose name the store
+has from another folder (`--category` names it).
 """
 
 
@@ -71,7 +130,8 @@ def schema_text() -> str:
 
 def page_text() -> str:
     """docs/manifest.md as it is committed: a table per section of the manifest."""
-    parts = [_INTRO.replace("{layouts}", _layouts()), "## Top level", _table(Manifest, "")]
+    parts = [_INTRO.replace("{layouts}", _layouts()), _SOURCES]
+    parts += ["## Top level", _table(Manifest, "")]
     # One section per nested model, in the order of the manifest.
     for name, field in Manifest.model_fields.items():
         if _nested(field):

@@ -3,7 +3,8 @@
 A manifest names sources (folders in a known layout) and categories (one product each). Top-level
 settings apply to every category; a category may override them key by key. `resolve` returns the
 `CategorySettings` that a run uses; `manifest_for_source` builds a manifest without a file. Paths
-are relative to the manifest's folder; environment variables and `~` are not expanded.
+are relative to the manifest's folder; environment variables and `~` are not expanded, and a byte
+that is no UTF-8 is written as `\\xb2`.
 
     python -m pipeline.config.docs --schema     write data_manifest.schema.json and docs/manifest.md
 """
@@ -11,11 +12,13 @@ are relative to the manifest's folder; environment variables and `~` are not exp
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.names import category_name, composed, twice
 from pipeline.config.schema import (
     SCENES,
     CategoryEntry,
@@ -30,7 +33,10 @@ from pipeline.errors import ManifestError
 from pipeline.models.settings import MODEL_STAGES, ModelSettings
 from pipeline.settings import Settings
 from pipeline.sources.layouts.registry import LAYOUTS
+from pipeline.sources.layouts.split_tree import subfolder
 from pipeline.sources.licences import RENDERED_LICENCE
+from pipeline.sources.options import SourceOptions
+from pipeline.utils.names import path_of, text_of
 from pipeline.utils.yaml_lines import did_you_mean, explain, load_yaml
 
 Model = TypeVar("Model", bound=Settings)
@@ -40,6 +46,13 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest; ManifestError names file, line and key of every user error."""
     path = Path(path)
     document = load_yaml(path)
+    # Afterwards the names are composed, and of two that become one the second would win.
+    for section in ("sources", "categories"):
+        named = document.content.get(section)
+        same = twice(map(str, named)) if isinstance(named, Mapping) else None
+        if same:
+            message = f"is called like {same[0]} but for case or Unicode form; rename one of them"
+            raise ManifestError(document.at((section, same[1]), message))
     # Validated as JSON: strict mode then still accepts lists for tuples, but no "3" for 3.
     try:
         manifest = Manifest.model_validate_json(document.as_json(), strict=True)
@@ -71,9 +84,10 @@ def manifest_for_source(
         )
     folder = Path(path).resolve()
     # A dataset name must be a plain folder name in the store, whatever the folder is called.
-    name = category or re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.name).lstrip("_.-") or "category"
+    name = category or category_name(text_of(folder.name))
     # The same checks as for a file, so it goes through JSON too.
-    content = {"categories": {name: {"source": kind, "path": str(folder)}}, **overrides}
+    entry = {"source": kind, "path": text_of(folder)}
+    content = {"categories": {text_of(name): entry}, **overrides}
     try:
         manifest = Manifest.model_validate_json(json.dumps(content, default=_to_json), strict=True)
     except ValidationError as error:
@@ -86,11 +100,12 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
 
     Raises ManifestError for combinations that make no sense, such as prompts without a filler.
     """
-    entry = manifest.categories.get(category)
+    entry = manifest.categories.get(composed(category))
     if entry is None:
         known = ", ".join(manifest.categories)
         hint = did_you_mean(category, list(manifest.categories))
         raise ManifestError(f"unknown category {category!r}{hint}; the manifest has {known}")
+    category = composed(category)
     here = ("categories", category)
     # Where the images are.
     source, root = _located(manifest, category, entry)
@@ -130,6 +145,7 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
             (*here, "rules"),
             f"there is no rule book {entry.rules}; write one with `anomalysmith rules draft`",
         )
+    links = entry.follow_links or source.follow_links
     # The most specific statement of the licence wins; what the layout is known for comes last.
     licence = entry.licence or source.licence
     licence = licence or (RENDERED_LICENCE if rendered else LAYOUTS[source.kind].licence)
@@ -158,6 +174,8 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
         scenes=(source.scenes or SceneCounts()) if rendered else None,
         product=product,
         rules=rules,
+        follow_links=None if links is None else _absolute(manifest.folder, path_of(links)),
+        options=_options(category, entry, source),
     )
 
 
@@ -168,6 +186,8 @@ def override(
     seed: int | None = None,
     preset: str | None = None,
     per_image: int | None = None,
+    follow_links: Path | None = None,
+    all_normal: bool = False,
 ) -> CategorySettings:
     """The settings with options of the command line in place of the manifest's values.
 
@@ -179,8 +199,15 @@ def override(
     if per_image is not None:
         edits["per_image"] = per_image
     # None means that the option was not given.
-    top = {"store": store and Path(os.path.abspath(store)), "seed": seed}
+    top = {
+        "store": store and Path(os.path.abspath(store)),
+        "seed": seed,
+        "follow_links": follow_links and Path(os.path.abspath(follow_links)),
+    }
     changed: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
+    # Other layouts say which images are good.
+    if all_normal and settings.kind == "folder":
+        changed["options"] = settings.options.model_copy(update={"all_normal": True})
     if edits:
         # `model_copy` does not validate, so the edits are built anew.
         try:
@@ -190,6 +217,23 @@ def override(
     if seed is not None and not 0 <= seed < 2**63:
         raise ManifestError(f"seed: must be from 0 to 2**63 - 1, got {seed}")
     return settings.model_copy(update=changed)
+
+
+def _options(category: str, entry: CategoryEntry, source: SourceSettings) -> SourceOptions:
+    """The options of a category's source: its own, else those of the source."""
+    stated = {}
+    for key in SourceOptions.model_fields:
+        own = getattr(entry, key)
+        value = getattr(source, key) if own is None else own
+        # A key that has no effect is an error here like everywhere in the manifest.
+        kind = "folder" if key == "all_normal" else "ok_ng"
+        if value is not None and source.kind != kind:
+            raise _EntryError(
+                ("categories", category, key) if own is not None else ("categories", category),
+                f"{key} needs a source of kind {kind}, got {source.kind}; remove it",
+            )
+        stated[key] = value
+    return SourceOptions(**stated)
 
 
 class _EntryError(ManifestError):
@@ -218,16 +262,21 @@ def _located(
             raise _EntryError(keys, f"source {entry.source} is a kind, so `path` is needed; add it")
         return (
             SourceSettings.model_validate({"kind": entry.source, "path": entry.path}),
-            _absolute(manifest.folder, entry.path),
+            _absolute(manifest.folder, path_of(entry.path)),
         )
     # A named source: the category is a folder below it.
-    top = _absolute(manifest.folder, source.path)
+    top = _absolute(manifest.folder, path_of(source.path))
     layout = LAYOUTS.get(source.kind)
     # Sources with one category have its images directly inside; others have a folder per category.
-    below = entry.path or ("." if layout and layout.one_category else category)
-    if Path(below).is_absolute() or ".." in Path(below).parts:
+    if entry.path is None and not (layout and layout.one_category):
+        # Named after the category, in any case and Unicode form.
+        below = subfolder(top, category).relative_to(top)
+    else:
+        below = path_of(entry.path or ".")
+    if below.is_absolute() or ".." in below.parts:
         raise _EntryError(
-            (*keys, "path"), f"must stay below the source's folder {source.path}, got {below!r}"
+            (*keys, "path"),
+            f"must stay below the source's folder {source.path}, got {str(below)!r}",
         )
     # A link must not lead elsewhere either: the licence belongs to the source's folder.
     if not (top / below).resolve().is_relative_to(top.resolve()):
@@ -266,7 +315,7 @@ def _with_absolute_weights(models: ModelSettings, base: Path) -> ModelSettings:
     return models.model_copy(update=stages)
 
 
-def _absolute(base: Path, path: str) -> Path:
+def _absolute(base: Path, path: str | Path) -> Path:
     """A path relative to the manifest's folder as absolute; `..` is removed, links stay."""
     return Path(os.path.abspath(base / path))
 

@@ -7,13 +7,24 @@ data_manifest.schema.json are generated from them.
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from pipeline.config.names import Name
 from pipeline.edits.settings import EditSettings
 from pipeline.gate.settings import GateSettings, uses_patches
 from pipeline.models.settings import ModelSettings, ProposalSettings
 from pipeline.settings import ImageSize, Seed, Settings
 from pipeline.sources.layouts.registry import LAYOUTS
+from pipeline.sources.options import (
+    ABNORMAL_DIR,
+    ALL_NORMAL,
+    MASK_DIR,
+    NO_OPTIONS,
+    NORMAL_DIR,
+    NORMAL_TEST_DIR,
+    Folders,
+    SourceOptions,
+)
 
 # The kind of a source that is rendered on first use and read as `mvtec_loco` from then on.
 SCENES = "scenes"
@@ -25,8 +36,6 @@ if TYPE_CHECKING:
 else:
     SourceKind = Literal[(*LAYOUTS, SCENES)]
 SceneProduct = Literal["tray", "bottle", "pins", "bag"]
-# Names become folders of the store, so they are plain on every system.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class SplitSettings(Settings):
@@ -92,6 +101,17 @@ class SourceSettings(Settings):
     kind: SourceKind = Field(description="the folder's layout; see the table of layouts")
     path: str = Field(min_length=1, description="the folder; relative to the manifest")
     licence: str | None = Field(default=None, description="null = the known licence of the kind")
+    normal_dir: Folders | None = NORMAL_DIR
+    normal_test_dir: Folders | None = NORMAL_TEST_DIR
+    abnormal_dir: Folders | None = ABNORMAL_DIR
+    mask_dir: Folders | None = MASK_DIR
+    all_normal: bool | None = ALL_NORMAL
+    follow_links: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder that links inside the source may lead into, such as DVC's cache; "
+        "relative to the manifest; null = links stay inside the source",
+    )
     scenes: SceneCounts | None = Field(
         default=None, description="only for kind scenes: numbers of images"
     )
@@ -114,8 +134,16 @@ class CategoryEntry(Settings):
     path: str | None = Field(
         default=None,
         min_length=1,
-        description="folder below the source; null = the category's name (retinal_oct and folder: "
-        "the source itself); with a kind as source: the folder, relative to the manifest",
+        description="folder below the source; null = the category's name (retinal_oct, ok_ng and "
+        "folder: the source itself); with a kind as source: the folder, relative to the manifest",
+    )
+    normal_dir: Folders | None = NORMAL_DIR
+    normal_test_dir: Folders | None = NORMAL_TEST_DIR
+    abnormal_dir: Folders | None = ABNORMAL_DIR
+    mask_dir: Folders | None = MASK_DIR
+    all_normal: bool | None = ALL_NORMAL
+    follow_links: str | None = Field(
+        default=None, min_length=1, description="null = that of the source"
     )
     product: SceneProduct | None = Field(
         default=None,
@@ -207,6 +235,10 @@ class CategorySettings(Settings):
     scenes: SceneCounts | None = None
     product: str | None = None
     rules: Path | None = None
+    # Decides which files are found, and so enters the plan by their digests.
+    follow_links: Path | None = None
+    # Likewise, which folders hold what.
+    options: SourceOptions = NO_OPTIONS
 
     @property
     def uses_patches(self) -> bool:

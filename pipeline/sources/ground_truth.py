@@ -49,7 +49,7 @@ def load_regions(
     true_size = read_header(entry.path).size_HW
     known = {defect["pixel_value"] for defect in defects_config or ()}
     for path in entry.masks:
-        grey_HW = load_mask(path)
+        grey_HW = load_mask(path, labels=bool(known))
         # Compared with the stored size of the file: a mask of another size would be misaligned.
         if grey_HW.shape != true_size:
             raise ImageError(

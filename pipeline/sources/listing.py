@@ -6,14 +6,20 @@ only passed through: nothing is selected, held out or calibrated with it.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.records import SourceEntry
-from pipeline.sources.layouts.base import FolderReader, Problem, WrongLayout, first_few
+from pipeline.imaging.walk import only_links
+from pipeline.records import GOOD, SourceEntry
+from pipeline.sources.layouts.base import FolderReader, Problem, WrongLayout
+from pipeline.sources.layouts.image_folder import ALL_NORMAL
 from pipeline.sources.layouts.registry import LAYOUTS, guess_layout
+from pipeline.sources.options import NO_OPTIONS, SourceOptions
+from pipeline.utils.names import text_of
+from pipeline.utils.repeated import first_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +39,17 @@ class SourceListing:
     licence: str
 
 
-def read_source(kind: str, root: Path, category: str) -> SourceListing:
-    """List one category's folder; raises SourceError when it is not in the layout of `kind`."""
+def read_source(
+    kind: str,
+    root: Path,
+    category: str,
+    links: Path | None = None,
+    options: SourceOptions = NO_OPTIONS,
+) -> SourceListing:
+    """List one category's folder; raises SourceError when it is not in the layout of `kind`.
+
+    Links inside it may lead into the folder `links` as well.
+    """
     layout = LAYOUTS.get(kind)
     if layout is None:
         raise SourceError(f"unknown source kind {kind!r}; the kinds are {', '.join(LAYOUTS)}")
@@ -43,17 +58,33 @@ def read_source(kind: str, root: Path, category: str) -> SourceListing:
     if not root.is_dir():
         raise SourceError(no_folder(root))
     # Resolved, because links inside the folder are compared with it.
-    listing = FolderReader(root.resolve(), category, guess_layout)
+    listing = FolderReader(root.resolve(), category, guess_layout, links, options)
     try:
         layout.read(listing)
     except WrongLayout as error:
-        raise SourceError(wrong_layout(kind, listing.root, str(error))) from None
+        raise SourceError(wrong_layout(kind, listing.root, str(error), error.seen)) from None
     if not any(entry.split == "train" for entry in listing.entries):
-        raise SourceError(f"{root}: no usable normal image for training; {found_in(root)}")
+        why = only_links(listing.links_left_out) or found_in(root)
+        raise SourceError(f"{text_of(root)}: no usable normal image for training; {why}")
+    notes = [*listing.all_notes(), *_test_doubts(listing.entries)]
     return SourceListing(
-        kind, listing.root, category, tuple(listing.entries), tuple(listing.problems),
-        tuple(listing.all_notes()), listing.defects_config, layout.licence,
+        kind, listing.root, category, tuple(listing.entries),
+        tuple(dict.fromkeys(listing.problems)), tuple(notes), listing.defects_config,
+        layout.licence,
     )  # fmt: skip
+
+
+def _test_doubts(entries: Sequence[SourceEntry]) -> Iterator[str]:
+    """What a test split lacks for a measurement, in one line."""
+    tests = [entry for entry in entries if entry.split == "test"]
+    if tests and not any(entry.defect == GOOD for entry in tests):
+        kinds = list(dict.fromkeys(entry.defect for entry in tests))
+        yield (
+            f"NO GOOD TEST IMAGE: all {len(tests)} are defective ({first_few(kinds)}), so neither "
+            "AUROC nor false alarms can be measured; put some into test/good (or OK, normal, ...)"
+        )
+    if tests and all(entry.defect == GOOD for entry in tests):
+        yield f"no defective test image: all {len(tests)} are good, so AUROC cannot be measured"
 
 
 def no_folder(root: Path) -> str:
@@ -67,22 +98,45 @@ def no_folder(root: Path) -> str:
     return f"{root}: there is no such folder; {hint}"
 
 
-def wrong_layout(kind: str, root: Path, expected: str) -> str:
+def wrong_layout(kind: str, root: Path, expected: str, seen: str = "") -> str:
     """The error for a folder in another layout, in one line: expected, found, what to do."""
-    message = f"{root}: not in the {kind} layout: expected {expected}; {found_in(root)}"
+    found = f"saw {seen}" if seen else found_in(root)
+    message = f"{root}: not in the {kind} layout: expected {expected}; {found}"
+    # The only layout whose reader may be mistaken.
+    if expected != ALL_NORMAL:
+        return f"{message}; {_fitting(kind, root)}"
+    advice = _around(root) or _fitting(kind, root)
+    return (
+        f"{message}; {advice}; if every image is good, say --all-normal (in a manifest: "
+        "all_normal: true)"
+    )
+
+
+def _around(root: Path) -> str:
+    """The data set that a folder is a part of, such as its test split; empty if there is none."""
+    found = [(folder, guess_layout(folder)) for folder in root.parents[:2]]
+    # A test split alone looks like OK and NG, too; the whole comes first.
+    for folder, outer in sorted(found, key=lambda one: one[1] == "ok_ng"):
+        if outer not in (None, "folder"):
+            return f"it is a part of {folder}, which looks like {outer}: use {outer}:{folder}"
+    return ""
+
+
+def _fitting(kind: str, root: Path) -> str:
+    """Which layout to use for a folder, or for one in it."""
     fitting = guess_layout(root)
     if fitting not in (None, kind):
-        return f"{message}; it looks like {fitting}: use {fitting}:{root}"
+        return f"it looks like {fitting}: use {fitting}:{root}"
     # A frequent mistake: the folder above, which holds one folder per category.
     for child in sorted(path for path in root.iterdir() if path.is_dir()):
         inner = guess_layout(child)
         if inner not in (None, "folder"):
-            return f"{message}; {child.name} in it looks like one category: use {inner}:{child}"
-    return f"{message}; see docs/manifest.md for the layouts"
+            return f"{child.name} in it looks like one category: use {inner}:{child}"
+    return "see docs/manifest.md for the layouts"
 
 
 def found_in(root: Path) -> str:
     """The first names in a folder, for an error message."""
     with os.scandir(root) as children:
         names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in children)
-    return f"found {first_few(names)}" if names else "the folder is empty"
+    return f"found {first_few(names, 5)}" if names else "the folder is empty"

@@ -9,13 +9,14 @@ from pipeline.sources.layouts.registry import group_of
 
 
 def split_entries(
-    entries: Sequence[SourceEntry], validation_fraction: float, seed: int
+    entries: Sequence[SourceEntry], validation_fraction: float, seed: int, fewest: int = 1
 ) -> tuple[SourceEntry, ...]:
     """Hold out a share of the training normals for validation, equally on every machine.
 
     A layout with a validation split of its own keeps it. Whole groups are held out (all images of
-    one patient), in the order of a hash of seed and name: at least one image when the fraction is
-    above 0, but never all groups of training. Test entries are not touched.
+    one patient), in the order of a hash of seed and name: when the fraction is above 0, at least
+    one image, and `fewest` as long as they are at most half, but never all groups of training. Test
+    entries are not touched.
     """
     train = [entry for entry in entries if entry.split == "train"]
     groups: dict[str, int] = {}
@@ -25,7 +26,8 @@ def split_entries(
     own = any(entry.split == "validation" for entry in entries)
     if own or not validation_fraction or len(groups) < 2:
         return tuple(entries)
-    wanted, count = max(1, round(validation_fraction * len(train))), 0
+    smallest = max(1, min(fewest, len(train) // 2))
+    wanted, count = max(smallest, round(validation_fraction * len(train))), 0
     held_out: set[str] = set()
     # The order by hash does not depend on the other images, so adding one changes little. The last
     # group stays in training.

@@ -6,31 +6,37 @@ mvtec_loco    train/good/*  validation/good/*  test/{good,DEFECT}/*
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SourceError
 from pipeline.records import GOOD
+from pipeline.sources.folder_names import same_name
 from pipeline.sources.layouts.base import FolderReader, Layout, WrongLayout
+from pipeline.sources.layouts.split_tree import (
+    MasksOf,
+    masks_by_name,
+    read_tree,
+    subfolder,
+)
 
 # The keys of an entry of defects_config.json, which sPRO needs.
 _DEFECT_FIELDS = {"defect_name", "pixel_value", "saturation_threshold", "relative_saturation"}
 
 
 def _read_mvtec_ad(reader: FolderReader) -> None:
-    reader.expect(f"train/{GOOD}")
     # A LOCO folder has all folders of this layout, but its masks would not be found.
     if _is_loco(reader.root):
         raise WrongLayout("no validation folder")
-    _read_mvtec(reader, lambda test: [test.with_name(f"{test.stem}_mask.png")], "{stem}_mask.png")
+    read_tree(reader, masks_by_name, "STEM_mask.png")
 
 
 def _read_mvtec_loco(reader: FolderReader) -> None:
-    reader.expect(f"train/{GOOD}", f"validation/{GOOD}")
-    for path in reader.images(reader.root / "validation" / GOOD):
+    if not _is_loco(reader.root):
+        raise WrongLayout(f"train/{GOOD} and validation/{GOOD}")
+    for path in reader.images(subfolder(reader.root, f"validation/{GOOD}")):
         reader.add(path, "validation")
-    _read_mvtec(reader, lambda test: reader.images(test.with_suffix("")), "{stem}/000.png")
+    read_tree(reader, _masks_by_image, "STEM/000.png")
     # Only sPRO needs it, so images are usable without.
     config = reader.root / "defects_config.json"
     if config.is_file() and reader.is_inside(config):
@@ -39,39 +45,13 @@ def _read_mvtec_loco(reader: FolderReader) -> None:
         reader.problem(config, "missing: saturated overlap (sPRO) cannot be measured without it")
 
 
-def _read_mvtec(
-    reader: FolderReader, masks_of: Callable[[Path], list[Path]], expected: str
-) -> None:
-    """The common part of both MVTec layouts.
-
-    `masks_of` maps the path of a test image, moved below ground_truth, to its mask files;
-    `expected` is their name in messages.
-    """
-    truth = reader.root / "ground_truth"
-    for path in reader.images(reader.root / "train" / GOOD):
-        reader.add(path, "train")
-    # Test images with their masks. A missing mask is a problem, but the image stays.
-    used: set[Path] = set()
-    for folder in reader.folders(reader.root / "test"):
-        for path in reader.images(folder):
-            masks = []
-            if folder.name != GOOD:
-                masks = [
-                    mask
-                    for mask in masks_of(truth / folder.name / path.name)
-                    if mask.is_file() and reader.is_inside(mask)
-                ]
-                if not masks:
-                    wanted = f"ground_truth/{folder.name}/{expected.format(stem=path.stem)}"
-                    reader.problem(path, f"defective but without a mask; expected {wanted}")
-            used.update(masks)
-            reader.add(path, "test", folder.name, masks)
-    # Masks that belong to no test image, directly in the folder of a defect or one level below.
-    for folder in reader.folders(truth):
-        below = [folder, *reader.folders(folder)]
-        for mask in (path for place in below for path in reader.images(place)):
-            if mask not in used:
-                reader.problem(mask, "a mask without its test image")
+def _masks_by_image(folder: Path, paths: list[Path]) -> MasksOf:
+    """All masks in the folder that is called as the image."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        if path.parent.parent == folder:
+            found.setdefault(same_name(path.parent.name), []).append(path)
+    return lambda image: found.get(same_name(image.stem), [])
 
 
 def read_defects_config(path: Path) -> list[dict[str, Any]]:
@@ -111,12 +91,14 @@ def _defect_fault(defect: Any, seen: set[int]) -> str:
     return ""
 
 
+# To be guessed, a folder has the data sets' own name for good images: trees with other names are
+# private ones, and not under MVTec's licence.
 def _is_ad(root: Path) -> bool:
-    return (root / "train" / GOOD).is_dir() and not _is_loco(root)
+    return subfolder(root, f"train/{GOOD}").is_dir() and not _is_loco(root)
 
 
 def _is_loco(root: Path) -> bool:
-    return (root / "train" / GOOD).is_dir() and (root / "validation" / GOOD).is_dir()
+    return all(subfolder(root, f"{split}/{GOOD}").is_dir() for split in ("train", "validation"))
 
 
 _LICENCE = "CC BY-NC-SA 4.0"

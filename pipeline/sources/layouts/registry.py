@@ -5,17 +5,26 @@ from pathlib import Path
 
 from pipeline.records import SourceEntry
 from pipeline.sources.layouts.base import Layout
+from pipeline.sources.layouts.btad import BTAD
 from pipeline.sources.layouts.image_folder import IMAGE_FOLDER
+from pipeline.sources.layouts.mpdd import MPDD
 from pipeline.sources.layouts.mvtec import MVTEC_AD, MVTEC_LOCO
+from pipeline.sources.layouts.ok_ng import OK_NG
 from pipeline.sources.layouts.retinal_oct import RETINAL_OCT
+from pipeline.sources.layouts.visa import VISA
 
-# `guess_layout` takes the first match, so the plain folder, which matches most, comes last.
+# The more special ones come first, as `guess_layout` takes the first match: the plain folder, which
+# matches most, last.
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
     for layout in (
         MVTEC_AD,
         MVTEC_LOCO,
+        VISA,
+        BTAD,
+        MPDD,
         RETINAL_OCT,
+        OK_NG,
         IMAGE_FOLDER,
     )
 }
@@ -23,7 +32,8 @@ LAYOUTS: Mapping[str, Layout] = {
 
 def guess_layout(root: Path) -> str | None:
     """The name of a folder's layout, or None."""
-    return next((name for name, layout in LAYOUTS.items() if layout.matches(root)), None)
+    ordered = sorted(LAYOUTS.values(), key=lambda layout: not layout.by_name)
+    return next((layout.name for layout in ordered if layout.matches(root)), None)
 
 
 def group_of(entry: SourceEntry) -> str:

@@ -61,7 +61,10 @@ def _read_retinal_oct(reader: FolderReader) -> None:
 
 
 def _matches(root: Path) -> bool:
-    return (root / "train" / _NORMAL).is_dir()
+    # Other data sets have a folder train/NORMAL, too.
+    return (root / "train" / _NORMAL).is_dir() and any(
+        (root / split / disease).is_dir() for split in ("train", "test") for disease in _DISEASES
+    )
 
 
 RETINAL_OCT = Layout(

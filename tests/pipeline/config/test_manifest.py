@@ -1,7 +1,9 @@
 """The manifest: the smallest one works, user errors name line and key, digests ignore paths."""
 
 import json
+import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -228,6 +230,75 @@ def test_the_digest_content_depends_on_edits_and_not_on_folders(tmp_path):
     assert changed != contents[0]
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("瓶子", "瓶子"), ("螺丝", "螺丝"), ("Ko\u0308ln", "K\u00f6ln"), ("สกรู", "สกรู"),
+        ("my bottle (2)", "my_bottle_2_"), (".hidden", "hidden"), ("винты", "винты"),
+    ],
+)  # fmt: skip
+def test_a_category_keeps_the_letters_of_its_folder(tmp_path, folder, name):
+    manifest = manifest_for_source("folder", tmp_path / folder)
+    assert list(manifest.categories) == [name]
+    assert resolve(manifest, unicodedata.normalize("NFD", name)).name == name
+
+
+def test_a_category_finds_its_folder_in_any_case_and_unicode_form(tmp_path):
+    # As unpacked from an archive of a Mac.
+    (tmp_path / "data" / "Ko\u0308ln").mkdir(parents=True)
+    text = """
+sources: {s: {kind: mvtec_ad, path: data}}
+categories: {"k\u00f6ln": {source: s}, other: {source: s}}
+"""
+    manifest = read_manifest(written(tmp_path, text))
+    found, missing = (resolve(manifest, name).root for name in manifest.categories)
+    assert found == tmp_path / "data" / "Ko\u0308ln"
+    assert missing == tmp_path / "data" / "other"
+
+
+def test_names_without_letters_and_long_names_stay_different(tmp_path):
+    folders = ["★", "☆", "瓶" * 80, "瓶" * 81]
+    names = [next(iter(manifest_for_source("folder", tmp_path / f).categories)) for f in folders]
+    assert len(set(names)) == 4
+    assert names[0].startswith("category-")
+    assert all(len(name.encode()) <= 200 for name in names)
+
+
+def test_names_that_would_share_a_folder_are_refused(tmp_path):
+    for same in ("Nut", "nut"), ("K\u00f6ln", "Ko\u0308ln"):
+        text = "categories:\n" + "".join(
+            f"  {name}: {{source: folder, path: x}}\n" for name in same
+        )
+        with pytest.raises(ManifestError, match=r"yaml:3: .* but for case or Unicode form"):
+            read_manifest(written(tmp_path, text))
+    text = "categories: {瓶 子: {source: folder, path: x}}"
+    with pytest.raises(ManifestError, match="use letters, digits"):
+        read_manifest(written(tmp_path, text))
+
+
+def test_the_folders_of_an_ok_ng_source_and_the_word_for_the_guard(tmp_path):
+    text = """
+sources:
+  line: {kind: ok_ng, path: line, normal_dir: a, abnormal_dir: [b, c]}
+  photos: {kind: folder, path: photos, all_normal: true}
+categories:
+  one: {source: line}
+  two: {source: line, abnormal_dir: d}
+  three: {source: photos}
+  four: {source: photos, all_normal: false}
+"""
+    manifest = read_manifest(written(tmp_path, text))
+    one, two, three, four = (resolve(manifest, name).options for name in manifest.categories)
+    assert (one.folders("normal_dir"), one.folders("abnormal_dir")) == (("a",), ("b", "c"))
+    assert two.folders("abnormal_dir") == ("d",)
+    assert (three.all_normal, four.all_normal) == (True, False)
+    text = text.replace("photos, all_normal: false", "photos, mask_dir: m")
+    with pytest.raises(
+        ManifestError, match=r"yaml:9: .*mask_dir needs a source of kind ok_ng, got"
+    ):
+        read_manifest(written(tmp_path, text))
+
+
 def test_a_source_on_the_command_line_needs_no_manifest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manifest = manifest_for_source("mvtec_ad", Path("data") / "my bottle", edits={"per_image": 2})
@@ -241,6 +312,32 @@ def test_a_source_on_the_command_line_needs_no_manifest(tmp_path, monkeypatch):
         manifest_for_source("mvtecad", tmp_path)
     with pytest.raises(ManifestError, match=r"edits\.per_image: expected greater than"):
         manifest_for_source("folder", tmp_path, edits={"per_image": -1})
+
+
+def test_links_may_lead_into_a_folder_that_source_or_category_or_command_line_names(tmp_path):
+    text = (
+        "sources: {s: {kind: folder, path: photos, follow_links: ../cache}}\n"
+        "categories: {mine: {source: s}, yours: {source: s, follow_links: /annex}}\n"
+    )
+    assert resolved(tmp_path, text).follow_links == tmp_path.parent / "cache"
+    yours = resolved(tmp_path, text, "yours")
+    assert yours.follow_links == Path("/annex")
+    assert override(yours, follow_links=Path("/other")).follow_links == Path("/other")
+    # Files decide the plan, not the places that they were read from.
+    mine = resolved(tmp_path, SMALLEST)
+    assert mine.follow_links is None
+    changed = mine.model_copy(update={"follow_links": Path("/annex")})
+    assert changed.digest_content() == mine.digest_content()
+
+
+def test_a_path_of_any_bytes_can_be_written_and_named(tmp_path):
+    name = os.fsdecode(b"\xb2\xe2")
+    text = r"categories: {mine: {source: folder, path: 'x/\xb2\xe2'}}"
+    assert resolved(tmp_path, text).root == tmp_path / "x" / name
+    manifest = manifest_for_source("folder", tmp_path / name)
+    (category,) = manifest.categories
+    assert resolve(manifest, category).root == tmp_path / name
+    category.encode()
 
 
 def test_the_command_line_overrides_the_category(tmp_path):
