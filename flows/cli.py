@@ -4,15 +4,23 @@ Exit codes: 0 done; 2 a user error, one line on standard error; 3 done, but inpu
 4 integrity error; 1 a bug, with a traceback; 130 interrupted.
 """
 
+from flows import environment as _environment  # noqa: F401  isort: skip  first: what libraries read
+
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
-from flows import environment as _environment  # noqa: F401  sets what libraries read when imported
 from flows.commands.audit import audit_command
 from flows.commands.compare import compare_command
-from flows.commands.console import INTERRUPTED, USER_ERROR, is_user_error, print_error, print_result
+from flows.commands.console import (
+    INTERRUPTED,
+    USER_ERROR,
+    escape_what_cannot_be_printed,
+    is_user_error,
+    print_error,
+    print_result,
+)
 from flows.commands.deployments import deployments_command
 from flows.commands.detectors import detectors_command
 from flows.commands.diff import diff_command
@@ -31,6 +39,7 @@ from flows.commands.train import train_command
 from flows.commands.versions import gallery_command, show_command, stats_command, verify_command
 from flows.commands.weights import weights_app
 from pipeline.errors import AnomalysmithError
+from pipeline.utils.names import text_of
 
 app = typer.Typer(
     name="anomalysmith",
@@ -109,6 +118,7 @@ def _end(error: BaseException | str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line; user errors are one line, never a traceback."""
+    escape_what_cannot_be_printed()
     try:
         app()
     except AnomalysmithError as error:
@@ -119,7 +129,8 @@ def main() -> None:
     except OSError as error:
         if not is_user_error(error):
             raise
-        _end(f"{error.filename or 'the disk'}: {error.strerror}", USER_ERROR)
+        # The name may come from an option, in whatever bytes.
+        _end(f"{text_of(error.filename or 'the disk')}: {error.strerror}", USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

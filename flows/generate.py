@@ -36,6 +36,7 @@ from pipeline.generation import sampler
 from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.outcome import Ledger
 from pipeline.generation.plan import RunPlan, load_plan
+from pipeline.utils.repeated import repeated
 
 
 class CategoriesFailed(AnomalysmithError):
@@ -56,8 +57,9 @@ class FlowLog(Watcher):
     def say(self, text: str) -> None:
         get_run_logger().info(text)
 
-    def input_skipped(self, failure: Any) -> None:
-        get_run_logger().warning("skipped %s: %s", failure["name"], failure["error"])
+    def inputs_skipped(self, failures: Sequence[Mapping[str, str]]) -> None:
+        for line in repeated((failure["name"], failure["error"]) for failure in failures):
+            get_run_logger().warning("skipped %s", line)
 
 
 @retrying_task(name="make-plan", task_run_name="plan-{settings.name}")
@@ -131,6 +133,7 @@ def generate_anomalies(
     category: str | None = None,
     manifest: str | None = None,
     source: str | None = None,
+    all_normal: bool = False,
     store: str | None = None,
     preset: Literal["paper", "full"] | None = None,
     per_image: int | None = None,
@@ -156,6 +159,8 @@ def generate_anomalies(
         manifest=Path(manifest) if manifest else None,
         categories=(category,) if category else (),
         source=source,
+        all_normal=all_normal,
+        publishes=True,
         store=Path(store) if store else None,
         preset=preset,
         per_image=per_image,
@@ -250,8 +255,7 @@ def _generate_missing(
     for batch in pool.spread(generate_batch, batches(missing)):
         # Failures of all batches become part of the published version.
         failures += batch["failures"]
-        for failure in batch["failures"]:
-            FlowLog().input_skipped(failure)
+        FlowLog().inputs_skipped(batch["failures"])
         for seconds in batch["seconds"]:
             watch.add(seconds)
     return sorted(failures, key=lambda failure: failure["name"])

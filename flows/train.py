@@ -15,7 +15,7 @@ from prefect import flow, get_run_logger
 
 from detectors.training.job import TrainJob
 from flows.jobs.category_options import Choices, settings_of
-from flows.jobs.train import home_of, job_of, placed, planned_version, report_json, train
+from flows.jobs.train import home_of, job_of_some, placed, planned_version, report_json, train
 from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
 from flows.orchestration.artifacts import Row, all_or_raise, row_of, store_training_page
 from flows.orchestration.tasks import RunLog, retrying_task
@@ -44,6 +44,7 @@ def train_detectors(
     precision: str = "auto",
     compile: str = "off",
     workers: int = 0,
+    threads: int | None = None,
     teacher: str | None = None,
     start: str | None = None,
     out: str | None = None,
@@ -77,7 +78,7 @@ def train_detectors(
         "version": Path(),
         "out": Path(),
     }
-    jobs = [job_of(common | {"detector": name}) for name in detectors or DETECTORS]
+    jobs = [job_of_some(common | {"detector": name}) for name in detectors or DETECTORS]
     rows: list[Row] = []
     for chosen in settings_of(choices):
         home = Path(out) if out else home_of(chosen.store)

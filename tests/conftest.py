@@ -21,6 +21,8 @@ import pytest
 from hypothesis import settings
 from network_guard import NetworkBlocked
 
+from flows.environment import PROGRAM
+
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
 
@@ -39,17 +41,13 @@ CACHE = tempfile.mkdtemp(prefix="anomalysmith-cache-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
+# Forced, where our programs leave alone what the user has set.
+os.environ |= PROGRAM
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in THREADS} | {
     "OPENCV_FOR_THREADS_NUM": "1",
     "XDG_CACHE_HOME": CACHE,
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "NUMBA_DISABLE_JIT": "1",
     "PREFECT_HOME": PREFECT_HOME,
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # The default of 20 s is too near what a busy machine needs.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
 }
 # A developer's own server must not be written to.
 os.environ.pop("PREFECT_API_URL", None)

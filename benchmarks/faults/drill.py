@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flows.environment import PROGRAM
+
 ROOT = Path(__file__).resolve().parents[2]
 # Options that make a run short: no inpainting network, small images.
 FAST = ("--inpaint", "telea", "--image-size", "128", "--per-image", "2", "--workers", "1")
@@ -49,10 +51,7 @@ def draw_images(folder: Path, count: int = 4) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment variables, without telemetry and with one thread."""
-    plain = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_DISABLE_JIT": "1"}
-    # No telemetry from any child process.
-    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    return os.environ | plain | quiet | more
+    return os.environ | PROGRAM | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
 def command_of(images: Path, store: Path) -> list[str]:

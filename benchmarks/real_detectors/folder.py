@@ -30,7 +30,7 @@ from benchmarks.real_parts.backgrounds import BACKGROUNDS
 from benchmarks.real_parts.scenes import LENGTHS
 from pipeline.errors import UserError
 from pipeline.imaging.decode import is_image_name
-from pipeline.sources.layouts.base import natural_key
+from pipeline.imaging.walk import natural_key
 
 # Grey value of each defect in the masks; the order is part of the format.
 VALUES = {

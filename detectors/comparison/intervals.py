@@ -1,22 +1,16 @@
-"""Intervals (95 %) of the two numbers of a comparison: a share of images, and the macro AUROC.
+"""The macro AUROC of a comparison with its interval (95 %).
 
-A share has Wilson's score interval (Wilson, "Probable Inference, the Law of Succession, and
-Statistical Inference", JASA 22, 1927), which stays inside [0, 1] and keeps a width at 0 of n and n
-of n. It treats the images as independent and the threshold as given. The macro AUROC has a
-percentile bootstrap over normals and, within each kind, over samples (`detectors.metrics.bootstrap`
-has its limits).
+It is a percentile bootstrap over normals and, within each kind, over samples
+(`detectors.metrics.bootstrap` has its limits). Shares have `detectors.metrics.wilson`.
 
 Shapes: N normals; M anomalous samples; R resamples.
 """
 
-import math
 from collections.abc import Mapping
-from statistics import NormalDist
 
 import numpy as np
 
 from detectors.metrics.bootstrap import (
-    LEVEL,
     RESAMPLES,
     Interval,
     interval,
@@ -24,23 +18,6 @@ from detectors.metrics.bootstrap import (
     resampled,
 )
 from detectors.metrics.image import image_metrics
-
-# 1.96: the normal quantile of a two-sided interval.
-Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-
-
-def wilson(found: int, of: int) -> Interval:
-    """Wilson's interval of the share `found / of`; (0, 1) where there is no image."""
-    if not of:
-        return 0.0, 1.0
-    share, spread = found / of, Z * Z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / of + spread / (4 * of)) / (1 + spread)
-    # The exact ends at 0 of n and n of n, which rounding would miss by 1e-17.
-    return (
-        max(0.0, middle - half) if found else 0.0,
-        min(1.0, middle + half) if found < of else 1.0,
-    )
 
 
 def auroc_by_kind(normal_N: np.ndarray, by_kind: Mapping[str, np.ndarray]) -> dict[str, float]:

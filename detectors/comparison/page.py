@@ -51,12 +51,13 @@ def render(found: Comparison, pictures: Pictures, version: Version) -> str:
         {
             "value": value, "interval": interval, "rate": words.rate, "seconds": words.seconds,
             "percent_interval": words.interval_percent, "range": words.range_percent,
-            "percent": percent,
+            "percent": percent, "counted": words.counted,
         },
         found=found,
         best=found.recommendation.name,
         headline=words.headline(found),
         cautions=words.cautions(found),
+        one_class_real=words.one_class_real(found),
         rule=RULE,
         size=version.image_size,
         groups=[

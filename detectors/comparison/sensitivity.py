@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from detectors.comparison.held_out import HeldOutScores
-from detectors.comparison.intervals import auroc_by_kind, macro_auroc_interval, wilson
+from detectors.comparison.intervals import auroc_by_kind, macro_auroc_interval
 from detectors.metrics.bootstrap import Interval
+from detectors.metrics.wilson import wilson
 from detectors.training.calibration import false_alarm_threshold, rate_interval
 from pipeline.kinds import CONTROLS, EDIT_KINDS, kind_of
 from pipeline.rulebook.book import ORDER, UNKNOWN

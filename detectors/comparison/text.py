@@ -3,8 +3,10 @@
 from detectors.comparison.result import Compared, Comparison, RealTest
 from detectors.comparison.sensitivity import Row, Share
 from detectors.evaluation.report_text import interval, value
+from detectors.evaluation.results import nothing_to_compare
 from detectors.metrics.bootstrap import Interval
 from detectors.training.calibration import normals_for
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 # Kinds with fewer samples than this get a remark: the interval of half of them spans 60 %.
@@ -145,8 +147,11 @@ def as_text(found: Comparison) -> str:
             ("detector", "AUROC", "95 %", "found", "false alarms"),
             [(name, *_real(row)) for name, row in found.real.items()],
         ))  # fmt: skip
+        if why := one_class_real(found):
+            lines.append(f"note: {why}")
     lines += [""] * bool(found.left_out)
-    lines += [f"left out: {one.name}: {one.why}" for one in found.left_out]
+    left_out = repeated(((one.name, one.why) for one in found.left_out), "detectors")
+    lines += [f"left out: {line}" for line in left_out]
     return "\n".join(lines)
 
 
@@ -166,8 +171,20 @@ def _cell(one: Compared, row: Row) -> str:
     return f"{100 * cell.share:.0f} % ({interval_percent(cell).removesuffix(' %')})"
 
 
+def one_class_real(found: Comparison) -> str:
+    """Why the real test split gives no AUROC; empty where it gives one."""
+    # All detectors are measured on the same images.
+    row = next(iter((found.real or {}).values()), None)
+    return nothing_to_compare(row.false_alarms.of, row.found.of) if row else ""
+
+
+def counted(share: Share) -> str:
+    """`3 of 5`, or words where there is nothing to count."""
+    return f"{share.found} of {share.of}" if share.of else "no image"
+
+
 def _real(row: RealTest) -> tuple[str, ...]:
     return (
-        value(row.auroc), interval(row.auroc_interval),
-        *(f"{share.found} of {share.of}" for share in (row.found, row.false_alarms)),
+        "none" if row.auroc is None else value(row.auroc), interval(row.auroc_interval),
+        counted(row.found), counted(row.false_alarms),
     )  # fmt: skip

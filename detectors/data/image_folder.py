@@ -8,7 +8,6 @@ resized to twice the size, cropped to its centre, and converted to grey with pro
 (Batzner, Heckler, König, WACV 2024, Algorithm 1).
 """
 
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ImageError, UserError
-from pipeline.imaging.decode import is_image_name, load_image
+from pipeline.imaging.decode import load_image
+from pipeline.imaging.walk import only_links, walk_images
+from pipeline.utils.names import text_of
 
 # Probability that an image is converted to grey.
 GREY_SHARE = 0.3
@@ -37,20 +38,15 @@ class FolderImages:
 
     @cached_property
     def paths(self) -> list[Path]:
-        """All images in a fixed order."""
-        # ImageNet has 1.3 million files: os.walk lists them much faster than Path.rglob.
-        found = [
-            Path(place) / name
-            for place, _, names in os.walk(self.folder)
-            for name in names
-            if is_image_name(Path(name))
-        ]
-        if not found:
+        """All images in natural order."""
+        found = walk_images(self.folder) if self.folder.is_dir() else None
+        if found is None or not found.names:
+            why = only_links(found.left_out) if found else ""
             raise UserError(
-                f"penalty_folder: expected images under {self.folder}, found none; "
-                "pass a folder of images, or use --set penalty=none"
+                f"penalty_folder: expected images under {text_of(self.folder)}, "
+                f"found {why or 'none'}; pass a folder of images, or use --set penalty=none"
             )
-        return sorted(found)
+        return [self.folder / name for name in found.names]
 
     def draw(self, count: int, device: torch.device) -> Tensor:
         """(B, 3, size, size) uint8 on the device, in channels_last memory."""

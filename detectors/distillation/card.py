@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.utils.files import replaced_by
 from pipeline.utils.hashing import canonical_json
 
 # The licence of a file that names none.
@@ -51,6 +52,7 @@ def save_student(student: nn.Module, card: Mapping[str, Any], out: Path) -> None
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()
     }
+    out = replaced_by(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(out.name + ".tmp")
     metadata = {"license": card["plan"]["licence"], CARD: canonical_json(card).decode()}

@@ -11,7 +11,6 @@ it, and the batch names it. The batch of a step depends on the seed and on the s
 Shapes: B batch; S small side, L = 2S large side, px; 3 colour (RGB, uint8).
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detectors.data.batches import StepSampler
 from pipeline.errors import ImageError, UserError
-from pipeline.imaging.decode import is_image_name, load_image
+from pipeline.imaging.decode import load_image
+from pipeline.imaging.walk import only_links, walk_images
 from pipeline.utils.hashing import digest_of
+from pipeline.utils.names import text_of
 
 # Input size of the backbone over that of the PDN: 512 px and 256 px in the paper.
 ENLARGED = 2
@@ -49,7 +50,11 @@ class TwoSizes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DistillationImages(Dataset[TwoSizes]):
-    """`names` are paths below `root`, sorted; `listing` is a SHA-256 over them and their bytes."""
+    """Names and a digest of the image files below a folder.
+
+    `names` are paths below `root` in natural order; `listing` is a SHA-256 over them and their
+    sizes.
+    """
 
     root: Path
     names: tuple[str, ...]
@@ -57,20 +62,23 @@ class DistillationImages(Dataset[TwoSizes]):
     size: int
 
     @classmethod
-    def open(cls, root: Path, size: int) -> Self:
-        """List a folder; UserError when it holds fewer than two image files."""
+    def open(cls, root: Path, size: int, links: Path | None = None) -> Self:
+        """List a folder; UserError when it holds fewer than two image files.
+
+        Links inside it may lead into the folder `links` as well.
+        """
         if not root.is_dir():
             raise UserError(f"--images should be a folder of images, found none at {root}")
-        # Sorted, since the order of a directory differs between file systems.
-        found = sorted(_image_files(root))
-        if len(found) < LEAST:
+        walk = walk_images(root, links)
+        if len(walk.names) < LEAST:
+            why = only_links(walk.left_out) or "name another folder"
             raise UserError(
-                f"{root} holds {len(found)} image file(s), at least {LEAST} are needed "
-                "(thousands, for a useful teacher); name another folder"
+                f"{text_of(root)} holds {len(walk.names)} image file(s), at least {LEAST} are "
+                f"needed (thousands, for a useful teacher); {why}"
             )
         # The digest covers sizes instead of contents: reading all of ImageNet would take hours.
-        listing = digest_of([[name, count] for name, count in found])
-        return cls(root, tuple(name for name, _ in found), listing, size)
+        listing = digest_of([[text_of(name), (root / name).stat().st_size] for name in walk.names])
+        return cls(root, tuple(walk.names), listing, size)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,7 +120,7 @@ class DistillationImages(Dataset[TwoSizes]):
             try:
                 image = Image.fromarray(load_image(self.root / name))
             except ImageError as error:
-                failures.append((name, str(error)))
+                failures.append((text_of(name), str(error)))
                 continue
             if grey:
                 image = image.convert("L").convert("RGB")
@@ -123,7 +131,7 @@ class DistillationImages(Dataset[TwoSizes]):
             return small, large
         raise UserError(
             f"{self.root}: none of {min(TRIES, len(self))} image files in a row can be read, from "
-            f"{self.names[index]} on ({failures[-1][1]}); name a folder of images"
+            f"{text_of(self.names[index])} on ({failures[-1][1]}); name a folder of images"
         )
 
 
@@ -140,15 +148,6 @@ class StepKeys(Sampler[list[Key]]):
             rng = np.random.default_rng([self.steps.seed, step, len(indices)])
             drawn = (rng.random(len(indices)) < self.grey).tolist()
             yield list(zip(indices, drawn, strict=True))
-
-
-def _image_files(root: Path) -> Iterator[tuple[str, int]]:
-    """(path below root, bytes) of every file named like an image; linked folders are skipped."""
-    for folder, _, files in os.walk(root):
-        for name in files:
-            path = Path(folder, name)
-            if is_image_name(path) and path.is_file():
-                yield path.relative_to(root).as_posix(), path.stat().st_size
 
 
 # A named function, because worker processes cannot unpickle a lambda.

@@ -1,6 +1,7 @@
-"""Evaluation: score the real test split of a version with a checkpoint, and measure everything.
+"""Evaluation: score a test set with a checkpoint, and measure everything.
 
     found = evaluate(checkpoint, version, out)     # out gets report.json, .md, .html, images.csv
+    found = evaluate(checkpoint, OwnFolders((good,), (bad,)), out)    # images without any version
     found.to_json()["image_auroc"]
 
 Nothing is tuned on test images: the thresholds are those of the checkpoint. Ground truth stays at
@@ -17,16 +18,25 @@ from typing import Any
 
 import numpy as np
 
+from detectors.evaluation.labelled_images import (
+    FolderImages,
+    LabelledImage,
+    LabelledImages,
+    VersionImages,
+)
+from detectors.evaluation.own_folders import OwnFolders, list_own
 from detectors.evaluation.report import write_report
 from detectors.evaluation.results import (
     THRESHOLDS,
     EvaluationReport,
     ImageRow,
+    MaskInDoubt,
     ThresholdResult,
+    nothing_to_compare,
     thresholds_of,
 )
-from detectors.metrics.evaluation import Evaluation
-from detectors.metrics.image import image_metrics
+from detectors.metrics.evaluation import Evaluation, EvaluationResult
+from detectors.metrics.image import image_metrics, one_class
 from detectors.metrics.per_type import group_names, group_of
 from detectors.scoring import score, stack_images
 from detectors.training.calibration import Calibration
@@ -35,7 +45,9 @@ from detectors.training.precision import precision_name
 from detectors.training.progress import Watcher
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
+from pipeline.imaging.mask_doubts import mask_doubt
 from pipeline.utils.files import require_writable
+from pipeline.utils.repeated import repeated
 
 # (H, W) at which DeSTSeg computes IAP.
 IAP_SIZE = (256, 256)
@@ -47,13 +59,10 @@ LOCO_SIZES = {
 # Fewer good or anomalous test images than this get a remark: one of them changes a rate by 3 %.
 FEW = 30
 
-# An item of `Version.test_images`: pixels_HW3, masks_KHW, values_K, record.
-_Item = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
-
 
 def evaluate(
     checkpoint: Path,
-    version: Version,
+    tested: Version | OwnFolders,
     out: Path | None = None,
     *,
     device: str = "auto",
@@ -62,7 +71,7 @@ def evaluate(
     original_size: tuple[int, int] | None = None,
     watcher: Watcher | None = None,
 ) -> EvaluationReport:
-    """Score a version's test split; with `out`, also write the report there.
+    """Score a version's test split, or a user's own folders; with `out`, also write the report.
 
     `original_size` is the (H, W) of the images before they were stored: absolute saturation areas
     of AU-sPRO count their pixels. For MVTec LOCO it is known. UserError when the images have
@@ -70,19 +79,27 @@ def evaluate(
     """
     # Before any image is scored: an evaluation can take an hour.
     if out is not None:
-        require_writable(out)
+        require_writable(out, by_libraries=True)
+    # Before the checkpoint is loaded: folders are often named wrongly.
+    listed = list_own(tested) if isinstance(tested, OwnFolders) else tested
     restored = load(checkpoint, device, precision)
+    images: LabelledImages
+    if isinstance(listed, Version):
+        images = VersionImages(listed)
+    else:
+        trained = restored.card.version
+        images = FolderImages(listed, trained.category, trained.image_size)
     found = measure(
-        restored, version, batch_size=batch_size, original_size=original_size, watcher=watcher
+        restored, images, batch_size=batch_size, original_size=original_size, watcher=watcher
     )
     if out is not None:
-        write_report(found, version, restored, out)
+        write_report(found, images, restored, out)
     return found
 
 
 def measure(
     restored: Restored,
-    version: Version,
+    images: LabelledImages,
     *,
     batch_size: int = 16,
     original_size: tuple[int, int] | None = None,
@@ -92,32 +109,40 @@ def measure(
     watcher = watcher or Watcher()
     # Thresholds belong to the precision in which the checkpoint was loaded.
     card, calibration = restored.card, restored.card.calibration
-    require_same_shape(card, version)
-    # Needed before the first image, because AU-sPRO is computed while images arrive.
-    scale, scale_note = saturation_scale(version, original_size)
-    evaluation = Evaluation(version.index["defects_config"], saturation_scale=scale)
-    named = _defect_names(version)
+    scale, scale_note = 1.0, dict[str, str]()
+    if isinstance(images, VersionImages):
+        require_same_shape(card, images.version)
+        # Needed before the first image, because AU-sPRO is computed while images arrive.
+        scale, scale_note = saturation_scale(images.version, original_size)
+    evaluation = Evaluation(images.defects_config, saturation_scale=scale)
+    named = _defect_names(images)
     # Maps are not kept: only a row per image, and what the metrics need.
     rows: list[ImageRow] = []
+    doubts: list[MaskInDoubt] = []
     started = time.perf_counter()
-    watcher.begin("test images", sum(shard.images for shard in version.test_shards))
-    for batch in _batches(version.test_images(), batch_size):
+    watcher.begin("test images", len(images))
+    for batch in _batches(images.images(), batch_size):
         # Maps come back at the stored size, at which the ground truth is.
         scored = score(
             restored.detector,
             restored.compute,
-            stack_images([pixels for pixels, *_ in batch]),
-            version.image_size,
+            stack_images([image.pixels_HW3 for image in batch]),
+            images.size_HW,
+            explain=True,
         )
-        for (_, masks_KHW, values_K, record), value, map_HW in zip(
-            batch, scored.scores_B.tolist(), scored.maps_BHW, strict=True
+        for image, value, map_HW, reasons in zip(
+            batch, scored.scores_B.tolist(), scored.maps_BHW, scored.reasons, strict=True
         ):
-            name, type_ = record["name"], record["defect"]
-            evaluation.add(value, map_HW, masks_KHW, values_K, type_, name)
+            masks_KHW, values_K = image.masks_KHW, image.values_K
+            evaluation.add(value, map_HW, masks_KHW, values_K, image.type, image.name)
             # A dict removes duplicates and keeps the order: channels of one defect share a name.
             defects = dict.fromkeys(named[v] for v in values_K.tolist() if v in named)
             over = {key: value >= limit for key, limit in thresholds_of(calibration).items()}
-            rows.append(ImageRow(name, type_, tuple(defects), value, over))
+            words = tuple(map(str, reasons))
+            rows.append(
+                ImageRow(image.name, image.type, tuple(defects), value, over, image.place, words)
+            )
+            doubts += _doubts(image)
         watcher.step(len(rows), {})
     # The rate includes decoding and the pixel metrics.
     seconds = time.perf_counter() - started
@@ -125,17 +150,19 @@ def measure(
     result = evaluation.result()
     return EvaluationReport(
         card=card,
-        version=_facts(version),
+        tested=images.facts(),
         result=result,
         rows=tuple(rows),
         at_thresholds=detections(rows, calibration),
         per_defect=_per_defect(rows),
-        held_out_scores=_held_out_scores(restored, version),
-        notes=result.notes | _remarks(rows, card, version) | scale_note,
+        held_out_scores=_held_out_scores(restored, images),
+        notes=result.notes | _remarks(rows, card, images, result) | scale_note | _mask_note(doubts),
         device=restored.compute.describe(),
         precision=precision_name(restored.compute),
         batch_size=batch_size,
         seconds=seconds,
+        failures=dict(images.failures),
+        mask_doubts=tuple(doubts),
     )
 
 
@@ -198,26 +225,50 @@ def saturation_scale(
     return height * width / (size[0] * size[1]), {}
 
 
-def _remarks(rows: Sequence[ImageRow], card: Card, version: Version) -> dict[str, str]:
+def _remarks(
+    rows: Sequence[ImageRow], card: Card, images: LabelledImages, result: EvaluationResult
+) -> dict[str, str]:
     """What limits the numbers: few images, other sizes, versions, missing thresholds."""
     notes = {}
-    # Small regions vanish and borders change with the size, so IAP is not comparable.
-    if tuple(version.image_size) != IAP_SIZE:
-        height, width = version.image_size
-        notes["iap_size"] = (
-            f"iap and iap90 are computed at the stored {height} x {width} px, published ones at "
-            "256 x 256"
-        )
     good = sum(not row.label for row in rows)
     # Test images: none, of one class, or few.
-    if not rows:
-        notes["test"] = "the version has no real test split, so there is nothing to measure"
-    elif good == len(rows):
-        notes["test"] = "the test split holds good images only"
+    if one_class(good, len(rows) - good):
+        notes["test"] = nothing_to_compare(good, len(rows) - good)
     elif min(good, len(rows) - good) < FEW:
         notes["few_images"] = (
             f"{good} good and {len(rows) - good} anomalous test images are few: see the intervals"
         )
+    if isinstance(images, VersionImages):
+        notes |= _version_remarks(card, images.version)
+        # Small regions vanish and borders change with the size, so IAP is not comparable.
+        if tuple(images.size_HW) != IAP_SIZE and result.metrics["iap"] is not None:
+            height, width = images.size_HW
+            notes["iap_size"] = (
+                f"iap and iap90 are computed at the stored {height} x {width} px, published ones "
+                "at 256 x 256"
+            )
+    else:
+        notes |= images.own.notes
+    # Missing thresholds, with the reasons of the calibration.
+    why = card.calibration.notes
+    if not thresholds_of(card.calibration):
+        notes["thresholds"] = "the checkpoint has no thresholds: " + "; ".join(
+            dict.fromkeys(why.values())
+        )
+    else:
+        # A threshold from few normals promises less than its name says.
+        notes |= {name: f"{name}: {why[name]}" for name in THRESHOLDS if name in why}
+    if card.parity.verdict == "differs":
+        notes["parity"] = (
+            f"in training, scores in {card.parity.precision} differed from float32 by up to "
+            f"{card.parity.difference:.2g} standard deviations"
+        )
+    return notes
+
+
+def _version_remarks(card: Card, version: Version) -> dict[str, str]:
+    """Another version, category or size than that of the training."""
+    notes = {}
     # Version of the training against this one.
     trained = card.version
     if trained.category != version.category:
@@ -235,16 +286,6 @@ def _remarks(rows: Sequence[ImageRow], card: Card, version: Version) -> dict[str
             f"images are stored at {version.image_size[1]} x {version.image_size[0]} px, those of "
             f"the training at {trained.image_size[1]} x {trained.image_size[0]} px: they were "
             "resized differently"
-        )
-    # Missing thresholds, with the reasons of the calibration.
-    if not thresholds_of(card.calibration):
-        notes["thresholds"] = "the checkpoint has no thresholds: " + "; ".join(
-            dict.fromkeys(card.calibration.notes.values())
-        )
-    if card.parity.verdict == "differs":
-        notes["parity"] = (
-            f"in training, scores in {card.parity.precision} differed from float32 by up to "
-            f"{card.parity.difference:.2g} standard deviations"
         )
     return notes
 
@@ -273,33 +314,45 @@ def _per_defect(rows: Sequence[ImageRow]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _held_out_scores(restored: Restored, version: Version) -> tuple[float, ...]:
-    """Scores of the normals that the thresholds were computed from, if they are of this version."""
+def _held_out_scores(restored: Restored, images: LabelledImages) -> tuple[float, ...]:
+    """Scores of the normals that the thresholds were computed from, if they are of this version.
+
+    Of a user's own folders always: both are images of the same product.
+    """
     # Another version has other normals, and the chart would mix both.
-    if restored.held_out is None or restored.card.version.digest != version.digest:
+    other = (
+        isinstance(images, VersionImages) and restored.card.version.digest != images.version.digest
+    )
+    if restored.held_out is None or other:
         return ()
     return tuple(restored.held_out.normal_scores_N.tolist())
 
 
-def _facts(version: Version) -> dict[str, Any]:
-    """The version as JSON for the report."""
-    return {
-        "name": version.name,
-        "digest": version.digest,
-        "category": version.category,
-        "image_size": list(version.image_size),
-        "licence": version.index.get("licence") or "",
-        "test": dict(version.index["counts"]["test"]),
-    }
+def _doubts(image: LabelledImage) -> list[MaskInDoubt]:
+    """What is doubtful about the mask of an anomalous image."""
+    if image.mask_fault:
+        return [MaskInDoubt(image.name, None, image.mask_fault)]
+    # Images without masks are counted elsewhere.
+    if not len(image.masks_KHW):
+        return []
+    found = mask_doubt(image.name, np.asarray(image.masks_KHW.any(0)))
+    return [MaskInDoubt(found.name, found.share, found.reason)] if found else []
 
 
-def _defect_names(version: Version) -> Mapping[int, str]:
+def _mask_note(doubts: Sequence[MaskInDoubt]) -> dict[str, str]:
+    """One remark on all masks in doubt."""
+    if not doubts:
+        return {}
+    lines = repeated(((doubt.name, doubt.why) for doubt in doubts), "masks")
+    return {"mask_doubts": "masks in doubt: " + "; ".join(lines)}
+
+
+def _defect_names(images: LabelledImages) -> Mapping[int, str]:
     """Names of defects by the grey value of their masks; empty without a defects_config.json."""
-    config = version.index["defects_config"] or ()
-    return {defect["pixel_value"]: defect["defect_name"] for defect in config}
+    return {defect["pixel_value"]: defect["defect_name"] for defect in images.defects_config or ()}
 
 
-def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+def _batches(items: Iterator[LabelledImage], size: int) -> Iterator[list[LabelledImage]]:
     """Lists of `size` items; the last one may be shorter."""
     while batch := list(islice(items, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""The report of one detector on one version, as JSON, CSV, Markdown and HTML.
+"""The report of one detector on one test set, as JSON, CSV, Markdown and HTML.
 
     report.json    all numbers (those of `anomalysmith evaluate --json`, with curves and scores)
     images.csv     one line per test image
@@ -18,6 +18,7 @@ import numpy as np
 
 from detectors.evaluation import report_text as words
 from detectors.evaluation.charts import Curve, Estimate, curves, estimates, histograms
+from detectors.evaluation.labelled_images import LabelledImages
 from detectors.evaluation.report_images import Example, examples, heat_scale
 from detectors.evaluation.report_text import (
     NAMES,
@@ -32,10 +33,9 @@ from detectors.evaluation.results import THRESHOLDS, EvaluationReport
 from detectors.metrics.evaluation import Measured
 from detectors.metrics.image import image_metrics
 from detectors.training.checkpoint import Restored
-from pipeline.dataset.version import Version
-from pipeline.sources.licences import terms_of
 from pipeline.utils.files import named_disk_errors, write_atomic
 from pipeline.utils.html import render_template
+from pipeline.utils.repeated import repeated
 
 # File names of a report.
 JSON, CSV, MARKDOWN, PAGE = "report.json", "images.csv", "report.md", "report.html"
@@ -53,38 +53,51 @@ _SECTIONS = {
 }
 
 
-def write_report(found: EvaluationReport, version: Version, restored: Restored, out: Path) -> Path:
+def write_report(
+    found: EvaluationReport, images: LabelledImages, restored: Restored, out: Path
+) -> Path:
     """Write all four files into `out` and return the path of the page."""
     # NaN is not allowed in JSON; metrics are None instead.
     content = json.dumps(found.to_json(details=True), indent=1, allow_nan=False) + "\n"
     # All content is made before the first file is written.
-    page = render(found, version, restored)
+    page = render(found, images, restored)
     with named_disk_errors(out):
         write_atomic(out / JSON, content.encode())
         write_atomic(out / CSV, found.to_csv().encode())
-        write_atomic(out / MARKDOWN, markdown(found, terms_of(version.index)).encode())
+        write_atomic(out / MARKDOWN, markdown(found, images.terms).encode())
         write_atomic(out / PAGE, page.encode())
     return out / PAGE
 
 
-def render(found: EvaluationReport, version: Version, restored: Restored) -> str:
+def render(found: EvaluationReport, images: LabelledImages, restored: Restored) -> str:
     """The page as HTML."""
     # One colour scale for all examples, so that heat means the same on every image.
-    sections = examples(found.rows, version, restored)
+    sections = examples(found.rows, images, restored)
     scale = heat_scale(restored, [one for section in sections.values() for one in section])
     return render_template(
         _TEMPLATE,
-        {"value": value, "percent": percent, "interval": words.interval},
+        {
+            "value": value,
+            "percent": percent,
+            "interval": words.interval,
+            "false_alarms": words.false_alarms,
+            "hits": words.hits,
+        },
         found=found,
         card=found.card,
         calibration=found.card.calibration,
         result=found.result,
-        size=version.image_size,
+        size=images.size_HW,
         names=NAMES,
         about=words.ABOUT,
         threshold_names=THRESHOLD_NAMES,
         tiles=tiles(found),
+        missing=words.missing(found),
+        remarks=words.remarks(found),
+        not_scored=repeated(found.failures.items()),
         groups=table_rows(found),
+        image_columns=words.measured_columns(found, words.IMAGE),
+        pixel_columns=words.measured_columns(found, words.PIXEL),
         shown_thresholds=[
             name for name in ("threshold_1", "threshold_5") if found.at_thresholds[name]
         ],
@@ -97,13 +110,16 @@ def render(found: EvaluationReport, version: Version, restored: Restored) -> str
             if sections[key]
         ],
         heat_from_training=found.card.calibration.heat is not None,
-        terms=terms_of(version.index),
+        terms=images.terms,
         facts=_facts(found),
     )
 
 
 def tiles(found: EvaluationReport) -> dict[str, list[dict[str, Any]]]:
-    """The headline metrics of images and of pixels; the mean of MVTec LOCO's groups goes first."""
+    """The headline metrics of images and of pixels; the mean of MVTec LOCO's groups goes first.
+
+    Those that could not be measured have no tile: the page says why in a sentence.
+    """
     # On MVTec LOCO the mean of the two groups is the number that papers report.
     pooled, mean = found.result.pooled, found.result.mean
     image: list[tuple[str, Measured, str]] = [(name, pooled, "") for name in words.IMAGE]
@@ -120,9 +136,9 @@ def tiles(found: EvaluationReport) -> dict[str, list[dict[str, Any]]]:
                 "lead": row == "image" and place == 0,
                 "value": measured.metrics[name],
                 "interval": measured.intervals.get(name),
-                "reason": measured.notes.get(name, ""),
             }
             for place, (name, measured, extra) in enumerate(chosen)
+            if measured.metrics[name] is not None
         ]
         for row, chosen in (("image", image), ("pixel", pixel))
     }
@@ -151,7 +167,7 @@ def charts(found: EvaluationReport) -> dict[str, str]:
     # Curves exist only with both classes.
     if len(result.roc_P2):
         made |= _curve_charts(found)
-    if result.per_type:
+    if result.per_type and result.metrics["image_auroc"] is not None:
         rows_ = [
             Estimate(name, row.metrics["image_auroc"], row.intervals.get("image_auroc"))
             for name, row in table_rows(found)
@@ -285,7 +301,7 @@ def _facts(found: EvaluationReport) -> Mapping[str, str]:
         "teacher": f"{card.teacher.name} · {card.teacher.sha256[:12]}" if card.teacher else "none",
         "seed": str(card.seed),
         "checkpoint": f"{card.sha256[:12]}…",
-        "evaluated on": f"{found.version['category']} {found.version['name']}",
-        "version content": f"{found.version['digest'][:12]}…",
+        "evaluated on": f"{found.tested['category']} {found.tested['name']}",
+        "content": f"{found.tested['digest'][:12]}…",
         "scored": f"{len(found.rows)} images in {found.seconds:.1f} s on {found.device}",
     }

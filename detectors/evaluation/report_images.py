@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detectors.evaluation.labelled_images import LabelledImages
 from detectors.evaluation.results import ImageRow
 from detectors.heatmaps import Scale, outline_mask, overlay, scale_of
 from detectors.metrics.per_type import group_names
 from detectors.scoring import score, stack_images
 from detectors.training.checkpoint import Restored
-from pipeline.dataset.version import Version
 from pipeline.utils.html import thumbnail_uri
 
 # Images in the sections of false alarms and misses, and of typical hits.
@@ -79,7 +79,7 @@ def choose(rows: Sequence[ImageRow]) -> dict[str, list[int]]:
 
 
 def examples(
-    rows: Sequence[ImageRow], version: Version, restored: Restored
+    rows: Sequence[ImageRow], images: LabelledImages, restored: Restored
 ) -> dict[str, list[Example]]:
     """The chosen images with their pixels, maps and ground truth, by section."""
     chosen = choose(rows)
@@ -88,24 +88,14 @@ def examples(
     made = {}
     for start in range(0, len(places), _BATCH):
         batch = places[start : start + _BATCH]
-        read = [_read(version, place) for place in batch]
-        images = stack_images([image_HW3 for image_HW3, _ in read])
-        scored = score(restored.detector, restored.compute, images, version.image_size)
-        for place, (image_HW3, mask_HW), map_HW in zip(batch, read, scored.maps_BHW, strict=True):
-            made[place] = Example(rows[place], image_HW3, map_HW, mask_HW)
+        read = [images.read(rows[place].place) for place in batch]
+        pixels = stack_images([image.pixels_HW3 for image in read])
+        scored = score(restored.detector, restored.compute, pixels, images.size_HW)
+        for place, image, map_HW in zip(batch, read, scored.maps_BHW, strict=True):
+            # The union of its regions.
+            mask_HW = np.asarray(image.masks_KHW.any(0)) if len(image.masks_KHW) else None
+            made[place] = Example(rows[place], image.pixels_HW3, map_HW, mask_HW)
     return {name: [made[place] for place in section] for name, section in chosen.items()}
-
-
-def _read(version: Version, place: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pixels of one test image, and the union of its regions."""
-    # Indices run through the shards one after another.
-    for shard in version.test_shards:
-        if place < shard.images:
-            masks_KHW, _ = shard.masks(place)
-            mask_HW = np.asarray(masks_KHW.any(0))
-            return shard.original(place), mask_HW if len(masks_KHW) else None
-        place -= shard.images
-    raise IndexError(place)
 
 
 def heat_scale(restored: Restored, shown: Sequence[Example]) -> Scale | None:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectors.evaluation.results import EvaluationReport
+from detectors.evaluation.results import EvaluationReport, ThresholdResult, reasons
 from detectors.metrics.evaluation import Measured
 from pipeline.sources.licences import Terms
 from pipeline.utils.html import escape_markdown
+from pipeline.utils.repeated import repeated
 
 # Display names of the metrics, in the order of the page.
 NAMES = {
@@ -70,6 +71,48 @@ def interval(pair: Sequence[float] | None) -> str:
     return f"{pair[0]:.3f}–{pair[1]:.3f}" if pair else ""
 
 
+def share(found: int, of: int, ends: Sequence[float] | None, none: str) -> str:
+    """`1 of 20 (5 %, 95 % interval 1–24 %)`, or `none` without images."""
+    if not ends:
+        return none
+    low, high = (f"{100 * end:.0f}" for end in ends)
+    return f"{found} of {of} ({percent(found / of)}, 95 % interval {low}–{high} %)"
+
+
+def false_alarms(row: ThresholdResult) -> str:
+    """False alarms at a threshold, with the interval of their rate."""
+    return share(row.false_alarms, row.good, row.false_positive_interval, "no good image")
+
+
+def hits(row: ThresholdResult) -> str:
+    """Anomalous images found at a threshold, with the interval of the recall."""
+    return share(row.found, row.anomalous, row.recall_interval, "no anomalous image")
+
+
+def missing(found: EvaluationReport) -> list[str]:
+    """A sentence per reason for metrics that could not be measured."""
+    metrics = found.result.metrics
+    # Who brings images of his own cannot have what only MVTec LOCO has.
+    if not found.of_version:
+        metrics = {name: number for name, number in metrics.items() if name != "spro"}
+    return [
+        f"No {', '.join(NAMES[name] for name in names)}: {why}."
+        for why, names in reasons(metrics, found.notes).items()
+    ]
+
+
+def remarks(found: EvaluationReport) -> list[str]:
+    """The remarks, without the reasons that `missing` gives."""
+    names = {"intervals", *found.result.metrics}
+    return [f"{why}" for name, why in sorted(found.notes.items()) if name not in names]
+
+
+def measured_columns(found: EvaluationReport, names: Sequence[str]) -> list[str]:
+    """The metrics that at least one row of the tables has."""
+    rows = [row for _, row in table_rows(found)]
+    return [name for name in names if any(row.metrics[name] is not None for row in rows)]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     # Numbers are aligned at the right.
@@ -97,35 +140,33 @@ def table_rows(found: EvaluationReport) -> list[tuple[str, Measured]]:
 
 def markdown(found: EvaluationReport, terms: Terms) -> str:
     """The numbers of a report as a Markdown page."""
-    result, card, version = found.result, found.card, found.version
+    result, card, tested = found.result, found.card, found.tested
     groups = table_rows(found)
     counts = f"{len(found.rows)} test images, {result.pooled.anomalous} of them anomalous"
+    where = "Version" if found.of_version else "Folders"
     # Sections of the page, in the order of the HTML report.
     parts = [
-        f"# {card.detector} on {escape_markdown(version['category'])}",
-        f"Version `{version['name']}`, content `{version['digest'][:12]}`; checkpoint "
+        f"# {card.detector} on {escape_markdown(tested['category'])}",
+        f"{where} `{tested['name']}`, content `{tested['digest'][:12]}`; checkpoint "
         f"`{card.sha256[:12]}`, {card.steps:,} steps, seed {card.seed}. {counts}. Scored on "
         f"{found.device}.",
-        "## Images",
-        table(
-            ["against all good images", "images", *(NAMES[name] for name in IMAGE), "AUROC 95 %"],
-            [
-                [name, row.anomalous, *(value(row.metrics[m]) for m in IMAGE),
-                 interval(row.intervals.get("image_auroc"))]
-                for name, row in groups
-            ],
-        ),
-        "## Localisation",
-        table(
-            ["against all good images", "regions", *(NAMES[name] for name in PIXEL)],
-            [
-                [name, row.regions, *(value(row.metrics[m]) for m in PIXEL)]
-                for name, row in groups
-            ],
-        ),
-        "## Detections at the thresholds of the checkpoint",
-        _detections(found),
-    ]  # fmt: skip
+        *missing(found),
+    ]
+    if columns := measured_columns(found, IMAGE):
+        rows = [
+            [name, row.anomalous, *(value(row.metrics[m]) for m in columns),
+             interval(row.intervals.get("image_auroc"))]
+            for name, row in groups
+        ]  # fmt: skip
+        head = ["against all good images", "images", *(NAMES[m] for m in columns), "AUROC 95 %"]
+        parts += ["## Images", table(head, rows)]
+    if columns := measured_columns(found, PIXEL):
+        rows = [
+            [name, row.regions, *(value(row.metrics[m]) for m in columns)] for name, row in groups
+        ]
+        head = ["against all good images", "regions", *(NAMES[m] for m in columns)]
+        parts += ["## Localisation", table(head, rows)]
+    parts += ["## Detections at the thresholds of the checkpoint", _detections(found)]
     # Only sources that name their defects have this table.
     if found.per_defect:
         rows = [
@@ -134,6 +175,12 @@ def markdown(found: EvaluationReport, terms: Terms) -> str:
         ]
         parts += ["## Defects", table(["defect", "group", "images", "Image AUROC"], rows)]
     parts += ["## Validation", _validation(found)]
+    if found.mask_doubts:
+        rows = [[d.name, percent(d.share), d.why] for d in found.mask_doubts]
+        parts += ["## Masks in doubt", table(["mask of", "marked", "why"], rows)]
+    if found.failures:
+        lines = repeated(found.failures.items())
+        parts += ["## Not scored", "\n".join(f"- {escape_markdown(line)}" for line in lines)]
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {k}: {v}" for k, v in found.notes.items())]
     parts += ["## Licence", "`report.html` contains test images. " + terms.sentences()]
@@ -148,9 +195,8 @@ def _detections(found: EvaluationReport) -> str:
             rows.append([THRESHOLD_NAMES[name], "–", "–", "–"])
             continue
         # Counts with rates, because a rate of few images says little.
-        false = f"{row.false_alarms} of {row.good} ({percent(row.false_positive_rate)})"
-        hits = f"{row.found} of {row.anomalous} ({percent(row.recall)})"
-        rows.append([THRESHOLD_NAMES[name], f"{row.threshold:.4g}", false, hits])
+        score = f"{row.threshold:.4g}"
+        rows.append([THRESHOLD_NAMES[name], score, false_alarms(row), hits(row)])
     return table(["threshold", "score", "false alarms", "anomalies found"], rows)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from detectors.metrics.bootstrap import LEVEL, RESAMPLES, Interval
 from detectors.metrics.image import METRICS as IMAGE_METRICS
 from detectors.metrics.per_type import LOCO_GROUPS, Row, group_metrics, group_of, mean_of
-from detectors.metrics.pixel_stream import PixelMetrics, PixelStream
+from detectors.metrics.pixel_stream import NO_MAP, NO_MARKS, PixelMetrics, PixelStream
 from pipeline.errors import UserError
 from pipeline.records import GOOD
 
@@ -189,9 +189,15 @@ class Evaluation:
     def _remarks(self, groups: set[str]) -> dict[str, str]:
         """Remarks on the pooled numbers; their keys differ from the names of metrics."""
         remarks = {}
+        anomalous = sum(type != GOOD for _, type, _ in self._images)
+        left_out = {
+            NO_MARKS: f"of {anomalous} anomalous images have no mask or an empty one: image "
+            "metrics count them, pixel metrics leave them out",
+            NO_MAP: f"of {len(self._images)} images have no map: pixel metrics leave them out",
+        }
         if self._pixels.left_out:
-            remarks["left_out"] = "left out of the pixel metrics: " + ", ".join(
-                f"{count} images ({reason})" for reason, count in self._pixels.left_out.items()
+            remarks["left_out"] = "; ".join(
+                f"{count} {left_out[reason]}" for reason, count in self._pixels.left_out.items()
             )
         # On MVTec LOCO readers expect the mean of two groups; say which number is printed.
         loco = groups & set(LOCO_GROUPS)

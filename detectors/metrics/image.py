@@ -95,10 +95,10 @@ def image_metrics(labels_N: ArrayLike, scores_N: ArrayLike) -> ImageMetrics:
 def one_class(normal: int, anomalous: int) -> str:
     """The reason why there are no metrics; empty when both classes are present."""
     if not normal and not anomalous:
-        return "there are no images"
+        return "there is no image"
     if not anomalous:
-        return "there are no anomalous images"
-    return "" if normal else "there are no good images"
+        return "there is no anomalous image"
+    return "" if normal else "there is no good image"
 
 
 def positives_at_thresholds(

@@ -188,7 +188,11 @@ class PixelStream:
     def _nothing(self, groups: Sequence[str], regions: int, outside: int) -> str:
         """The reason why there are no pixel metrics; empty when there are."""
         if not groups:
-            return "there are no anomalous images"
+            return "there is no anomalous image"
         if not regions:
-            return NO_MAP if not self.left_out[NO_MARKS] else "no anomalous image has marked pixels"
+            return (
+                NO_MAP
+                if not self.left_out[NO_MARKS]
+                else "no anomalous image has a mask with marked pixels"
+            )
         return "" if outside else "every pixel is marked as defective"

@@ -174,7 +174,8 @@ def read_card(folder: Path) -> Card:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder} is no checkpoint: it holds no {CARD}; name the --out of a finished training"
+            f"{folder} is no checkpoint: it holds no {CARD}; name the folder of a finished "
+            "`train --out`"
         ) from None
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}; {REPAIR}") from None

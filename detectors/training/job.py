@@ -31,6 +31,7 @@ class TrainJob:
     `precision`   `auto`, `fp32`, `tf32` or `bf16`
     `compile`     one of `COMPILE_MODES`
     `workers`     processes that read images; 0 reads in the training process
+    `threads`     threads of PyTorch on a CPU; None: as many as there are CPUs
     `teacher`     weights of the frozen network; None: the file that the weights registry finds
     `start`       checkpoint whose fitting tensors are copied before the first step
     `save_every`  steps between two resume states; None: by the clock
@@ -45,6 +46,7 @@ class TrainJob:
     precision: str = "auto"
     compile: str = "off"
     workers: int = 0
+    threads: int | None = None
     teacher: Path | None = None
     start: Path | None = None
     save_every: int | None = None

@@ -19,6 +19,9 @@ from pipeline.settings import Settings
 
 # Validation images that are compared, half normals and half synthetics where both suffice.
 IMAGES = 32
+# With fewer, two images that trade places lower the rank correlation by more than is allowed, and a
+# deviation of so few scores is a guess.
+FEWEST = 16
 # No warning up to this largest score difference, in standard deviations of the fp32 scores,
 DEVIATIONS = 0.25
 # and down to this rank correlation.
@@ -29,7 +32,8 @@ class Parity(Settings):
     """Image scores in `precision` against fp32.
 
     `difference` is the largest absolute difference divided by the standard deviation of the fp32
-    scores, `ranks` Spearman's rank correlation; both None when fewer than two scores differ.
+    scores, `ranks` Spearman's rank correlation; both None below `FEWEST` images, and when fewer
+    than two scores differ.
     """
 
     precision: Precision
@@ -60,6 +64,8 @@ def parity(detector: Detector, images: Batches, compute: Compute) -> Parity:
 
 def compare_scores(exact_N: np.ndarray, used_N: np.ndarray, precision: Precision) -> Parity:
     """The parity of two (N,) float32 arrays of scores of the same images."""
+    if len(exact_N) < FEWEST:
+        return Parity(precision=precision, images=len(exact_N))
     # Without two distinct scores there is no deviation to divide by and no ranking.
     if len(np.unique(exact_N)) < 2 or len(np.unique(used_N)) < 2:
         return Parity(precision=precision, images=len(exact_N))

@@ -16,6 +16,10 @@ from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.models.weights import store as weights
 
+# What to do without the weights of a profile.
+OTHER_TEACHER = (
+    "choose another --profile, whose weights are others, or name a file with `train --teacher`"
+)
 # A message names this many differences, so that it stays one line.
 SHOWN = 3
 
@@ -36,7 +40,7 @@ class Inputs:
         WeightsError when the teacher is missing, UserError when `start` is no checkpoint.
         """
         # A teacher by the same name but with other bytes is another training.
-        path = weights.require(job.recipe.settings.teacher, job.teacher)
+        path = weights.require(job.recipe.settings.teacher, job.teacher, otherwise=OTHER_TEACHER)
         card = FileCard(name=path.name, sha256=weights.sha256(path))
         if job.start is None:
             return cls(path, card)

@@ -10,6 +10,8 @@ Under `torchrun` all processes call `train`; rank 0 validates and writes.
 import shutil
 from contextlib import ExitStack
 
+import torch
+
 from detectors.training import resume
 from detectors.training.checkpoint import Card, ValidationPass, VersionCard, save, software
 from detectors.training.cross_fit import cross_fit
@@ -33,9 +35,9 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
     The same job again continues where a killed run stopped, or returns at once when it is done.
     UserError when `job.out` holds another training, and when a loss stops being finite.
     """
-    if job.compile not in COMPILE_MODES:
-        *most, last = COMPILE_MODES
-        raise UserError(f"compile is {', '.join(most)} or {last}; got {job.compile!r}")
+    check_options(job)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
     # Opening checks the index and the sizes of the shards.
     version = open_version(job.version)
     with process_group(job.device) as ranks, ExitStack() as stack:
@@ -49,7 +51,7 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
                 shutil.rmtree(job.out / resume.RESUME, ignore_errors=True)
             return _report(job, card, {})
         if ranks.first:
-            require_writable(job.out)
+            require_writable(job.out, by_libraries=True)
             # The lock is held until the training ends, and released by the system if it is killed.
             if not stack.enter_context(locked_if_free(job.out)):
                 raise UserError(
@@ -69,6 +71,23 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         # No process returns before rank 0 has written the checkpoint.
         ranks.broadcast(0)
         return report
+
+
+def check_options(job: TrainJob) -> None:
+    """UserError for options that this detector cannot take; for a preview, too."""
+    if job.compile not in COMPILE_MODES:
+        *most, last = COMPILE_MODES
+        raise UserError(f"compile is {', '.join(most)} or {last}; got {job.compile!r}")
+    if job.threads is not None and job.threads < 1:
+        raise UserError(f"threads is at least 1; got {job.threads}")
+    if not job.recipe.settings.trains():
+        idle = ["--start"] if job.start else []
+        idle += ["--compile"] if job.compile != "off" else []
+        if idle:
+            raise UserError(
+                f"{job.recipe.name} with these settings trains no network, so it takes no "
+                f"{' or '.join(idle)}; leave it out"
+            )
 
 
 def _finish(fit: Fit) -> Card:

@@ -16,6 +16,7 @@ from flows.commands.console import (
     worst_code,
 )
 from flows.jobs.compare import CompareJob, Plan, compared, planned, train_all, version_of
+from pipeline.utils.repeated import repeated
 
 
 def compare_command(
@@ -144,8 +145,8 @@ def _run(job: CompareJob) -> tuple[dict[str, Any], str, int]:
     from flows.commands.progress_bars import StepBar, StoppableBar
 
     plan = planned(job)
-    for name, why in plan.left_out.items():
-        print_note(f"{name} is left out: {why}")
+    for line in repeated(plan.left_out.items(), "detectors"):
+        print_note(f"left out: {line}")
     with StoppableBar() as bar:
         failed = train_all(plan, bar)
     content = compared(job, plan, {n: str(e) for n, e in failed.items()}, StepBar("img"))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import Json, print_result
+from flows.commands.console import Json, is_standard_output, print_result, write_output
 from flows.jobs.category_options import MANIFEST
 from pipeline.config.manifest import read_manifest
 from pipeline.errors import UserError
@@ -37,11 +37,12 @@ def deployments_command(
     """
     from flows.jobs.deployments import FLOWS, render
 
+    aside = is_standard_output(out, as_json)
     path = manifest or MANIFEST
     read = read_manifest(path)
     text = render(read, path, out)
     # The whole text is compared: new categories, another template or another Prefect make it stale.
-    before = out.read_text() if out.is_file() else None
+    before = out.read_text("utf-8") if out.is_file() else None
     fresh = before == text
     if check and not fresh:
         # The command that would repair it, with the options of this call.
@@ -52,9 +53,9 @@ def deployments_command(
             f"run `{' '.join(['anomalysmith deployments', *words])}`"
         )
     if not fresh:
-        out.write_text(text)
+        write_output(out, text.encode())
     count = len(FLOWS) * (len(read.categories) + 1)
     content = {"file": str(out.absolute()), "deployments": count, "written": not fresh}
     said = "is fresh" if fresh else "written"
     lines = f"{out}: {count} deployments, {said}"
-    print_result(content, as_json, lines if check else f"{lines}\n{NEXT}")
+    print_result(content, as_json, lines if check else f"{lines}\n{NEXT}", aside=aside)

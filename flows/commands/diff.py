@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
+from flows.commands.console import (
+    Json,
+    is_standard_output,
+    print_note,
+    print_result,
+    stdout_to_stderr,
+    write_output,
+)
 from pipeline.reports.diff.changes import WAYS, Diff, GateChange, ImageChange, SampleChange
 from pipeline.utils.text_table import table
 
@@ -31,7 +38,10 @@ def diff_command(
     ],
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write a page with images: before, after, where."),
+        typer.Option(
+            metavar="FILE",
+            help="Also write a page with images: before, after, where; - is standard output.",
+        ),
     ] = None,
     examples: Annotated[
         int,
@@ -55,13 +65,17 @@ def diff_command(
     from pipeline.dataset.version import open_version
     from pipeline.reports.diff.compare import diff
 
+    aside = is_standard_output(html, as_json)
     with stdout_to_stderr(as_json):
         found = diff(open_version(before), open_version(after))
-        if html is not None:
-            from pipeline.reports.diff.page import write_page
+    if html is not None:
+        from pipeline.reports.diff.page import render
 
-            print_note(f"page: {write_page(found, html, examples).resolve()}")
-    print_result(found.to_json() if as_json else None, as_json, as_text(found, examples))
+        write_output(html, render(found, examples).encode())
+        if not aside:
+            print_note(f"page: {html.resolve()}")
+    text = as_text(found, examples)
+    print_result(found.to_json() if as_json else None, as_json, text, aside=aside)
 
 
 def as_text(found: Diff, examples: int = EXAMPLES) -> str:

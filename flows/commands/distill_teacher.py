@@ -10,6 +10,7 @@ from flows.commands.console import (
     DONE,
     INTERRUPTED,
     SKIPPED,
+    FollowLinks,
     Json,
     exit_with,
     print_note,
@@ -17,15 +18,13 @@ from flows.commands.console import (
     stdout_to_stderr,
 )
 from pipeline.errors import UserError
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 if TYPE_CHECKING:
     from detectors.distillation.distill import Origin, Recipe
     from detectors.networks.backbones import Extractor
     from detectors.training.progress import Watcher
-
-# Skipped files that are printed by name; all of them are in the JSON and in the teacher's card.
-NAMED = 5
 
 
 def distill_teacher_command(
@@ -42,6 +41,7 @@ def distill_teacher_command(
         Path,
         typer.Option(metavar="FILE", help="Teacher to write (.safetensors).", show_default=False),
     ],
+    follow_links: FollowLinks = None,
     # The two networks: the student that becomes the teacher, and the backbone that it imitates.
     pdn: Annotated[
         str,
@@ -129,7 +129,7 @@ def distill_teacher_command(
             rate=rate, schedule=schedule, seed=seed,
         )  # fmt: skip
         compute = resolve(device, precision)
-        pictures = DistillationImages.open(images, recipe.size)
+        pictures = DistillationImages.open(images, recipe.size, follow_links)
         # Before hours of training, not after them.
         require_writable(out.parent)
         # The slow part: load the backbone.
@@ -179,7 +179,8 @@ def _backbone(name: str, weights: str | None, layers: str | None) -> tuple["Extr
             raise UserError(
                 f"expected --weights with a file or an entry of `weights list`, got {entry}"
             )
-        path, known = registry.require(entry), registry.entry(entry)
+        path = registry.require(entry, otherwise="name a file with --weights")
+        known = registry.entry(entry)
     # An empty list means the default layers of the backbone.
     wanted = [layer.strip() for layer in (layers or "").split(",") if layer.strip()]
     source = extractor(name, path, wanted)
@@ -257,7 +258,6 @@ def _text(facts: Mapping[str, Any]) -> str:
     """A finished distillation as text, with the command that uses the teacher."""
     begin = "finished before" if facts["cached"] else f"{facts['seconds']:.1f} s"
     # The next step, with the options that fit this teacher.
-    skipped = facts["skipped"]
     # The next command must name the size of the network, unless it is the default.
     words = {"small": "--set teacher=efficientad-s --set pdn=small", "medium": ""}[facts["pdn"]]
     lines = [
@@ -266,8 +266,7 @@ def _text(facts: Mapping[str, Any]) -> str:
         "(1: as good as predicting the mean)",
         f"  licence of the backbone's weights: {facts['licence']}",
         *([f"  {facts['terms']}"] if facts["terms"] else []),
-        *(f"  skipped {reason}" for reason in list(skipped.values())[:NAMED]),
-        *([f"  … and {len(skipped) - NAMED} more skipped"] if len(skipped) > NAMED else []),
+        *(f"  skipped {line}" for line in repeated(facts["skipped"].items())),
         "next     anomalysmith train --detector efficientad "
         f"--teacher {facts['teacher']} {words} …",
     ]

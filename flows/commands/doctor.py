@@ -8,9 +8,17 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import Json, exit_with, print_result, stdout_to_stderr
-from flows.jobs.category_options import MANIFEST
+from flows.commands.console import (
+    AllNormal,
+    FollowLinks,
+    Json,
+    exit_with,
+    print_result,
+    stdout_to_stderr,
+)
+from flows.jobs.category_options import Choices, settings_of
 from pipeline.generation.doctor import CategoryHealth, DoctorReport
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 
@@ -19,23 +27,34 @@ def doctor_command(
         Path | None,
         typer.Option(metavar="FILE", help="The manifest to check.  [default: data_manifest.yaml]"),
     ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this category; may be given several times."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="KIND:PATH", help="One folder instead of the manifest's sources."),
+    ] = None,
+    all_normal: AllNormal = False,
+    follow_links: FollowLinks = None,
     as_json: Json = False,
 ) -> None:
     """Check what a run needs: images, sizes, masks, splits, weights, device; and what is missing.
 
     Exit code 2 when something must be fixed first, 3 when a run works but skips files.
     """
-    from pipeline.config.manifest import read_manifest
-    from pipeline.generation.doctor import inspect
+    from pipeline.generation.doctor import examine
 
+    choices = Choices(
+        manifest=manifest, categories=category or (), source=source, all_normal=all_normal,
+        follow_links=follow_links, publishes=True,
+    )  # fmt: skip
     with stdout_to_stderr(as_json):
-        report = inspect(read_manifest(manifest or MANIFEST))
+        report = examine(settings_of(choices))
     print_result(asdict(report), as_json, as_text(report))
     exit_with(report.exit_code)
 
 
-# Bad files shown per category; all of them are in the JSON.
-MAX_BAD_FILES = 10
 # Kinds of a count, such as image sizes, shown per category.
 MAX_COUNTS = 6
 
@@ -72,7 +91,10 @@ def _lines(report: DoctorReport) -> Iterator[str]:
         yield from (f"  - {sentence}" for sentence in report.missing)
         return
     bad = sum(len(category.bad) for category in report.categories)
-    yield f"ready; {bad} files would be skipped" if bad else "ready"
+    doubts = sum(len(category.doubts) for category in report.categories)
+    facts = [f"{bad} files would be skipped"] if bad else []
+    facts += [f"{doubts} masks are implausible"] if doubts else []
+    yield "; ".join(["ready", *facts])
 
 
 def _rows(health: CategoryHealth) -> Iterator[tuple[str, str]]:
@@ -88,11 +110,12 @@ def _rows(health: CategoryHealth) -> Iterator[tuple[str, str]]:
         yield "test", f"{_counts(health.test)}; {health.masks} masks"
     for stage, model in health.models.items():
         yield stage, _short(model)
-    # All of them would fill the screen.
-    for file in health.bad[:MAX_BAD_FILES]:
-        yield "bad", f"{file.name}: {file.reason}"
-    if len(health.bad) > MAX_BAD_FILES:
-        yield "bad", f"and {len(health.bad) - MAX_BAD_FILES} more (--json has all)"
+    # One line per reason; the JSON has all files.
+    for line in repeated((file.name, file.reason) for file in health.bad):
+        yield "bad", line
+    doubts = ((doubt.name, str(doubt)) for doubt in health.doubts)
+    for line in repeated(doubts, "masks"):
+        yield "question", line
     for note in health.notes:
         yield "note", note
 

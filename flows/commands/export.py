@@ -53,8 +53,9 @@ def export_command(
 ) -> None:
     """Write a version in the layout of another tool: images, masks, licence and lineage.
 
-    The folder appears complete or not at all. If it already exists, it is checked and left as it
-    is. What each format contains, and how its tool opens it: docs/export.md.
+    A new folder appears complete or not at all; an empty one that is there, such as `.`, is filled.
+    If it holds this export already, it is checked and left as it is. What each format
+    contains, and how its tool opens it: docs/export.md.
     """
     from flows.commands.progress_bars import counting
     from pipeline.dataset.version import open_version

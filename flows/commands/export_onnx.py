@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import Json, print_result, stdout_to_stderr
+from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
 from flows.commands.evaluate import Checkpoint
 
 
@@ -34,8 +34,9 @@ def export_onnx_command(
 ) -> None:
     """Write a checkpoint as ONNX and compare it with PyTorch; exit code 4 when they disagree.
 
-    The model takes uint8 RGB images (batch, 3, size, size), returns scores and maps, and has the
-    thresholds in its metadata. A file that differs by more than the tolerance is deleted.
+    The model takes decoded uint8 RGB photographs (batch, 3, height, width) of any size, resizes
+    them as `predict` does, returns scores and maps, and has the thresholds in its metadata. A file
+    that differs by more than the tolerance is deleted.
     """
     # torch.onnx prints while it exports.
     with stdout_to_stderr(as_json):
@@ -48,8 +49,13 @@ def export_onnx_command(
         exported = export(checkpoint, out, allowed, probes)
     # Size of the file, then how well it agrees with PyTorch.
     lines = [
-        f"{exported.path}: {exported.bytes / 1e6:.1f} MB, {exported.size} px",
+        f"{exported.path}: {exported.bytes / 1e6:.1f} MB, images of any size, maps of "
+        f"{exported.size} px",
         f"differs from PyTorch on {exported.images} images by at most {exported.score_error:.1g} "
         f"(scores) and {exported.map_error:.1g} (maps) of the largest value",
     ]
+    if not exported.thresholds:
+        # Several thresholds are usually missing for one reason.
+        why = "; ".join(dict.fromkeys(exported.notes.values())) or "it was not calibrated"
+        print_note(f"note: the file has no thresholds, so it gives scores and no verdicts: {why}")
     print_result(exported.to_json(), as_json, "\n".join(lines))

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
+from flows.commands.console import (
+    Json,
+    is_standard_output,
+    print_note,
+    print_result,
+    stdout_to_stderr,
+    write_output,
+)
 from flows.jobs.category_options import Choices, settings_of
 from pipeline.dataset.version import Version, latest, open_version
 from pipeline.errors import UserError
@@ -63,16 +70,22 @@ def gate_command(
     from pipeline.generation.explain import explain as explain_sample
     from pipeline.generation.explain import heat_image
 
+    aside = is_standard_output(picture, as_json)
     # Loading the teacher may print.
     with stdout_to_stderr(as_json):
         found = find(explain, version, manifest, store)
         explained = explain_sample(found)
         if picture is not None:
+            import io
+
             from PIL import Image
 
-            Image.fromarray(heat_image(found, explained)).save(picture, format="PNG")
-    print_result(explained.content, as_json, _text(explained.content))
+            image = io.BytesIO()
+            Image.fromarray(heat_image(found, explained)).save(image, format="PNG")
     if picture is not None:
+        write_output(picture, image.getvalue())
+    print_result(explained.content, as_json, _text(explained.content), aside=aside)
+    if picture is not None and not aside:
         print_note(f"original | edited | change mask | distance: {picture}")
 
 

@@ -1,5 +1,6 @@
 """`anomalysmith generate`: one dataset version per category, with a progress bar and a summary."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from flows.commands.console import (
     DONE,
     INTERRUPTED,
     SKIPPED,
+    AllNormal,
+    FollowLinks,
     Json,
     exit_with,
     join_words,
@@ -24,8 +27,10 @@ from flows.commands.progress_bars import ImageBar
 from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.generate import GenerateReport, generate
 from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import open_version
 from pipeline.errors import AnomalysmithError
 from pipeline.sources.layouts.registry import LAYOUTS
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 
@@ -56,6 +61,8 @@ def generate_command(
             f"{join_words(LAYOUTS, 'or')}, a colon, the folder of one category.",
         ),
     ] = None,
+    all_normal: AllNormal = False,
+    follow_links: FollowLinks = None,
     store: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where dataset versions go.  [default: the manifest's]"),
@@ -110,6 +117,7 @@ def generate_command(
     choices = Choices(
         manifest=manifest, categories=category or (), source=source, store=store, preset=preset,
         per_image=per_image, seed=seed, image_size=image_size, device=device, inpaint=inpaint,
+        follow_links=follow_links, all_normal=all_normal, publishes=True,
     )  # fmt: skip
     parts: list[Part] = []
     with stdout_to_stderr(as_json):
@@ -141,9 +149,21 @@ def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> 
     if not report.anomalous and settings.edits.per_image:
         print_note(
             f"{report.category}: NO ANOMALY was accepted; rejection reasons are counted below, "
-            "`anomalysmith gate --explain` shows every check of one rejected sample"
+            + why_none(report.version_dir)
         )
     return Part(report.to_json(), as_text(report), SKIPPED if report.failures else DONE)
+
+
+def why_none(folder: Path) -> str:
+    """The command that explains a rejected anomaly, if the version has kept one."""
+    rejects = open_version(folder).rejects
+    # A rejected control says nothing about anomalies.
+    places = [j for j in range(rejects.samples) if rejects.label(j)] if rejects else []
+    if rejects is None or not places:
+        return "and no rejected anomaly was kept: none could be planned, or the manifest keeps none"
+    name = rejects.record(places[0])["id"]
+    words = shlex.join(["anomalysmith", "gate", "--explain", name, "--version", str(folder)])
+    return f"and `{words}` shows every check of one rejected anomaly"
 
 
 def _preview(settings: CategorySettings, limit: int | None) -> Part:
@@ -173,5 +193,5 @@ def as_text(report: GenerateReport) -> str:
     facts += [("gallery", report.gallery)] if report.gallery else []
     if report.failures:
         facts.append(("skipped", f"{len(report.failures)} inputs that could not be used:"))
-        facts += [("", f"{failure['name']}: {failure['error']}") for failure in report.failures]
+        facts += [("", line) for line in repeated((f["name"], f["error"]) for f in report.failures)]
     return "\n".join([*lines, "", table(None, facts, "<")])

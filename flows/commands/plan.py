@@ -16,6 +16,7 @@ from flows.commands.console import (
 )
 from flows.jobs.category_options import Choices, settings_of
 from pipeline.errors import AnomalysmithError
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 # Stages whose names would be misunderstood.
@@ -116,7 +117,8 @@ def as_text(facts: dict[str, Any]) -> str:
         "gate rejects"
     )
     lines.append(f"  time: {_time_text(facts)}")
-    lines += [f"  cannot use {f['name']}: {f['error']}" for f in facts["failures"]]
+    failures = ((f["name"], f["error"]) for f in facts["failures"])
+    lines += [f"  cannot use {line}" for line in repeated(failures)]
     return "\n".join(lines)
 
 

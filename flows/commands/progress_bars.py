@@ -3,12 +3,13 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from detectors.training import progress as training
 from flows.jobs import progress as generation
+from pipeline.utils.repeated import OnceEach
 
 if TYPE_CHECKING:
     from pipeline.generation.outcome import Ledger
@@ -77,14 +78,14 @@ class ImageBar(generation.Watcher):
 
     def __init__(self) -> None:
         self._line = Line("img")
+        self._skipped = OnceEach()
 
     def say(self, text: str) -> None:
         say(text)
 
-    def input_skipped(self, failure: Mapping[str, str]) -> None:
-        # Most errors begin with the path already.
-        name, error = failure["name"], failure["error"]
-        say(f"skipped {error}" if name in error else f"skipped {name}: {error}")
+    def inputs_skipped(self, failures: Sequence[Mapping[str, str]]) -> None:
+        for line in self._skipped.lines((f["name"], f["error"]) for f in failures):
+            say(f"skipped {line}")
 
     def calibration_started(self, category: str, images: int) -> None:
         self._line.open(f"{category}: calibrating the gate", images)

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
+from flows.commands.console import (
+    AllNormal,
+    Json,
+    is_standard_output,
+    print_note,
+    print_result,
+    stdout_to_stderr,
+)
 from flows.jobs.category_options import Choices, settings_of
 from pipeline.errors import UserError
 from pipeline.utils.text_table import table
@@ -38,6 +45,7 @@ def draft_command(
     manifest: Manifest = None,
     category: Category = None,
     source: Source = None,
+    all_normal: AllNormal = False,
     limit: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Good images to learn from.  [default: 60]"),
@@ -53,16 +61,21 @@ def draft_command(
     name the parts.
     """
     from pipeline.generation.rulebook_check import DEFAULT_LIMIT, good_images, part_finder
-    from pipeline.rulebook.draft import draft
+    from pipeline.rulebook.second_look import draft_twice
     from pipeline.rulebook.write import write_draft
 
+    if is_standard_output(out):
+        raise UserError(
+            "a rule book has its examples beside it, so --out must be a file such as "
+            "bolts.rules.yaml, not standard output"
+        )
     if out.suffix not in (".yaml", ".yml"):
         raise UserError(f"expected --out with a YAML file such as bolts.rules.yaml, got {out}")
     # Drafts are corrected by hand, so none is overwritten by accident.
     if out.exists() and not force:
         raise UserError(f"{out} exists, perhaps with your corrections; --force overwrites it")
     with stdout_to_stderr(as_json):
-        settings = _settings(manifest, category, source)
+        settings = _settings(manifest, category, source, all_normal)
         # The models of a run find the parts.
         find = part_finder(settings)
         # Images are kept for the contact sheet.
@@ -76,7 +89,7 @@ def draft_command(
             if (number + 1) % 10 == 0:
                 print_note(f"{number + 1} images analysed")
         # Learn the rules, then write book, examples and contact sheet.
-        made = draft(found, settings.name)
+        made, found = draft_twice(found, images.__getitem__, find, settings.name)
         files = write_draft(made, out, found, images.__getitem__)
     content: dict[str, Any] = {
         "category": settings.name,
@@ -111,6 +124,7 @@ def check_command(
     manifest: Manifest = None,
     category: Category = None,
     source: Source = None,
+    all_normal: AllNormal = False,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Check N normals only.  [default: 60]")
     ] = None,
@@ -140,7 +154,7 @@ def check_command(
             opened = open_version(version)
             agreement = check_version(loaded, finder(models_of(opened)), opened, limit)
         else:
-            settings = _settings(manifest, category, source)
+            settings = _settings(manifest, category, source, all_normal)
             images = good_images(settings, ("validation",), limit or DEFAULT_LIMIT)
             agreement = check_normals(loaded, part_finder(settings), images)
     content = agreement.to_json()
@@ -183,13 +197,17 @@ def show_command(book: Book, as_json: Json = False) -> None:
     print_result(content, as_json, "\n".join(lines))
 
 
-def _settings(manifest: Path | None, category: str | None, source: str | None) -> Any:
+def _settings(
+    manifest: Path | None, category: str | None, source: str | None, all_normal: bool
+) -> Any:
     """Settings of the one category that was named, or that the manifest has; scenes rendered."""
     from flows.jobs.example_scenes import ensure_rendered
 
     # The command works on one category: parts are learned per product.
     names = [category] if category else []
-    found = settings_of(Choices(manifest=manifest, categories=names, source=source))
+    found = settings_of(
+        Choices(manifest=manifest, categories=names, source=source, all_normal=all_normal)
+    )
     if len(found) != 1:
         names = [settings.name for settings in found]
         raise UserError(f"expected one category; name it by --category {' or '.join(names)}")

@@ -1,6 +1,7 @@
 """`anomalysmith train`: one detector on one dataset version; it can be stopped and resumed."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from flows.commands.console import (
 )
 from flows.jobs.evaluate import number
 from flows.jobs.train import job_of, report_json, train
+from pipeline.dataset.version import open_version
 from pipeline.errors import AnomalysmithError
 
 
@@ -81,6 +83,15 @@ def train_command(
             metavar="N", min=0, help="Processes that read images; 0 is usually the fastest."
         ),
     ] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Threads of PyTorch; one is the fastest where other programs keep the CPUs busy. "
+            " [default: the number of CPUs]",
+        ),
+    ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
@@ -159,22 +170,33 @@ def _preview(job: TrainJob) -> tuple[dict[str, Any], str]:
 def as_text(content: dict[str, Any], version: Path) -> str:
     """The result of a training as text, with the next command."""
     early = ", stopped early" if content["stopped_early"] else ""
+    threads = f"{content['threads']} thread{'s' if content['threads'] > 1 else ''}"
     lines = [
-        f"{content['detector']}: {content['steps']} steps, {content['seconds']:.1f} s{early}",
+        f"{content['detector']}: {content['steps']} steps, {content['seconds']:.1f} s, "
+        f"{threads}{early}",
         *validation_lines(content["validation"]),
         f"checkpoint  {content['checkpoint']}",
-        f"next        anomalysmith evaluate --checkpoint {content['checkpoint']} "
-        f"--version {version}",
+        f"next        {_next(content['checkpoint'], version)}",
     ]
     return "\n".join(lines)
 
 
+def _next(checkpoint: str, folder: Path) -> str:
+    """The command that measures the detector: on the version's test images if it has both kinds."""
+    words = f"anomalysmith evaluate --checkpoint {shlex.quote(checkpoint)}"
+    test = open_version(folder).index["counts"]["test"]
+    if 0 < test["good"] < test["images"]:
+        return f"{words} --version {shlex.quote(str(folder))}"
+    return (
+        f"{words} --good DIR --bad DIR  (images of your own: the version has no good and bad ones)"
+    )
+
+
 def validation_lines(found: dict[str, Any]) -> list[str]:
     """AUROC and false alarms on images that the fit has not seen."""
-    lines = [
-        f"held out    image AUROC {number(found['auroc'])}: {found['normals']} normals, "
-        f"{found['synthetics']} synthetic anomalies"
-    ]
+    auroc = "no image AUROC" if found["auroc"] is None else f"image AUROC {number(found['auroc'])}"
+    counts = f"{found['normals']} normals, {found['synthetics']} synthetic anomalies"
+    lines = [f"held out    {auroc}: {counts}"]
     if found["auroc_by_kind"]:
         kinds = (f"{kind} {number(auroc)}" for kind, auroc in found["auroc_by_kind"].items())
         lines.append(f"            {', '.join(kinds)}")
@@ -191,4 +213,8 @@ def validation_lines(found: dict[str, Any]) -> list[str]:
             f"            threshold_5: {found['rate_5']:.1%} false alarms on fresh normals "
             f"(95 % interval {low:.1%} to {high:.1%})"
         )
-    return lines + [f"            {name}: {why}" for name, why in found["notes"].items()]
+    # Values that are missing for one reason, such as no held-out normals, share its line.
+    names: dict[str, list[str]] = {}
+    for name, why in found["notes"].items():
+        names.setdefault(why, []).append(name)
+    return lines + [f"            {', '.join(some)}: {why}" for why, some in names.items()]

@@ -10,12 +10,16 @@ from flows.commands.console import (
     INTEGRITY_ERROR,
     Json,
     exit_with,
+    is_standard_output,
+    json_text,
     print_error,
     print_note,
     print_result,
     stdout_to_stderr,
+    write_output,
 )
 from pipeline.errors import UserError
+from pipeline.utils.repeated import repeated
 
 VersionDir = Annotated[
     Path,
@@ -35,7 +39,7 @@ def verify_command(
 ) -> None:
     """Check that a version is what was published: every byte, every pixel, every count.
 
-    Exit code 4 and one line per problem if it is not.
+    Exit code 4 and one line per kind of problem if it is not; --json has every problem.
     """
     from pipeline.dataset.verify import verify
     from pipeline.dataset.version import REPAIR
@@ -58,8 +62,9 @@ def verify_command(
                 impossible = error
     for note in report.notes:
         print_note(f"note: {note}")
-    for problem in problems:
-        print_error(problem)
+    # A problem begins with the place that it is about.
+    for line in repeated(((p.partition(": ")[0], p) for p in problems), "places"):
+        print_error(line)
     if not report.ok:
         print_note(f"to repair it: {REPAIR}")
     # Differing regenerated samples count as problems, too.
@@ -116,7 +121,7 @@ def show_command(
     ] = None,
 ) -> None:
     """Print the lineage of one sample as JSON; write original | edited | mask as one PNG."""
-    import json
+    import io
 
     from PIL import Image
 
@@ -126,10 +131,13 @@ def show_command(
     version = open_version(version_dir)
     found = find_sample(version, sample)
     out = out or Path(f"{version.category}-{_plain(found.record['id'])}.png")
+    aside, image = is_standard_output(out), io.BytesIO()
+    Image.fromarray(triptych(found)).save(image, format="PNG")
     # The image first: if it cannot be written, no lineage is printed either.
-    Image.fromarray(triptych(found)).save(out, format="PNG")
-    typer.echo(json.dumps(lineage(version, found), indent=2, ensure_ascii=False))
-    print_note(f"original | edited | change mask: {out}")
+    write_output(out, image.getvalue())
+    typer.echo(json_text(lineage(version, found), indent=2), err=aside)
+    if not aside:
+        print_note(f"original | edited | change mask: {out}")
 
 
 def _plain(sample_id: str) -> str:

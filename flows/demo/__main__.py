@@ -6,6 +6,8 @@ The demo calls the same functions as `anomalysmith generate`, `verify` and `comp
 text is in `flows/demo/text.py`.
 """
 
+from flows import environment as _environment  # noqa: F401  isort: skip  first: it switches telemetry off
+
 import sys
 import time
 from pathlib import Path

@@ -23,7 +23,10 @@ MANIFEST = Path("data_manifest.yaml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """Arguments that override the manifest; None keeps the manifest's value."""
+    """Arguments that override the manifest; None keeps the manifest's value.
+
+    `publishes` is True where versions of the categories will be made.
+    """
 
     manifest: Path | None = None
     categories: Sequence[str] = ()
@@ -35,6 +38,9 @@ class Choices:
     image_size: str | None = None
     device: str | None = None
     inpaint: str | None = None
+    follow_links: Path | None = None
+    all_normal: bool = False
+    publishes: bool = False
 
 
 def settings_of(choices: Choices) -> list[CategorySettings]:
@@ -50,7 +56,35 @@ def settings_of(choices: Choices) -> list[CategorySettings]:
         # A category that is named twice runs once.
         names = list(dict.fromkeys(choices.categories)) or list(manifest.categories)
         found = [resolve(manifest, name) for name in names]
-    return [_overridden(settings, choices) for settings in found]
+    if choices.all_normal and not any(settings.kind == "folder" for settings in found):
+        raise UserError(
+            "--all-normal is for sources of kind folder; the other layouts say which images are "
+            "good: leave it out"
+        )
+    found = [_overridden(settings, choices) for settings in found]
+    if choices.publishes and choices.source is not None and not choices.categories:
+        _require_own_name(found[0])
+    return found
+
+
+def _require_own_name(settings: CategorySettings) -> None:
+    """UserError when the store has the category named after this folder from another folder.
+
+    `good` is a frequent name; the version would count as a later one of another product.
+    """
+    # Planning imports the models, which few commands need.
+    from pipeline.generation.plan import folder_of_newest
+
+    before = folder_of_newest(settings.store, settings.name)
+    # A folder that is gone was moved here.
+    if before is None or not before.exists() or not settings.root.exists():
+        return
+    if not before.samefile(settings.root):
+        raise UserError(
+            f"the category {settings.name} of {settings.store} was made from {before}, and this "
+            f"is {settings.root}: name the new one with --category NAME, or say --category "
+            f"{settings.name} if it is the same product"
+        )
 
 
 def _of_source(choices: Choices) -> CategorySettings:
@@ -84,6 +118,8 @@ def _overridden(settings: CategorySettings, choices: Choices) -> CategorySetting
         seed=choices.seed,
         preset=choices.preset,
         per_image=choices.per_image,
+        follow_links=choices.follow_links,
+        all_normal=choices.all_normal,
     )
     # `override` knows the settings of a manifest, not image size and models.
     changed: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from detectors.training.job import TrainJob
 from flows.jobs.category_options import Choices, settings_of
 from flows.jobs.evaluate import NUMBERS, PAGE, REPORT, EvaluateJob, evaluate_once
-from flows.jobs.train import home_of, job_of, placed, planned_version, train
+from flows.jobs.train import home_of, job_of_some, placed, planned_version, train
 from pipeline.dataset.files import INDEX
 from pipeline.dataset.version import Version, no_version, open_version
 from pipeline.errors import AnomalysmithError, UserError
@@ -230,13 +230,9 @@ def _training(
     options = {
         "detector": name, "profile": profile, "size": job.size, "changes": changes,
         "version": version.dir, "out": out, "seed": job.seed, "device": job.device,
-        "precision": job.precision, "workers": job.workers,
+        "precision": job.precision, "workers": job.workers, "steps": job.steps,
     }  # fmt: skip
-    one = job_of(options)
-    # Detectors without a loss have no step to take.
-    if job.steps is not None and one.recipe.schedule.steps:
-        one = job_of(options | {"steps": job.steps})
-    return one
+    return job_of_some(options)
 
 
 def _unfit(one: TrainJob, profile: str, gpu: bool) -> str:

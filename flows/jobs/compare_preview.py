@@ -8,6 +8,7 @@ from detectors.training.job import TrainJob
 from flows.jobs.compare import CompareJob, Plan, planned
 from flows.jobs.train import CARD, home_of
 from flows.jobs.train_preview import resumes
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 
@@ -56,7 +57,8 @@ def preview_text(facts: dict[str, Any]) -> str:
         "",
         f"in total  {_about(total)}",
     ]
-    lines += [f"left out: {row['detector']}: {row['why']}" for row in facts["left_out"]]
+    left_out = ((row["detector"], row["why"]) for row in facts["left_out"])
+    lines += [f"left out: {line}" for line in repeated(left_out, "detectors")]
     return "\n".join(lines)
 
 

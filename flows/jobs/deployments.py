@@ -9,6 +9,7 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 
 from flows.jobs.category_options import MANIFEST
 from pipeline.config.schema import Manifest
+from pipeline.environment import NO_TELEMETRY
 from pipeline.errors import UserError
 
 # The work pool that docs/prefect.md creates.
@@ -89,8 +91,7 @@ definitions:
       name: {pool}
       job_variables:
         env:
-          DO_NOT_TRACK: "1"
-          PREFECT_SERVER_ANALYTICS_ENABLED: "false"
+{environment}
           PREFECT_FLOWS_HEARTBEAT_FREQUENCY: "30"  # seconds; automations.yaml waits for them
     # A second run of the same deployment waits for the first one. Runs of different deployments
     # wait for the limit of the pool (or of the worker, with several machines), which
@@ -120,8 +121,9 @@ def render(manifest: Manifest, path: Path = MANIFEST, out: Path = Path("prefect.
         words.append(f"--manifest {named}")
     # The head with common settings, an anchor per flow, then all deployments.
     text = HEAD.format(
-        manifest=named, command=" ".join(words), prefect=version("prefect"), pool=POOL
-    )
+        manifest=named, command=" ".join(words), prefect=version("prefect"), pool=POOL,
+        environment="\n".join(f'          {k}: "{v}"' for k, v in NO_TELEMETRY.items()),
+    )  # fmt: skip
     text += "".join(
         ANCHOR.format(anchor=f.anchor, entrypoint=f.entrypoint, nightly=f.nightly) for f in FLOWS
     )
@@ -140,17 +142,25 @@ def require_names(categories: list[str]) -> None:
             f"categories.{ALL}: the deployment {ALL!r} is reserved for all categories; rename this "
             "category"
         )
-    # Keys as Prefect allows them; different names may end up with the same key.
+    # Different names may end up with the same key.
     same: dict[str, list[str]] = defaultdict(list)
     for category in categories:
-        same[re.sub(r"[^a-z0-9]+", "-", category.lower()).strip("-")].append(category)
+        same[artifact_key(f"anomalies-{category}")].append(category)
     for key, names in same.items():
         if len(names) > 1:
             raise UserError(
                 f"the categories {' and '.join(names)} would share Prefect's artifact "
-                f"'anomalies-{key}', whose keys hold lower-case letters, digits and dashes only; "
+                f"{key!r}, whose keys hold lower-case letters, digits and dashes only; "
                 "rename one of them"
             )
+
+
+def artifact_key(name: str) -> str:
+    """A name as the key of an artifact: Prefect allows lower-case letters, digits and dashes."""
+    # Every other run of characters becomes one dash.
+    key = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    # Names in other scripts would all be the same without their letters.
+    return key if name.isascii() else f"{key}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _deployment(flow: Deployed, category: str | None, manifest: str) -> str:

@@ -101,7 +101,7 @@ def generate(
     cached = version is not None
     if version is None:
         # Before hours of work, not after them.
-        require_writable(settings.store / settings.name)
+        require_writable(settings.store / settings.name, by_libraries=True)
         watch = Stopwatch(plan, workers or available_cpus())
         wait = f"waiting: `gc` is cleaning {settings.store}"
         with plan.cache.in_use(lambda: watcher.say(wait)):
@@ -120,8 +120,7 @@ def make_plan(settings: CategorySettings, limit: int | None, watcher: Watcher) -
     plan = planning.plan(settings, limit)
     for note in plan.notes:
         watcher.say(f"{settings.name}: {note}")
-    for failure in plan.failures:
-        watcher.input_skipped(failure)
+    watcher.inputs_skipped(plan.failures)
     return plan
 
 
@@ -163,8 +162,7 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
                 before = len(ledger.failures)
                 ledger.add(outcome)
                 watch.add(outcome.seconds)
-                for failure in ledger.failures[before:]:
-                    watcher.input_skipped(failure)
+                watcher.inputs_skipped(ledger.failures[before:])
                 watcher.image_done(ledger)
         finally:
             watcher.stage_finished()

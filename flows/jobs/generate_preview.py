@@ -9,13 +9,15 @@ from pipeline.dataset.version import find_by_plan
 from pipeline.generation import plan as planning
 from pipeline.models import build as models
 from pipeline.models.weights import store as weights
+from pipeline.utils.names import text_of
+from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
 
 
 def preview(settings: CategorySettings, limit: int | None) -> dict[str, Any]:
     """The plan of a run as JSON-able facts. Scenes that are not rendered yet are only counted."""
     facts: dict[str, Any] = {"category": settings.name, "dry_run": True, "kind": settings.kind}
-    facts |= {"root": str(settings.root), "store": str(settings.store)}
+    facts |= {"root": text_of(settings.root), "store": text_of(settings.store)}
     if is_rendered(settings):
         # Computing digests of all files takes the most time here; nothing is decoded.
         plan = planning.plan(settings, limit)
@@ -26,6 +28,7 @@ def preview(settings: CategorySettings, limit: int | None) -> dict[str, Any]:
             "to_draw": 0,
             "test_images": len(plan.test),
             "failures": list(plan.failures),
+            "notes": list(plan.notes),
             "plan_digest": plan.digest,
             "published": str(published.dir) if published else None,
         }
@@ -36,7 +39,13 @@ def preview(settings: CategorySettings, limit: int | None) -> dict[str, Any]:
         assert scenes is not None
         normals = scenes.train + scenes.validation
         facts |= {"images": min(normals, limit or normals), "cached": 0, "to_draw": normals}
-        facts |= {"test_images": None, "failures": [], "plan_digest": None, "published": None}
+        facts |= {
+            "test_images": None,
+            "failures": [],
+            "notes": [],
+            "plan_digest": None,
+            "published": None,
+        }
         files = models.resolve(settings.models, settings.policy.allow_noncommercial)
     # Wanted, not promised: the gate rejects samples, and attempts are limited.
     facts["samples_wanted"] = facts["images"] * settings.edits.per_image
@@ -62,7 +71,9 @@ def preview_text(facts: dict[str, Any]) -> str:
         rows.append((stage, f"{model['backend']} ({where})"))
     if facts["published"]:
         rows.append(("published", facts["published"]))
-    rows += [("unusable", f"{f['name']}: {f['error']}") for f in facts["failures"]]
+    rows += [("note", note) for note in facts["notes"]]
+    failures = ((f["name"], f["error"]) for f in facts["failures"])
+    rows += [("unusable", line) for line in repeated(failures)]
     head = f"{facts['category']}: would read {facts['images']} good images ({state})"
     return f"{head}\n{table(None, rows, '<', indent='  ')}"
 

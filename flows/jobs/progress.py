@@ -1,6 +1,6 @@
 """The interface through which a generation run reports its progress; nothing here prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 # At run time the pipeline is imported only when a pixel has to be computed.
@@ -18,8 +18,8 @@ class Watcher:
     def say(self, text: str) -> None:
         """A remark that stays on the screen."""
 
-    def input_skipped(self, failure: Mapping[str, str]) -> None:
-        """An input, as `name`, could not be used, with `error` as the reason."""
+    def inputs_skipped(self, failures: Sequence[Mapping[str, str]]) -> None:
+        """Inputs, as `name`, could not be used, with `error` as the reason."""
 
     def calibration_started(self, category: str, images: int) -> None:
         """So many normal images are about to be analysed for the gate."""

@@ -40,6 +40,13 @@ def job_of(options: Mapping[str, Any]) -> TrainJob:
     return TrainJob(recipe=recipe, **_chosen(options, named))
 
 
+def job_of_some(options: Mapping[str, Any]) -> TrainJob:
+    """The job of one of several detectors: steps and the like are for those that train."""
+    idle = {"steps": None, "compile": "off", "start": None}
+    job = job_of({**options, **idle})
+    return job_of(options) if job.recipe.settings.trains() else job
+
+
 def _chosen(options: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
@@ -53,11 +60,15 @@ def train(job: TrainJob, watcher: "Watcher") -> TrainReport:
 
 def report_json(job: TrainJob, report: TrainReport) -> dict[str, Any]:
     """The JSON object that the command prints and the flow keeps."""
+    import torch
+
     return {
         "detector": job.recipe.name,
         "checkpoint": str(report.checkpoint),
         "steps": report.steps,
         "seconds": round(report.seconds, 3),
+        # On a CPU their number changes the order of sums, and so the last bits.
+        "threads": torch.get_num_threads(),
         "validation": report.validation,
         "stopped_early": report.stopped_early,
         "rates": report.rates,

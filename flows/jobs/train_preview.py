@@ -7,7 +7,7 @@ from typing import Any
 from detectors.training.job import TrainJob
 from flows.jobs.detector_options import recipe_json
 from flows.jobs.train import CARD, find_weights
-from pipeline.dataset.version import open_version
+from pipeline.dataset.version import Version, open_version
 from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
 
@@ -15,11 +15,19 @@ from pipeline.models.weights import store as weights
 def preview(job: TrainJob) -> dict[str, Any]:
     """The resolved recipe, the images it would use, its weights, and the step it would resume
     at."""
+    from detectors.training.precision import resolve
+    from detectors.training.trainer import check_options
+
+    # What a training refuses, a preview refuses, too.
+    check_options(job)
+    resolve(job.device, job.precision)
     recipe, version = job.recipe, open_version(job.version)
     name = recipe.settings.teacher
     # A preview reports missing weights instead of failing on them.
     file = job.teacher or find_weights(name)
     there = file is not None and file.is_file()
+    if there:
+        _require_same(job, version)
     return recipe_json(recipe) | {
         "dry_run": True,
         "seed": job.seed,
@@ -64,6 +72,20 @@ def _how_to_get(name: str, explicit: Path | None) -> str:
         return f"missing; {weights.entry(name).get}"
     except WeightsError as error:
         return f"missing; {error}"
+
+
+def _require_same(job: TrainJob, version: Version) -> None:
+    """UserError when the folder holds another training, or there is nothing to start from."""
+    from detectors.training.resume import newest, read_state
+    from detectors.training.run_identity import Inputs, finished, identity, require_same
+
+    wanted = identity(job, version, Inputs.of(job))
+    folder = newest(job.out)
+    if finished(job.out, wanted, job.precision) is None and folder is not None:
+        # A state knows precision and processes as well; `auto` finds those again.
+        found = read_state(folder).identity
+        kept = {key: found.get(key) for key in wanted}
+        require_same(job.out, kept, wanted, "an unfinished training")
 
 
 def resumes(out: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Artifacts of flow runs in Prefect: pages with counts, links to galleries and reports."""
 
-import re
+from flows import environment as _environment  # noqa: F401  isort: skip  first: it switches telemetry off
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,12 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import State
 
-from flows.jobs.evaluate import METRICS, number
+from flows.jobs.deployments import artifact_key
+from flows.jobs.evaluate import METRICS, number, unmeasured
 from flows.jobs.generate import GenerateReport
 from pipeline.errors import AnomalysmithError
 from pipeline.utils.html import escape_markdown
-
-
-def artifact_key(name: str) -> str:
-    """A name as the key of an artifact: Prefect allows lower-case letters, digits and dashes."""
-    # Every other run of characters becomes one dash.
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+from pipeline.utils.repeated import repeated
 
 
 def store_report(report: GenerateReport) -> None:
@@ -53,10 +50,8 @@ def as_markdown(report: GenerateReport) -> str:
     if report.gallery:
         lines.append(f"[Gallery]({report.gallery.as_uri()}): `{report.gallery}`")
     lines.append(f"\nVersion: `{report.version_dir}`")
-    lines += [
-        f"\nSkipped {escape_markdown(f['name'])}: {escape_markdown(f['error'])}"
-        for f in report.failures
-    ]
+    failures = ((f["name"], f["error"]) for f in report.failures)
+    lines += [f"\nSkipped {escape_markdown(line)}" for line in repeated(failures)]
     return "\n".join(lines)
 
 
@@ -119,10 +114,12 @@ def store_evaluation_page(category: str, rows: Sequence[Row]) -> None:
         f"|---|{'---:|' * len(METRICS)}---|",
     ]
     for row in _done(rows):
-        # A dash stands for a metric that could not be computed.
+        # A dash stands for a metric that could not be computed; the reason is below the table.
         numbers = [number(row.get(key)) for key in METRICS]
         page = f"[report]({Path(row['report']).as_uri()})" if row.get("report") else "–"
         lines.append(f"| {' | '.join([row['detector'], *numbers, page])} |")
+    for row in _done(rows):
+        lines += ["", *(f"{row['detector']}: {reason}  " for reason in unmeasured(row))]
     # Once more as plain paths: browsers do not follow file links from a page of the server.
     lines += ["", *(f"`{row['report']}`" for row in _done(rows) if row.get("report"))]
     _store_page(f"evaluation-{category}", f"{category}: detectors on the test split", lines, rows)

@@ -8,6 +8,8 @@ When a worker process dies, only its batch is lost. Dask and Ray pass the batch 
 themselves; batches lost by a broken process pool are submitted again here.
 """
 
+from flows.environment import available_cpus  # isort: skip  first: it switches telemetry off
+
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
@@ -16,7 +18,6 @@ from typing import Any, Literal, get_args
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from flows.environment import available_cpus
 from pipeline.errors import UserError
 
 RunnerName = Literal["threads", "processes", "dask", "ray"]

@@ -1,5 +1,7 @@
 """Retries and logging of this project's Prefect tasks."""
 
+from flows import environment as _environment  # noqa: F401  isort: skip  first: it switches telemetry off
+
 import time
 from collections.abc import Mapping
 from functools import partial

@@ -66,7 +66,7 @@ ANOMALIB = ExportFormat(
     name="anomalib",
     title="folders for anomalib",
     files="`normal`, `normal_test`, `abnormal`, `mask`, `anomalib.yaml`",
-    readers="anomalib `Folder` and `anomalib train` (2.7.0)",
+    readers="anomalib `Folder` and `anomalib train` (2.7.0), our own `ok_ng` reader",
     write=write_anomalib,
     train_test=True,
 )

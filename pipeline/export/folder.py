@@ -1,8 +1,10 @@
 """The folder of an export: it appears complete or not at all, with the same bytes every time.
 
-Files go into a hidden folder beside the target, which is renamed at the end; what a killed run left
-there is deleted by the next. `export.json` says what an export contains. A second export of the
-same version into the same folder is checked against `SHA256SUMS` and left as it is.
+Files go into a hidden folder, which becomes the target at the end: beside it, or inside where the
+target is there already and empty. That one is kept, since it may be the folder somebody is in, or a
+mounted disk; the files move up, `SHA256SUMS` last. What a killed run left is deleted, or moved up,
+by the next. `export.json` says what an export contains. A second export of the same version into
+the same folder is checked against `SHA256SUMS` and left as it is.
 """
 
 import fcntl
@@ -25,6 +27,8 @@ from pipeline.utils.hashing import canonical_json, sha256_file
 
 # Version and options; written last.
 IDENTITY = "export.json"
+# The hidden folder inside a target that was there before.
+_INSIDE = ".exporting"
 # One line per image: its files and its record.
 LINEAGE = "lineage.jsonl"
 # Lossless like every PNG. These take a quarter of the time of zlib's level 6, and photographs get
@@ -100,8 +104,31 @@ def export_folder(out: Path) -> Iterator[ExportFolder]:
     """A hidden folder that becomes `out` if the block succeeds and is deleted otherwise."""
     # Not `resolve`: a link in the path stays, so the rename happens where the user named it.
     out = Path(os.path.abspath(out))
-    aside = out.with_name(f".{out.name}.exporting")
+    inside = out.is_dir()
+    aside = out / _INSIDE if inside else out.with_name(f".{out.name}.exporting")
     aside.mkdir(parents=True, exist_ok=True)
+    with _alone(out, aside):
+        # With the lock held, whatever is there was left by a run that died.
+        for stale in aside.iterdir():
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        try:
+            yield ExportFolder(aside)
+            if not inside:
+                # `rename` replaces an empty folder and fails on anything else.
+                aside.rename(out)
+                sync(out.parent)
+        # Also on Ctrl-C.
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        # Not in the block above: after an interruption the next run moves what is left.
+        if inside:
+            _move_up(aside)
+
+
+@contextmanager
+def _alone(out: Path, aside: Path) -> Iterator[None]:
+    """Hold the lock of an export; UserError while another process has it."""
     # The lock is on the folder itself, so it leaves no file behind and ends with the process.
     handle = os.open(aside, os.O_RDONLY)
     try:
@@ -109,18 +136,7 @@ def export_folder(out: Path) -> Iterator[ExportFolder]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{out}: another export is writing there; wait for it") from None
-        # With the lock held, whatever is there was left by a run that died.
-        for stale in aside.iterdir():
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        try:
-            yield ExportFolder(aside)
-            # `rename` replaces an empty folder and fails on anything else.
-            aside.rename(out)
-            sync(out.parent)
-        # Also on Ctrl-C.
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+        yield
     finally:
         os.close(handle)
 
@@ -134,7 +150,11 @@ def earlier_export(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
         return None
     if not out.is_dir():
         raise UserError(f"{out} is a file; expected a folder, or a path that does not exist")
-    if not any(out.iterdir()):
+    if (out / _INSIDE / SUMS).is_file():
+        # Complete but for the last step of a run that was killed.
+        with _alone(out, out / _INSIDE):
+            _move_up(out / _INSIDE)
+    if all(path.name == _INSIDE for path in out.iterdir()):
         return None
     try:
         found = json.loads((out / IDENTITY).read_bytes())
@@ -159,6 +179,15 @@ def earlier_export(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
                 f"{path} is missing or was changed since the export; delete {out} and export again"
             )
     return found
+
+
+def _move_up(aside: Path) -> None:
+    """Move everything into the folder around it, the checksums last, as they say: complete."""
+    out = aside.parent
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == SUMS):
+        path.rename(out / path.name)
+    aside.rmdir()
+    sync(out)
 
 
 def png_bytes(image: np.ndarray) -> bytes:

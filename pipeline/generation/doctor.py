@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.config.manifest import resolve
 from pipeline.config.schema import CategorySettings, Manifest
 from pipeline.errors import AnomalysmithError, ImageError, UserError
 from pipeline.imaging.decode import file_digest, load_image, read_header
+from pipeline.imaging.mask_doubts import MaskDoubt, mask_doubt
 from pipeline.records import SPLITS, SourceEntry
 from pipeline.sources.ground_truth import load_regions
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
+from pipeline.utils.names import text_of
+from pipeline.utils.repeated import first_few
 
 # Called with (files checked, files in all) of a category.
 Progress = Callable[[int, int], None]
@@ -45,7 +50,8 @@ class CategoryHealth:
     """The images and models of one category.
 
     `error` is empty, or tells why none of its images can be used. `splits`, `test` (by kind of
-    defect), `sizes` (as WxH) and `modes` (of PIL) are counts of readable files.
+    defect), `sizes` (as WxH) and `modes` (of PIL) are counts of readable files. `doubts` are masks
+    that can hardly be meant.
     """
 
     name: str
@@ -59,6 +65,7 @@ class CategoryHealth:
     sizes: Mapping[str, int] = field(default_factory=dict)
     modes: Mapping[str, int] = field(default_factory=dict)
     masks: int = 0
+    doubts: tuple[MaskDoubt, ...] = ()
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
     models: Mapping[str, str] = field(default_factory=dict)
@@ -102,13 +109,19 @@ class DoctorReport:
 def inspect(
     manifest: Manifest, categories: Sequence[str] | None = None, progress: Progress | None = None
 ) -> DoctorReport:
-    """Check everything that a run of these categories (default: all) would use.
+    """Check everything that a run of these categories (default: all) would use; see `examine`."""
+    return examine(
+        [resolve(manifest, name) for name in categories or manifest.categories], progress
+    )
+
+
+def examine(settings: Sequence[CategorySettings], progress: Progress | None = None) -> DoctorReport:
+    """Check everything that a run with these settings, one or more, would use.
 
     What is wrong with one category is reported and does not keep the others from being checked.
     """
     # Messages are collected here by all checks, in the order of the categories.
     missing: list[str] = []
-    settings = [resolve(manifest, name) for name in categories or manifest.categories]
     found = [_category(category, _models(category, missing), progress) for category in settings]
     # Unusable folders count as missing, after the models of all categories.
     missing += [f"{health.name}: {health.error}" for health in found if health.error]
@@ -119,7 +132,7 @@ def inspect(
         if compute not in devices:
             devices[compute] = _device(*compute, missing)
     # A manifest has one store for all categories.
-    store = settings[0].store if settings else Path(manifest.folder)
+    store = settings[0].store
     # The store may not exist yet, so its nearest existing folder is checked.
     writable, free = _writable(store), shutil.disk_usage(_nearest_folder(store)).free / 1e9
     needed = sum(map(_gigabytes, settings, found))
@@ -154,7 +167,7 @@ def _category(
     base: dict[str, Any] = {
         "name": settings.name,
         "kind": settings.kind,
-        "root": str(settings.root),
+        "root": text_of(settings.root),
         "licence": settings.licence,
         "models": models,
     }
@@ -163,9 +176,11 @@ def _category(
         if settings.scenes is not None and not settings.root.is_dir():
             counts = {"train": settings.scenes.train, "validation": settings.scenes.validation}
             return CategoryHealth(**base, to_render=True, splits=counts)
-        listing = read_source(settings.kind, settings.root, settings.name)
+        listing = read_source(
+            settings.kind, settings.root, settings.name, settings.follow_links, settings.options
+        )
     except UserError as error:
-        return CategoryHealth(**base, error=str(error).removeprefix(f"{settings.root}: "))
+        return CategoryHealth(**base, error=str(error).removeprefix(f"{text_of(settings.root)}: "))
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
@@ -179,7 +194,7 @@ def _category(
             files.append(file)
             if progress:
                 progress(number, len(entries))
-    # Undecodable images, and images whose masks are empty or of another size.
+    # Undecodable images, and images whose masks are undecodable or of another size.
     bad += [BadFile(file.entry.name, file.fault) for file in files if file.fault]
     # An image with a bad mask is still an image: it counts in sizes and modes.
     good = [file for file in files if not file.unreadable]
@@ -192,6 +207,7 @@ def _category(
         sizes=_counted(f"{file.size_HW[1]}x{file.size_HW[0]}" for file in good),
         modes=_counted(file.mode for file in good),
         masks=sum(len(file.entry.masks) for file in good),
+        doubts=tuple(file.doubt for file in good if file.doubt),
         bad=tuple(bad),
         notes=(*listing.notes, *_notes(good, settings)),
     )
@@ -208,6 +224,7 @@ class _File:
     mode: str = ""
     digest: str = ""
     dark: bool = False
+    doubt: MaskDoubt | None = None
 
 
 def _check(entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None) -> _File:
@@ -220,16 +237,16 @@ def _check(entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None) 
     except ImageError as error:
         return _File(entry, _without_path(error, entry.path), unreadable=True)
     # The image is fine; now its masks.
-    fault = ""
+    fault, doubt = "", None
     if entry.masks:
         try:
-            if not len(load_regions(entry, header.size_HW, defects_config)[1]):
-                fault = "its masks are empty"
+            masks_KHW, _ = load_regions(entry, header.size_HW, defects_config)
+            doubt = mask_doubt(entry.name, np.asarray(masks_KHW.any(0)))
         except ImageError as error:
             fault = _without_path(error, entry.path)
     # PIL's 16-bit modes all start with I.
     dark = header.mode.startswith("I") and int(image_HW3.max()) < DARK
-    return _File(entry, fault, False, header.size_HW, header.mode, digest, dark)
+    return _File(entry, fault, False, header.size_HW, header.mode, digest, dark, doubt)
 
 
 def _notes(files: Sequence[_File], settings: CategorySettings) -> list[str]:
@@ -251,9 +268,13 @@ def _notes(files: Sequence[_File], settings: CategorySettings) -> list[str]:
         )
     # By content: a copy under another name is the same image.
     training = {f.digest: f.entry.name for f in files if f.entry.split != "test"}
-    for file in files:
-        if file.entry.split == "test" and file.digest in training:
-            notes.append(f"{file.entry.name} is the same file as {training[file.digest]}")
+    leaks = [
+        f"{file.entry.name} = {training[file.digest]}"
+        for file in files
+        if file.entry.split == "test" and file.digest in training
+    ]
+    if leaks:
+        notes.append(f"{len(leaks)} test images are copies of training images: {first_few(leaks)}")
     # Each digest once: what is left over are copies.
     doubles = sum(f.entry.split != "test" for f in files) - len(training)
     if doubles:
@@ -344,4 +365,4 @@ def _counted(values: Any) -> dict[str, int]:
 
 
 def _without_path(error: ImageError, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
+    return str(error).removeprefix(f"{text_of(path)}: ")

@@ -1,7 +1,8 @@
 """Plan a run before it starts: which images, which models, which keys in the cache.
 
-A plan is plain data in a JSON file that every worker reads. No model is loaded and no pixel is
-decoded here, so a run whose version is already published ends at once.
+A plan is plain data in a JSON file that every worker reads. No model is loaded, and of a plain
+folder a few files at most are decoded (`pipeline.sources.guard`), so a run whose version is already
+published ends at once.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import CategorySettings
+from pipeline.dataset.version import latest
 from pipeline.errors import ImageError, UserError
 from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.cache_keys import STORE_CODE, PlannedImage, code_digest, with_keys
@@ -96,6 +98,19 @@ def saved_plans(cache: StageCache) -> list[Path]:
     return sorted((cache.root / "plans").glob("*.json"))
 
 
+def folder_of_newest(store: Path, category: str) -> Path | None:
+    """The source folder that the newest version of a category was made from, where it is known."""
+    newest = latest(store, category)
+    if newest is None:
+        return None
+    plan = StageCache(store / CACHE).root / "plans" / f"{newest.index['plan_digest']}.json"
+    try:
+        return Path(json.loads(plan.read_text())["settings"]["root"])
+    # Deleted since, or of another release: then nothing is known.
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load_plan(path: Path) -> RunPlan:
     """Read a plan that `RunPlan.save` wrote.
 
@@ -132,13 +147,20 @@ def load_plan(path: Path) -> RunPlan:
 def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
     """Plan a run: list the source, split it, compute the digest of every file, find the weights.
 
-    `limit` takes the first images of train and validation together, by name. Raises UserError
-    when no usable image is left.
+    `limit` takes the first normals by name and holds out some of these. Raises UserError when no
+    usable image is left.
     """
     # Which files there are, and to which split each belongs.
-    listing = read_source(settings.kind, settings.root, settings.name)
+    listing = read_source(
+        settings.kind, settings.root, settings.name, settings.follow_links, settings.options
+    )
+    limited = _limited(listing.entries, limit)
     entries = split_entries(
-        listing.entries, settings.splits.validation_fraction, settings.split_seed
+        limited,
+        settings.splits.validation_fraction,
+        settings.split_seed,
+        # The usual share of a few images would be one. A limit that cuts nothing changes nothing.
+        fewest=2 if len(limited) < len(listing.entries) else 1,
     )
     # Anomalies are generated from normals only; test images are packed as they are.
     normal = [e for e in entries if e.split != "test" and e.defect == GOOD]
@@ -148,7 +170,7 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
     files = models.resolve(settings.models, settings.policy.allow_noncommercial)
     weights = files.digests()
     images = []
-    for entry in _limited(normal, limit):
+    for entry in normal:
         try:
             # The content identifies an image; renaming it changes its name only.
             digest = file_digest(entry.path)
@@ -177,19 +199,47 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         # The format of the files on disk.
         "store": code_digest(STORE_CODE),
     }
+    notes = (*listing.notes, *_few_held_out(images))
     return RunPlan(
-        settings, tuple(images), test, tuple(failures), listing.notes, listing.defects_config,
+        settings, tuple(images), test, tuple(failures), notes, listing.defects_config,
         files, weights, digest_of(identity), calibration_key,
     )  # fmt: skip
 
 
 def _limited(entries: Sequence[SourceEntry], limit: int | None) -> Sequence[SourceEntry]:
-    """The first entries by name, so that a larger limit keeps all images of a smaller one."""
+    """The first normals by name, so that a larger limit keeps all images of a smaller one.
+
+    Where the source has a validation split of its own, it keeps its share, and two images at least
+    as long as training has two. Test entries are not counted.
+    """
     if limit is None:
         return entries
     if limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}")
-    return sorted(entries, key=lambda entry: entry.name)[:limit]
+    by_name = sorted(entries, key=lambda entry: entry.name)
+    train, held = (
+        [e for e in by_name if e.split == split and e.defect == GOOD]
+        for split in ("train", "validation")
+    )
+    if limit >= len(train) + len(held):
+        return entries
+    share = round(limit * len(held) / (len(train) + len(held)))
+    most = min(max(share, 2), max(limit // 2, limit - len(train)), len(held))
+    kept = {e.name for e in (*held[:most], *train[: limit - most])}
+    return [e for e in entries if e.split == "test" or e.name in kept]
+
+
+def _few_held_out(images: Sequence[PlannedImage]) -> tuple[str, ...]:
+    """One line where so few images are held out that thresholds of detectors mean little."""
+    held = sum(image.split == "validation" for image in images)
+    if held >= 2:
+        return ()
+    found = "none is" if not held else "only one is"
+    return (
+        f"of {len(images)} good images {found} held out for validation: detectors trained on this "
+        "version get no thresholds from it, or loose ones; take more images, or a larger "
+        "splits.validation_fraction",
+    )
 
 
 def _state(path: Path) -> list[str]:

@@ -182,7 +182,7 @@ def _computed_as(settings: ModelSettings, compute: str) -> ModelSettings:
     if not on_cpu and devices.choose().device.type != "cuda":
         raise UserError(
             f"cannot regenerate samples: they were made on {device}, and this machine has no CUDA "
-            "device; run verify --regenerate on one that has"
+            "device; run `verify --regenerate` on one that has"
         )
     # On CUDA the device stays `auto`: naming it would also demand the GPU build of onnxruntime.
     return settings.model_copy(

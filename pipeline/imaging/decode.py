@@ -8,10 +8,15 @@
 | palette                                 | its colours                                          |
 | grey 16 bit, 32-bit whole numbers       | value >> 8, never stretched per image; 32-bit values |
 |                                         | outside 0-65535 are an error                         |
+| 9 to 15 bits, declared by the file      | the highest 8 bits (TIFF BitsPerSample,              |
+|                                         | MaxSampleValue; PNG sBIT), grey and colour           |
+| 16 bits, undeclared, none above 4095    | ImageError: 12 bits in 16 would come out black       |
 | alpha, transparent palette entries      | composited on white, as product cutouts usually are  |
 | CMYK, YCbCr, HSV                        | converted                                            |
 | animation, several pages                | the first frame                                      |
+| a damaged text or profile in a PNG      | the image without it                                 |
 | floating point, LAB                     | ImageError: the value range is unknown               |
+| two or five bands, HEIC, Git LFS, …     | ImageError that says what the file is                |
 | zero bytes, truncated, no image         | ImageError                                           |
 | a side below 16 px, above 80 megapixels | ImageError (the second before any pixel is decoded)  |
 
@@ -20,19 +25,37 @@ not kept, as in the detectors. Masks use the nearest pixel, so no new grey value
 `ImageError` is one line: the file, what was found, what to do.
 """
 
+import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import ImageError
+from pipeline.imaging.bit_depth import (
+    DARK,
+    Depth,
+    colour_samples,
+    dark_fault,
+    declared_depth,
+    is_deep_colour,
+    to_eight_bits,
+)
+from pipeline.imaging.mask_values import deep_grey_values, grey_values, without_soft_edges
+from pipeline.imaging.png_chunks import without_optional
+from pipeline.imaging.unsupported import tiff_fault, why_unsupported
 from pipeline.records import MAX_PIXELS
 from pipeline.utils.hashing import sha256_file
+from pipeline.utils.names import text_of
+
+Result = TypeVar("Result")
 
 # File name endings that count as images, compared in lower case.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -72,7 +95,8 @@ def is_image_name(path: Path) -> bool:
 
 def read_header(path: Path) -> ImageHeader:
     """Format, mode, upright size and number of frames, without decoding; ImageError if unusable."""
-    with _opened(path) as image:
+
+    def header(image: Image.Image) -> ImageHeader:
         width, height = image.size
         # Orientations that rotate by a quarter turn swap the sides.
         sideways = image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
@@ -81,31 +105,47 @@ def read_header(path: Path) -> ImageHeader:
             image.format or "?", image.mode, size_HW, int(getattr(image, "n_frames", 1))
         )
 
+    return _read(path, header)
+
 
 def load_image(path: Path, size_HW: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright, resized when a size is given; see the table above.
 
     ImageError names the file when it cannot be used.
     """
-    with _opened(path) as image:
-        rgb = _as_rgb(path, ImageOps.exif_transpose(image))
-        return np.array(_resized(rgb, size_HW, Image.Resampling.BILINEAR))
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        return np.array(_resized(_as_rgb(path, image), size_HW, Image.Resampling.BILINEAR))
+
+    return _read(path, pixels)
 
 
-def load_mask(path: Path, size_HW: tuple[int, int] | None = None) -> np.ndarray:
-    """(H, W) uint8 grey values as stored (1 bit: 0 and 255), upright, resized to the nearest pixel.
+def resize_image(image_HW3: np.ndarray, size_HW: tuple[int, int]) -> np.ndarray:
+    """Decoded pixels at another size, with the filter of `load_image`."""
+    return np.array(_resized(Image.fromarray(image_HW3), size_HW, Image.Resampling.BILINEAR))
 
-    Colour masks become their luma, which is the value itself where the channels agree. Alpha is
-    ignored.
+
+def load_mask(
+    path: Path, size_HW: tuple[int, int] | None = None, labels: bool = False
+) -> np.ndarray:
+    """(H, W) uint8 grey values, 0 for background, upright, resized to the nearest pixel.
+
+    `pipeline.imaging.mask_values` lists what a file may hold. With `labels` the values are defect
+    types, and none is changed.
     """
-    with _opened(path) as image:
+
+    def values(image: Image.Image) -> np.ndarray:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):
-            grey = _deep_grey(path, upright, keep_small=True)
+            grey_HW = deep_grey_values(_whole_numbers(path, upright))
         else:
-            # By way of RGB, so that palette indices become their grey values.
-            grey = upright.convert("RGB").convert("L")
+            grey_HW = grey_values(upright)
+        if not labels:
+            grey_HW = without_soft_edges(grey_HW, lossy=image.format in ("JPEG", "MPO"))
+        grey = Image.fromarray(grey_HW)
         return np.array(_resized(grey, size_HW, Image.Resampling.NEAREST))
+
+    return _read(path, values)
 
 
 def file_digest(path: Path) -> str:
@@ -116,13 +156,38 @@ def file_digest(path: Path) -> str:
         raise _error(path, error.strerror or str(error), "check the file") from error
 
 
+def _read(path: Path, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` makes of the opened image; of a PNG without optional chunks if these are damaged.
+
+    Decoder errors become ImageErrors.
+    """
+    try:
+        with _opened(path) as image:
+            return use(image)
+    except _Damaged:
+        bare = without_optional(path)
+        if bare is None:
+            raise
+        try:
+            with _opened(path, io.BytesIO(bare)) as image:
+                return use(image)
+        except ImageError:
+            # Then the pixels are damaged, too: the error of the whole file is raised.
+            pass
+        raise
+
+
+class _Damaged(ImageError):
+    """A decoder gave up on the file."""
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, content: io.BytesIO | None = None) -> Iterator[Image.Image]:
     """The opened, not yet decoded image; decoder errors inside the block become ImageErrors."""
     try:
         if not path.stat().st_size:
             raise _error(path, "the file has zero bytes", "copy it again")
-        with path.open("rb") as handle, Image.open(handle, formats=FORMATS) as image:
+        with content or path.open("rb") as handle, Image.open(handle, formats=FORMATS) as image:
             # Before any pixel is decoded, so that decompression bombs cost nothing.
             _check_size(path, *image.size)
             yield image
@@ -134,7 +199,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _error(path, str(error.strerror).lower(), "check the path") from error
     except UnidentifiedImageError as error:
         kinds = ", ".join(FORMATS)
-        raise _error(path, f"not an image (known: {kinds})", "remove or convert it") from error
+        unknown = f"not an image (known: {kinds})", "remove or convert it"
+        what, advice = why_unsupported(path) or unknown
+        raise _Damaged(f"{text_of(path)}: {what}; {advice}") from error
     except Image.DecompressionBombError as error:
         raise _error(path, "too many pixels to decode", "scale it down") from error
     except _BROKEN as error:
@@ -142,7 +209,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         why = " ".join(str(error).split()) or type(error).__name__
-        raise _error(path, f"damaged or truncated ({why})", "copy it again") from error
+        message = f"{text_of(path)}: damaged or truncated ({why}); copy it again"
+        raise _Damaged(message) from error
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
@@ -156,11 +224,27 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise _error(path, "floating-point pixels of unknown range", "convert it to 8 or 16 bit")
-    if image.mode.startswith("I"):
-        return _deep_grey(path, image).convert("RGB")
+def _as_rgb(path: Path, opened: Image.Image) -> Image.Image:
+    """The upright image in RGB, 8 bits per channel."""
+    fault = tiff_fault(opened.tag_v2) if isinstance(opened, TiffImageFile) else None
+    if fault:
+        raise _error(path, *fault)
+    # What the file declares is known until the image is decoded.
+    deep = is_deep_colour(opened)
+    depth = declared_depth(path, opened) if deep or opened.mode.startswith("I") else None
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith(("I", "F")):
+        values_HW = _whole_numbers(path, image)
+        _check_dark(path, int(values_HW.max()), depth)
+        return Image.fromarray(to_eight_bits(values_HW, depth)).convert("RGB")
+    if deep and depth:
+        upright = Image.fromarray(to_eight_bits(colour_samples(path), depth))
+        upright.getexif()[ORIENTATION_TAG] = opened.getexif().get(ORIENTATION_TAG, 1)
+        image = ImageOps.exif_transpose(upright)
+    elif deep:
+        # Pillow kept the high bytes: 0x0f of 0x0fff.
+        highest = int(np.asarray(image.convert("RGB")).max())
+        _check_dark(path, highest * 0x101, depth)
     # Alpha channels and transparent palette entries: composite on white.
     if image.has_transparency_data:
         cutout = image.convert("RGBA")
@@ -171,20 +255,22 @@ def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _deep_grey(path: Path, image: Image.Image, keep_small: bool = False) -> Image.Image:
-    """16-bit grey to 8 bit by the range of the data type, so that all images scale alike.
-
-    With `keep_small` (masks), values that fit into 8 bits are labels and stay as they are.
-    """
+def _whole_numbers(path: Path, image: Image.Image) -> np.ndarray:
+    """(H, W) int64 from 0 to 65535, of an image in one of Pillow's modes I and F."""
     values_HW = np.asarray(image)
     if values_HW.dtype.kind == "f":
         raise _error(path, "floating-point pixels of unknown range", "convert it to 8 or 16 bit")
     low, high = int(values_HW.min()), int(values_HW.max())
     if low < 0 or high > 0xFFFF:
         raise _error(path, f"values from {low} to {high}", "convert it to 8 or 16 bit")
-    # The high byte of 16 bits; masks with small values hold labels already.
-    shift = 0 if keep_small and high <= 0xFF else 8
-    return Image.fromarray((values_HW.astype(np.int64) >> shift).astype(np.uint8))
+    return values_HW.astype(np.int64)
+
+
+def _check_dark(path: Path, high: int, depth: Depth | None) -> None:
+    """ImageError for 16-bit samples without declared depth that use the lowest 12 bits only."""
+    # All zero is black at any depth.
+    if depth is None and 0 < high <= DARK:
+        raise _error(path, *dark_fault(high))
 
 
 def _resized(
@@ -198,4 +284,4 @@ def _resized(
 
 
 def _error(path: Path, found: str, advice: str) -> ImageError:
-    return ImageError(f"{path}: {found}; {advice}")
+    return ImageError(f"{text_of(path)}: {found}; {advice}")

@@ -8,6 +8,8 @@
 Each model receives its file, its settings and its device; none of them looks anything up.
 """
 
+from pipeline import environment as _environment  # noqa: F401  isort: skip  first: no telemetry
+
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

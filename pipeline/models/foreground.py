@@ -11,6 +11,8 @@ networks the one with the clearer map is believed (`ClearerForeground`).
 Shapes: H, W image; 3 colour (RGB).
 """
 
+from pipeline import environment as _no_telemetry  # noqa: F401  isort: skip  first
+
 import os
 import threading
 from collections.abc import Iterator

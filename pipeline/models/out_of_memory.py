@@ -37,7 +37,8 @@ def retry_once(call: Callable[[], Result], doing: str) -> Result:
             raise
         raise DeviceError(
             f"out of memory on the GPU twice, the second time with an empty cache, while {doing}; "
-            "end other programs on it, lower --workers or image_size, or set models.device: cpu",
+            "end other programs on it, lower the number of workers or image_size, or set "
+            "models.device: cpu",
             transient=True,
         ) from error
 

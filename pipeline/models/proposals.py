@@ -104,6 +104,24 @@ class SamProposals:
             kept = empty_NHW, np.zeros(0, np.float32)
         return in_order(*kept, foreground, relaxed, self._settings, image_HW3)
 
+    @torch.inference_mode()
+    def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray:
+        """What fills boxes (x0, y0, x1, y1 in pixels): masks (M, H, W) bool, the surest first.
+
+        Only duplicates are left out; the caller knows what it is looking for.
+        """
+        height, width = image_HW3.shape[:2]
+        boxes_P4 = np.clip(boxes_P4, 0, [width - 1, height - 1, width - 1, height - 1])
+        candidates = self._decode(image_HW3, np.zeros((0, 2)), boxes_P4.astype(np.float32))
+        order_N = torch.argsort(candidates.iou_N, descending=True, stable=True)
+        kept_N = without_duplicates(candidates.logits_Nhw[order_N] > 0, self._settings.max_iou)
+        masks = []
+        for index in order_N[kept_N].tolist():
+            logits_hw = candidates.logits_Nhw[index].cpu().numpy()
+            big_HW = cv2.resize(logits_hw, (width, height), interpolation=cv2.INTER_LINEAR) > 0
+            masks.append(largest_component(big_HW)[0])
+        return np.array(masks, np.bool_).reshape(-1, height, width)
+
     def _decode(
         self, image_HW3: np.ndarray, points_P2: np.ndarray, boxes_P4: np.ndarray
     ) -> _Candidates:

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
+from typing import BinaryIO
 
 from pipeline.errors import UserError
+from pipeline.utils.names import is_utf8, text_of
 
 # The table of errno values; every list in the project is one of these. Missing permissions, or a
 # read-only share.
@@ -26,6 +28,17 @@ _USER_ERRORS = NOT_WRITABLE | {errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 # While writing to a store. EEXIST is a file in the way and EFBIG a size limit. A missing file or a
 # folder in place of one (ENOENT, EISDIR) is not in here: this code chose the path, so it is a bug.
 WRITE_ERRORS = _USER_ERRORS | {errno.EEXIST, errno.EFBIG}
+# What to do about each of them.
+_WRITE_ADVICE = {
+    errno.EACCES: "get the permission to write there",
+    errno.EPERM: "get the permission to write there",
+    errno.EROFS: "have it mounted for writing",
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room within your quota",
+    errno.ENOTDIR: "move away the file that is in the place of a folder",
+    errno.EEXIST: "move away the file that is in the place of a folder",
+    errno.EFBIG: "raise the limit on the size of a file",
+}
 # For a whole command. Its paths come from the user, so a missing file or a folder in place of one
 # is a user error. EEXIST and EFBIG outside of a write are a bug.
 COMMAND_ERRORS = _USER_ERRORS | {errno.ENOENT, errno.EISDIR}
@@ -41,6 +54,10 @@ TRANSIENT_ERRORS = frozenset(
 
 # The lock file of a folder. It is never deleted, because a waiting writer holds its inode.
 LOCK = ".lock"
+# Names of the streams that a process has open.
+_OPEN_FILE = re.compile(r"/dev/(?:std(?:in|out|err)|fd/\d+)|/proc/[^/]+/fd/\d+")
+# Links to links that the kernel follows.
+_MAX_LINKS = 40
 # Characters of a file stem. A tar header holds 100 for the whole file name.
 MAX_NAME_LENGTH = 80
 
@@ -56,11 +73,17 @@ def named_disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, *, by_libraries: bool = False) -> None:
     """UserError unless files can be written into `folder`, or it can be created; changes nothing.
 
-    Call it before hours of work, so that a read-only store is not discovered at their end.
+    Call it before hours of work, so that a read-only store is not discovered at their end. Parquet,
+    safetensors and ONNX files are opened `by_libraries`, which know paths in UTF-8 only.
     """
+    if by_libraries and not is_utf8(folder.absolute()):
+        raise UserError(
+            f"{text_of(folder)}: the path is not UTF-8 and some libraries cannot open it; name "
+            "another folder"
+        )
     with named_disk_errors(folder):
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
@@ -72,7 +95,15 @@ def require_writable(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that readers see all of it or nothing: temporary file, sync, rename."""
+    """Write a file so that readers see all of it or nothing: temporary file, sync, rename.
+
+    Of a link the file that it leads to is replaced. A device, pipe or open stream (/dev/stdout)
+    cannot be replaced, so it is written to.
+    """
+    if is_stream(path):
+        write_stream(path, content)
+        return
+    path = replaced_by(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Process and thread in the name: two writers of the same path do not share a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
@@ -84,6 +115,34 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary.replace(path)
     # The rename itself is an entry of the folder and needs a sync of its own.
     sync(path.parent)
+
+
+def replaced_by(path: Path) -> Path:
+    """Where a file is put in place: the path itself, of a link the file that it leads to.
+
+    UserError for a device, pipe or open stream.
+    """
+    if is_stream(path):
+        raise UserError(f"{path} is a device, pipe or stream; name a file")
+    return path.resolve() if path.is_symlink() else path
+
+
+def is_stream(path: Path) -> bool:
+    """True for a path that bytes are written to and no file can be put in place of."""
+    # A link is followed by hand: /dev/stdout may lead to a regular file that is open elsewhere.
+    for _ in range(_MAX_LINKS):
+        if _OPEN_FILE.fullmatch(os.path.abspath(path)):
+            return True
+        if not path.is_symlink():
+            return path.exists() and not path.is_file() and not path.is_dir()
+        path = path.parent / path.readlink()
+    return False
+
+
+def write_stream(path: Path, content: bytes) -> None:
+    """Append bytes to a device, pipe or open stream; blocks until a pipe has a reader."""
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+        stream.write(content)
 
 
 def sync(path: Path) -> None:
@@ -128,6 +187,19 @@ def locked_if_free(folder: Path, touch: bool = True) -> Iterator[bool]:
 
 
 @contextmanager
+def locked_for_appending(path: Path) -> Iterator[BinaryIO]:
+    """A file opened to be read and added to, created if absent, locked for this process.
+
+    UserError while another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if not _try_lock(file.fileno(), fcntl.LOCK_EX):
+            raise UserError(f"{path}: another run is writing it; wait for it")
+        yield file
+
+
+@contextmanager
 def _lock_file(folder: Path, touch: bool = True) -> Iterator[int]:
     with named_disk_errors(folder):
         if touch:
@@ -151,8 +223,8 @@ def _try_lock(handle: int, kind: int) -> bool:
 
 def _write_error(folder: Path, number: int) -> UserError:
     return UserError(
-        f"cannot write to the store at {folder}: {os.strerror(number)}; make room or choose "
-        "another --store; what was published is untouched"
+        f"cannot write to {folder}: {os.strerror(number)}; {_WRITE_ADVICE[number]}, or choose "
+        "another folder; files that were there before are untouched"
     )
 
 

@@ -2,8 +2,7 @@
 
 Names of images, defects and categories come from folders and archives of others. On a page they are
 text: HTML in them is escaped. Invisible characters (line breaks, bidirectional marks, zero-width
-characters) are written out, because they would let one name look like another or move the text
-around it.
+characters) are written out (`pipeline.utils.names`).
 """
 
 import base64
@@ -15,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.utils.names import visible
+
 # Longer side of an embedded image in px; larger ones are shrunk. The overlays of the gallery are
 # drawn at twice this size.
 THUMBNAIL_SIDE = 384
 
-# Line breaks and tabs become a space, which keeps a name readable.
-_SPACES = {ord(space): " " for space in "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029"}
 # What Markdown would interpret. An underscore between letters, as in wrong_type, is left alone.
 _MARKS = re.compile(r"[\\|\[\]`*~]|(?<![^\W_])_|_(?![^\W_])")
 _ADDRESS = re.compile(r"(?i)(www)\.|(:)(?=//)")
@@ -43,16 +42,6 @@ def render_template(
     )
     environment.filters |= dict(filters or {})
     return environment.from_string(template.read_text("utf-8")).render(**values)
-
-
-def visible(text: str) -> str:
-    """The text on one line, with invisible characters written out as `\\u202e`."""
-    if text.isprintable():
-        return text
-    plain = text.translate(_SPACES)
-    return "".join(
-        letter if letter.isprintable() or letter == " " else ascii(letter)[1:-1] for letter in plain
-    )
 
 
 def escape_markdown(text: str) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.utils.names import visible
+
 GAP = "  "
 
 
@@ -20,7 +22,8 @@ def table(
     columns after it. With `width`, cells of the last column lose their beginning, so that lines
     stay within that many characters: the end of a path says more than its root.
     """
-    cells = [[str(cell) for cell in row] for row in ([head] if head else []) + [*rows]]
+    # A name with a line break would look like two rows.
+    cells = [[visible(str(cell)) for cell in row] for row in ([head] if head else []) + [*rows]]
     if not cells:
         return ""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -5,6 +5,8 @@ python -m pretraining.foreground --measure-only
 Shapes: H, W image; 3 colour (RGB, uint8).
 """
 
+from pipeline import environment as _environment  # noqa: F401  isort: skip  first: no telemetry
+
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Images and one finished run, shared by the tests of the commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,15 @@ from small_photos import FAST, draw_parts
 
 from flows import reference
 
+GBK = b"\xb2\xe2\xca\xd4.png"
+
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory) -> Path:
-    return draw_parts(tmp_path_factory.mktemp("photos") / "parts")
+    """Three photographs; the name of the last one is GBK, as in a zip from a Chinese system."""
+    folder = draw_parts(tmp_path_factory.mktemp("photos") / "parts")
+    (folder / "002.png").rename(folder / os.fsdecode(GBK))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,9 @@ def test_the_options_are_these():
         for name, command in reference.commands()
     }
     assert options == {
-        "doctor": {"--manifest", "--json"},
+        "doctor": {
+            "--manifest", "--category", "--source", "--all-normal", "--follow-links", "--json",
+        },
         "compare": {
             "--detector", "--profile", "--false-alarms", "--steps", "--size", "--set", "--seed",
             "--device", "--precision", "--workers", "--manifest", "--store", "--out", "--test",
@@ -87,15 +89,16 @@ def test_the_options_are_these():
         "plan": {"--manifest", "--category", "--store", "--limit", "--workers", "--json"},
         "deployments": {"--manifest", "--out", "--check", "--json"},
         "generate": {
-            "--manifest", "--category", "--source", "--store", "--preset", "--per-image",
-            "--limit", "--seed", "--workers", "--image-size", "--device", "--inpaint",
-            "--dry-run", "--json",
+            "--manifest", "--category", "--source", "--all-normal", "--follow-links", "--store",
+            "--preset", "--per-image", "--limit", "--seed", "--workers", "--image-size",
+            "--device", "--inpaint", "--dry-run", "--json",
         },
         "verify": {"--regenerate", "--json"},
         "stats": {"--json"},
         "show": {"--out"},
         "distill-teacher": {
-            "--images", "--out", "--pdn", "--backbone", "--weights", "--layers", "--steps",
+            "--images", "--out", "--follow-links", "--pdn", "--backbone", "--weights", "--layers",
+            "--steps",
             "--batch-size", "--size", "--statistics", "--rate", "--schedule", "--seed", "--device",
             "--precision", "--workers", "--tensorboard", "--dry-run", "--json",
         },
@@ -108,22 +111,25 @@ def test_the_options_are_these():
         "detectors": {"--json"},
         "train": {
             "--detector", "--version", "--out", "--profile", "--steps", "--size", "--set",
-            "--seed", "--device", "--precision", "--compile", "--workers", "--teacher", "--start",
-            "--dry-run", "--json",
+            "--seed", "--device", "--precision", "--compile", "--workers", "--threads",
+            "--teacher", "--start", "--dry-run", "--json",
         },
         "evaluate": {
-            "--checkpoint", "--version", "--out", "--device", "--precision", "--batch-size",
-            "--original-size", "--json",
+            "--checkpoint", "--version", "--good", "--bad", "--masks", "--follow-links", "--out",
+            "--device", "--precision", "--batch-size", "--original-size", "--json",
         },
         "predict": {
-            "--checkpoint", "--maps", "--csv", "--threshold", "--device", "--precision",
-            "--batch-size", "--json",
+            "--checkpoint", "--maps", "--csv", "--follow-links", "--threshold", "--device",
+            "--precision", "--batch-size", "--json",
         },
         "export-onnx": {"--checkpoint", "--out", "--version", "--tolerance", "--json"},
         "rules draft": {
-            "--out", "--manifest", "--category", "--source", "--limit", "--force", "--json",
+            "--out", "--manifest", "--category", "--source", "--all-normal", "--limit", "--force",
+            "--json",
         },
-        "rules check": {"--manifest", "--category", "--source", "--limit", "--json"},
+        "rules check": {
+            "--manifest", "--category", "--source", "--all-normal", "--limit", "--json",
+        },
         "rules show": {"--json"},
         "weights list": {"--json"},
         "weights verify": {"--json"},

@@ -1,6 +1,7 @@
 """`prefect.yaml` follows the manifest, and `anomalysmith deployments` says when it does not."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from prefect import Flow
 
-from flows.jobs.deployments import FLOWS, render, require_names
+from flows.jobs.deployments import FLOWS, artifact_key, render, require_names
 from pipeline.config.manifest import read_manifest
 from pipeline.errors import UserError
 
@@ -105,3 +106,15 @@ def test_names_that_yaml_would_read_as_something_else_stay_names(tmp_path, name)
 def test_names_that_prefect_cannot_tell_apart_are_rejected(names, said):
     with pytest.raises(UserError, match=said):
         require_names(names)
+
+
+def test_categories_in_other_scripts_have_their_own_deployment_and_artifact(tmp_path):
+    names = ["瓶子", "螺丝", "bolt"]
+    require_names(names)
+    text = render(read_manifest(manifest_with(tmp_path, *names)))
+    assert {entry["name"] for entry in yaml.safe_load(text)["deployments"]} == {*names, "all"}
+    keys = [artifact_key(f"anomalies-{name}") for name in names]
+    assert keys[2] == "anomalies-bolt"
+    assert len(set(keys)) == 3
+    # What Prefect accepts.
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key) for key in keys)

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
+from small_evaluations import version_of
 from small_results import small_version
 
 from detectors.registry import DETECTORS
@@ -60,9 +61,11 @@ def test_train_reports_what_the_contract_says(anomalysmith, version, tmp_path):
 def test_another_training_in_the_same_folder_is_rejected(anomalysmith, version, checkpoint):
     words = (*NEAREST, "--version", version.dir, "--out", checkpoint)
     assert anomalysmith(*words).code == 0
-    other = anomalysmith(*words, "--seed", 1)
-    assert other.code == 2
-    assert "seed" in other.err
+    # A preview says the same, and not that it would be reused.
+    for dry in ((), ("--dry-run",)):
+        other = anomalysmith(*words, "--seed", 1, *dry)
+        assert other.code == 2
+        assert "seed is 0 there and 1 here" in other.err
 
 
 def test_a_dry_run_resolves_everything_and_touches_nothing(anomalysmith, version, tmp_path):
@@ -86,6 +89,10 @@ def test_a_dry_run_says_which_weights_are_missing(anomalysmith, version, tmp_pat
     rejected = anomalysmith(*words)
     assert rejected.code == 2
     assert "efficientnet-lite0" in rejected.err
+    # What a training can do about it; it has no manifest.
+    assert "another --profile" in rejected.err
+    assert "--teacher" in rejected.err
+    assert "manifest" not in rejected.err
 
 
 def test_a_dry_run_knows_what_is_finished(anomalysmith, version, checkpoint):
@@ -143,7 +150,71 @@ def test_evaluate_has_every_number_or_a_reason(anomalysmith, version, checkpoint
     assert Path(run.json["report"]).is_file()
     shown = anomalysmith("evaluate", "--checkpoint", checkpoint, "--version", version.dir)
     assert f"{run.json['image_auroc']:.3f}" in shown.out
-    assert "note: spro" in shown.out
+    assert "no sPRO up to 0.05: no defects_config.json" in shown.out
+    assert "of 2, " in shown.out  # false alarms with their share and its interval
+
+
+def test_evaluate_measures_on_folders_without_a_version(anomalysmith, checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    for place in ("OK/0", "OK/1", "NG/cut/2", "NG/cut/3", "NG/cut/4"):
+        path = tmp_path / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    words = ("evaluate", "--checkpoint", checkpoint)
+    words = (*words, "--good", tmp_path / "OK", "--bad", tmp_path / "NG")
+    shown = anomalysmith(*words)
+    assert shown.code == 0, shown.err
+    assert "2 good, 3 anomalous" in shown.out
+    assert shown.out.count("have no mask") == 1
+    assert "no instance AP, instance AP at 0.90, pixel AUROC" in shown.out
+    for name in ("3", "4"):
+        (tmp_path / "NG" / "cut" / f"{name}.png").write_bytes(b"not an image")
+    run = anomalysmith(*words, "--json", "--out", tmp_path / "report")
+    assert run.code == 3
+    assert [row["name"] for row in run.json["failures"]] == ["NG/cut/3.png", "NG/cut/4.png"]
+    (line,) = [line for line in run.err.splitlines() if "not scored" in line]
+    assert "2 files: not an image" in line
+    interval = run.json["thresholds"]["threshold_1"]["false_positive_interval"]
+    assert 0 <= interval[0] < interval[1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--version VERSION_DIR, or --good DIR --bad DIR"),
+        (("--good", "x"), "--good without --bad"),
+        (("--bad", "x"), "--bad without --good"),
+        (("--masks", "x"), "without --good"),
+        (("--version", "v", "--good", "x", "--bad", "y"), "--version and --good"),
+        (("--version", "v", "--masks", "x"), "--version and --masks"),
+        (("--good", "x", "--bad", "y", "--original-size", "9x9"), "--original-size"),
+        (("--version", "v", "--follow-links", "x"), "--follow-links"),
+    ],
+)
+def test_evaluate_takes_a_version_or_folders(anomalysmith, words, said):
+    run = anomalysmith("evaluate", "--checkpoint", "c", *words)
+    assert run.code == 2
+    (line,) = run.err.splitlines()
+    assert said in line
+
+
+def test_without_good_test_images_evaluate_says_it_loudly(anomalysmith, checkpoint, tmp_path):
+    version = version_of(tmp_path, [("cut", (255,))] * 3)
+    run = anomalysmith("evaluate", "--checkpoint", checkpoint, "--version", version.dir)
+    (line,) = [line for line in run.err.splitlines() if "NO GOOD IMAGE" in line]
+    assert "--good DIR --bad DIR" in line
+    assert "no image AUROC, image AP, best image F1" in run.out
+    assert ": there is no good image" in run.out
+    # Neither a dash nor a share of no images.
+    assert "–\n" not in run.out
+    assert "0 of 0" not in run.out
+
+
+def test_train_advises_an_evaluation_that_has_something_to_measure(anomalysmith, tmp_path):
+    version = small_version(tmp_path / "store", images=10, tests=0, size=(64, 64))
+    run = anomalysmith(*NEAREST, "--version", version.dir, "--out", tmp_path / "run")
+    assert f"evaluate --checkpoint {tmp_path / 'run'} --good DIR --bad DIR" in run.out
+    assert "--version" not in run.out.partition("next")[2]
 
 
 def test_predict_scores_what_it_can_and_names_the_rest(anomalysmith, checkpoint, tmp_path):
@@ -208,7 +279,7 @@ def test_detectors_lists_them_and_their_settings(anomalysmith):
         (("train", "--detector", "nearest", *SMALL, "--device", "gpu"), "cuda"),
         (("train", "--detector", "nearest", *SMALL, "--compile", "yes"), "compile"),
         (("train", "--detector", "nearest", *SMALL, "--teacher", "nowhere"), "nowhere"),
-        (("train", "--detector", "nearest", *SMALL, "--start", "nowhere"), "nowhere"),
+        (("train", "--detector", "efficientad", *SMALL, "--start", "nowhere"), "nowhere"),
     ],
 )
 def test_a_user_error_in_train_is_one_line(anomalysmith, version, tmp_path, words, said):

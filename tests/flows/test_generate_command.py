@@ -6,17 +6,23 @@ its own (an import that must not happen, a kill) gets one.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 from small_photos import FAST
+from small_results import image_result, small_version
 
 from flows import reference
+from flows.commands.generate import why_none
+from pipeline.dataset.version import open_version
+from pipeline.reports.sample import find_sample
 
 
 def test_generate_reports_what_the_contract_says(finished):
@@ -64,6 +70,39 @@ def test_another_seed_makes_another_dataset(anomalysmith, finished, parts, tmp_p
         "generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST, "--seed", 1, "--json"
     )
     assert run.json["digest"] != finished["digest"]
+
+
+def test_a_folder_with_defects_is_refused_unless_all_are_said_to_be_normal(
+    anomalysmith, parts, tmp_path
+):
+    for folder, images in (("OK", 2), ("NG", 1)):
+        (tmp_path / "line" / folder).mkdir(parents=True)
+        for path in sorted(parts.iterdir())[:images]:
+            shutil.copy(path, tmp_path / "line" / folder)
+    words = ["generate", *FAST, "--store", tmp_path / "store", "--dry-run", "--source"]
+    source = f"folder:{tmp_path / 'line'}"
+    for refused in (anomalysmith(*words, source), anomalysmith("doctor", "--source", source)):
+        assert refused.code == 2
+        assert f"use ok_ng:{tmp_path / 'line'}; if every" in refused.err + refused.out
+    assert anomalysmith(*words, source, "--all-normal", "--json").json["images"] == 3
+    found = anomalysmith(*words, f"ok_ng:{tmp_path / 'line'}", "--json").json
+    assert (found["images"], found["test_images"]) == (1, 2)
+    run = anomalysmith(*words, f"ok_ng:{tmp_path / 'line'}", "--all-normal")
+    assert (run.code, "--all-normal is for sources of kind folder" in run.err) == (2, True)
+
+
+def test_a_category_of_the_same_name_from_another_folder_is_refused(
+    anomalysmith, finished, parts, tmp_path
+):
+    store = finished["words"][finished["words"].index("--store") + 1]
+    shutil.copytree(parts, tmp_path / "parts")
+    words = ["generate", "--source", f"folder:{tmp_path / 'parts'}", *FAST, "--store", store]
+    run = anomalysmith(*words, "--dry-run")
+    assert run.code == 2
+    assert f"the category parts of {store} was made from {parts}, and this is" in run.err
+    # Said, or under a name of its own, or where the first folder was moved from.
+    for named in ("parts", "parts2"):
+        assert anomalysmith(*words, "--dry-run", "--category", named).code == 0
 
 
 def test_generate_needs_no_network(anomalysmith, parts, tmp_path, monkeypatch):
@@ -152,3 +191,32 @@ def test_a_dry_run_touches_nothing(anomalysmith, parts, tmp_path):
     assert run.json["models"]["inpaint"]["backend"] == "telea"
     assert not (tmp_path / "s").exists()
     assert "would read 3 good images" in anomalysmith(*words, "--dry-run").out
+
+
+def test_after_zero_anomalies_the_advice_names_a_sample_that_is_there(tmp_path):
+    turns = (("control_noop", "seam"), ("missing", "seam"), ("extra", "too_noisy"))
+    version = small_version(tmp_path / "my store", results=[image_result(turns=turns)])
+    command = why_none(version.dir).split("`")[1]
+    program, gate, _, sample, option, folder = shlex.split(command)
+    assert (program, gate, option) == ("anomalysmith", "gate", "--version")
+    found = find_sample(open_version(Path(folder)), sample)
+    assert found.record["kind"] == "missing"
+
+
+def test_after_zero_anomalies_without_a_kept_one_no_command_is_advised(tmp_path):
+    turns = (("control_noop", ""), ("missing", "-"))
+    version = small_version(tmp_path, results=[image_result(turns=turns)])
+    assert "`" not in why_none(version.dir)
+    assert "no rejected anomaly was kept" in why_none(version.dir)
+
+
+def test_many_bad_files_are_few_lines_and_all_in_the_json(anomalysmith, parts, tmp_path):
+    folder = shutil.copytree(parts, tmp_path / "with_bad")
+    for number in range(12):
+        (folder / f"lost_{number}.png").symlink_to("nowhere.png")
+    words = ("--source", f"folder:{folder}", "--store", tmp_path / "s")
+    shown = anomalysmith("generate", *words, "--dry-run")
+    (line,) = [line for line in shown.out.splitlines() if "lost_" in line]
+    assert "12 files: a link that leads nowhere" in line
+    assert "and 9 more" in line
+    assert len(anomalysmith("generate", *words, "--dry-run", "--json").json["failures"]) == 12

@@ -80,7 +80,9 @@ def test_a_category_that_fails_does_not_stop_the_others(server, manifest, tmp_pa
     )
     skipped: list[str] = []
     monkeypatch.setattr(
-        flow_module.FlowLog, "input_skipped", lambda self, failure: skipped.append(failure["name"])
+        flow_module.FlowLog,
+        "inputs_skipped",
+        lambda self, some: skipped.extend(f["name"] for f in some),
     )
     with pytest.raises(flow_module.CategoriesFailed, match="1 of 2 categories failed") as failed:
         flow_module.generate_anomalies(manifest=str(tmp_path / "manifest.yaml"))

@@ -1,4 +1,4 @@
-"""Builders of tiny source folders in the layouts of MVTec."""
+"""Builders of tiny source folders in the layouts of public data sets and of private ones."""
 
 import json
 from pathlib import Path
@@ -53,4 +53,42 @@ def mvtec_loco(root: Path) -> Path:
     write_mask(root / "ground_truth/logical_anomalies/000/001.png", 248, corner=12)
     types = [DEFECT, DEFECT | {"defect_name": "two_nuts", "pixel_value": 248}]
     (root / "defects_config.json").write_text(json.dumps(types))
+    return root
+
+
+def mpdd(root: Path) -> Path:
+    """MVTec AD's tree, under the name of a category of MPDD."""
+    return mvtec_ad(root / "tubes")
+
+
+def btad(root: Path) -> Path:
+    """Product 03: masks of .bmp images may be .png."""
+    root /= "03"
+    write_images(root, "train/ok/0000.bmp", "train/ok/0001.png", "test/ok/0000.bmp")
+    write_images(root, "test/ko/0000.bmp", "test/ko/0001.bmp")
+    write_mask(root / "ground_truth/ko/0000.png")
+    write_mask(root / "ground_truth/ko/0001.bmp")
+    return root
+
+
+def visa(root: Path) -> Path:
+    """The object candle, and the table of all objects beside it."""
+    names = [("train", "normal", f"Normal/{n:04}.JPG") for n in range(4)]
+    names += [("test", "normal", "Normal/0004.JPG"), ("test", "anomaly", "Anomaly/000.JPG")]
+    rows = ["object,split,label,image,mask", "fryum,train,normal,fryum/Data/Images/Normal/0.JPG,"]
+    for split, label, name in names:
+        mask = "candle/Data/Masks/Anomaly/000.png" if label == "anomaly" else ""
+        rows.append(f"candle,{split},{label},candle/Data/Images/{name},{mask}")
+        write_image(root / "candle/Data/Images" / name)
+    write_mask(root / "candle/Data/Masks/Anomaly/000.png", value=3)
+    (root / "split_csv").mkdir()
+    (root / "split_csv/1cls.csv").write_text("\n".join(rows) + "\n")
+    return root / "candle"
+
+
+def ok_ng(root: Path) -> Path:
+    """Ten good images, two kinds of defects, a mask for one of them."""
+    write_images(root, *(f"OK/{number}.png" for number in range(10)))
+    write_images(root, "NG/dent/0.png", "NG/scratch/0.png", "NG/scratch/1.png")
+    write_mask(root / "masks/scratch/0_mask.png")
     return root

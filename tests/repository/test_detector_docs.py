@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from PIL import Image
 from small_results import small_version
 
+from detectors.evaluation.predict import predict
 from detectors.registry import DETECTORS
 from flows import reference
 
@@ -48,9 +50,17 @@ def test_the_page_runs(anomalysmith, page, workplace, capsys):
         words = [str(next(workplace.glob(word))) if "*" in word else word for word in words]
         run = anomalysmith(command, *words, *(QUICK if command == "train" else []))
         assert run.code == 0, f"{line}\n{run.err}"
+    done: dict[str, Any] = {"__name__": "docs"}
     for block in blocks(page, "python"):
-        exec(compile(block, "docs/detectors.md", "exec"), {"__name__": "docs"})
+        exec(compile(block, "docs/detectors.md", "exec"), done)
     assert "000.png" in capsys.readouterr().out
+    # The recipe for ONNX and the one for PyTorch, both from the file to the verdict.
+    (image,) = predict(Path("out/runs/tray"), [Path("out/scenes")], precision="fp32").images
+    score, verdict = done["verdict"](image.path)
+    assert score == pytest.approx(image.score, rel=1e-3)
+    assert verdict == image.verdict
+    done["thresholds"].clear()
+    assert done["verdict"](image.path) == (score, "unknown")
 
 
 def test_every_detector_and_command_is_on_the_page(page):

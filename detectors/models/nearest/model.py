@@ -42,6 +42,9 @@ class NearestSettings(DetectorSettings):
         "re-weighting",
     )
 
+    def trains(self) -> bool:
+        return False
+
 
 class Nearest(Detector):
     """A frozen trunk and the memory of its patches."""

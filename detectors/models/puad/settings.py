@@ -59,3 +59,6 @@ class PuadSettings(EfficientAdSettings):
         "synthetic anomalies choose; 1 = the whole image, as published; with more the place of a "
         "part matters, and the most distant region counts",
     )
+
+    def trains(self) -> bool:
+        return self.networks == "trained"

@@ -9,6 +9,8 @@ pasted back inside the mask only. Noise is drawn on the CPU, so a seed gives the
 device, up to rounding.
 """
 
+from pipeline import environment as _environment  # noqa: F401  isort: skip  first: no telemetry
+
 import os
 import threading
 from pathlib import Path

@@ -65,8 +65,15 @@ def state(name: str) -> State:
     return "bundled" if entry(name).bundled else "present"
 
 
-def require(name: str, explicit: Path | None = None, allow_noncommercial: bool = True) -> Path:
+def require(
+    name: str,
+    explicit: Path | None = None,
+    allow_noncommercial: bool = True,
+    otherwise: str = "name a path in the manifest",
+) -> Path:
     """The path of that entry's file, `explicit` first; WeightsError when absent or forbidden.
+
+    `otherwise` is what the user can do instead of fetching it.
 
     A file that is found is checked first, and pinned when it is from outside. Each file is hashed
     once per process; the lineage of a dataset needs its SHA-256 anyway.
@@ -90,7 +97,7 @@ def require(name: str, explicit: Path | None = None, allow_noncommercial: bool =
         where = ", ".join(map(str, _places(wanted)))
         raise WeightsError(
             f"weights {name!r} ({wanted.megabytes:g} MB, {wanted.licence}) are missing; "
-            f"looked at {where}; {wanted.get}, or name a path in the manifest"
+            f"looked at {where}; {wanted.get}, or {otherwise}"
         )
     check_and_pin(name, found)
     return found

@@ -103,6 +103,19 @@ def test_the_terminal_shows_the_matrix(found):
     assert "left out: glcf" in text
 
 
+def test_a_real_test_split_without_good_images_says_so_instead_of_a_dash(tmp_path):
+    scores = [{"type": "cut", "score": 0.9}, {"type": "cut", "score": 0.1}]
+    report = {"scores": scores, "intervals": {}, "image_auroc": None, "per_type": {}}
+    found = comparison({"nearest": held_out()}, real={"nearest": real_test(report, 0.2)})
+    why = "the test set has no good image: no AUROC and no false-alarm rate can be measured"
+    text = as_text(found)
+    assert f"note: {why}" in text
+    assert re.search(r"nearest +none +1 of 2 +no image", text)
+    page = render(found, {"nearest": {}}, ruled_version(tmp_path / "store"))
+    assert why in page
+    assert "0 of 0" not in text + page
+
+
 def test_few_normals_are_called_few():
     few = comparison({"nearest": held_out(normals=[0.1, 0.2])})
     (line,) = [line for line in cautions(few) if "cannot promise" in line]

@@ -224,6 +224,16 @@ def test_damaged_images_are_skipped_and_named(
     assert read_card(found.path)["skipped"] == dict(found.skipped)
 
 
+def test_images_that_are_links_are_read_from_a_named_folder(tmp_path: Path, folder: Path) -> None:
+    for name in DistillationImages.open(folder, TINY.size).names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(folder / name)
+    with pytest.raises(UserError, match=r"0 image file.* --follow-links"):
+        DistillationImages.open(tmp_path, TINY.size)
+    linked = DistillationImages.open(tmp_path, TINY.size, folder)
+    assert linked.listing == DistillationImages.open(folder, TINY.size).listing
+
+
 def test_a_folder_without_images_is_one_clear_error(tmp_path: Path, bundled: Extractor) -> None:
     with pytest.raises(UserError, match="found none at"):
         DistillationImages.open(tmp_path / "absent", 64)

@@ -31,6 +31,7 @@ from detectors.evaluation.evaluate import (
     measure,
     saturation_scale,
 )
+from detectors.evaluation.labelled_images import VersionImages
 from detectors.evaluation.results import THRESHOLDS, EvaluationReport, ImageRow
 from detectors.training.calibration import Calibration
 from detectors.training.checkpoint import load
@@ -196,7 +197,10 @@ def test_a_test_split_of_one_class_gives_reasons_not_errors(types, checkpoint, t
     assert content["image_auroc"] is None
     assert content["notes"]["image_auroc"]
     assert content["images"] == len(types)
-    assert ("test" in content["notes"]) == (not types or types[0][0] == "good")
+    kinds = {"good" if type == "good" else "anomalous" for type, _ in types}
+    assert ("no image" in content["notes"]["test"]) == (not kinds)
+    assert ("no good image" in content["notes"]["test"]) == (kinds == {"anomalous"})
+    assert ("no anomalous image" in content["notes"]["test"]) == (kinds == {"good"})
 
 
 def test_images_without_masks_still_have_image_metrics(checkpoint, tmp_path):
@@ -255,4 +259,4 @@ def test_scores_that_are_not_finite_are_an_error(checkpoint, ad):
     restored.detector.scale.fill_(0)
     restored.detector.mean.fill_(0)
     with pytest.raises(UserError, match="not a finite number"):
-        measure(restored, ad)
+        measure(restored, VersionImages(ad))

@@ -1,6 +1,7 @@
 """The ONNX file scores like PyTorch, carries the thresholds, and is deleted when it differs."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image, ImageOps
 from small_evaluations import AD_TYPES, photographs, tiny_known, trained, version_of
 from tiny_detector import Tiny, TinySettings
 
 from detectors.evaluation import onnx_export
 from detectors.evaluation.onnx_export import compare, export, synthetic_probes
+from detectors.evaluation.predict import predict
+from detectors.training.calibration import from_scores
 from detectors.training.checkpoint import load
 from pipeline.dataset.version import Version
 from pipeline.errors import IntegrityError, UserError
+from pipeline.imaging.decode import ORIENTATION_TAG
 
 CPU = {"device": "cpu", "precision": "fp32"}
 
@@ -57,13 +62,62 @@ def test_it_scores_batches_of_any_size_like_pytorch(exported, checkpoint, batch)
     assert (scores.shape, maps.shape) == ((batch,), (batch, 64, 64))
 
 
+def from_file(session: onnxruntime.InferenceSession, file: Path) -> float:
+    """The score as a program without anomalysmith computes it."""
+    photo = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    images = np.asarray(photo).transpose(2, 0, 1)[None]
+    return float(session.run(["score"], {"images": images})[0][0])
+
+
+def same_verdicts(checkpoint: Path, onnx_file: Path, files: list[Path]) -> None:
+    """Scores of image files are those of `predict`, and so are the verdicts at every threshold."""
+    session = session_of(onnx_file)
+    thresholds = json.loads(session.get_modelmeta().custom_metadata_map["anomalysmith.thresholds"])
+    assert len(thresholds) == 3
+    for one in predict(checkpoint, files, **CPU).images:
+        score = from_file(session, Path(one.path))
+        assert score == pytest.approx(one.score, rel=1e-3)
+        assert {name: score >= limit for name, limit in thresholds.items()} == one.over
+
+
+def test_files_of_any_size_get_the_verdicts_of_predict(exported, checkpoint, tmp_path):
+    sizes = [(64, 64), (90, 50), (50, 90), (203, 201), (64, 300), (300, 64), (128, 128)]
+    for number, (one, size) in enumerate(zip(photographs(), sizes, strict=False)):
+        image = Image.fromarray(one.pixels_HW3).resize(size)
+        # One lies on its side, as cameras store portraits.
+        exif = Image.Exif()
+        exif[ORIENTATION_TAG] = 6 if number == 1 else 1
+        image.save(tmp_path / f"{number}.jpg", quality=95, exif=exif)
+    same_verdicts(checkpoint, exported.path, sorted(tmp_path.iterdir()))
+
+
+def test_real_photographs_get_the_verdicts_of_predict(exported, checkpoint, shared):
+    bottle = shared / "data" / "mvtec_ad" / "bottle" / "test"
+    same_verdicts(checkpoint, exported.path, sorted(bottle.glob("*/*.png"))[:20])
+
+
+def test_without_held_out_images_there_are_scores_and_the_reason(checkpoint, tmp_path):
+    card = json.loads((checkpoint / "checkpoint.json").read_text())
+    card["calibration"] = from_scores(*[np.zeros(0)] * 4).model_dump(mode="json")
+    shutil.copytree(checkpoint, tmp_path / "bare")
+    (tmp_path / "bare" / "checkpoint.json").write_text(json.dumps(card))
+    bare = export(tmp_path / "bare", tmp_path / "bare.onnx")
+    assert bare.thresholds == {}
+    assert bare.notes["threshold_1"].startswith("no normal was held out")
+    metadata = session_of(bare.path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["anomalysmith.thresholds"]) == {}
+    assert json.loads(metadata["anomalysmith.threshold_notes"]) == bare.notes
+    assert json.loads(metadata["anomalysmith.heat"]) is None
+
+
 def test_it_is_one_valid_file_with_named_inputs_and_outputs(exported):
     assert [path.name for path in exported.path.parent.iterdir()] == ["tray.onnx"]
     assert exported.bytes == exported.path.stat().st_size
     onnx.checker.check_model(str(exported.path), full_check=True)
     session = session_of(exported.path)
     (images,) = session.get_inputs()
-    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(uint8)", [3, 64, 64])
+    assert (images.name, images.type) == ("images", "tensor(uint8)")
+    assert images.shape == ["batch", 3, "height", "width"]
     assert [output.name for output in session.get_outputs()] == ["score", "map"]
 
 
@@ -80,13 +134,14 @@ def test_its_metadata_has_thresholds_and_origin(exported, checkpoint, version):
 
 
 def test_the_probes_are_several_batch_sizes_and_the_validation_split(exported, checkpoint):
-    probes = synthetic_probes(64)
-    assert {len(batch) for batch in probes} == {1, 3, 8}
+    probes = synthetic_probes((64, 64))
+    shapes = {tuple(batch.shape) for batch in probes}
+    assert shapes == {(1, 3, 64, 64), (3, 3, 96, 96), (8, 3, 77, 122)}
     assert all(batch.dtype == torch.uint8 and batch.float().std() > 20 for batch in probes)
-    assert all(torch.equal(a, b) for a, b in zip(probes, synthetic_probes(64), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(probes, synthetic_probes((64, 64)), strict=True))
     assert exported.images > sum(map(len, probes))
     detector = load(checkpoint, **CPU).detector
-    score_error, map_error = compare(exported.path, detector, probes)
+    score_error, map_error = compare(exported.path, detector, (64, 64), probes)
     assert max(score_error, map_error) < 1e-4
     # The same probes are among those of the export; the last bits differ from run to run.
     assert exported.score_error >= score_error - 1e-6
@@ -94,7 +149,7 @@ def test_the_probes_are_several_batch_sizes_and_the_validation_split(exported, c
 
 def test_other_weights_are_detected(exported):
     score_error, map_error = compare(
-        exported.path, Tiny(TinySettings()).eval(), synthetic_probes(64)
+        exported.path, Tiny(TinySettings()).eval(), (64, 64), synthetic_probes((64, 64))
     )
     assert min(score_error, map_error) > onnx_export.TOLERANCE
 
@@ -110,6 +165,11 @@ def test_a_file_that_disagrees_is_not_kept_and_nothing_is_printed(
     assert list(tmp_path.iterdir()) == [out]
     assert tuple(capfd.readouterr()) == ("", "")
     assert not list(recwarn)
+
+
+def test_a_folder_as_the_file_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; name a file, such as .*detector\.onnx"):
+        export(tmp_path / "no checkpoint", tmp_path)
 
 
 def test_an_untraceable_detector_is_a_one_line_user_error(checkpoint, tmp_path, monkeypatch):

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,17 @@ from PIL import Image
 from small_evaluations import AD_TYPES, photographs, tiny_known, trained, version_of
 
 from detectors.evaluation.evaluate import evaluate
-from detectors.evaluation.predict import Predictions, find_images, predict
+from detectors.evaluation.image_paths import find_images
+from detectors.evaluation.predict import Predictions, predict
 from detectors.evaluation.results import THRESHOLDS
 from detectors.scoring import resize_maps
 from detectors.training.checkpoint import load
+from detectors.training.progress import Watcher
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 from pipeline.imaging.decode import load_image
+from pipeline.utils.files import locked_for_appending
+from pipeline.utils.names import path_of
 
 CPU = {"device": "cpu", "precision": "fp32"}
 
@@ -172,3 +178,100 @@ def test_without_thresholds_there_is_a_score_and_no_verdict(checkpoint, folder, 
     # The scale is that of the first map.
     assert found.heat is not None
     assert found.to_json()["verdict_by"] is None
+
+
+# Names, links, interruptions and streams.
+
+
+def test_a_name_of_any_bytes_is_scored_and_written(checkpoint, folder, tmp_path):
+    (folder / "000.png").rename(folder / os.fsdecode(b"\xb2\xe2.png"))
+    (folder / "001.png").rename(folder / "line\nbreak.png")
+    (folder / os.fsdecode(b"cut\xb2.png")).write_bytes(b"")
+    table, maps = tmp_path / "scores.csv", tmp_path / os.fsdecode(b"maps\xb2")
+    found = predict(checkpoint, [folder], maps, csv=table, **CPU)
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert len(rows) == len(found.images) + 1 == 11
+    names = {str(path_of(row["path"])) for row in rows}
+    assert names == {str(path) for path in folder.iterdir()}
+    assert all(str(folder) in row["path"] and "\n" not in row["path"] for row in rows)
+    assert "zero bytes" in rows[-1]["error"]
+    assert len(json.loads((maps / "maps.json").read_text("utf-8"))["images"]) == 10
+
+
+class Killed(Exception):
+    """In place of a signal."""
+
+
+class KilledAfter(Watcher):
+    """Ends a run after some images."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+
+    def step(self, step: int, losses: Any) -> None:
+        if step >= self.images:
+            raise Killed
+
+
+def test_a_killed_run_keeps_its_scores_and_ends_as_if_it_had_not_been(checkpoint, folder, tmp_path):
+    whole = predict(checkpoint, [folder], tmp_path / "one", batch_size=2, **CPU)
+    out, table = tmp_path / "two", tmp_path / "scores.csv"
+    again = {"csv": table, "batch_size": 2, **CPU}
+    with pytest.raises(Killed):
+        predict(checkpoint, [folder], out, watcher=KilledAfter(6), **again)
+    assert not table.exists()
+    (part,) = tmp_path.glob("scores.csv.*.part")
+    assert len(part.read_text().splitlines()) == 1 + 6
+    # A power failure may leave half a row.
+    part.write_bytes(part.read_bytes() + b"camera/007.png,0.1")
+    # An image that was replaced meanwhile is scored again, and so is one without its map.
+    Image.open(folder / "009.png").save(folder / "001.png")
+    next(out.glob("*_002_heat.png")).unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    found = predict(checkpoint, [folder], out, **again)
+    after = {path: path.stat().st_mtime_ns for path in before}
+    kept = {path.name.split("_")[-2] for path in before if before[path] == after[path]}
+    assert kept == {"000", "003", "004", "005"}
+    assert found.images[1].score == pytest.approx(found.images[9].score, rel=1e-5)
+    assert [one.path for one in found.images] == [one.path for one in whole.images]
+    same = [number for number in range(10) if number not in (1, 2)]
+    assert [found.images[n] for n in same] == [whole.images[n] for n in same]
+    assert table.read_text() == found.to_csv()
+    assert not part.exists()
+
+
+def test_an_unfinished_run_is_continued_by_one_process(checkpoint, folder, tmp_path):
+    with pytest.raises(Killed):
+        predict(checkpoint, [folder], csv=tmp_path / "a.csv", watcher=KilledAfter(1), **CPU)
+    (part,) = tmp_path.glob("a.csv.*.part")
+    with locked_for_appending(part), pytest.raises(UserError, match="another run is writing"):
+        predict(checkpoint, [folder], csv=tmp_path / "a.csv", **CPU)
+
+
+def test_rows_reach_a_stream_as_images_are_scored(checkpoint, folder):
+    (folder / "003.png").write_bytes(b"")
+    stream, seen = io.BytesIO(), []
+
+    class Looking(Watcher):
+        def step(self, step: int, losses: Any) -> None:
+            seen.append(stream.getvalue().count(b"\n"))
+
+    found = predict(checkpoint, [folder], stream=stream, batch_size=4, watcher=Looking(), **CPU)
+    # The header, then the rows of each batch; the unreadable file comes at the end.
+    assert seen == [4, 8, 10]
+    assert stream.getvalue().decode() == found.to_csv()
+
+
+def test_links_that_lead_out_are_failures_unless_allowed(checkpoint, folder, tmp_path):
+    camera = tmp_path / "tracked"
+    camera.mkdir()
+    Image.open(folder / "000.png").save(camera / "000.png")
+    (camera / "001.png").symlink_to(folder / "001.png")
+    found = predict(checkpoint, [camera], **CPU)
+    assert [Path(one.path).name for one in found.images] == ["000.png"]
+    assert "leads out" in found.failures[str(camera / "001.png")]
+    assert len(predict(checkpoint, [camera], links=folder, **CPU).images) == 2
+    (camera / "000.png").unlink()
+    with pytest.raises(UserError, match=f"--follow-links {folder}"):
+        predict(checkpoint, [camera], **CPU)

@@ -95,11 +95,11 @@ def test_the_json_has_the_promised_keys_and_reads_back_equal():
 
 def test_every_none_has_a_reason_and_no_number_has_one():
     cases = {
-        "no anomalous images": {"types": ["good"] * 3},
-        "no good images": {"types": ["hole"] * 3},
-        "no images": {"types": []},
+        "no anomalous image": {"types": ["good"] * 3},
+        "no good image": {"types": ["hole"] * 3},
+        "is no image": {"types": []},
         "no map": {"types": ["good", "hole"], "maps": False},
-        "no anomalous image has marked": {"types": ["good", "hole"], "masks": False},
+        "no anomalous image has a mask": {"types": ["good", "hole"], "masks": False},
         "no defects_config": {"types": ["good", "hole"]},
     }
     for reason, how in cases.items():
@@ -121,7 +121,10 @@ def test_without_masks_there_are_image_metrics():
     assert {name for name in METRICS if found.metrics[name] is None} == {
         "iap", "iap90", "pixel_auroc", "pixel_ap", "aupro", "spro",
     }  # fmt: skip
-    assert found.notes["left_out"] == "left out of the pixel metrics: 5 images (no marked pixel)"
+    assert found.notes["left_out"] == (
+        "5 of 5 anomalous images have no mask or an empty one: image metrics count them, pixel "
+        "metrics leave them out"
+    )
 
 
 def test_one_image_without_a_mask_is_left_out_of_pixel_metrics_only():
@@ -134,7 +137,7 @@ def test_one_image_without_a_mask_is_left_out_of_pixel_metrics_only():
     assert after.metrics["image_ap"] != before.metrics["image_ap"]
     for name in ("iap", "pixel_auroc", "aupro", "spro"):
         assert after.metrics[name] == before.metrics[name]
-    assert "1 images" in after.notes["left_out"]
+    assert after.notes["left_out"].startswith("1 of 6 anomalous images")
     assert "only logical" in after.notes["pooled"]
 
 

@@ -134,7 +134,7 @@ def test_recall_is_counted_and_not_divided():
 
 @pytest.mark.parametrize(
     ("labels", "reason"),
-    [([0, 0], "no anomalous"), ([1, 1], "no good"), ([], "no images")],
+    [([0, 0], "no anomalous"), ([1, 1], "no good"), ([], "no image")],
 )
 def test_one_class_has_no_metrics_and_a_reason(labels, reason):
     found = image_metrics(labels, np.zeros(len(labels)))

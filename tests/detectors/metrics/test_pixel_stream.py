@@ -111,10 +111,10 @@ def test_arrays_that_do_not_fit_are_named_and_not_added(parts, message):
 @pytest.mark.parametrize(
     ("added", "reason"),
     [
-        ([], "no anomalous images"),
-        ([(MAP, *NOTHING, "good")], "no anomalous images"),
+        ([], "no anomalous image"),
+        ([(MAP, *NOTHING, "good")], "no anomalous image"),
         ([(None, MASK, VALUE, LOGICAL), (None, *NOTHING, "good")], "no map"),
-        ([(MAP, *NOTHING, LOGICAL), (MAP, *NOTHING, "good")], "no anomalous image has marked"),
+        ([(MAP, *NOTHING, LOGICAL), (MAP, *NOTHING, "good")], "no anomalous image has a mask"),
         ([(MAP, MASK | True, VALUE, LOGICAL)], "every pixel is marked"),
     ],
 )
@@ -147,4 +147,4 @@ def test_an_anomalous_image_without_marked_pixels_is_left_out_entirely():
     assert found.pooled.values["aupro"] is not None
     # spro is a mean over groups, and one of the two has none.
     assert found.pooled.values["spro"] is None
-    assert found.pooled.reasons["spro"].startswith("structural: no anomalous image has marked")
+    assert found.pooled.reasons["spro"].startswith("structural: no anomalous image has a mask")

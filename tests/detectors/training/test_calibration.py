@@ -15,7 +15,7 @@ from detectors.training.calibration import (
     normals_for,
     rate_interval,
 )
-from detectors.training.precision_parity import compare_scores
+from detectors.training.precision_parity import FEWEST, RANKS, compare_scores
 from pipeline.kinds import KINDS
 
 NUMBERS = st.integers(-50, 50).map(lambda n: n / 8)
@@ -120,7 +120,19 @@ def test_parity_is_the_difference_in_deviations_and_the_rank_correlation():
     assert compare_scores(exact_N, exact_N, "bf16").verdict == "same"
     assert compare_scores(exact_N, -exact_N, "bf16").verdict == "differs"
     assert compare_scores(exact_N, exact_N + 1, "bf16").verdict == "differs"
-    assert compare_scores(exact_N[:1], used_N[:1], "bf16").verdict == "unknown"
+    assert compare_scores(np.ones(40, np.float32), used_N, "bf16").verdict == "unknown"
+
+
+def test_a_few_images_say_nothing_about_precision():
+    exact_N = np.array([1.0, 1.01, 2.0], np.float32)
+    # Two close ones trade places: a rank correlation of 0.5.
+    assert compare_scores(exact_N, exact_N[[1, 0, 2]], "bf16").verdict == "unknown"
+    many_N = np.arange(FEWEST, dtype=np.float32)
+    traded_N = many_N.copy()
+    traded_N[[4, 5]] = traded_N[[5, 4]] + np.float32([0.8, -0.8])
+    found = compare_scores(many_N, traded_N, "bf16")
+    assert found.ranks is not None
+    assert RANKS < found.ranks < 1
 
 
 def test_losses_are_read_together_and_the_first_bad_step_is_named():

@@ -5,6 +5,7 @@ Here and in `test_export_formats.py` every format is read by a few lines of our 
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -156,6 +157,39 @@ def test_the_target_may_be_an_empty_folder_and_nothing_else(version, tmp_path):
     with pytest.raises(UserError, match="is inside the version"):
         export(version, "coco", version.dir / "coco")
     assert files(tmp_path / "mine") == {"thesis.txt": b"all I have"}
+
+
+def test_the_folder_that_somebody_is_in_stays_and_is_filled(version, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(version, "coco", Path("."))
+    assert Path.cwd().samefile(tmp_path / "here")
+    assert "SHA256SUMS" in files(tmp_path / "here")
+    assert not (tmp_path / "here" / ".exporting").exists()
+    assert export(version, "coco", Path(".")).cached
+
+
+def test_a_filled_folder_is_finished_after_a_kill_and_an_unfinished_one_begun_anew(
+    version, tmp_path
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    export(version, "coco", out)
+    whole = files(out)
+    # Killed while the files were moved up: the checksums come last.
+    aside = out / ".exporting"
+    aside.mkdir()
+    for name in ("export.json", "SHA256SUMS"):
+        (out / name).rename(aside / name)
+    assert export(version, "coco", out).cached
+    assert files(out) == whole
+    # Killed while they were written.
+    for path in out.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    aside.mkdir()
+    (aside / "half.png").write_bytes(b"half")
+    assert not export(version, "coco", out).cached
+    assert files(out) == whole
 
 
 def test_another_or_a_changed_export_is_rejected(version, tmp_path):

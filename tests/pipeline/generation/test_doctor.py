@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from flows.commands.doctor import as_text
-from pipeline.config.manifest import manifest_for_source, read_manifest
-from pipeline.generation.doctor import DoctorReport, inspect
+from pipeline.config.manifest import manifest_for_source, override, read_manifest, resolve
+from pipeline.generation.doctor import DoctorReport, examine, inspect
 from pipeline.models.weights import store as weights
 
 
@@ -76,17 +76,55 @@ def test_bad_files_are_named_and_the_exit_code_says_so(tmp_path):
     root = good_category(tmp_path / "nut")
     (root / "train/good/000.png").write_bytes(b"")
     (root / "train/good/001.png").write_bytes((root / "train/good/002.png").read_bytes()[:400])
-    Image.new("L", (64, 64)).save(root / "ground_truth/cut/000_mask.png")
+    Image.new("L", (32, 32)).save(root / "ground_truth/cut/000_mask.png")
     report = report_on(root)
     bad = {file.name: file.reason for file in report.categories[0].bad}
     assert report.exit_code == 3
     assert bad["train/good/000.png"] == "the file has zero bytes; copy it again"
     assert bad["train/good/001.png"].startswith("damaged or truncated")
-    assert bad["test/cut/000.png"] == "its masks are empty"
+    assert "the mask is 32 x 32 px, its image 64 x 64 px" in bad["test/cut/000.png"]
     assert report.categories[0].sizes == {"64x64": 9}
     text = as_text(report)
     assert "bad         train/good/000.png: the file has zero bytes" in text
     assert text.endswith("ready; 3 files would be skipped")
+
+
+def test_implausible_masks_are_questioned_with_their_share(tmp_path):
+    root = good_category(tmp_path / "nut")
+    image = (root / "test/cut/000.png").read_bytes()
+    inverted_HW = np.full((64, 64), 255, np.uint8)
+    inverted_HW[10:26, 10:26] = 0
+    masks = {"001": np.zeros((64, 64), np.uint8), "002": inverted_HW, "003": inverted_HW | 255}
+    for stem, mask_HW in masks.items():
+        (root / f"test/cut/{stem}.png").write_bytes(image + stem.encode())
+        Image.fromarray(mask_HW).save(root / f"ground_truth/cut/{stem}_mask.png")
+    report = report_on(root)
+    doubts = report.categories[0].doubts
+    assert [(doubt.name, round(doubt.share, 4)) for doubt in doubts] == [
+        ("test/cut/001.png", 0), ("test/cut/002.png", 0.9375), ("test/cut/003.png", 1),
+    ]  # fmt: skip
+    text = as_text(report)
+    assert "test/cut/001.png: the mask is empty (0.0% of the image is marked)" in text
+    assert "the mask looks inverted: it marks the border of the image (93.8% of" in text
+    assert "test/cut/003.png: the mask is full (100.0%" in text
+    assert text.endswith("ready; 3 masks are implausible")
+
+
+def test_a_test_split_without_a_good_image_is_said_loudly(tmp_path):
+    report = report_on(good_category(tmp_path / "nut"))
+    assert "NO GOOD TEST IMAGE: all 1 are defective (cut)" in as_text(report)
+
+
+def test_a_folder_with_defects_is_refused_unless_all_are_said_to_be_normal(tmp_path):
+    root = good_category(tmp_path / "nut") / "test"
+    (root / "good").mkdir()
+    (root / "good/000.png").write_bytes((root / "cut/000.png").read_bytes())
+    manifest = manifest_for_source("folder", root, store=str(tmp_path / "store"))
+    report = inspect(manifest)
+    assert report.exit_code == 2
+    assert f"use mvtec_ad:{tmp_path / 'nut'}; if every image is good" in report.missing[0]
+    (settings,) = (override(resolve(manifest, name), all_normal=True) for name in ("test",))
+    assert examine([settings]).exit_code == 0
 
 
 def test_copies_leaks_small_and_dark_images_are_noted(tmp_path):
@@ -95,11 +133,11 @@ def test_copies_leaks_small_and_dark_images_are_noted(tmp_path):
     (root / "train/good/copy.png").write_bytes(same)
     (root / "test/good").mkdir()
     (root / "test/good/000.png").write_bytes(same)
-    Image.fromarray(np.full((64, 64), 4095, np.uint16)).save(root / "train/good/deep.png")
+    Image.fromarray(np.full((64, 64), 8191, np.uint16)).save(root / "train/good/deep.png")
     report = report_on(root, image_size=128)
     notes = "\n".join(report.categories[0].notes)
     assert "14 images are smaller than image_size 128x128" in notes
-    assert "test/good/000.png is the same file as train/good/" in notes
+    assert "1 test images are copies of training images: test/good/000.png = train/good/" in notes
     assert "1 normals are copies of other normals" in notes
     assert "16-bit images use only their lower bits" in notes
     assert report.exit_code == 0

@@ -1,10 +1,12 @@
 """Generation over images and categories: attempts, rejections, bad files, workers, the cache."""
 
 import hashlib
+from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
+from small_sources import mvtec_loco, write_images
 
 from pipeline.config.manifest import manifest_for_source, resolve
 from pipeline.edits.context import ImageContext
@@ -41,10 +43,10 @@ def folder(tmp_path_factory):
     return root
 
 
-def settings_of(folder, store, **overrides):
+def settings_of(folder, store, kind="folder", **overrides):
     edits = {"per_image": 3, "controls_per_image": 1, **overrides.pop("edits", {})}
     manifest = manifest_for_source(
-        "folder", folder, store=str(store), models=TELEA, edits=edits, **overrides
+        kind, folder, store=str(store), models=TELEA, edits=edits, **overrides
     )
     return resolve(manifest, "bags")
 
@@ -128,9 +130,23 @@ def test_a_rule_book_brings_its_descriptor_network_into_the_key(folder, tmp_path
     assert keys["ruled", "1"] != keys["ruled", "2"]
 
 
-def test_the_limit_takes_the_first_names(folder, tmp_path):
-    plan = planning.plan(settings_of(folder, tmp_path), limit=2)
-    assert [image.name for image in plan.images] == ["0.png", "1.png"]
+@pytest.mark.parametrize(("limit", "held"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (30, 3)])
+def test_a_limit_takes_the_first_names_and_then_holds_some_out(tmp_path, limit, held):
+    write_images(tmp_path / "bags", *(f"{number:02}.png" for number in range(40)))
+    plan = planning.plan(settings_of(tmp_path / "bags", tmp_path), limit=limit)
+    assert [image.name for image in plan.images] == [f"{n:02}.png" for n in range(limit)]
+    assert sum(image.split == "validation" for image in plan.images) == held
+    # With fewer than two, one line says so.
+    notes = [note for note in plan.notes if "held out for validation" in note]
+    assert len(notes) == (held < 2)
+
+
+def test_a_limit_keeps_the_share_of_a_given_validation_split(tmp_path):
+    settings = settings_of(mvtec_loco(tmp_path / "bags"), tmp_path, kind="mvtec_loco")
+    entries = planning.plan(settings).images
+    counts = Counter(image.split for image in planning.plan(settings, limit=2).images)
+    assert counts == {"train": 1, "validation": 1}
+    assert planning.plan(settings, limit=len(entries)).images == entries
 
 
 def two_squares(size: int = 64) -> tuple[np.ndarray, ObjectProposals]:

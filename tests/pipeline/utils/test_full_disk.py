@@ -63,7 +63,7 @@ def test_a_run_on_a_full_disk_ends_with_one_line_and_can_be_completed(
     ballast = fill(small_disk, 130_000)
     full = anomalysmith(*arguments, "--json")
     assert full.code == 2
-    assert full.json["error"].startswith(f"cannot write to the store at {store}")
+    assert full.json["error"].startswith(f"cannot write to {store}")
     complaints = [line for line in full.err.splitlines() if "anomalysmith:" in line]
     assert len(complaints) == 1
     assert "No space left on device; make room" in complaints[0]

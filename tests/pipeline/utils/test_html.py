@@ -16,7 +16,8 @@ from pipeline.reports.diff.compare import diff
 from pipeline.reports.diff.page import write_page
 from pipeline.reports.gallery import render
 from pipeline.sources.licences import terms_of
-from pipeline.utils.html import escape_markdown, visible
+from pipeline.utils.html import escape_markdown
+from pipeline.utils.names import visible
 
 EVIL = (
     "<script>alert(1)</script>",

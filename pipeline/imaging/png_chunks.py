@@ -1,0 +1,47 @@
+"""The chunks of a PNG file: what it says about its bit depth, and a copy without optional ones.
+
+A PNG is a row of chunks; pixels need four kinds of them. A damaged text, colour profile or EXIF
+block makes Pillow reject the file although no pixel is affected.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Header, palette, pixels, end; and the transparent colour, which changes what is shown.
+_NEEDED = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
+
+
+def without_optional(path: Path) -> bytes | None:
+    """The file without optional chunks; None for other files and where the row breaks off."""
+    content = path.read_bytes()
+    kept = [whole for kind, whole in _chunks(content) if kind in _NEEDED]
+    # Without its end the file is cut short, which is damage to the pixels.
+    if not kept or kept[-1][4:8] != b"IEND":
+        return None
+    return _SIGNATURE + b"".join(kept)
+
+
+def significant_bits(path: Path) -> int | None:
+    """The number of bits that the `sBIT` chunk declares, the largest of all channels; else None."""
+    for kind, whole in _chunks(path.read_bytes()):
+        if kind == b"sBIT":
+            return max(whole[8:-4], default=None)
+        if kind == b"IDAT":
+            break
+    return None
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, length + kind + data + checksum) of each complete chunk."""
+    if not content.startswith(_SIGNATURE):
+        return
+    place = len(_SIGNATURE)
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, place)
+        end = place + 12 + length
+        if end > len(content):
+            return
+        yield content[place + 4 : place + 8], content[place:end]
+        place = end
