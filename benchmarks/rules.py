@@ -22,8 +22,9 @@ from pipeline.imaging.decode import load_image
 from pipeline.models import build as models
 from pipeline.models import device as devices
 from pipeline.models.settings import ModelSettings, ProposalSettings
-from pipeline.rulebook.draft import Draft, draft
+from pipeline.rulebook.draft import Draft
 from pipeline.rulebook.parts import Parts, finder
+from pipeline.rulebook.second_look import draft_twice
 from scenes.render import PRODUCTS, render
 
 # Within the seeds that pretraining holds out for evaluation.
@@ -87,13 +88,10 @@ def measure(product: str, images: int, first_seed: int) -> list[Row]:
         {"foreground": {"backend": "bundled"}, "proposals": {"backend": "small"}}
     )
     find = finder(models.load(settings, ProposalSettings(), models.resolve(settings)))
-    found: list[Parts] = []
-    truth: list[list[tuple[str, np.ndarray]]] = []
-    for seed in range(first_seed, first_seed + images):
-        image_HW3, instances = _scene(product, seed)
-        found.append(find(image_HW3))
-        truth.append(instances)
-    return compare(product, draft(found, product), found, truth)
+    scenes = [_scene(product, seed) for seed in range(first_seed, first_seed + images)]
+    found = [find(image_HW3) for image_HW3, _ in scenes]
+    made, found = draft_twice(found, lambda number: scenes[number][0], find, product)
+    return compare(product, made, found, [instances for _, instances in scenes])
 
 
 def compare(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -45,10 +46,18 @@ class DetectorSettings(Settings):
     )
     teacher: str = Field(description="weights registry entry loaded into the frozen network")
 
+    def trains(self) -> bool:
+        """Whether a detector with these settings has a network to train, and so takes steps."""
+        return True
+
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user before training, such as what the published method has and this
         lacks."""
         return ()
+
+
+# Settings of a schedule that mean nothing without training steps.
+OF_STEPS = ("steps", "batch_size", "validate_every", "stop_on", "patience", "min_steps")
 
 
 class Schedule(Settings):
@@ -106,6 +115,37 @@ class Scores(NamedTuple):
     maps_BHW: Tensor
 
 
+# Left, top, right, bottom in pixels of the detector's input.
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an image scored high, in words: a rule, what good images have, what this one has.
+
+    `boxes` are around what is wrong, `missing` where something is absent; `rate` is the share of
+    good images that deviate from the rule as much, at most.
+    """
+
+    rule: str
+    expected: str
+    found: str
+    boxes: tuple[Box, ...]
+    missing: tuple[Box, ...]
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.rule}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """A part of an image by its name; `mask_HW` is bool, at the detector's input size."""
+
+    name: str
+    mask_HW: np.ndarray
+
+
 class Detector(nn.Module):
     """Base of all detectors. Subclasses set `view` and implement the methods that raise here.
 
@@ -118,6 +158,10 @@ class Detector(nn.Module):
     view: View = "normals"
     # True where scores are float32 in every precision, so their thresholds serve all.
     exact = False
+    # False where `forward` runs more than tensor operations, so that no graph can hold it.
+    exportable = True
+    # True where `reasons` and `regions` say more than nothing.
+    explains = False
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
@@ -178,6 +222,17 @@ class Detector(nn.Module):
         Empty when there is only one. For reports and for TensorBoard.
         """
         return {}
+
+    def reasons(self, images_B3HW: Tensor) -> list[list[Reason]]:
+        """Per image what is wrong with it, the most surprising first; none where all is usual.
+
+        Empty lists from detectors that give scores and maps only.
+        """
+        return [[] for _ in images_B3HW]
+
+    def regions(self, images_B3HW: Tensor) -> list[list[Region]]:
+        """Per image the parts that the detector recognises, for pictures that explain a score."""
+        return [[] for _ in images_B3HW]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

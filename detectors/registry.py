@@ -15,12 +15,13 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from detectors.base import Detector, DetectorEntry, DetectorSettings, Schedule
+from detectors.base import OF_STEPS, Detector, DetectorEntry, DetectorSettings, Schedule
 from detectors.models.destseg.model import ENTRY as DESTSEG
 from detectors.models.efficientad.model import ENTRY as EFFICIENTAD
 from detectors.models.glcf.model import ENTRY as GLCF
 from detectors.models.laead.model import ENTRY as LAEAD
 from detectors.models.nearest.model import ENTRY as NEAREST
+from detectors.models.parts.model import ENTRY as PARTS
 from detectors.models.puad.model import ENTRY as PUAD
 from detectors.models.semrec.model import ENTRY as SEMREC
 from pipeline.errors import UserError
@@ -42,6 +43,7 @@ DETECTORS: Mapping[str, DetectorEntry] = {
         SEMREC,
         DESTSEG,
         GLCF,
+        PARTS,
     )
 }
 
@@ -68,7 +70,8 @@ def configure(
     """The recipe of a detector with some settings changed; values may be text (`--set`).
 
     A key belongs to the detector's settings or to its schedule. UserError for an unknown key lists
-    the known ones, and for a bad value says what is wrong with it.
+    the known ones, and for a bad value says what is wrong with it. Settings of training steps are
+    refused where there is nothing to train.
     """
     found = entry(name)
     settings, schedule = {"paper": found.paper, "cpu": found.cpu, "tiny": found.tiny}[profile]
@@ -76,7 +79,16 @@ def configure(
         if key not in type(settings).model_fields and key not in Schedule.model_fields:
             known = sorted(set(type(settings).model_fields) | set(Schedule.model_fields))
             raise UserError(f"{name} has no setting {key!r}; known: {', '.join(known)}")
-    return Recipe(name, _changed(settings, changes or {}), _changed(schedule, changes or {}))
+    recipe = Recipe(name, _changed(settings, changes or {}), _changed(schedule, changes or {}))
+    if not recipe.settings.trains():
+        # Setting them to what they are, such as steps=0, changes nothing.
+        idle = [key for key in OF_STEPS if getattr(recipe.schedule, key) != getattr(schedule, key)]
+        if idle:
+            raise UserError(
+                f"{name} with these settings trains no network, so it takes no "
+                f"{', '.join(idle)}; leave it out"
+            )
+    return recipe
 
 
 def assemble(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors.base import Detector
+from detectors.base import Detector, Reason, Region
 from detectors.data.resize import resize_images
 from pipeline.errors import UserError
 from pipeline.models.device import Compute
@@ -23,10 +23,16 @@ from pipeline.models.device import Compute
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredBatch:
-    """`scores_B` float32; `maps_BHW` float32 at the requested size. All values are finite."""
+    """`scores_B` float32; `maps_BHW` float32 at the requested size. All values are finite.
+
+    `reasons` and `regions` are those of each image, in pixels of the detector's input; empty unless
+    they were asked for and the detector has some.
+    """
 
     scores_B: np.ndarray
     maps_BHW: np.ndarray
+    reasons: Sequence[Sequence[Reason]] = ()
+    regions: Sequence[Sequence[Region]] = ()
 
 
 def stack_images(images: Sequence[np.ndarray]) -> Tensor:
@@ -41,6 +47,7 @@ def score(
     compute: Compute,
     images_B3HW: Tensor,
     size_HW: tuple[int, int] | None = None,
+    explain: bool = False,
 ) -> ScoredBatch:
     """Score a batch of uint8 images; maps at `size_HW`, or at the detector's input size.
 
@@ -52,10 +59,14 @@ def score(
     detector.eval()
     with compute.autocast():
         image_B, maps_BSS = detector(images)
+        explain = explain and detector.explains
+        reasons = detector.reasons(images) if explain else [[] for _ in images]
+        regions = detector.regions(images) if explain else [[] for _ in images]
     # Back to float32 before resizing: bfloat16 has only 8 significant bits.
     scored = ScoredBatch(
-        image_B.float().cpu().numpy(), resize_maps(maps_BSS.float(), size_HW).cpu().numpy()
-    )
+        image_B.float().cpu().numpy(), resize_maps(maps_BSS.float(), size_HW).cpu().numpy(),
+        reasons, regions,
+    )  # fmt: skip
     for what, values in (("image score", scored.scores_B), ("map", scored.maps_BHW)):
         if not np.isfinite(values).all():
             raise UserError(

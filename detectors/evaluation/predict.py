@@ -10,58 +10,51 @@ Maps are written at the size of the image file.
 Shapes: B batch; H, W image after EXIF orientation; S side of the detector's input; 3 colour (RGB).
 """
 
-import csv
-import hashlib
-import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from PIL import Image
 
+from detectors.evaluation.annotate import PictureWriter
+from detectors.evaluation.image_paths import find_images
+from detectors.evaluation.map_files import SCALE_RULE, MapWriter
 from detectors.evaluation.results import THRESHOLDS, thresholds_of
-from detectors.heatmaps import UINT16_MAX, Scale, overlay, to_uint16
-from detectors.scoring import resize_maps, score, stack_images
+from detectors.evaluation.score_table import (
+    COLUMNS,
+    Prediction,
+    Unfinished,
+    Why,
+    csv_text,
+    failure_row,
+    json_of,
+    stamp,
+)
+from detectors.heatmaps import Scale
+from detectors.scoring import score, stack_images
 from detectors.training.checkpoint import Card, Restored, load
 from detectors.training.progress import Watcher
 from pipeline.errors import ImageError, UserError
-from pipeline.imaging.decode import is_image_name, load_image
-from pipeline.utils.files import named_disk_errors, require_writable, slug, write_atomic
+from pipeline.imaging.decode import load_image
+from pipeline.utils.files import (
+    is_stream,
+    named_disk_errors,
+    replaced_by,
+    require_writable,
+    write_atomic,
+)
+from pipeline.utils.names import text_of
 
-Verdict = Literal["normal", "anomalous", "unknown"]
 MAPS_JSON = "maps.json"
+# Beside this name the rows of an unfinished run are kept when only maps are written.
+TABLE = "scores.csv"
 # Threads that decode files; decoders release the interpreter lock.
 _READERS = 4
-# Explains in maps.json how to get map values from the 16-bit files.
-_SCALE_RULE = (
-    f"map value = low + grey / {UINT16_MAX} * (high - low), with the low and high of each file; "
-    "the heat overlays share one scale"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One image. `over` says for every threshold of the checkpoint whether `score >= threshold`.
-
-    `map` and `overlay` are file names inside the folder of maps; `low` and `high` are the map
-    values of grey 0 and 65535.
-    """
-
-    # Field names are keys of the JSON output.
-    path: str
-    score: float
-    verdict: Verdict
-    over: Mapping[str, bool]
-    map: str | None = None
-    overlay: str | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +87,7 @@ class Predictions:
             "anomalous": sum(one.verdict == "anomalous" for one in self.images),
             "images": [asdict(one) for one in self.images],
             "failures": [{"path": path, "error": why} for path, why in self.failures.items()],
-            "maps": {"rule": _SCALE_RULE, "heat": asdict(self.heat)} if self.heat else None,
+            "maps": {"rule": SCALE_RULE, "heat": asdict(self.heat)} if self.heat else None,
             "device": self.device,
             "seconds": round(self.seconds, 3),
             "notes": dict(self.notes),
@@ -102,18 +95,9 @@ class Predictions:
 
     def to_csv(self) -> str:
         """One line per image, the unreadable ones at the end with their error."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "score", "verdict", *THRESHOLDS, "map", "overlay", "error"])
-        for one in self.images:
-            # A threshold that the checkpoint lacks leaves its column empty.
-            flags = [int(one.over[name]) if name in one.over else "" for name in THRESHOLDS]
-            row = [one.path, repr(one.score), one.verdict, *flags]
-            writer.writerow([*row, one.map or "", one.overlay or "", ""])
         # Unreadable files have a row, so that no file is missing from the table.
-        for path, why in self.failures.items():
-            writer.writerow([path, *[""] * (4 + len(THRESHOLDS)), why])
-        return text.getvalue()
+        failures = [failure_row(path, why) for path, why in self.failures.items()]
+        return csv_text([COLUMNS, *(one.row() for one in self.images), *failures])
 
 
 def predict(
@@ -121,6 +105,10 @@ def predict(
     images: Sequence[Path],
     maps: Path | None = None,
     *,
+    explain: Path | None = None,
+    csv: Path | None = None,
+    stream: BinaryIO | None = None,
+    links: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 16,
@@ -129,6 +117,10 @@ def predict(
 ) -> Predictions:
     """Score files and all images inside folders; with `maps`, write two PNG files per image there.
 
+    With `explain`, a detector that gives reasons writes one annotated picture per image there.
+    Rows go to `stream` as images are scored, and to the file `csv` at the end. With `csv` or `maps`
+    an interrupted run is continued by the same arguments. Links in folders may lead into `links`.
+
     Verdicts depend on `threshold`, by default the one that at most 1 % of validation normals reach;
     they are `unknown` when the checkpoint lacks it. UserError for a path that does not exist, or
     when there is no image at all.
@@ -136,101 +128,163 @@ def predict(
     if threshold not in THRESHOLDS:
         raise UserError(f"a threshold is one of {', '.join(THRESHOLDS)}; got {threshold!r}")
     # All checks of arguments come before the model is loaded.
-    paths = list(find_images(images, maps))
-    if maps is not None:
-        require_writable(maps)
-    restored = load(checkpoint, device, precision)
-    watcher = watcher or Watcher()
-    writer = _MapWriter(maps, restored.card) if maps is not None else None
-    done: list[Prediction] = []
     failures: dict[str, str] = {}
+    paths = find_images(images, maps, links, failures)
+    for folder in (maps, explain):
+        if folder is not None:
+            require_writable(folder)
+    restored = load(checkpoint, device, precision)
+    if explain is not None and not restored.detector.explains:
+        raise UserError(
+            f"{restored.card.detector} gives scores and maps without reasons; leave --explain out, "
+            "or train `parts`"
+        )
+    heat = restored.card.calibration.heat
+    writer = MapWriter(maps, Scale(*heat) if heat else None, paths) if maps is not None else None
+    pictures = PictureWriter(explain, paths) if explain is not None else None
+    run = _Run(restored, threshold, writer, failures, stream, pictures)
     started = time.perf_counter()
-    # Files are decoded batch by batch, so memory does not grow with their number.
-    watcher.begin("images", len(paths))
-    for start in range(0, len(paths), batch_size):
-        batch = paths[start : start + batch_size]
-        done += _scored(batch, restored, threshold, failures, writer)
-        watcher.step(start + len(batch), {})
-    watcher.end()
-    notes = {}
-    # Without the threshold there are scores but no verdicts; the calibration knows why.
-    if thresholds_of(restored.card.calibration).get(threshold) is None:
-        why = restored.card.calibration.notes.get(threshold, "it was not calibrated")
-        notes["verdict"] = f"the checkpoint has no {threshold}: {why}"
-    found = Predictions(
-        restored.card, threshold, tuple(done), failures, restored.compute.describe(),
-        time.perf_counter() - started, writer.scale if writer else None, notes,
-    )  # fmt: skip
-    if maps is not None:
-        text = json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n"
-        with named_disk_errors(maps):
-            write_atomic(maps / MAPS_JSON, text.encode())
+    output = csv or (maps and maps / TABLE)
+    with _unfinished(output, restored, maps) as unfinished:
+        done = run.score(paths, batch_size, unfinished, watcher or Watcher())
+        notes = {}
+        # Without the threshold there are scores but no verdicts; the calibration knows why.
+        if run.thresholds.get(threshold) is None:
+            why = restored.card.calibration.notes.get(threshold, "it was not calibrated")
+            notes["verdict"] = f"the checkpoint has no {threshold}: {why}"
+        found = Predictions(
+            restored.card, threshold, tuple(done), failures, restored.compute.describe(),
+            time.perf_counter() - started, writer.scale if writer else None, notes,
+        )  # fmt: skip
+        if stream is not None:
+            _write(stream, [failure_row(path, why) for path, why in failures.items()])
+        if csv is not None:
+            with named_disk_errors(csv.parent):
+                write_atomic(csv, found.to_csv().encode())
+        if maps is not None:
+            text = json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n"
+            with named_disk_errors(maps):
+                write_atomic(maps / MAPS_JSON, text.encode())
+        if unfinished is not None:
+            unfinished.finished()
     return found
 
 
-def find_images(places: Iterable[Path], maps: Path | None = None) -> Iterator[Path]:
-    """The named files, and the images inside named folders in alphabetical order; each file once.
-
-    Files in the folder `maps` are outputs of earlier runs and are skipped. UserError for a path
-    that does not exist, and when nothing was found.
-    """
-    seen: set[Path] = set()
-    places = list(places)
-    for place in places:
-        if not place.exists():
-            raise UserError(f"{place}: no such file or folder")
-        # A named file is taken as it is; in folders only names of images count.
-        inside = [place]
-        if place.is_dir():
-            inside = sorted(
-                path for path in place.rglob("*") if is_image_name(path) and path.is_file()
-            )
-        for path in inside:
-            # Files named explicitly are never skipped.
-            ours = maps is not None and path != place and path.is_relative_to(maps)
-            # A file may be named twice, or directly and through its folder or a link.
-            if path.resolve() not in seen and not ours:
-                seen.add(path.resolve())
-                yield path
-    if not seen:
-        named = ", ".join(map(str, places)) or "nothing was named"
-        raise UserError(f"no image to score in: {named}")
-
-
-def _scored(
-    paths: Sequence[Path],
-    restored: Restored,
-    threshold: str,
-    failures: dict[str, str],
-    writer: "_MapWriter | None",
-) -> Iterator[Prediction]:
-    """The predictions of one batch of files; errors of unreadable ones are added to `failures`."""
-    card = restored.card
-    with ThreadPoolExecutor(_READERS) as pool:
-        # `map` keeps the order of the files.
-        loaded = list(pool.map(lambda path: _read(path, card.version.image_size), paths))
-    # Unreadable files leave the batch.
-    usable = []
-    for path, content in zip(paths, loaded, strict=True):
-        if isinstance(content, ImageError):
-            failures[str(path)] = str(content)
-        else:
-            usable.append((path, content))
-    if not usable:
+@contextmanager
+def _unfinished(
+    output: Path | None, restored: Restored, maps: Path | None
+) -> Iterator[Unfinished | None]:
+    """The rows of an earlier run like this one; None where there is no file to keep them beside."""
+    if output is None or is_stream(output):
+        yield None
         return
-    scored = score(
-        restored.detector, restored.compute, stack_images([pixels for _, pixels in usable])
-    )
-    thresholds = thresholds_of(card.calibration)
-    for (path, _), value, map_SS in zip(
-        usable, scored.scores_B.tolist(), scored.maps_BHW, strict=True
-    ):
-        over_ = {name: value >= limit for name, limit in thresholds.items()}
-        verdict: Verdict = "unknown"
-        if threshold in over_:
-            verdict = "anomalous" if over_[threshold] else "normal"
-        files = writer.write(path, map_SS) if writer else {}
-        yield Prediction(str(path), value, verdict, over_, **files)
+    card, compute = restored.card, restored.compute
+    run = {
+        "checkpoint": card.sha256,
+        "device": compute.describe(),
+        "maps": maps and text_of(maps.resolve()),
+    }
+    with Unfinished.beside(replaced_by(output), run) as unfinished:
+        yield unfinished
+
+
+class _Run:
+    """Scores images batch by batch, so that memory does not grow with their number."""
+
+    def __init__(
+        self,
+        restored: Restored,
+        threshold: str,
+        writer: MapWriter | None,
+        failures: dict[str, str],
+        stream: BinaryIO | None,
+        pictures: PictureWriter | None,
+    ) -> None:
+        self.restored, self.threshold, self.writer = restored, threshold, writer
+        self.pictures = pictures
+        self.failures, self.stream = failures, stream
+        self.thresholds = thresholds_of(restored.card.calibration)
+
+    def score(
+        self,
+        paths: Sequence[Path],
+        batch_size: int,
+        unfinished: Unfinished | None,
+        watcher: Watcher,
+    ) -> list[Prediction]:
+        """The predictions in the order of the paths; what an unfinished run has is not repeated."""
+        if self.stream is not None:
+            _write(self.stream, [COLUMNS])
+        done: list[Prediction] = []
+        watcher.begin("images", len(paths))
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            # Before the files are read: one that changes meanwhile is scored again next time.
+            stamps = {path: stamp(path) for path in batch}
+            found = {path: one for path in batch if (one := self._kept(path, unfinished))}
+            fresh = dict(self._scored([path for path in batch if path not in found]))
+            if unfinished is not None:
+                unfinished.add((one, stamps[path]) for path, one in fresh.items())
+            found |= fresh
+            ordered = [found[path] for path in batch if path in found]
+            if self.stream is not None:
+                _write(self.stream, [one.row() for one in ordered])
+            done += ordered
+            watcher.step(start + len(batch), {})
+        watcher.end()
+        return done
+
+    def _kept(self, path: Path, unfinished: Unfinished | None) -> Prediction | None:
+        """The prediction of an earlier run, if neither the image nor its maps have changed."""
+        kept = unfinished.kept(path) if unfinished else None
+        if kept is None or (self.writer and not self.writer.holds(path, kept)):
+            return None
+        if self.pictures and not self.pictures.holds(path, kept):
+            return None
+        files = kept.files if self.writer else None
+        if self.writer and files:
+            self.writer.scale = self.writer.scale or Scale(files.low, files.high)
+        return Prediction.judged(
+            text_of(path), kept.score, self.thresholds, self.threshold, files, kept.why
+        )
+
+    def _scored(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Prediction]]:
+        """The predictions of one batch; errors of unreadable files are added to `failures`."""
+        size_HW = self.restored.card.version.image_size
+        with ThreadPoolExecutor(_READERS) as pool:
+            # `map` keeps the order of the files.
+            loaded = list(pool.map(lambda path: _read(path, size_HW), paths))
+        # Unreadable files leave the batch.
+        usable = []
+        for path, content in zip(paths, loaded, strict=True):
+            if isinstance(content, ImageError):
+                self.failures[text_of(path)] = str(content)
+            else:
+                usable.append((path, content))
+        if not usable:
+            return
+        images = stack_images([pixels for _, pixels in usable])
+        scored = score(self.restored.detector, self.restored.compute, images, explain=True)
+        size = self.restored.detector.settings.size
+        for (path, _), value, map_SS, reasons, regions in zip(
+            usable, scored.scores_B.tolist(), scored.maps_BHW, scored.reasons, scored.regions,
+            strict=True,
+        ):  # fmt: skip
+            files = self.writer.write(path, map_SS) if self.writer else None
+            picture = self.pictures.write(path, size, regions, reasons) if self.pictures else None
+            why = Why(tuple(json_of(reason, size) for reason in reasons), picture)
+            yield (
+                path,
+                Prediction.judged(
+                    text_of(path), value, self.thresholds, self.threshold, files, why
+                ),
+            )
+
+
+def _write(stream: BinaryIO, rows: Sequence[Sequence[str]]) -> None:
+    """Write rows at once: a reader at the other end is waiting for them."""
+    stream.write(csv_text(rows).encode())
+    stream.flush()
 
 
 def _read(path: Path, size_HW: tuple[int, int] | None) -> np.ndarray | ImageError:
@@ -239,53 +293,3 @@ def _read(path: Path, size_HW: tuple[int, int] | None) -> np.ndarray | ImageErro
         return load_image(path, size_HW)
     except ImageError as error:
         return error
-
-
-class _MapWriter:
-    """Writes the map of an image as 16-bit grey, and as heat over the image."""
-
-    def __init__(self, folder: Path, card: Card) -> None:
-        self.folder = folder
-        self.taken: set[str] = set()
-        # The scale of normal maps, so that heat means the same in every run.
-        heat = card.calibration.heat
-        self.scale = Scale(*heat) if heat else None
-        with named_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def write(self, path: Path, map_SS: np.ndarray) -> dict[str, Any]:
-        """Write both files; returns their names and the ends of the grey scale."""
-        # The file is decoded again at its full size: scoring only kept the stored size.
-        image_HW3 = load_image(path)
-        size_HW = image_HW3.shape[0], image_HW3.shape[1]
-        map_HW = resize_maps(torch.from_numpy(map_SS)[None], size_HW)[0].numpy()
-        grey_HW, ends = to_uint16(map_HW)
-        # Without validation normals there is no scale of normal maps; the first map supplies it.
-        self.scale = self.scale or ends
-        stem = self._stem(path)
-        files = {"map": f"{stem}_map.png", "overlay": f"{stem}_heat.png"}
-        # PNG level 3 is faster than the default of 6, for slightly larger files.
-        for name, pixels in (
-            (files["map"], grey_HW),
-            (files["overlay"], overlay(image_HW3, map_HW, self.scale)),
-        ):
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "png", compress_level=3)
-            with named_disk_errors(self.folder):
-                write_atomic(self.folder / name, buffer.getvalue())
-        return {**files, "low": ends.low, "high": ends.high}
-
-    def _stem(self, path: Path) -> str:
-        """A file name from folder and name; more of the path where that name is taken.
-
-        Names are compared without case, for disks that ignore it.
-        """
-        digest = hashlib.sha256(path.as_posix().encode()).hexdigest()[:12]
-        # From the most readable name to a unique one.
-        for text in (f"{path.parent.name}/{path.name}", path.as_posix(), f"{path.stem}@{digest}"):
-            stem = slug(text)
-            if stem.lower() not in self.taken:
-                self.taken.add(stem.lower())
-                return stem
-        # The digest covers the whole path, and no file is scored twice.
-        raise AssertionError(path)

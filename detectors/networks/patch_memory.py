@@ -13,13 +13,15 @@ Shapes: B batch; h, w cells of the finer level; P = h * w; C channels of both le
 entries; M candidates of the greedy coreset.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from detectors.networks.any_shape import AnyShape
 
 # Randomly drawn cells among which the greedy coreset selects; 154 MB with ResNet-18.
 CANDIDATES = 100_000
@@ -33,7 +35,7 @@ Subset = Literal["random", "greedy"]
 Pair = tuple[Tensor, Tensor]
 
 
-class PatchMemory(nn.Module):
+class PatchMemory(AnyShape):
     """`bank_NC`, the scaled cells of normal images; `scale_C` is their scale."""
 
     bank_NC: Tensor
@@ -95,13 +97,6 @@ class PatchMemory(nn.Module):
         scales = [part.square().sum(1).mean().sqrt().expand(part.shape[1]) for part in parts]
         self.scale_C = torch.cat(scales)
         return cells_NC / self.scale_C
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept a bank of any length: few normals give fewer cells than `bank`."""
-        found = state_dict.get(prefix + "bank_NC")
-        if found is not None:
-            self.bank_NC = self.bank_NC.new_empty(found.shape)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def described(middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:

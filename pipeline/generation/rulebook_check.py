@@ -20,6 +20,7 @@ from pipeline.records import GOOD
 from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.check import broken_rules, recognised_in
 from pipeline.rulebook.parts import FindParts, finder
+from pipeline.rulebook.second_look import parts_of
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
 
@@ -80,7 +81,9 @@ def good_images(
     With `limit`, images are taken at even distances, so they are from all over the folder. Raises
     UserError when there is none; unreadable images are skipped.
     """
-    listing = read_source(settings.kind, settings.root, settings.name)
+    listing = read_source(
+        settings.kind, settings.root, settings.name, settings.follow_links, settings.options
+    )
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
@@ -149,7 +152,7 @@ def _check(
 ) -> None:
     """Count one normal image and the rules that it breaks."""
     # The parts in this image, as the rules see them.
-    broken = broken_rules(book, recognised_in(book, find(image_HW3)))
+    broken = broken_rules(book, recognised_in(book, parts_of(book, find, image_HW3)))
     agreement.normals += 1
     agreement.keep += not broken
     agreement.broken.update(broken.keys())

@@ -32,6 +32,7 @@ from pipeline.rulebook.fit import (
     RECURS,
     colour_rule,
     count_rule,
+    no_strays,
     place_rule,
     size_rule,
     turn_rule,
@@ -170,6 +171,9 @@ def _examples(
     typical = []
     for index, group in enumerate(groups):
         members = group.members_M
+        # A fragment of a part that the finder has cut in two belongs to the kind, but is no example
+        # of it: later fragments would look like good parts.
+        members = members[no_strays(np.log(all_.sizes_N[members])[:, None])]
         centre_D = np.median(points_ND[members], 0)
         order = np.argsort(np.linalg.norm(points_ND[members] - centre_D, axis=1), kind="stable")
         typical.append(members[order])

@@ -27,6 +27,10 @@ ANYWHERE = 0.35
 WIDEST_SLOT = 0.15
 # Share of the images that must have exactly one part in every slot.
 SLOTS_KEPT = 0.9
+# Share of the parts that may lie elsewhere by an error of the finder.
+ODD = 0.05
+# Complete images below which slots are not evident.
+LEAST_COMPLETE = 3
 # Robust standard deviations from the median beyond which a value is an outlier.
 STRAY = 6.0
 # Largest deviation of the axes in degrees from which the parts have a common orientation, and the
@@ -53,13 +57,13 @@ def place_rule(points_M2: np.ndarray, images_M: np.ndarray, counts_I: np.ndarray
 
     `images_M` is the image of each part, `counts_I` the number of parts per image.
     """
-    points_M2 = points_M2[_near(points_M2)] if len(points_M2) > 2 else points_M2
     number = int(np.bincount(counts_I[counts_I > 0]).argmax())
-    # Slots need at least three parts each, and no outlier among the positions.
-    if number * 3 <= len(points_M2) and len(images_M) == len(points_M2):
-        slots = _slots(points_M2, images_M, number)
-        if slots is not None:
-            return slots
+    slots = _slots(points_M2, images_M, number)
+    if slots is not None:
+        return slots
+    near_M = no_strays(points_M2) if len(points_M2) > 2 else np.ones(len(points_M2), np.bool_)
+    # Many outliers are none: parts may lie in several places.
+    points_M2 = points_M2[near_M] if near_M.mean() >= 1 - ODD else points_M2
     # A box around all positions, with a tolerance.
     low, high = points_M2.min(0), points_M2.max(0)
     margin = np.maximum(0.15 * (high - low), 0.015)
@@ -71,13 +75,18 @@ def place_rule(points_M2: np.ndarray, images_M: np.ndarray, counts_I: np.ndarray
 
 def _slots(points_M2: np.ndarray, images_M: np.ndarray, number: int) -> Place | None:
     """As many slots as there are parts, if nearly every image has exactly one part in each."""
-    # Start k-means from one complete image; that makes it deterministic.
+    # Complete images only: in others the finder may have taken a fragment for a part. k-means
+    # starts from the first of them, which makes it deterministic.
     full = np.flatnonzero(np.bincount(images_M) == number)
-    if not len(full):
+    if len(full) < LEAST_COMPLETE:
         return None
     start = points_M2[images_M == full[0]]
+    complete_M = np.isin(images_M, full)
+    points_M2, images_M = points_M2[complete_M], images_M[complete_M]
     centres, labels = kmeans2(points_M2, start, minit="matrix", iter=20)
-    reach = float(np.linalg.norm(points_M2 - centres[labels], axis=1).max())
+    apart_M = np.linalg.norm(points_M2 - centres[labels], axis=1)
+    # Without the few that a finder may have got wrong in spite of the right number.
+    reach = float(np.percentile(apart_M, 100 * (1 - ODD)))
     near = min((float(np.linalg.norm(a - b)) for a, b in combinations(centres, 2)), default=1.0)
     once = [len(set(labels[images_M == image])) == number for image in full]
     if reach > 0.5 * near or reach > WIDEST_SLOT or np.mean(once) < SLOTS_KEPT:
@@ -88,16 +97,24 @@ def _slots(points_M2: np.ndarray, images_M: np.ndarray, number: int) -> Place | 
     return Place(slots=tuple(_rounded(*centres[k]) for k in order), radius=round(radius, 3))
 
 
+def no_strays(values_MK: np.ndarray) -> np.ndarray:
+    """Which rows are no outliers: within `STRAY` robust deviations in every column; (M,) bool."""
+    off = np.abs(values_MK - np.median(values_MK, 0))
+    spread = np.maximum(1.4826 * np.median(off, 0), 1e-3)
+    near = (off <= STRAY * spread).all(1)
+    return near if near.any() else np.ones(len(values_MK), np.bool_)
+
+
 def size_rule(sizes_M: np.ndarray) -> tuple[float, float]:
     """The range of sizes without outliers, with 5 % of tolerance; outliers on a log scale."""
-    kept = sizes_M[_near(np.log(sizes_M)[:, None])]
+    kept = sizes_M[no_strays(np.log(sizes_M)[:, None])]
     return round(float(kept.min() * 0.95), 4), round(float(kept.max() * 1.05), 4)
 
 
 def colour_rule(labs_M3: np.ndarray) -> Colour:
     """The median colour and the largest distance from it without outliers, with a tolerance."""
     middle = np.median(labs_M3, 0)
-    kept = labs_M3[_near(labs_M3)]
+    kept = labs_M3[no_strays(labs_M3)]
     off = float(np.linalg.norm(kept - middle, axis=1).max())
     return Colour(lab=_rounded(*middle, digits=1), within=round(1.25 * off + 1, 1))
 
@@ -141,14 +158,6 @@ def _upright(faces_MS: np.ndarray, face_S: np.ndarray) -> float | None:
     if similarity - max(turned) < FACE_MARGIN:
         return None
     return round(float((similarity + max(turned)) / 2), 2)
-
-
-def _near(values_MK: np.ndarray) -> np.ndarray:
-    """Which rows are no outliers: within `STRAY` robust deviations in every column; (M,) bool."""
-    off = np.abs(values_MK - np.median(values_MK, 0))
-    spread = np.maximum(1.4826 * np.median(off, 0), 1e-3)
-    near = (off <= STRAY * spread).all(1)
-    return near if near.any() else np.ones(len(values_MK), np.bool_)
 
 
 def _rounded(*values: float, digits: int = 3) -> tuple[float, ...]:

@@ -29,6 +29,7 @@ from pipeline.records import Edit, ObjectProposals, Sample, Verdict
 from pipeline.rulebook.book import RuleBook, load
 from pipeline.rulebook.check import broken_rules, recognised_in
 from pipeline.rulebook.parts import Parts, finder
+from pipeline.rulebook.second_look import parts_of
 
 # Rejection reasons of this judge; part of the dataset format.
 NO_RULE = "breaks_no_rule"
@@ -107,7 +108,8 @@ class Judge:
         # By content, because callers may load the same image again.
         key = image_HW3.tobytes()
         if getattr(self._last, "key", None) != key:
-            self._last.parts, self._last.key = self.find_parts(image_HW3), key
+            self._last.parts = parts_of(self.book, self.find_parts, image_HW3)
+            self._last.key = key
         return self._last.parts
 
     def _broken(self, parts: Parts) -> list[str]:
@@ -123,7 +125,7 @@ class Judge:
         """
         before = self._parts_of(image_HW3)
         kept = _subset(before, _untouched(before, image_HW3, pixels_HW3, change_HW))
-        after = self.find_parts(pixels_HW3)
+        after = parts_of(self.book, self.find_parts, pixels_HW3)
         taken_HW = kept.masks_NHW.any(0)
         # Parts in the change mask that are not one of the kept ones.
         fresh = [

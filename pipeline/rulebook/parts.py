@@ -1,8 +1,8 @@
 """Segment an image into parts: disjoint proposals of one level, with their descriptors.
 
 Proposals overlap and nest: a pair of fruits, one fruit, the highlight on it. `chosen` keeps the
-proposals with the highest scores and drops what overlaps them. A denser lattice of prompts than for
-edits (`PARTS_POINTS`) finds small parts as well.
+proposals with the highest scores and drops what overlaps them. Smaller and softer ones count than
+for edits (`PARTS_LIMITS`).
 
 Positions are given in the product's own frame (`ProductFrame`), so that a slightly rotated or
 shifted product has its parts at the same positions.
@@ -20,11 +20,8 @@ import numpy as np
 from pipeline.records import ForegroundMask, ObjectProposals
 from pipeline.rulebook.descriptors import PartDescriptor
 
-# Foreground points by which the proposal model is prompted: four times as many as for edits.
-PARTS_POINTS = 256
 # Overrides of the proposal settings of a run.
 PARTS_LIMITS: dict[str, Any] = {
-    "points": PARTS_POINTS,
     "min_area": 0.001,
     "max_area": 0.30,
     "max_foreground_share": 0.80,
@@ -62,6 +59,12 @@ class ProductFrame:
         moved = np.asarray(points_N2, np.float64).reshape(-1, 2) - (self.x, self.y)
         return moved @ np.array([[c, -s], [s, c]]) / self.size
 
+    def outward(self, points_N2: np.ndarray) -> np.ndarray:
+        """The inverse of `inward`."""
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        scaled = np.asarray(points_N2, np.float64).reshape(-1, 2) * self.size
+        return scaled @ np.array([[c, s], [-s, c]]) + (self.x, self.y)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
@@ -87,7 +90,7 @@ Describe = Callable[[np.ndarray, np.ndarray, ProductFrame], tuple[PartDescriptor
 
 
 class PartFinder:
-    """Finds the parts of an image (uint8): foreground, dense proposals, one level, descriptors.
+    """Finds the parts of an image (uint8): foreground, proposals, one level, descriptors.
 
     `foreground` and `proposals` are the models of a run (`Models`), `describe` is a `Describer`.
     """
@@ -109,6 +112,10 @@ class PartFinder:
         frame = frame or frame_of(foreground)
         masks_NHW = chosen(self._proposals(image_HW3, foreground))
         return Parts(masks_NHW, self.describe(image_HW3, masks_NHW, frame), frame)
+
+    def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray:
+        """Masks (M, H, W) bool that the proposal model finds in boxes (pixels), unfiltered."""
+        return self._proposals.within(image_HW3, boxes_P4)
 
 
 def finder(models: Any) -> PartFinder:

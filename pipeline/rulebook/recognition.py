@@ -30,11 +30,16 @@ REACH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """What a part is: its group of examples (-1 = none), by which view, and at what distance."""
+    """What a part is: its group of examples (-1 = none), by which view, at what distance.
+
+    `likeness` is the distance to the nearest example of any group with all dimensions, relative to
+    the distance that good parts of that group have.
+    """
 
     group: int
     view: int = FULL
     distance: float = 0.0
+    likeness: float = 0.0
 
 
 def recognise(examples: Examples, descriptors: Sequence[PartDescriptor]) -> list[Recognition]:
@@ -45,19 +50,26 @@ def recognise(examples: Examples, descriptors: Sequence[PartDescriptor]) -> list
         return []
     points_ND = space.of(np.stack([descriptor.vector_C for descriptor in descriptors]))
     kinds: list[Recognition | None] = [None] * len(descriptors)
+    likeness_N = np.zeros(len(descriptors))
     for view in VIEWS:
         columns = columns_of(view, points_ND.shape[1])
         apart_NM = distances(points_ND[:, columns], examples.vectors_MD[:, columns])
         limits_M = REACH * examples.limits_KV[examples.kinds_M, view]
         # Groups have limits of their own: the nearest example is the one with the smallest ratio.
         share_NM = apart_NM / limits_M
+        if view == FULL:
+            likeness_N = REACH * share_NM.min(1)
         for index in range(len(descriptors)):
             best = int(share_NM[index].argmin())
             if kinds[index] is None and share_NM[index, best] <= 1:
                 kinds[index] = Recognition(
-                    int(examples.kinds_M[best]), view, float(apart_NM[index, best])
-                )
-    return [kind or Recognition(-1) for kind in kinds]
+                    int(examples.kinds_M[best]), view, float(apart_NM[index, best]),
+                    float(likeness_N[index]),
+                )  # fmt: skip
+    return [
+        kind or Recognition(-1, likeness=float(likeness))
+        for kind, likeness in zip(kinds, likeness_N, strict=True)
+    ]
 
 
 def columns_of(view: int, length: int) -> np.ndarray:

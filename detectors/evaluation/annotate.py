@@ -1,0 +1,121 @@
+"""The picture of one image that explains its score: parts by name, what is wrong, what is missing.
+
+Shapes: H, W image; S side of the detector's input; 3 colour (RGB).
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from detectors.base import Box, Reason, Region
+from detectors.evaluation.map_files import stems
+from detectors.evaluation.score_table import KeptScore
+from pipeline.imaging.decode import load_image
+from pipeline.utils.files import named_disk_errors, write_atomic
+
+# Pink for what is wrong, as in reports; pale green for parts in order; a dark strip for the words.
+WRONG, RIGHT, STRIP = (255, 46, 136), (120, 200, 120), (28, 28, 32)
+# Sides below this are enlarged, so that names can be read.
+READABLE = 640
+# Height of a line of words, in pixels.
+LINE = 22
+_FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+
+
+class PictureWriter:
+    """Writes the pictures of images whose paths are all known, so that names depend on these."""
+
+    def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
+        self.folder = folder
+        self._names = {path: f"{stem}_why.png" for path, stem in stems(paths).items()}
+        with named_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def holds(self, path: Path, kept: KeptScore) -> bool:
+        """True when the picture of an earlier run is there, under the name of this one."""
+        name = self._names[path]
+        return kept.why.picture == name and (self.folder / name).is_file()
+
+    def write(
+        self, path: Path, size: int, regions: Sequence[Region], reasons: Sequence[Reason]
+    ) -> str:
+        """Write the picture of an image; returns its file name."""
+        buffer = io.BytesIO()
+        pixels_HW3 = annotated(load_image(path), size, regions, reasons)
+        Image.fromarray(pixels_HW3).save(buffer, "png", compress_level=3)
+        with named_disk_errors(self.folder):
+            write_atomic(self.folder / self._names[path], buffer.getvalue())
+        return self._names[path]
+
+
+def annotated(
+    image_HW3: np.ndarray, size: int, regions: Sequence[Region], reasons: Sequence[Reason]
+) -> np.ndarray:
+    """The image with outlines and names, dashed places, and a line per reason; uint8 RGB.
+
+    Regions and reasons are in pixels of a square input of side `size`. A region is pink when a
+    reason has its box.
+    """
+    height, width = image_HW3.shape[:2]
+    larger = max(1.0, READABLE / max(height, width))
+    shape = round(width * larger), round(height * larger)
+    drawn_HW3 = cv2.resize(image_HW3, shape, interpolation=cv2.INTER_LINEAR)
+    across, down = shape[0] / size, shape[1] / size
+    wrong = {box for reason in reasons for box in reason.boxes}
+    names = []
+    for region in regions:
+        mask = cv2.resize(region.mask_HW.astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        x, y, w, h = cv2.boundingRect(mask)
+        colour = WRONG if _box_of(region.mask_HW) in wrong else RIGHT
+        cv2.drawContours(drawn_HW3, outlines, -1, (0, 0, 0), 4, cv2.LINE_AA)
+        cv2.drawContours(drawn_HW3, outlines, -1, colour, 2, cv2.LINE_AA)
+        names.append((region.name, x + w // 2, y + h // 2, colour))
+    # Names last, so that no outline crosses them.
+    for name, x, y, colour in names:
+        _centred(drawn_HW3, name, x, y, colour)
+    for reason in reasons:
+        for x0, y0, x1, y1 in reason.missing:
+            corners = round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down)
+            _dashed(drawn_HW3, corners)
+    return np.concatenate([drawn_HW3, _words(reasons, shape[0])])
+
+
+def _box_of(mask_HW: np.ndarray) -> Box:
+    x, y, w, h = cv2.boundingRect(mask_HW.astype(np.uint8))
+    return (x, y, x + w, y + h)
+
+
+def _centred(image_HW3: np.ndarray, text: str, x: int, y: int, colour: tuple[int, ...]) -> None:
+    (w, h), _ = cv2.getTextSize(text, _FONT, _SCALE, 1)
+    at = max(2, min(x - w // 2, image_HW3.shape[1] - w - 2)), max(h + 2, y + h // 2)
+    cv2.putText(image_HW3, text, at, _FONT, _SCALE, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(image_HW3, text, at, _FONT, _SCALE, colour, 1, cv2.LINE_AA)
+
+
+def _dashed(image_HW3: np.ndarray, corners: Box, dash: int = 6) -> None:
+    x0, y0, x1, y1 = corners
+    for start in range(x0, x1, 2 * dash):
+        for y in (y0, y1):
+            cv2.line(image_HW3, (start, y), (min(start + dash, x1), y), WRONG, 2)
+    for start in range(y0, y1, 2 * dash):
+        for x in (x0, x1):
+            cv2.line(image_HW3, (x, start), (x, min(start + dash, y1)), WRONG, 2)
+
+
+def _words(reasons: Sequence[Reason], width: int) -> np.ndarray:
+    """A strip with a line per reason, cut to the width."""
+    lines = [str(reason) for reason in reasons] or ["nothing unusual"]
+    strip_HW3 = np.full((LINE * len(lines) + 8, width, 3), STRIP, np.uint8)
+    for number, line in enumerate(lines):
+        # OpenCV's fonts know ASCII only.
+        line = line.encode("ascii", "replace").decode()
+        while cv2.getTextSize(line, _FONT, _SCALE, 1)[0][0] > width - 16:
+            line = line[:-4] + "..."
+        at = (8, LINE * number + LINE - 4)
+        cv2.putText(strip_HW3, line, at, _FONT, _SCALE, (235, 235, 235), 1, cv2.LINE_AA)
+    return strip_HW3

@@ -1,0 +1,140 @@
+"""The part finder of a generator's run as a detector uses it: batches, each image found once.
+
+It is the one that rule books are drafted and checked with, so what the generator calls broken the
+detector calls broken. Its networks (U²-Net, SAM, the describer's teacher) are frozen and named by
+their digests: a checkpoint does not hold them, and refuses others.
+
+Shapes: B images; H, W image; 3 colour (RGB).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.models import build as models
+from pipeline.models import device as devices
+from pipeline.models.settings import ModelSettings
+from pipeline.rulebook.book import RuleBook
+from pipeline.rulebook.descriptors import PartDescriptor
+from pipeline.rulebook.parts import FindParts, PartFinder, Parts, ProductFrame, finder
+from pipeline.rulebook.second_look import look_again
+
+T = TypeVar("T")
+
+# Stages whose networks decide which parts are found.
+STAGES = ("foreground", "second_foreground", "proposals")
+# Images whose parts are found at the same time, each by one thread.
+WORKERS = 2
+# Images whose parts are remembered, about 0.1 MB each: every fold asks for the same ones.
+REMEMBERED = 2000
+
+
+class MachineFinder:
+    """Finds the parts of one image with the best networks of this machine, loaded at first use."""
+
+    @cached_property
+    def _files(self) -> models.ModelFiles:
+        return models.resolve(ModelSettings())
+
+    @cached_property
+    def find(self) -> PartFinder:
+        """The finder of a run."""
+        return finder(models.load(ModelSettings(), files=self._files))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the networks, by stage."""
+        return {stage: found for stage, found in self._files.digests().items() if stage in STAGES}
+
+
+class Machine(Protocol):
+    """What a `BatchFinder` finds parts with; tests have one without networks."""
+
+    @property
+    def find(self) -> FindParts: ...
+
+    @property
+    def digests(self) -> dict[str, str]: ...
+
+
+class BatchFinder:
+    """Finds the parts of batches; each image once, as long as it is remembered."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._known: dict[bytes, _Packed] = {}
+
+    def require(self, digests: dict[str, str]) -> None:
+        """UserError unless this machine finds parts with the networks of these digests."""
+        for stage, digest in digests.items():
+            found = self.machine.digests.get(stage, "none")
+            if found != digest:
+                raise UserError(
+                    f"parts: fitted with the {stage} network {digest[:12]}, this machine has "
+                    f"{found[:12]}; run `anomalysmith weights pull`, or train again"
+                )
+
+    def share(self, other: "BatchFinder") -> None:
+        """Remember together with another finder."""
+        self._known = other._known
+
+    def parts(self, images_B3HW: Tensor) -> list[Parts]:
+        """The parts of uint8 images as the finder sees them that knows no rule book."""
+        images = _arrays(images_B3HW)
+        keys = [sha256(image_HW3.tobytes()).digest() for image_HW3 in images]
+        new = [place for place, key in enumerate(keys) if key not in self._known]
+        find = self.machine.find
+        for place, parts in zip(new, self._each(find, [images[k] for k in new]), strict=True):
+            self._known[keys[place]] = _Packed.of(parts)
+        while len(self._known) > REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        return [self._known[key].parts() for key in keys]
+
+    def parts_by(self, book: RuleBook, images_B3HW: Tensor) -> list[Parts]:
+        """The parts, where they are odd after a second look, see `rulebook.second_look`."""
+        find = self.machine.find
+        pairs = list(zip(_arrays(images_B3HW), self.parts(images_B3HW), strict=True))
+        return self._each(lambda pair: look_again(book, find, *pair), pairs)
+
+    def _each(self, work: Callable[[T], Parts], items: Sequence[T]) -> list[Parts]:
+        """Apply `work` to all items, some at a time, not in a detector's precision."""
+
+        def exactly(item: T) -> Parts:
+            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+                return work(item)
+
+        with ThreadPoolExecutor(WORKERS, initializer=devices.one_thread) as threads:
+            return list(threads.map(exactly, items))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Packed:
+    """Parts with one bit per pixel of a mask."""
+
+    bits: np.ndarray
+    shape: tuple[int, ...]
+    descriptors: tuple[PartDescriptor, ...]
+    frame: ProductFrame
+
+    @classmethod
+    def of(cls, parts: Parts) -> "_Packed":
+        masks = parts.masks_NHW
+        return cls(np.packbits(masks), masks.shape, parts.descriptors, parts.frame)
+
+    def parts(self) -> Parts:
+        count = int(np.prod(self.shape))
+        masks_NHW = np.unpackbits(self.bits, count=count).reshape(self.shape).astype(np.bool_)
+        return Parts(masks_NHW, self.descriptors, self.frame)
+
+
+def _arrays(images_B3HW: Tensor) -> list[np.ndarray]:
+    """(H, W, 3) uint8 each."""
+    return list(images_B3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy())

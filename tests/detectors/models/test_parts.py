@@ -1,0 +1,230 @@
+"""The detector `parts`: deviations from rules, their surprise, reasons, maps, checkpoints.
+
+Boards of the toy product, whose parts are found by colour; the networks run in the slow test.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy_rules as toy
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detectors.models.parts.finder import BatchFinder
+from detectors.models.parts.model import PartsDetector
+from detectors.models.parts.settings import PartsSettings
+from detectors.models.parts.surprise import Scales, Tails, rate_among
+from pipeline.errors import UserError
+from pipeline.rulebook.draft import draft
+from pipeline.rulebook.parts import FindParts, Parts
+from pipeline.rulebook.write import write_draft
+
+NORMALS = 20
+
+
+@dataclass
+class ToyMachine:
+    """Finds parts by colour; its networks have a digest, like those of a machine."""
+
+    find: FindParts = field(default_factory=toy.ToyFinder)
+    digests: dict[str, str] = field(default_factory=lambda: {"proposals": "a" * 64})
+
+
+def tensor(images: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def boards(first: int, count: int) -> list[np.ndarray]:
+    return [toy.board(seed) for seed in range(first, first + count)]
+
+
+def fitted(
+    images: Sequence[np.ndarray], machine: ToyMachine, rules: Path | None = None
+) -> PartsDetector:
+    """Fitted and cross-fitted in five parts, as the trainer does."""
+    settings = PartsSettings(size=toy.SIZE, rules=rules)
+    detector = PartsDetector(settings, BatchFinder(machine)).eval()
+    detector.prepare([{"image": tensor(images)}])
+    held = []
+    for part in np.array_split(np.arange(len(images)), 5):
+        fold = PartsDetector(settings, BatchFinder(machine))
+        fold.inherit(detector)
+        fold.prepare([{"image": tensor([one for k, one in enumerate(images) if k not in part])}])
+        held.append(fold.parts(tensor([images[k] for k in part])))
+    detector.fuse(torch.cat(held), torch.zeros(0, 8), torch.zeros(0))
+    return detector
+
+
+@pytest.fixture(scope="module")
+def detector() -> PartsDetector:
+    return fitted(boards(0, NORMALS), ToyMachine())
+
+
+def altered() -> dict[str, np.ndarray]:
+    """One board per way to break the product, by the rule's kind."""
+    lacks, extra, swapped, turned, tinted = (toy.board(900) for _ in range(5))
+    toy.wipe(lacks, 32, 64)
+    toy.disc(extra, 64, 20)
+    # A red disc and a blue bar have changed places.
+    toy.wipe(swapped, 32, 94)
+    toy.wipe(swapped, 92, 84)
+    toy.disc(swapped, 92, 84)
+    toy.bar(swapped, 32, 94)
+    toy.wipe(turned, 92, 44)
+    turned[39:50, 80:105] = toy.BLUE
+    toy.wipe(tinted, 32, 34)
+    toy.disc(tinted, 32, 34, toy.GREEN)
+    return {"lacks": lacks, "extra": extra, "swapped": swapped, "turned": turned, "tinted": tinted}
+
+
+# --- surprise -------------------------------------------------------------------------------------
+
+
+def test_the_surprise_is_the_logarithm_of_a_conformal_p_value():
+    tails = Tails.of(torch.tensor([[3.0], [1.0], [2.0], [2.0]]))
+    found = tails(torch.tensor([[0.0], [2.0], [2.5], [3.0], [4.5]]))[:, 0]
+    # Of four good images 4, 3, 1, 1 and 0 are at or above; the last lies 1.5 beyond the highest.
+    expected = -np.log(np.array([5, 4, 2, 2, 1]) / 5) + np.array([0, 0, 0, 0, 1.5])
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+
+
+@given(
+    st.lists(st.floats(0, 5), min_size=1, max_size=30),
+    st.floats(0, 8),
+    st.floats(0, 8),
+)
+def test_a_larger_deviation_is_never_less_surprising(normals, one, other):
+    tails = Tails.of(torch.tensor(normals, dtype=torch.float64)[:, None])
+    low, high = tails(torch.tensor([[min(one, other)], [max(one, other)]], dtype=torch.float64))
+    assert 0 <= low <= high
+
+
+def test_without_good_images_deviations_and_surprises_stay_as_they_are():
+    offs = torch.tensor([[0.5, 2.0]], dtype=torch.float64)
+    assert torch.equal(Tails.of(torch.zeros(0, 2))(offs), offs)
+    assert torch.equal(Scales.of(torch.zeros(0, 2))(offs), offs)
+
+
+def test_the_rate_of_a_deviation_counts_the_image_itself():
+    normals = torch.tensor([0.0, 1.0, 2.0])
+    assert rate_among(torch.tensor(1.5), normals) == pytest.approx(2 / 4)
+    assert rate_among(torch.tensor(9.0), normals) == pytest.approx(1 / 4)
+
+
+# --- what it sees ---------------------------------------------------------------------------------
+
+
+def test_every_altered_board_scores_higher_than_every_good_one(detector):
+    good = detector(tensor(boards(100, 30))).image_B
+    bad = detector(tensor(list(altered().values()))).image_B
+    assert bad.min() > good.max()
+
+
+@pytest.mark.parametrize(
+    ("how", "rule", "found"),
+    [
+        ("lacks", "part_1.count", "2"),
+        ("extra", "part_1.count", "4"),
+        ("swapped", "order", "part_1 in another's slot"),
+        ("turned", "part_2.turn", "turned by 90 degrees"),
+        ("tinted", "part_1.colour", ""),
+    ],
+)
+def test_the_reasons_name_the_broken_rule(detector, how, rule, found):
+    reasons = detector.reasons(tensor([altered()[how]]))[0]
+    named = {reason.rule: reason for reason in reasons}
+    assert rule in named
+    assert found in named[rule].found
+    # Of 20 good images none is like this.
+    assert named[rule].rate == pytest.approx(1 / (NORMALS + 1))
+
+
+def test_good_boards_have_no_reasons(detector):
+    assert detector.reasons(tensor(boards(100, 10))) == [[] for _ in range(10)]
+
+
+def test_a_missing_part_is_shown_at_its_place_and_an_extra_one_at_itself(detector):
+    both = altered()
+    maps_BHW = detector(tensor([both["lacks"], both["extra"]])).maps_BHW
+    for map_HW, (x, y) in zip(maps_BHW, [(32, 64), (64, 20)], strict=True):
+        assert map_HW[y, x] == map_HW.max() > 0
+        # Other parts are not concerned.
+        assert map_HW[84, 92] < map_HW[y, x]
+    (reason,) = [r for r in detector.reasons(tensor([both["lacks"]]))[0] if "count" in r.rule]
+    (box,) = reason.missing
+    x0, y0, x1, y1 = box
+    assert not reason.boxes
+    assert x0 < 32 < x1
+    assert y0 < 64 < y1
+
+
+def test_a_part_that_the_finder_often_overlooks_raises_no_alarm():
+    """One board in ten lacks a disc for the finder, among the normals and later: no news."""
+
+    class Careless(toy.ToyFinder):
+        def __call__(self, image_HW3: np.ndarray) -> Parts:
+            parts = super().__call__(image_HW3)
+            # Which boards is decided by their noise.
+            if int(image_HW3.astype(int).sum()) % 10:
+                return parts
+            return Parts(parts.masks_NHW[1:], parts.descriptors[1:], parts.frame)
+
+    images = boards(0, 60)
+    careless, careful = (fitted(images, ToyMachine(find)) for find in (Careless(), toy.ToyFinder()))
+    lacking = tensor([altered()["lacks"]])
+    held = careless.combined(careless.normals.kinds_NP)
+    score = float(careless.combined(careless.parts(lacking)))
+    overlooked = float((held >= score - 1e-6).double().mean())
+    # A missing part is then no more surprising than the finder's own errors.
+    assert 0.02 < overlooked < 0.3
+    assert score < float(careful.combined(careful.parts(lacking)))
+
+
+def test_a_given_rule_book_names_the_reasons(tmp_path):
+    images = boards(0, 14)
+    found = [toy.ToyFinder()(image) for image in images]
+    path = tmp_path / "board.rules.yaml"
+    write_draft(draft(found, "board"), path, found, images.__getitem__)
+    path.write_text(path.read_text().replace("part_1", "disc"))
+    reasons = fitted(images, ToyMachine(), path).reasons(tensor([altered()["lacks"]]))[0]
+    assert reasons[0].rule == "disc.count"
+    assert str(reasons[0]) == "disc.count: expected 3, found 2"
+
+
+# --- contract -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_holds_the_book_and_gives_the_same_scores(detector):
+    images = tensor([*boards(100, 3), *altered().values()])
+    again = PartsDetector(detector.settings, BatchFinder(ToyMachine())).eval()
+    again.load_state_dict(detector.state_dict())
+    for one, other in zip(detector(images), again(images), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(detector.combined(detector.parts(images)), detector(images).image_B)
+    assert again.reasons(images) == detector.reasons(images)
+
+
+def test_other_networks_than_those_of_the_fit_are_refused(detector):
+    other = PartsDetector(
+        detector.settings, BatchFinder(ToyMachine(digests={"proposals": "b" * 64}))
+    )
+    other.load_state_dict(detector.state_dict())
+    with pytest.raises(UserError, match=r"fitted with the proposals network aaaa.*weights pull"):
+        other(tensor(boards(0, 1)))
+
+
+def test_a_product_without_parts_is_refused():
+    plates = [np.full((toy.SIZE, toy.SIZE, 3), 100 + seed, np.uint8) for seed in range(8)]
+    with pytest.raises(UserError, match="no part was found in 8 images"):
+        fitted(plates, ToyMachine())
+
+
+def test_folds_find_every_image_once():
+    machine = ToyMachine()
+    fitted(boards(0, 10), machine)
+    assert machine.find.calls == 10  # type: ignore[attr-defined]
