@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import ValidationError
 
 from detectors.base import OF_STEPS, Detector, DetectorEntry, DetectorSettings, Schedule
+from detectors.fused import Fused
 from detectors.models.destseg.model import ENTRY as DESTSEG
 from detectors.models.efficientad.model import ENTRY as EFFICIENTAD
 from detectors.models.glcf.model import ENTRY as GLCF
@@ -105,7 +106,12 @@ def assemble(
     path = None
     if weights:
         path = teacher or weights_store.require(settings.teacher)
-    return entry(name).build(settings, path)
+    detector = entry(name).build(settings, path)
+    beside = getattr(settings, "beside", "")
+    if not beside:
+        return detector
+    other = _changed(entry(beside).cpu[0], {"size": settings.size})
+    return Fused(detector, assemble(beside, other, weights=weights))
 
 
 def _changed(record: S, changes: Mapping[str, Any]) -> S:

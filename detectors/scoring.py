@@ -9,6 +9,7 @@ Shapes: B batch; H, W stored image; S, S input of the detector; 3 colour (RGB).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from detectors.base import Detector, Reason, Region
 from detectors.data.resize import resize_images
 from pipeline.errors import UserError
 from pipeline.models.device import Compute
+
+# What is computed beside scores and maps: nothing, reasons, or reasons and regions.
+Explain = Literal["no", "words", "picture"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +51,7 @@ def score(
     compute: Compute,
     images_B3HW: Tensor,
     size_HW: tuple[int, int] | None = None,
-    explain: bool = False,
+    explain: Explain = "no",
 ) -> ScoredBatch:
     """Score a batch of uint8 images; maps at `size_HW`, or at the detector's input size.
 
@@ -59,9 +63,9 @@ def score(
     detector.eval()
     with compute.autocast():
         image_B, maps_BSS = detector(images)
-        explain = explain and detector.explains
-        reasons = detector.reasons(images) if explain else [[] for _ in images]
-        regions = detector.regions(images) if explain else [[] for _ in images]
+        nothing: list[list[Any]] = [[] for _ in images]
+        reasons = detector.reasons(images) if explain != "no" else nothing
+        regions = detector.regions(images) if explain == "picture" else nothing
     # Back to float32 before resizing: bfloat16 has only 8 significant bits.
     scored = ScoredBatch(
         image_B.float().cpu().numpy(), resize_maps(maps_BSS.float(), size_HW).cpu().numpy(),

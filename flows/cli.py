@@ -1,12 +1,16 @@
 """The program `anomalysmith`: its commands, and its exit codes.
 
 Exit codes: 0 done; 2 a user error, one line on standard error; 3 done, but inputs were skipped;
-4 integrity error; 1 a bug, with a traceback; 130 interrupted.
+4 integrity error; 1 a bug, with a traceback; 130 interrupted; 141 the reader of the output is gone.
 """
 
 from flows import environment as _environment  # noqa: F401  isort: skip  first: what libraries read
 
+import os
+import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,9 +19,11 @@ from flows.commands.audit import audit_command
 from flows.commands.compare import compare_command
 from flows.commands.console import (
     INTERRUPTED,
+    READER_GONE,
     USER_ERROR,
     escape_what_cannot_be_printed,
     is_user_error,
+    open_closed_streams,
     print_error,
     print_result,
 )
@@ -38,8 +44,11 @@ from flows.commands.rules import rules_app
 from flows.commands.train import train_command
 from flows.commands.versions import gallery_command, show_command, stats_command, verify_command
 from flows.commands.weights import weights_app
-from pipeline.errors import AnomalysmithError
+from pipeline.errors import AnomalysmithError, UserError
 from pipeline.utils.names import text_of
+
+# `~` where shells leave it alone: behind `--out=` or `folder:`, or in quotes.
+_UNEXPANDED_HOME = re.compile(r"(?:--?[\w-]+=)?(?:[a-z_]+:)?~(?:/|$)")
 
 app = typer.Typer(
     name="anomalysmith",
@@ -112,14 +121,31 @@ def _end(error: BaseException | str, code: int) -> NoReturn:
     print_error(error)
     # The error may have come before options were parsed, hence the look at the raw arguments.
     if "--json" in sys.argv:
-        print_result({"error": str(error), "exit_code": code}, True, "")
+        # Standard output may be what the error is about, such as a file on a full disk.
+        with suppress(OSError):
+            print_result({"error": str(error), "exit_code": code}, True, "")
     sys.exit(code)
+
+
+def _require_usual_shell(arguments: Sequence[str]) -> None:
+    """UserError for what would fail far from its cause: a folder that is gone, a literal `~`."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the folder that this shell is in was deleted; cd into another") from None
+    for argument in filter(_UNEXPANDED_HOME.match, arguments):
+        raise UserError(
+            f"{argument}: the shell did not expand ~ here; write the path out, or ./~ for a folder "
+            "of that name"
+        )
 
 
 def main() -> None:
     """Run the command line; user errors are one line, never a traceback."""
+    open_closed_streams()
     escape_what_cannot_be_printed()
     try:
+        _require_usual_shell(sys.argv[1:])
         app()
     except AnomalysmithError as error:
         # A bug of ours: show where it is.
@@ -133,6 +159,11 @@ def main() -> None:
         _end(f"{text_of(error.filename or 'the disk')}: {error.strerror}", USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        # Typer's answer to a closed pipe is 1, which means a bug here.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(READER_GONE)
+        raise
 
 
 if __name__ == "__main__":

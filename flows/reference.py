@@ -34,6 +34,7 @@ output holds one JSON object on its last line and nothing else.
 | 3 | done, but some input files could not be used; they are named |
 | 4 | integrity error: stored bytes are not what was written |
 | 130 | interrupted; finished work is kept, the same command continues |
+| 141 | the program that read the output closed it, such as `head`; not an error |
 
 When `generate` runs several categories, one that fails does not stop the others, and the worst exit
 code is returned.

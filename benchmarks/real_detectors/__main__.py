@@ -5,6 +5,7 @@
     python -m benchmarks.real_detectors generate --data DIR --store STORE
     python -m benchmarks.real_detectors run --store STORE --profile cpu --seeds 0 1 2
     python -m benchmarks.real_detectors ablation --store STORE --categories free --steps 2000
+    python -m benchmarks.real_detectors reasons --checkpoint RUN/checkpoint --data DIR
 
 Everything but `make` and `subset` takes any folder or version, for example of MVTec AD. Finished
 trainings are read again and interrupted ones resumed. Test images are scored at the end and select
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.real_detectors import ablation
+from benchmarks.real_detectors import ablation, reasons
 from benchmarks.real_detectors.contents import ARRANGEMENTS
 from benchmarks.real_detectors.folder import write_set, write_subset
 from benchmarks.real_detectors.stores import generate_store
@@ -89,6 +90,11 @@ def ablated(args: argparse.Namespace) -> None:
     _written(ablation.main(args, chosen(args.store, args.categories)), args.json)
 
 
+def reasons_of(args: argparse.Namespace) -> None:
+    """Compare the reasons of a checkpoint of `parts` with the truth."""
+    print(f"{args.data}: {reasons.measure(args.checkpoint, args.data)}")
+
+
 def _written(results: Sequence[Result], path: Path | None) -> None:
     if path:
         write_atomic(path, json.dumps(results, indent=1).encode())
@@ -154,6 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     mended = commands.add_parser("ablation", help="does training on synthetic pairs help SemRec?")
     mended.set_defaults(act=ablated)
     ablation.add_arguments(mended)
+
+    why = commands.add_parser("reasons", help="does `parts` name the rule that is broken?")
+    why.set_defaults(act=reasons_of)
+    why.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    why.add_argument("--data", type=Path, required=True, metavar="DIR")
 
     for trains, out in ((ran, "out/real"), (mended, "out/real-ablation")):
         trains.add_argument("--store", type=Path, nargs="+", required=True, metavar="DIR",

@@ -1,7 +1,7 @@
 """What lies in a scene: the parts that the rule wants, and what is changed for a defect.
 
 Free-lying parts are counted by kind. A tray also has compartments, so that two parts of different
-kinds may be exchanged while all counts stay right.
+kinds may be exchanged while all counts stay right. In `alike` all parts are of one kind.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,15 @@ import numpy as np
 from benchmarks.real_parts.scenes import COUNTS
 from benchmarks.real_parts.tray import TRAY_CELLS
 
-Arrangement = Literal["free", "tray"]
-ARRANGEMENTS: tuple[Arrangement, ...] = ("free", "tray")
+Arrangement = Literal["free", "tray", "alike"]
+ARRANGEMENTS: tuple[Arrangement, ...] = ("free", "tray", "alike")
+# The only kind of `alike`, and how many there are.
+ALIKE, EIGHT = "hazelnut", 8
 # Defects that break the rule, by arrangement: loose parts that change places are no defect.
 LOGICAL: dict[str, tuple[str, ...]] = {
     "free": ("missing", "extra", "other_type"),
     "tray": ("missing", "extra", "other_type", "exchanged"),
+    "alike": ("missing",),
 }
 STRUCTURAL = "broken"
 # Kinds of the broken parts in turn: most photographs of broken parts are of bottles.
@@ -51,6 +54,8 @@ def good(arrangement: str) -> Contents:
     """What the rule wants."""
     if arrangement == "tray":
         wanted = [Item(kind, cell) for cell, kinds in TRAY_CELLS.items() for kind in kinds]
+    elif arrangement == "alike":
+        wanted = [Item(ALIKE)] * EIGHT
     else:
         wanted = [Item(kind) for kind, count in COUNTS.items() for _ in range(count)]
     return Contents(tuple(wanted))
@@ -63,12 +68,15 @@ def defective(arrangement: str, defect: str, number: int, rng: np.random.Generat
     """
     items, kinds = list(good(arrangement).items), list(COUNTS)
     if defect == STRUCTURAL:
-        place = _draw(items, BROKEN_KINDS[number % len(BROKEN_KINDS)], rng)
+        kind = ALIKE if arrangement == "alike" else BROKEN_KINDS[number % len(BROKEN_KINDS)]
+        place = _draw(items, kind, rng)
         items[place] = replace(items[place], wrong=True)
         return Contents(tuple(items), defect)
     if defect not in LOGICAL[arrangement]:
         raise ValueError(f"{arrangement} has the defects {LOGICAL[arrangement]}, got {defect!r}")
     kind, other = kinds[number % 3], kinds[(number + 1 + number // 3 % 2) % 3]
+    if arrangement == "alike":
+        kind = ALIKE
     if defect == "extra":
         cells = [cell for cell in TRAY_CELLS if _fits(kind, cell)]
         cell = int(rng.choice(cells)) if arrangement == "tray" else -1

@@ -8,6 +8,7 @@ Shapes: B batch; H, W stored image; 3 colour (RGB).
 
 from collections.abc import Iterator, Sequence
 from itertools import count as counted
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,9 +173,19 @@ def _read(
 ) -> Iterator[Batch]:
     """Batches on the CPU as stored, one per list of indices."""
     if workers:
-        options = {"batch_sampler": index_batches, "num_workers": workers, "collate_fn": collate}
-        yield from DataLoader(dataset, **options)  # type: ignore[arg-type]
+        options = {"batch_sampler": index_batches, "num_workers": workers, "collate_fn": _arrays}
+        for arrays in DataLoader(dataset, **options):  # type: ignore[arg-type]
+            yield {name: torch.from_numpy(array) for name, array in arrays.items()}
     else:
         # Without workers a DataLoader would only add overhead.
         for indices in index_batches:
             yield collate(dataset.__getitems__(indices))
+
+
+def _arrays(items: Any) -> dict[str, np.ndarray]:
+    """A batch as arrays, which workers hand over through a pipe.
+
+    Tensors would go through /dev/shm. Where it is full, as in containers with 64 MB of it, the
+    batch is lost and the training waits for it forever.
+    """
+    return {name: tensor.numpy() for name, tensor in collate(items).items()}

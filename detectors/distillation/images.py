@@ -108,7 +108,9 @@ class DistillationImages(Dataset[TwoSizes]):
             yield from map(self.__getitems__, keys)
             return
         # `__getitems__` returns a complete batch, so there is nothing to collate.
-        yield from DataLoader(self, batch_sampler=keys, num_workers=workers, collate_fn=_unchanged)  # type: ignore[arg-type]
+        read = DataLoader(self, batch_sampler=keys, num_workers=workers, collate_fn=_arrays)  # type: ignore[arg-type]
+        for small, large, failures in read:
+            yield TwoSizes(torch.from_numpy(small), torch.from_numpy(large), failures)
 
     def _pair(
         self, index: int, grey: bool, failures: list[tuple[str, str]]
@@ -151,5 +153,6 @@ class StepKeys(Sampler[list[Key]]):
 
 
 # A named function, because worker processes cannot unpickle a lambda.
-def _unchanged(batch: TwoSizes) -> TwoSizes:
-    return batch
+def _arrays(batch: TwoSizes) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """As arrays, which need no /dev/shm on the way to this process (detectors/data/batches.py)."""
+    return batch.small_B3SS.numpy(), batch.large_B3LL.numpy(), batch.failures

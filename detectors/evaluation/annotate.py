@@ -91,10 +91,12 @@ def _box_of(mask_HW: np.ndarray) -> Box:
 
 
 def _centred(image_HW3: np.ndarray, text: str, x: int, y: int, colour: tuple[int, ...]) -> None:
+    """The text in a dark plate, inside the image."""
     (w, h), _ = cv2.getTextSize(text, _FONT, _SCALE, 1)
-    at = max(2, min(x - w // 2, image_HW3.shape[1] - w - 2)), max(h + 2, y + h // 2)
-    cv2.putText(image_HW3, text, at, _FONT, _SCALE, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(image_HW3, text, at, _FONT, _SCALE, colour, 1, cv2.LINE_AA)
+    left = max(2, min(x - w // 2, image_HW3.shape[1] - w - 2))
+    low = max(h + 4, min(y + h // 2, image_HW3.shape[0] - 4))
+    cv2.rectangle(image_HW3, (left - 3, low - h - 3), (left + w + 3, low + 4), STRIP, cv2.FILLED)
+    cv2.putText(image_HW3, text, (left, low), _FONT, _SCALE, colour, 1, cv2.LINE_AA)
 
 
 def _dashed(image_HW3: np.ndarray, corners: Box, dash: int = 6) -> None:

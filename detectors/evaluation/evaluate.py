@@ -128,7 +128,7 @@ def measure(
             restored.compute,
             stack_images([image.pixels_HW3 for image in batch]),
             images.size_HW,
-            explain=True,
+            explain="words",
         )
         for image, value, map_HW, reasons in zip(
             batch, scored.scores_B.tolist(), scored.maps_BHW, scored.reasons, strict=True

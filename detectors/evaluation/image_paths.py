@@ -1,7 +1,7 @@
 """The image files that a user names: files, and folders of them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -11,13 +11,13 @@ from pipeline.utils.names import text_of
 
 def find_images(
     places: Iterable[Path],
-    maps: Path | None = None,
+    outputs: Sequence[Path] = (),
     links: Path | None = None,
     failures: dict[str, str] | None = None,
 ) -> list[Path]:
     """The named files, and the images inside named folders in natural order; each file once.
 
-    Files in the folder `maps` are outputs of earlier runs and are skipped. Links that are not
+    Files in the folders `outputs` are from earlier runs and are skipped. Links that are not
     followed are added to `failures`. UserError for a path that does not exist, and when nothing was
     found.
     """
@@ -25,8 +25,9 @@ def find_images(
     folders: dict[Path, str] = {}
     found: list[Path] = []
     left_out: list[LeftOut] = []
+    ours_only = False
     places = list(places)
-    ours = None if maps is None else os.path.realpath(maps)
+    ours = tuple(f"{os.path.realpath(folder)}/" for folder in outputs)
     for place in places:
         if not place.exists():
             raise UserError(f"{text_of(place)}: no such file or folder")
@@ -40,13 +41,15 @@ def find_images(
             # A file may be named twice, or directly and through its folder or a link.
             real = _real(path, folders)
             # Files named explicitly are never skipped.
-            written_by_us = ours and path != place and real.startswith(f"{ours}/")
+            written_by_us = path != place and real.startswith(ours)
+            ours_only |= written_by_us
             if real not in seen and not written_by_us:
                 seen.add(real)
                 found.append(path)
     if not found:
         named = ", ".join(map(text_of, places)) or "nothing was named"
-        why = only_links(left_out)
+        why = "the images in it lie in an output folder; choose another" if ours_only else ""
+        why = only_links(left_out) or why
         raise UserError(f"no image to score in: {named}" + (f"; {why}" if why else ""))
     if failures is not None:
         failures |= {text_of(left.path): left.reason for left in left_out}

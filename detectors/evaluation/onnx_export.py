@@ -36,7 +36,7 @@ from detectors.training.checkpoint import Card, load
 from pipeline.dataset.version import Version
 from pipeline.errors import IntegrityError, UserError
 from pipeline.imaging.decode import MIN_SIDE, resize_image
-from pipeline.utils.files import named_disk_errors, require_writable
+from pipeline.utils.files import named_disk_errors, replaced_by, require_writable
 from pipeline.utils.hashing import sha256_file
 
 # Allowed difference, relative to the largest value that PyTorch gives on the same images. The same
@@ -85,6 +85,7 @@ def export(
     # Before minutes of tracing, not after them.
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file, such as {out / 'detector.onnx'}")
+    out = replaced_by(out)
     require_writable(out.parent, by_libraries=True)
     # float32 on the CPU, which every runtime supports.
     restored = load(checkpoint, device="cpu", precision="fp32")

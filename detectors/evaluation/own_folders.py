@@ -45,7 +45,6 @@ class OwnFolders:
                     found = "is a file" if folder.exists() else "there is no such folder"
                     raise UserError(f"{folder}: {found}; name a folder of {what} images")
         _require_apart(self)
-        _require_names_that_agree(self)
 
     def to_json(self) -> dict[str, list[str]]:
         """The folders as they were named."""
@@ -90,13 +89,14 @@ class _Found:
 def list_own(folders: OwnFolders) -> OwnImages:
     """List the images with their types and masks.
 
-    UserError for a folder without an image, an image that is both good and bad, masks of which none
-    has the name of a bad image, and a mask that fits several.
+    UserError for a folder without an image or with a name that says something else, an image that
+    is both good and bad, masks of which none has the name of a bad image, a mask that fits several.
     """
     unusable: dict[str, str] = {}
     good = _images(folders.good, folders, unusable)
     bad = _images(folders.bad, folders, unusable)
     for what, roots, found in (("good", folders.good, good), ("bad", folders.bad, bad)):
+        _require_names_that_agree(what, roots, found)
         if not found:
             where = " and ".join(text_of(root) for root in roots)
             why = "; ".join(unusable.values())
@@ -120,7 +120,7 @@ def list_own(folders: OwnFolders) -> OwnImages:
     digests = {entry.path: _digest(entry.path) for entry in entries}
     notes = _copies(entries, digests)
     used = {mask for some in masks.values() for mask in some}
-    unused = [text_of(mask.path.name) for mask in every if mask.path not in used]
+    unused = [text_of(mask.below.as_posix()) for mask in every if mask.path not in used]
     if unused:
         notes["masks_unused"] = (
             f"{len(unused)} masks have the name of no bad image: {first_few(unused)}"
@@ -153,23 +153,21 @@ def _require_apart(folders: OwnFolders) -> None:
             )
 
 
-def _require_names_that_agree(folders: OwnFolders) -> None:
+def _require_names_that_agree(what: str, roots: Sequence[Path], found: Sequence[_Found]) -> None:
     """UserError where a name says that the images are of the other kind, or masks.
 
     Defects that count as good, or good images that count as defects, make every number wrong.
     """
-    wrong = {"good": ("abnormal", "mask"), "bad": ("normal", "mask")}
-    for what in wrong:
-        for root in getattr(folders, what):
-            below = (path for path in sorted(root.rglob("*")) if path.is_dir())
-            for path in (root, *(path for path in below if not _inside(path, folders.masks))):
-                role = read_name(path.resolve().name).role
-                if role in wrong[what]:
-                    raise UserError(
-                        f"{text_of(path)}: by its name it holds {_ROLES[role]}, but its images "
-                        f"would count as {what}; name the folders of {what} images alone, or "
-                        "rename it"
-                    )
+    wrong = {"good": ("abnormal", "mask"), "bad": ("normal", "mask")}[what]
+    # Folders without images, such as one of text files, may have any name.
+    around = (image.root / below for image in found for below in image.below.parents)
+    for path in dict.fromkeys((*roots, *around)):
+        role = read_name(path.resolve().name).role
+        if role in wrong:
+            raise UserError(
+                f"{text_of(path)}: by its name it holds {_ROLES[role]}, but its images would count "
+                f"as {what}; name the folders of {what} images alone, or rename it"
+            )
 
 
 def _inside(path: Path, roots: Iterable[Path]) -> bool:
@@ -220,19 +218,22 @@ def _matched(bad: Sequence[_Found], every: Sequence[_Found]) -> dict[Path, tuple
     """The masks of the bad images."""
     # Name of an image -> the masks that may be its own, each with the folders around it.
     by_name: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
+    stems = {same_name(image.path.stem) for image in bad}
+    types = {folder for image in bad for folder in image.around}
     for mask in every:
+        *outer, inner = mask.around
+        # As in MVTec LOCO: one file per region, in a folder with the name of the image.
+        if outer and inner in stems - types:
+            by_name.setdefault(inner, []).append((tuple(outer), mask.path))
+            continue
         for name in {same_name(mask.path.stem), mask_stem(mask.path.stem)}:
             by_name.setdefault(name, []).append((mask.around, mask.path))
-        # As in MVTec LOCO: one file per region, in a folder with the name of the image.
-        if len(mask.around) > 1:
-            by_name.setdefault(f"{mask.around[-1]}/", []).append((mask.around[:-1], mask.path))
     found: dict[Path, tuple[Path, ...]] = {}
     owner: dict[Path, Path] = {}
     for image in bad:
-        name = same_name(image.path.stem)
         fitting = [
             (around, path)
-            for around, path in by_name.get(name) or by_name.get(f"{name}/") or ()
+            for around, path in by_name.get(same_name(image.path.stem), ())
             # In sub-folders, every folder of masks is for the folder of images of its name.
             if min(len(around), len(image.around)) == 1 or around[-1] == image.around[-1]
         ]
@@ -260,10 +261,10 @@ def _common_end(one: Sequence[str], two: Sequence[str]) -> int:
 
 
 def _digest(path: Path) -> str:
-    """Of an unreadable file nothing: it is reported when it is decoded."""
+    """Of an unreadable or empty file nothing: it is reported when it is decoded."""
     try:
-        return file_digest(path)
-    except ImageError:
+        return file_digest(path) if path.stat().st_size else ""
+    except (ImageError, OSError):
         return ""
 
 

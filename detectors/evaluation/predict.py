@@ -36,7 +36,7 @@ from detectors.evaluation.score_table import (
     stamp,
 )
 from detectors.heatmaps import Scale
-from detectors.scoring import score, stack_images
+from detectors.scoring import Explain, score, stack_images
 from detectors.training.checkpoint import Card, Restored, load
 from detectors.training.progress import Watcher
 from pipeline.errors import ImageError, UserError
@@ -129,10 +129,10 @@ def predict(
         raise UserError(f"a threshold is one of {', '.join(THRESHOLDS)}; got {threshold!r}")
     # All checks of arguments come before the model is loaded.
     failures: dict[str, str] = {}
-    paths = find_images(images, maps, links, failures)
-    for folder in (maps, explain):
-        if folder is not None:
-            require_writable(folder)
+    outputs = [folder for folder in (maps, explain) if folder is not None]
+    paths = find_images(images, outputs, links, failures)
+    for folder in outputs:
+        require_writable(folder)
     restored = load(checkpoint, device, precision)
     if explain is not None and not restored.detector.explains:
         raise UserError(
@@ -264,7 +264,8 @@ class _Run:
         if not usable:
             return
         images = stack_images([pixels for _, pixels in usable])
-        scored = score(self.restored.detector, self.restored.compute, images, explain=True)
+        explain: Explain = "picture" if self.pictures else "words"
+        scored = score(self.restored.detector, self.restored.compute, images, explain=explain)
         size = self.restored.detector.settings.size
         for (path, _), value, map_SS, reasons, regions in zip(
             usable, scored.scores_B.tolist(), scored.maps_BHW, scored.reasons, scored.regions,

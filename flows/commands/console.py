@@ -6,6 +6,7 @@ library prints meanwhile goes to standard error.
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -22,6 +23,8 @@ from pipeline.utils.names import visible, visible_lines
 DONE, BUG, USER_ERROR, SKIPPED, INTEGRITY_ERROR = 0, 1, 2, 3, 4
 # 128 + SIGINT, as shells have it.
 INTERRUPTED = 130
+# 128 + SIGPIPE: whoever read the output, such as `head`, had enough.
+READER_GONE = 141
 # Names of standard output for options that name an output file.
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
@@ -64,6 +67,20 @@ def stdout_to_stderr(as_json: bool) -> Iterator[None]:
         return
     with redirect_stdout(sys.stderr):
         yield
+
+
+def open_closed_streams() -> None:
+    """Open standard streams that the caller closed (`2>&-`, some daemons) on the null device.
+
+    Otherwise libraries write to None, and the next file that is opened gets the stream's number.
+    Called once, at the start of the program.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest free number, which is this stream's: those below are open by now.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(null, True)
+            setattr(sys, name, os.fdopen(null, "r" if number == 0 else "w", closefd=False))
 
 
 def escape_what_cannot_be_printed() -> None:

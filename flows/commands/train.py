@@ -92,6 +92,14 @@ def train_command(
             " [default: the number of CPUs]",
         ),
     ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="NAME",
+            help="For detector parts: nearest, puad or laead, whose score counts, too.",
+        ),
+    ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(

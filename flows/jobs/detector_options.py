@@ -20,21 +20,27 @@ def recipe_of(
     profile: str = "auto",
     steps: int | None = None,
     size: int | None = None,
+    beside: str | None = None,
     changes: Sequence[str] = (),
 ) -> Recipe:
     """The recipe of a detector; profile `auto` is `paper` with a GPU, else `cpu`.
 
-    `changes` are KEY=VALUE of its settings or schedule.
+    `beside` is the detector that `--with` names. `changes` are KEY=VALUE of its settings or
+    schedule.
 
     Raises UserError for an unknown profile, detector or setting, and for a key that is given twice.
     """
     found = _parsed(changes)
     # Options of their own, which are settings all the same.
-    for key, value in (("steps", steps), ("size", size)):
+    for option, key, value in (
+        ("steps", "steps", steps), ("size", "size", size), ("with", "beside", beside),
+    ):  # fmt: skip
         if value is None:
             continue
         if key in found:
-            raise UserError(f"--{key} {value} and --set {key}={found[key]} both set it; drop one")
+            raise UserError(
+                f"--{option} {value} and --set {key}={found[key]} both set it; drop one"
+            )
         found[key] = value
     return configure(detector, _profile(profile), found)
 

@@ -4,10 +4,11 @@ The descriptions of the fields are the manifest's documentation: docs/manifest.m
 data_manifest.schema.json are generated from them.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pipeline.config.names import Name
 from pipeline.edits.settings import EditSettings
@@ -194,6 +195,14 @@ class Manifest(Settings):
     )
     # Not a key of the file: set by `placed` after reading.
     _folder: Path = PrivateAttr(Path())
+
+    @field_validator("store")
+    @classmethod
+    def _is_no_variable(cls, store: str) -> str:
+        # Folders that are read would be missed; this one would be created, called `~` or `$HOME`.
+        if re.match(r"~(/|$)|\$[{A-Za-z_]", store):
+            raise ValueError("variables and ~ are not expanded; write the path out")
+        return store
 
     @property
     def folder(self) -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.dataset.files import SUMS
 from pipeline.errors import UserError
-from pipeline.utils.files import sync
+from pipeline.utils.files import sync, try_lock
 from pipeline.utils.hashing import canonical_json, sha256_file
 
 # Version and options; written last.
@@ -132,10 +132,8 @@ def _alone(out: Path, aside: Path) -> Iterator[None]:
     # The lock is on the folder itself, so it leaves no file behind and ends with the process.
     handle = os.open(aside, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another export is writing there; wait for it") from None
+        if not try_lock(handle, fcntl.LOCK_EX, out):
+            raise UserError(f"{out}: another export is writing there; wait for it")
         yield
     finally:
         os.close(handle)

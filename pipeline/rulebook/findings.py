@@ -19,6 +19,9 @@ from pipeline.rulebook.book import ORDER, UNKNOWN, Place, Point, RuleBook
 from pipeline.rulebook.descriptors import PartDescriptor
 from pipeline.rulebook.recognition import ANY_COLOUR, ANY_SIZE
 
+# A slot is not empty when a part of its kind lies within this multiple of its radius: beside it.
+BESIDE = 3.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecognisedPart:
@@ -74,8 +77,8 @@ def _measured(book: RuleBook, seen: Sequence[RecognisedPart]) -> Iterator[Findin
         # Where slots are known, a missing part has a place, and one too many has none.
         short = counts[name] < rules.admitted[0]
         concerned = seats.out if seats.out and not short else mine
-        yield _counted(f"{name}.count", counts[name], rules.admitted, concerned,
-                       seats.free if short else ())  # fmt: skip
+        empty = seats.empty(seen, rules.place) if short else ()
+        yield _counted(f"{name}.count", counts[name], rules.admitted, concerned, empty)
         if isinstance(rules.place, Place):
             yield seats.finding(f"{name}.place")
         yield from _appearance(book, name, seen, mine)
@@ -179,6 +182,17 @@ class _Seats:
             tuple(place.slots[slot] for slot in sorted(free)),
         )  # fmt: skip
 
+    def empty(self, seen: Sequence[RecognisedPart], place: Place | str) -> tuple[Point, ...]:
+        """The free slots without any part of the kind nearby: there it is missing."""
+        if isinstance(place, str):
+            return ()
+        at = [seen[number].at for number in self.parts]
+        return tuple(
+            (x, y)
+            for x, y in self.free
+            if all(np.hypot(a - x, b - y) > BESIDE * place.radius for a, b in at)
+        )
+
     def finding(self, rule: str) -> Finding:
         """The rule about the place of a kind."""
         off = max(self.offs, default=0.0)
@@ -186,7 +200,7 @@ class _Seats:
         if not self.out:
             return Finding(rule, False, min(off, 1.0), expected, "that", self.parts)
         return Finding(rule, True, max(off, 1.0), expected, f"{len(self.out)} out of place",
-                       self.out, self.free)  # fmt: skip
+                       self.out)  # fmt: skip
 
 
 def _beyond(value: float, low: float, high: float) -> float:
@@ -230,8 +244,8 @@ def _appearance(
     if not isinstance(rules.colour, str):
         middle, within = np.array(rules.colour.lab), rules.colour.within
         offs = [float(np.linalg.norm(np.array(seen[n].descriptor.lab) - middle)) for n in mine]
-        yield _worst(f"{name}.colour", f"at most {within:.1f} from the usual colour", mine, [
-            (off > within or seen[number].view == ANY_COLOUR, off / within, f"{off:.1f}")
+        yield _worst(f"{name}.colour", f"at most {within:.2f} from the usual colour", mine, [
+            (off > within or seen[number].view == ANY_COLOUR, off / within, f"{off:.2f}")
             for number, off in zip(mine, offs, strict=True)
         ])  # fmt: skip
     if not isinstance(rules.turn, str):

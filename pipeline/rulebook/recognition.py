@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.part_kinds.space import Space, distances
 from pipeline.rulebook.book import Examples
-from pipeline.rulebook.descriptors import PartDescriptor
+from pipeline.rulebook.descriptors import SIZE_UNIT, PartDescriptor
 
 # Leading dimensions of a vector that are not features: colour 3, texture, size, outline 3.
 PLAIN = 8
@@ -26,6 +26,9 @@ FULL, ANY_SIZE, ANY_COLOUR = 0, 1, 2
 VIEWS = (FULL, ANY_SIZE, ANY_COLOUR)
 # A part belongs to a kind up to this multiple of the distance that normal parts have.
 REACH = 2.0
+# A part that is compared without its size is larger or smaller by this factor at most: a bolt that
+# is too long is a bolt, the small hole of a missing one is none.
+OTHER_SIZE = 2.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,10 @@ def recognise(examples: Examples, descriptors: Sequence[PartDescriptor]) -> list
         share_NM = apart_NM / limits_M
         if view == FULL:
             likeness_N = REACH * share_NM.min(1)
+        if view == ANY_SIZE:
+            # Column 4 is the logarithm of the size.
+            ratio_NM = np.abs(points_ND[:, 4:5] - examples.vectors_MD[:, 4]) * space.scale_D[4]
+            share_NM = np.where(ratio_NM * SIZE_UNIT > np.log(OTHER_SIZE), np.inf, share_NM)
         for index in range(len(descriptors)):
             best = int(share_NM[index].argmin())
             if kinds[index] is None and share_NM[index, best] <= 1:

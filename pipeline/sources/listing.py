@@ -93,7 +93,7 @@ def no_folder(root: Path) -> str:
         return f"{root}: is a file; a source is a folder"
     hint = "check the path"
     # The shell does not expand these inside a YAML file or a quoted option.
-    if "$" in str(root) or str(root).startswith("~"):
+    if "$" in str(root) or "~" in root.parts:
         hint = "variables and ~ are not expanded: write the path out"
     return f"{root}: there is no such folder; {hint}"
 

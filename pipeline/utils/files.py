@@ -41,7 +41,9 @@ _WRITE_ADVICE = {
 }
 # For a whole command. Its paths come from the user, so a missing file or a folder in place of one
 # is a user error. EEXIST and EFBIG outside of a write are a bug.
-COMMAND_ERRORS = _USER_ERRORS | {errno.ENOENT, errno.EISDIR}
+COMMAND_ERRORS = _USER_ERRORS | {errno.ENOENT, errno.EISDIR, errno.ENOLCK}
+# A file system without locks, such as NFS mounted without them or a share through FUSE.
+_NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 # Hiccups of a disk, network share or connection that may be gone in some seconds. Waiting does not
 # help against a full disk, a missing file or missing permissions, so these are not in here.
 TRANSIENT_ERRORS = frozenset(
@@ -120,10 +122,12 @@ def write_atomic(path: Path, content: bytes) -> None:
 def replaced_by(path: Path) -> Path:
     """Where a file is put in place: the path itself, of a link the file that it leads to.
 
-    UserError for a device, pipe or open stream.
+    UserError for a folder, device, pipe or open stream.
     """
     if is_stream(path):
-        raise UserError(f"{path} is a device, pipe or stream; name a file")
+        raise UserError(f"{text_of(path)} is a device, pipe or stream; name a file")
+    if path.is_dir():
+        raise UserError(f"{text_of(path)} is a folder; name a file")
     return path.resolve() if path.is_symlink() else path
 
 
@@ -165,7 +169,7 @@ def locked(
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with _lock_file(folder) as handle:
         # Try first without blocking, so that the caller can report the wait before it begins.
-        waited = not _try_lock(handle, kind)
+        waited = not try_lock(handle, kind, folder)
         if waited:
             if waiting:
                 waiting()
@@ -183,7 +187,7 @@ def locked_if_free(folder: Path, touch: bool = True) -> Iterator[bool]:
         yield True
         return
     with _lock_file(folder, touch) as handle:
-        yield _try_lock(handle, fcntl.LOCK_EX)
+        yield try_lock(handle, fcntl.LOCK_EX, folder)
 
 
 @contextmanager
@@ -194,7 +198,7 @@ def locked_for_appending(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
-        if not _try_lock(file.fileno(), fcntl.LOCK_EX):
+        if not try_lock(file.fileno(), fcntl.LOCK_EX, path.parent):
             raise UserError(f"{path}: another run is writing it; wait for it")
         yield file
 
@@ -204,8 +208,13 @@ def _lock_file(folder: Path, touch: bool = True) -> Iterator[int]:
     with named_disk_errors(folder):
         if touch:
             folder.mkdir(parents=True, exist_ok=True)
-        how = os.O_RDWR | os.O_CREAT if touch else os.O_RDONLY
-        handle = os.open(folder / LOCK, how, 0o644)
+        try:
+            # Opened for writing, though nothing is written: NFS gives an exclusive lock only then.
+            handle = os.open(folder / LOCK, os.O_RDWR | (os.O_CREAT if touch else 0), 0o644)
+        except OSError as error:
+            if touch or error.errno not in NOT_WRITABLE:
+                raise
+            handle = os.open(folder / LOCK, os.O_RDONLY)
     try:
         yield handle
     finally:
@@ -213,11 +222,21 @@ def _lock_file(folder: Path, touch: bool = True) -> Iterator[int]:
         os.close(handle)
 
 
-def _try_lock(handle: int, kind: int) -> bool:
+def try_lock(handle: int, kind: int, folder: Path) -> bool:
+    """Lock an open file without waiting; False when another process holds it.
+
+    OSError (ENOLCK) that names `folder` and what to do, where its file system has no locks.
+    """
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        # Without a lock two runs could spoil each other's work, so there is no going on.
+        advice = "choose a folder on a local disk, or have this share mounted with locks"
+        raise OSError(errno.ENOLCK, f"{os.strerror(errno.ENOLCK)}; {advice}", folder) from error
     return True
 
 

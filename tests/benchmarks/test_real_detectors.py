@@ -22,6 +22,7 @@ from pipeline.sources.layouts.registry import guess_layout
 RULES = {
     "free": Rule(COUNTS),
     "tray": Rule(TRAY_RULE, {cell: Counter(kinds) for cell, kinds in TRAY_CELLS.items()}),
+    "alike": Rule({"hazelnut": 8}),
 }
 EVERY = [(arrangement, defect) for arrangement, names in LOGICAL.items() for defect in names]
 

@@ -112,15 +112,15 @@ def test_the_options_are_these():
         "train": {
             "--detector", "--version", "--out", "--profile", "--steps", "--size", "--set",
             "--seed", "--device", "--precision", "--compile", "--workers", "--threads",
-            "--teacher", "--start", "--dry-run", "--json",
+            "--with", "--teacher", "--start", "--dry-run", "--json",
         },
         "evaluate": {
             "--checkpoint", "--version", "--good", "--bad", "--masks", "--follow-links", "--out",
             "--device", "--precision", "--batch-size", "--original-size", "--json",
         },
         "predict": {
-            "--checkpoint", "--maps", "--csv", "--follow-links", "--threshold", "--device",
-            "--precision", "--batch-size", "--json",
+            "--checkpoint", "--maps", "--explain", "--csv", "--follow-links", "--threshold",
+            "--device", "--precision", "--batch-size", "--json",
         },
         "export-onnx": {"--checkpoint", "--out", "--version", "--tolerance", "--json"},
         "rules draft": {

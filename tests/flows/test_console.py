@@ -1,5 +1,6 @@
 """What commands print and write: on any terminal, to any file, pipe or standard output."""
 
+import errno
 import io
 import json
 import os
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows.commands.console import (
+    READER_GONE,
     escape_what_cannot_be_printed,
+    open_closed_streams,
     print_error,
     print_note,
     print_result,
@@ -89,3 +92,53 @@ def test_files_of_options_go_to_pipes_and_standard_output(anomalysmith, finished
     draft = anomalysmith("rules", "draft", "--source", "folder:x", "--out", "-")
     assert draft.code == 2
     assert "examples beside it" in draft.err
+
+
+def test_streams_that_the_caller_closed_are_the_null_device(monkeypatch):
+    """As with `2>&-`, and under daemons; a progress bar would write to None."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    open_closed_streams()
+    try:
+        print("lost", flush=True)
+        print_note("lost")
+        assert sys.stdin.read() == ""
+        assert os.fstat(sys.stderr.fileno()).st_rdev == os.stat(os.devnull).st_rdev
+    finally:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            os.close(stream.fileno())
+
+
+def test_a_reader_that_had_enough_is_no_bug(anomalysmith, monkeypatch):
+    """As in `anomalysmith stats VERSION | head -1`; a full disk is told once, with --json too."""
+
+    def fail(number: int) -> None:
+        def write(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("flows.commands.console.typer.echo", write)
+
+    monkeypatch.setattr("flows.cli.print_error", print)
+    fail(errno.EPIPE)
+    assert anomalysmith("weights", "list").code == READER_GONE
+    fail(errno.ENOSPC)
+    assert anomalysmith("weights", "list", "--json").code == 2
+
+
+def test_a_shell_in_a_deleted_folder_and_a_literal_home_are_user_errors(
+    anomalysmith, monkeypatch, tmp_path
+):
+    for word in ("folder:~/photos", "~/photos", "--source=folder:~/photos", "--store=~/x", "~"):
+        run = anomalysmith("doctor", "--source", word)
+        assert run.code == 2
+        assert run.err == (
+            f"anomalysmith: {word}: the shell did not expand ~ here; write the path out, or ./~ "
+            "for a folder of that name\n"
+        )
+    assert "no such folder" in anomalysmith("doctor", "--source", "folder:./~").out
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    run = anomalysmith("detectors")
+    assert run.code == 2
+    assert run.err.endswith("the folder that this shell is in was deleted; cd into another\n")

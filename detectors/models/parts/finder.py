@@ -71,6 +71,8 @@ class BatchFinder:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._known: dict[bytes, _Packed] = {}
+        # Book, images and parts of the last second look.
+        self._last: tuple[RuleBook, bytes, list[Parts]] | None = None
 
     def require(self, digests: dict[str, str]) -> None:
         """UserError unless this machine finds parts with the networks of these digests."""
@@ -90,19 +92,25 @@ class BatchFinder:
         """The parts of uint8 images as the finder sees them that knows no rule book."""
         images = _arrays(images_B3HW)
         keys = [sha256(image_HW3.tobytes()).digest() for image_HW3 in images]
-        new = [place for place, key in enumerate(keys) if key not in self._known]
-        find = self.machine.find
-        for place, parts in zip(new, self._each(find, [images[k] for k in new]), strict=True):
-            self._known[keys[place]] = _Packed.of(parts)
+        found = {key: self._known[key].parts() for key in keys if key in self._known}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        for key, parts in zip(new, self._each(self.machine.find, list(new.values())), strict=True):
+            found[key] = parts
+            self._known[key] = _Packed.of(parts)
+        # The oldest are forgotten.
         while len(self._known) > REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        return [self._known[key].parts() for key in keys]
+            del self._known[next(iter(self._known))]
+        return [found[key] for key in keys]
 
     def parts_by(self, book: RuleBook, images_B3HW: Tensor) -> list[Parts]:
         """The parts, where they are odd after a second look, see `rulebook.second_look`."""
-        find = self.machine.find
-        pairs = list(zip(_arrays(images_B3HW), self.parts(images_B3HW), strict=True))
-        return self._each(lambda pair: look_again(book, find, *pair), pairs)
+        # Scores, reasons and regions of one batch ask for the same.
+        key = sha256(images_B3HW.contiguous().cpu().numpy().tobytes()).digest()
+        if self._last is None or self._last[0] is not book or self._last[1] != key:
+            find = self.machine.find
+            pairs = list(zip(_arrays(images_B3HW), self.parts(images_B3HW), strict=True))
+            self._last = book, key, self._each(lambda pair: look_again(book, find, *pair), pairs)
+        return self._last[2]
 
     def _each(self, work: Callable[[T], Parts], items: Sequence[T]) -> list[Parts]:
         """Apply `work` to all items, some at a time, not in a detector's precision."""

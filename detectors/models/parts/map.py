@@ -19,13 +19,13 @@ PLACE = 0.05
 def painted(
     parts: Parts, findings: Sequence[tuple[float, Finding]], frame: ProductFrame
 ) -> np.ndarray:
-    """The highest surprise of what each pixel shows, (H, W) float32; 0 outside of all parts.
+    """The highest score of what each pixel shows, (H, W) float32; 0 outside of all parts.
 
     A missing part is shown at its place where that is known, else on all parts of its kind, and on
     the whole image where there is none. `frame` is that of the positions.
     """
     map_HW = np.zeros(parts.masks_NHW.shape[1:], np.float32)
-    for surprise, finding in findings:
+    for score, finding in findings:
         shown_HW = np.zeros(map_HW.shape, np.uint8)
         for x, y in frame.outward(np.array(finding.places).reshape(-1, 2)):
             radius = max(1, round(PLACE * frame.size))
@@ -34,7 +34,7 @@ def painted(
         # Every part of the kind is missing, and nobody knows where it should be.
         if not shown_HW.any() and finding.broken:
             shown_HW[:] = 1
-        np.maximum(map_HW, surprise * shown_HW, out=map_HW)
+        np.maximum(map_HW, score * shown_HW, out=map_HW)
     return map_HW
 
 

@@ -6,9 +6,9 @@ it is for products with parts: on textures it refuses to be fitted.
 Parts are found and described as for rule books. Rules are those of a given book, or of a draft from
 the training normals (`pipeline/rulebook/draft.py`), after the composition maps of SALAD (Fučka et
 al., ICCV 2025) and the histograms of components of CSAD (Hsieh, Lai, BMVC 2024). No step is
-trained. A rule counts by how rarely good images deviate as much (`surprise.Tails`), so a part that
-is overlooked in one of fifty good images raises no alarm by itself. An image scores as its most
-surprising kind of rule.
+trained. A rule counts by how far an image is from good ones in their own spread (`scales.Scales`),
+so a part that is overlooked in one of fifty good images raises no alarm by itself. An image scores
+as its most unusual kind of rule.
 
 Shapes: B batch; N normals; M samples; R rules; P kinds of rules; H, W image; 3 colour (RGB).
 """
@@ -25,10 +25,10 @@ from detectors.base import Batches, Detector, DetectorEntry, Reason, Region, Sch
 from detectors.models.parts.finder import BatchFinder, MachineFinder
 from detectors.models.parts.map import empty_places, painted
 from detectors.models.parts.places import Places
+from detectors.models.parts.scales import Scales, rate_among
 from detectors.models.parts.settings import PartsSettings
 from detectors.models.parts.statistics import KINDS, extensions, kind_of, rule_names
 from detectors.models.parts.stored_book import StoredBook
-from detectors.models.parts.surprise import Scales, Tails, rate_among
 from detectors.networks.any_shape import AnyShape
 from pipeline.imaging.masks import bounding_box
 from pipeline.rulebook.book import RuleBook, load
@@ -37,9 +37,10 @@ from pipeline.rulebook.draft import draft
 from pipeline.rulebook.findings import Finding, findings_of
 from pipeline.rulebook.parts import Parts, ProductFrame
 
-# Share of good images up to which a deviation is a reason, for broken rules and for kept ones; and
-# the most reasons that are given.
-BROKEN, KEPT, MOST = 0.1, 0.02, 5
+# Share of good images up to which a deviation is a reason, for broken rules and for kept ones; the
+# score that a kept one needs besides, since one image in N is always the most unusual of N; and the
+# most reasons that are given.
+BROKEN, KEPT, NOTABLE, MOST = 0.1, 0.02, 3.0, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Judged:
 
 
 class Normals(AnyShape):
-    """Good images: deviations (N, R) of those of the fit, surprises (N, P) of held-out ones."""
+    """Good images: deviations (N, R) of those of the fit, by kind (N, P) of held-out ones."""
 
     offs_NR: Tensor
     kinds_NP: Tensor
@@ -66,7 +67,7 @@ class Normals(AnyShape):
 class PartsDetector(Detector):
     """A rule book, the places of parts, and the deviations of good images from all rules.
 
-    `offs_NR` are those of the fit's normals by rule, `kinds_NP` the surprises of held-out normals
+    `offs_NR` are those of the fit's normals by rule, `kinds_NP` what held-out normals have
     by kind of rule.
     """
 
@@ -123,7 +124,7 @@ class PartsDetector(Detector):
 
     @torch.no_grad()
     def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
-        """How surprising a kind of rule is follows from held-out normals alone."""
+        """How unusual a kind of rule is follows from held-out normals alone."""
         self.normals.kinds_NP = normals_NP.double().to(self.normals.kinds_NP.device)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
@@ -149,6 +150,7 @@ class PartsDetector(Detector):
                 self._reason(parts, one)
                 for one in self._judged(parts)
                 if one.rate <= max(BROKEN if one.finding.broken else KEPT, lowest)
+                and (one.finding.broken or one.score >= NOTABLE)
             ][:MOST]
             for parts in self._parts_of(images_B3HW)
         ]
@@ -197,14 +199,21 @@ class PartsDetector(Detector):
         ]
         return torch.tensor(offs, dtype=torch.float64).reshape(len(offs), -1)
 
+    def _unusual(self, offs_BR: Tensor) -> Tensor:
+        """How unusual each deviation is among the fit's normals, (B, R); 0 for usual ones.
+
+        On a logarithmic scale: one odd good image must not hide all that is less odd than it.
+        """
+        return Scales.of(self.normals.offs_NR.cpu())(offs_BR).clamp(min=0).log1p()
+
     def _by_kind(self, offs_BR: Tensor) -> Tensor:
-        """The most surprising rule of each kind, (B, P); 0 for kinds without a rule."""
-        surprise_BR = Tails.of(self.normals.offs_NR.cpu())(offs_BR)
+        """The most unusual rule of each kind, (B, P); 0 for kinds without a rule."""
+        unusual_BR = self._unusual(offs_BR)
         names = rule_names(self.book, self.settings.rules is None)
         kinds = [kind_of(self.book, rule) for rule in names]
-        nothing_B = surprise_BR.new_zeros(len(surprise_BR))
+        nothing_B = unusual_BR.new_zeros(len(unusual_BR))
         columns = [
-            [nothing_B, *(surprise_BR[:, rule] for rule, of in enumerate(kinds) if of == kind)]
+            [nothing_B, *(unusual_BR[:, rule] for rule, of in enumerate(kinds) if of == kind)]
             for kind in KINDS
         ]
         return torch.stack([torch.stack(column).amax(0) for column in columns], 1)
@@ -213,13 +222,13 @@ class PartsDetector(Detector):
         """Every rule on the scale of image scores, the highest first."""
         findings = self._findings(parts)
         offs_1R = torch.tensor([[finding.off for finding in findings]], dtype=torch.float64)
-        surprises_R = Tails.of(self.normals.offs_NR.cpu())(offs_1R)[0]
+        unusual_R = self._unusual(offs_1R)[0]
         kinds_NP = self.normals.kinds_NP.cpu()
         scales, judged = Scales.of(kinds_NP), []
-        for surprise, finding in zip(surprises_R, findings, strict=True):
+        for value, finding in zip(unusual_R, findings, strict=True):
             kind = KINDS.index(kind_of(self.book, finding.rule))
-            score = float(scales(surprise.expand(1, len(KINDS)))[0, kind])
-            judged.append(Judged(finding, score, rate_among(surprise, kinds_NP[:, kind])))
+            score = float(scales(value.expand(1, len(KINDS)))[0, kind])
+            judged.append(Judged(finding, score, rate_among(value, kinds_NP[:, kind])))
         return sorted(judged, key=lambda one: -one.score)
 
 

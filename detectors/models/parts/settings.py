@@ -19,6 +19,11 @@ class PartsSettings(DetectorSettings):
         default=None,
         description="rule book whose rules are checked; none = drafted from the training normals",
     )
+    beside: Literal["", "nearest", "puad", "laead"] = Field(
+        default="",
+        description="detector of profile cpu whose score counts, too, for what no rule is about; "
+        "empty = none",
+    )
 
     def trains(self) -> bool:
         return False

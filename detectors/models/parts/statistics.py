@@ -3,7 +3,7 @@
 Rules are those of a rule book. A drafted one is extended by two per part: that it looks like good
 ones (`PART.looks`), and that it lies where they lie (`PART.where`). Detectors compare numbers of
 different fits, whose drafted books may differ; so rules of one kind are summed up by the most
-surprising one.
+unusual one.
 
 Shapes: R rules; P kinds of rules.
 """

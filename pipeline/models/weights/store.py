@@ -10,6 +10,7 @@ SHA-256 (`weights/pins.py`). A file that the manifest names by its path is not c
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -45,10 +46,20 @@ def entry(name: str) -> WeightsEntry:
 
 
 def folders() -> tuple[Path, ...]:
-    """Folders that are searched for downloaded files, in order; downloads go to the first."""
+    """Folders that are searched for downloaded files, in order."""
     chosen = os.environ.get("ANOMALYSMITH_WEIGHTS")
-    user = Path(platformdirs.user_cache_dir("anomalysmith")) / "weights"
-    return (Path(chosen), user) if chosen else (user,)
+    found = [Path(chosen)] if chosen else []
+    # A container that runs as any user has neither HOME nor an entry for it: nothing to search.
+    with suppress(RuntimeError):
+        found.append(Path(platformdirs.user_cache_dir("anomalysmith")) / "weights")
+    return tuple(found)
+
+
+def download_folder() -> Path:
+    """Where downloads go; WeightsError when the user has no home folder and named none."""
+    for folder in folders():
+        return folder
+    raise WeightsError("no folder for weights: set ANOMALYSMITH_WEIGHTS or HOME to one")
 
 
 def find(name: str) -> Path | None:

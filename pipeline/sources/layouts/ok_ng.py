@@ -114,27 +114,8 @@ def _names(reader: FolderReader, paths: list[Path]) -> list[str]:
 
 def _by_name(root: Path, folders_of: Callable[[Path], list[Path]]) -> _Folders:
     """Sort the subfolders of the root, and those of its folders `train`, `test`, `images`, ..."""
-    found = _Folders(around=[root])
-    waiting = folders_of(root)
-    for child in waiting:
-        name = read_name(child.name)
-        # A link could lead in circles.
-        if is_only_around(child.name) and not child.is_symlink():
-            # images/{OK,NG} beside masks: the list grows while it is walked.
-            found.around.append(child)
-            waiting += folders_of(child)
-            continue
-        if name.split is None or name.role is not None:
-            found.sort(child, None)
-            continue
-        found.around.append(child)
-        inner = folders_of(child)
-        for grandchild in inner:
-            found.sort(grandchild, name.split)
-        # train/*.png beside test/{OK,NG}; what lies in `test` itself may be anything.
-        if name.split == "train" and not any(read_name(folder.name).role for folder in inner):
-            found.flat.append(child)
-            found.normal["train"].append(child)
+    found = _Folders()
+    _sort_below(root, None, found, folders_of)
     # Without any other defective image, those among the training images are the test.
     if not found.abnormal:
         found.abnormal, found.abnormal_train = found.abnormal_train, []
@@ -145,10 +126,45 @@ def _by_name(root: Path, folders_of: Callable[[Path], list[Path]]) -> _Folders:
     return found
 
 
+def _sort_below(
+    folder: Path, split: Split | None, found: _Folders, folders_of: Callable[[Path], list[Path]]
+) -> bool:
+    """Sort the subfolders of one folder; True when the name of any says what it holds."""
+    found.around.append(folder)
+    named = False
+    for child in folders_of(folder):
+        name, around = read_name(child.name), is_only_around(child.name)
+        # A link could lead in circles.
+        if around and child.is_symlink():
+            found.unknown.append(child)
+        # images/{OK,NG} beside masks, and test/images/{OK,NG}.
+        elif around:
+            named |= _sort_below(child, split, found, folders_of)
+        elif split is None and name.split and name.role is None:
+            _sort_below(child, name.split, found, folders_of)
+        else:
+            found.sort(child, split)
+            named |= name.role is not None
+    # train/*.png beside test/{OK,NG}; what lies in `test` itself may be anything.
+    if split == "train" and not named:
+        found.flat.append(folder)
+        found.normal["train"].append(folder)
+    return named
+
+
 def _by_options(reader: FolderReader, found: _Folders) -> None:
     """Replace what was found by name by what the manifest states."""
-    stated = {key: [_inside(reader, key, name) for name in reader.options.folders(key)]
-              for key in _KEYS}  # fmt: skip
+    # One that is named twice would be in the training and in the test.
+    stated = {
+        key: list(dict.fromkeys(_inside(reader, key, name) for name in reader.options.folders(key)))
+        for key in _KEYS
+    }
+    for path, times in Counter(path for paths in stated.values() for path in paths).items():
+        if times > 1:
+            raise WrongLayout(
+                "folders that hold one thing each",
+                f"{text_of(path.relative_to(reader.root))} under two of {', '.join(_KEYS)}",
+            )
     if stated["normal_dir"]:
         found.normal["train"] = stated["normal_dir"]
     if stated["normal_test_dir"]:

@@ -14,9 +14,12 @@ from pipeline.errors import SourceError
 from pipeline.records import GOOD
 from pipeline.sources.layouts.base import FolderReader, Layout, Problem, WrongLayout
 from pipeline.sources.layouts.split_tree import note_missing_masks
+from pipeline.utils.names import visible
 
 _TABLE = "split_csv/1cls.csv"
 _COLUMNS = {"object", "split", "label", "image", "mask"}
+# An unknown label would count as an anomaly.
+_VALUES = {"split": ("train", "test"), "label": ("normal", "anomaly")}
 # Larger than any table of images by far.
 _MOST_BYTES = 100_000_000
 
@@ -26,11 +29,19 @@ def _read_visa(reader: FolderReader) -> None:
     if not _matches(reader.root):
         raise WrongLayout(f"Data/Images/Normal, and ../{_TABLE} beside it")
     rows = [row for row in _rows(table) if row["object"] == reader.root.name]
+    seen = set[Path]()
     for row in rows:
         path, normal = _placed(reader, row["image"]), row["label"] == "normal"
         if path is None:
-            reader.problems.append(Problem(row["image"], f"not there, but named in {_TABLE}"))
-        elif row["split"] == "train" and normal:
+            name = visible(row["image"])
+            reader.problems.append(Problem(name, f"not there, but named in {_TABLE}"))
+            continue
+        if path in seen:
+            # Else it could be in the training and in the test.
+            reader.problem(path, f"twice in {_TABLE}; the first row counts")
+            continue
+        seen.add(path)
+        if row["split"] == "train" and normal:
             reader.add(path, "train")
         elif row["split"] == "test":
             mask = _placed(reader, row["mask"]) if row["mask"] else None
@@ -54,6 +65,12 @@ def _rows(table: Path) -> list[dict[str, str]]:
                 f"{table}:{number}: expected the columns {','.join(sorted(_COLUMNS))}; take the "
                 "dataset's own file"
             )
+        for column, known in _VALUES.items():
+            if row[column] not in known:
+                raise SourceError(
+                    f"{table}:{number}: expected {' or '.join(known)} as {column}, got "
+                    f"{row[column]!r}; take the dataset's own file"
+                )
     return rows
 
 

@@ -76,6 +76,17 @@ def test_a_feed_of_chosen_pairs_without_numbers_and_by_workers(version):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_workers_hand_batches_over_without_shared_memory(version, monkeypatch):
+    """In a container with a small /dev/shm the batch would be lost, and waited for forever."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    feed = Feed(VersionDataset.normals(version, None), 4, 32, CPU, workers=1)
+    assert sum(len(batch["index"]) for batch in feed) == 7
+
+
 def test_a_stream_resumes_at_any_step(version):
     normals = VersionDataset.normals(version, None)
     whole = islice(Stream(normals, StepSampler(7, 2, seed=1), 64, CPU), 6)

@@ -101,7 +101,11 @@ def test_without_held_out_images_there_are_scores_and_the_reason(checkpoint, tmp
     card["calibration"] = from_scores(*[np.zeros(0)] * 4).model_dump(mode="json")
     shutil.copytree(checkpoint, tmp_path / "bare")
     (tmp_path / "bare" / "checkpoint.json").write_text(json.dumps(card))
-    bare = export(tmp_path / "bare", tmp_path / "bare.onnx")
+    # Through a link, of which the file is replaced, not the link.
+    (tmp_path / "newest.onnx").symlink_to("bare.onnx")
+    bare = export(tmp_path / "bare", tmp_path / "newest.onnx")
+    assert bare.path == tmp_path / "bare.onnx"
+    assert (tmp_path / "newest.onnx").is_symlink()
     assert bare.thresholds == {}
     assert bare.notes["threshold_1"].startswith("no normal was held out")
     metadata = session_of(bare.path).get_modelmeta().custom_metadata_map

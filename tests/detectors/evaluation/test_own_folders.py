@@ -140,6 +140,18 @@ def test_masks_are_found_by_name(tmp_path, image, mask, fits):
     assert ("masks_unused" in found.notes) == (not fits)
 
 
+def test_regions_in_a_folder_per_image_are_masks_of_no_other_image(tmp_path):
+    """The tree of MVTec LOCO: image 000 and the first region of every image are called alike."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    regions = ("000/000.png", "001/000.png", "001/001.png")
+    images = ("OK/a.png", *(f"NG/logical/{name}.png" for name in ("000", "001", "002")))
+    for number, name in enumerate((*images, *(f"masks/logical/{name}" for name in regions))):
+        save(tmp_path / name, np.roll(noise, number))
+    found = list_own(named(tmp_path))
+    masks = {entry.path.stem: [path.name for path in entry.masks] for entry in found.entries}
+    assert masks == {"a": [], "000": ["000.png"], "001": ["000.png", "001.png"], "002": []}
+
+
 def test_a_sub_folder_names_the_type_and_the_bad_folder_that_of_the_others(tmp_path):
     for number, name in enumerate(("OK/a.png", "NG/b.png", "NG/deep/er/c.png")):
         save(tmp_path / name, np.full((20, 20, 3), number, np.uint8))
@@ -174,6 +186,17 @@ def test_contradictions_are_refused(tmp_path, good, bad, masks, said):
         list_own(
             OwnFolders((tmp_path / good,), (tmp_path / bad,), (tmp_path / masks,) if masks else ())
         )
+
+
+def test_folders_of_other_files_and_empty_images_contradict_nothing(tmp_path):
+    for number, name in enumerate(("OK/a.png", "NG/b.png")):
+        save(tmp_path / name, np.full((20, 20, 3), number, np.uint8))
+        (tmp_path / name).with_name("empty.png").touch()
+    (tmp_path / "OK" / "labels").mkdir()
+    (tmp_path / "OK" / "labels" / "a.txt").touch()
+    found = list_own(named(tmp_path, masks=False))
+    assert len(found.entries) == 4
+    assert not found.notes
 
 
 def test_a_mask_that_fits_two_images_is_refused(tmp_path):

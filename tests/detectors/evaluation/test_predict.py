@@ -152,6 +152,9 @@ def test_wrong_paths_and_thresholds_are_user_errors(checkpoint, tmp_path):
         predict(checkpoint, [tmp_path / "gone.png"], **CPU)
     with pytest.raises(UserError, match="no image to score"):
         predict(checkpoint, [tmp_path], **CPU)
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="lie in an output folder; choose another"):
+        find_images([tmp_path], [tmp_path])
     with pytest.raises(UserError, match="a threshold is one of"):
         predict(checkpoint, [tmp_path], threshold="threshold_2", **CPU)
 

@@ -1,4 +1,4 @@
-"""The detector `parts`: deviations from rules, their surprise, reasons, maps, checkpoints.
+"""The detector `parts`: deviations from rules, their scale, reasons, maps, checkpoints.
 
 Boards of the toy product, whose parts are found by colour; the networks run in the slow test.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from detectors.models.parts.finder import BatchFinder
 from detectors.models.parts.model import PartsDetector
+from detectors.models.parts.scales import Scales, rate_among
 from detectors.models.parts.settings import PartsSettings
-from detectors.models.parts.surprise import Scales, Tails, rate_among
 from pipeline.errors import UserError
 from pipeline.rulebook.draft import draft
 from pipeline.rulebook.parts import FindParts, Parts
@@ -82,31 +82,25 @@ def altered() -> dict[str, np.ndarray]:
     return {"lacks": lacks, "extra": extra, "swapped": swapped, "turned": turned, "tinted": tinted}
 
 
-# --- surprise -------------------------------------------------------------------------------------
+# --- scales ---------------------------------------------------------------------------------------
 
 
-def test_the_surprise_is_the_logarithm_of_a_conformal_p_value():
-    tails = Tails.of(torch.tensor([[3.0], [1.0], [2.0], [2.0]]))
-    found = tails(torch.tensor([[0.0], [2.0], [2.5], [3.0], [4.5]]))[:, 0]
-    # Of four good images 4, 3, 1, 1 and 0 are at or above; the last lies 1.5 beyond the highest.
-    expected = -np.log(np.array([5, 4, 2, 2, 1]) / 5) + np.array([0, 0, 0, 0, 1.5])
-    torch.testing.assert_close(found, torch.from_numpy(expected))
+def test_deviations_are_measured_in_the_spread_of_good_images():
+    scales = Scales.of(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+    found = scales(torch.tensor([[4.0, 2.0]]))
+    # The second rule was never broken: its spread has a lower limit.
+    torch.testing.assert_close(found, torch.tensor([[2.0, 10.0]], dtype=torch.float64))
 
 
-@given(
-    st.lists(st.floats(0, 5), min_size=1, max_size=30),
-    st.floats(0, 8),
-    st.floats(0, 8),
-)
-def test_a_larger_deviation_is_never_less_surprising(normals, one, other):
-    tails = Tails.of(torch.tensor(normals, dtype=torch.float64)[:, None])
-    low, high = tails(torch.tensor([[min(one, other)], [max(one, other)]], dtype=torch.float64))
-    assert 0 <= low <= high
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=30), st.floats(0, 8), st.floats(0, 8))
+def test_a_larger_deviation_never_scores_lower(normals, one, other):
+    scales = Scales.of(torch.tensor(normals, dtype=torch.float64)[:, None])
+    low, high = scales(torch.tensor([[min(one, other)], [max(one, other)]], dtype=torch.float64))
+    assert low <= high
 
 
-def test_without_good_images_deviations_and_surprises_stay_as_they_are():
+def test_without_good_images_deviations_stay_as_they_are():
     offs = torch.tensor([[0.5, 2.0]], dtype=torch.float64)
-    assert torch.equal(Tails.of(torch.zeros(0, 2))(offs), offs)
     assert torch.equal(Scales.of(torch.zeros(0, 2))(offs), offs)
 
 
@@ -114,6 +108,9 @@ def test_the_rate_of_a_deviation_counts_the_image_itself():
     normals = torch.tensor([0.0, 1.0, 2.0])
     assert rate_among(torch.tensor(1.5), normals) == pytest.approx(2 / 4)
     assert rate_among(torch.tensor(9.0), normals) == pytest.approx(1 / 4)
+    # Exactly: reasons are compared with the lowest rate that so many images can show.
+    for count in range(1, 50):
+        assert rate_among(torch.tensor(1.0), torch.zeros(count)) == 1 / (count + 1)
 
 
 # --- what it sees ---------------------------------------------------------------------------------
@@ -180,7 +177,7 @@ def test_a_part_that_the_finder_often_overlooks_raises_no_alarm():
     held = careless.combined(careless.normals.kinds_NP)
     score = float(careless.combined(careless.parts(lacking)))
     overlooked = float((held >= score - 1e-6).double().mean())
-    # A missing part is then no more surprising than the finder's own errors.
+    # A missing part is then no more unusual than the finder's own errors.
     assert 0.02 < overlooked < 0.3
     assert score < float(careful.combined(careful.parts(lacking)))
 
@@ -222,6 +219,14 @@ def test_a_product_without_parts_is_refused():
     plates = [np.full((toy.SIZE, toy.SIZE, 3), 100 + seed, np.uint8) for seed in range(8)]
     with pytest.raises(UserError, match="no part was found in 8 images"):
         fitted(plates, ToyMachine())
+
+
+def test_more_images_than_are_remembered(monkeypatch):
+    monkeypatch.setattr("detectors.models.parts.finder.REMEMBERED", 4)
+    machine = BatchFinder(ToyMachine())
+    batches = tensor(boards(0, 6)).split(3)
+    first, second = ([len(one) for b in batches for one in machine.parts(b)] for _ in range(2))
+    assert first == second == [5] * 6
 
 
 def test_folds_find_every_image_once():

@@ -101,10 +101,13 @@ categories:
 
 def test_variables_and_home_are_not_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/elsewhere")
-    text = "store: ~/store\ncategories: {mine: {source: folder, path: $HOME/photos}}"
-    mine = resolved(tmp_path, text)
+    mine = resolved(tmp_path, "categories: {mine: {source: folder, path: $HOME/photos}}")
     assert mine.root == tmp_path / "$HOME" / "photos"
-    assert mine.store == tmp_path / "~" / "store"
+    # A store would be created, in a folder of that name.
+    for store in ("~/store", "$HOME/store", "${HOME}/store", "'~'"):
+        with pytest.raises(ManifestError, match=r"1: store: .*not expanded; write the"):
+            resolved(tmp_path, f"store: {store}\n{SMALLEST}")
+    assert resolved(tmp_path, f"store: ./~/cash$\n{SMALLEST}").store == tmp_path / "~" / "cash$"
 
 
 USER_ERRORS = [

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
 
@@ -320,3 +321,15 @@ def test_the_docs_page_lists_every_entry_as_in_the_catalogue(root):
         )
         for entry in weights.entries()
     }
+
+
+def test_without_a_home_folder_bundled_weights_are_found_and_downloads_refused(monkeypatch):
+    """As in a container that runs as a user that it does not know."""
+    for name in ("ANOMALYSMITH_WEIGHTS", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert weights.folders() == ()
+    assert weights.find("bundled-u2netp") == weights.BUNDLED / weights.entry("bundled-u2netp").file
+    assert weights.find("sam-vit-b") is None
+    with pytest.raises(WeightsError, match="set ANOMALYSMITH_WEIGHTS or HOME"):
+        weights.download_folder()

@@ -98,6 +98,26 @@ def test_train_and_test_folders_as_of_castings(tmp_path):
     assert "train/def_front: not read, as training takes good images only" in listing.notes
 
 
+def test_a_folder_that_is_named_twice_counts_once_and_has_one_meaning(tmp_path):
+    write_images(tmp_path, "a/0.png", "a/1.png", "b/2.png")
+    twice = SourceOptions(normal_dir=("a", "a/"), abnormal_dir="b")
+    found = sides(read_source("ok_ng", tmp_path, "p", options=twice))
+    assert sorted(found["train good"] + found["test good"]) == ["a/0.png", "a/1.png"]
+    both = SourceOptions(normal_dir="a", abnormal_dir=("a", "b"))
+    with pytest.raises(SourceError, match="one thing each; saw a under two of normal_dir, "):
+        read_source("ok_ng", tmp_path, "p", options=both)
+
+
+def test_folders_below_images_of_a_split(tmp_path):
+    write_images(tmp_path, "train/images/0.png", "test/images/OK/1.png", "test/images/NG/2.png")
+    assert guess_layout(tmp_path) == "ok_ng"
+    assert sides(read_source("ok_ng", tmp_path, "p")) == {
+        "train good": ["train/images/0.png"],
+        "test good": ["test/images/OK/1.png"],
+        "test NG": ["test/images/NG/2.png"],
+    }
+
+
 def test_folders_below_images_beside_those_of_masks(tmp_path):
     write_images(tmp_path, "Images/good/0.png", "Images/good/1.png", "Images/bad/0.png")
     write_mask(tmp_path / "Masks/bad/0.png")
@@ -187,6 +207,15 @@ def test_visa_is_split_by_its_table(tmp_path):
     write_image(tmp_path.parent / "secret.png")
     (problem,) = read_source("visa", root, "p").problems
     assert problem.name == "../secret.png"
+    # An image of the training again, as one of the test: it would be in both.
+    again = "candle,test,normal,candle/Data/Images/Normal/0000.JPG,"
+    table.write_text("\n".join([*lines, again]))
+    listing = read_source("visa", root, "p")
+    assert len(sides(listing)["test good"]) == 1
+    assert listing.problems[0].reason.startswith("twice in split_csv/1cls.csv")
+    table.write_text("\n".join([*lines, again.replace("normal", "Normal")]))
+    with pytest.raises(SourceError, match="normal or anomaly as label, got 'Normal'"):
+        read_source("visa", root, "p")
     table.write_text("\n".join(["object,split,label,image", *lines[1:]]))
     with pytest.raises(SourceError, match="expected the columns image,label,mask,object,split"):
         read_source("visa", root, "p")

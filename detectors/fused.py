@@ -1,0 +1,137 @@
+"""Two detectors as one: what either sees counts, on the scale of held-out normals.
+
+    detector = Fused(parts, laead)
+
+Both are fitted on the same images, and neither trains a network. Their image scores are
+standardised on normals that no fit has seen, and the larger one counts. How much either counts is
+chosen on held-out synthetic anomalies; without them both count alike. Reasons are those of the
+first.
+
+Shapes: B batch; N normals; M samples; P parts of both scores, those of the first before the others;
+H, W image; 3 colour (RGB).
+"""
+
+import torch
+from torch import Tensor
+
+from detectors.base import Batches, Detector, Reason, Region, Scores
+from detectors.models.puad.fusion import WEIGHTS, fused, scales, separation_at
+
+# Other weights than equal ones must separate better by this, and by half a normal's share.
+MARGIN = 0.005
+# Normals whose maps set the scale of both maps.
+MAPS = 32
+
+
+class Fused(Detector):
+    """`mean_2` and `deviation_2` standardise both image scores, `map_2` are the deviations of maps.
+
+    `weight` is that of the first detector, `columns` the number of its parts.
+    """
+
+    mean_2: Tensor
+    deviation_2: Tensor
+    map_2: Tensor
+    weight: Tensor
+    columns: Tensor
+
+    def __init__(self, first: Detector, second: Detector) -> None:
+        super().__init__(first.settings)
+        self.first, self.second = first, second
+        self.exact = first.exact and second.exact
+        self.exportable = first.exportable and second.exportable
+        self.explains = first.explains
+        self.register_buffer("mean_2", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("deviation_2", torch.ones(2, dtype=torch.float64))
+        self.register_buffer("map_2", torch.ones(2))
+        self.register_buffer("weight", torch.tensor(0.5, dtype=torch.float64))
+        self.register_buffer("columns", torch.zeros((), dtype=torch.int64))
+
+    def prepare(self, normals: Batches) -> None:
+        self.first.prepare(normals)
+        self.second.prepare(normals)
+
+    def inherit(self, other: Detector) -> None:
+        if isinstance(other, Fused):
+            self.first.inherit(other.first)
+            self.second.inherit(other.second)
+
+    @torch.no_grad()
+    def calibrate(self, train: Batches, held_out: Batches) -> None:
+        """Both calibrate; then the number of parts and the scale of the maps."""
+        self.first.calibrate(train, held_out)
+        self.second.calibrate(train, held_out)
+        for batch in train:
+            self.columns.fill_(self.first.parts(batch["image"][:1]).shape[1])
+            break
+        peaks: list[Tensor] = []
+        for batch in held_out:
+            if len(peaks) * len(batch["image"]) >= MAPS:
+                break
+            both = (self.first(batch["image"]), self.second(batch["image"]))
+            peaks.append(torch.stack([one.maps_BHW.float().amax((1, 2)) for one in both], 1))
+        if peaks:
+            self.map_2.copy_(torch.cat(peaks).mean(0).clamp(min=1e-6))
+
+    def parts(self, images_B3HW: Tensor) -> Tensor:
+        mine_BP, others_BP = (one.parts(images_B3HW).float() for one in (self.first, self.second))
+        return torch.cat((mine_BP, others_BP.to(mine_BP.device)), 1)
+
+    @torch.no_grad()
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        """Each fuses its own parts; then the scale of both scores, and the weight."""
+        at = int(self.columns)
+        self.first.fuse(normals_NP[:, :at], pairs_MP[:, :at], labels_M)
+        self.second.fuse(normals_NP[:, at:], pairs_MP[:, at:], labels_M)
+        # A run that fuses again must not keep an earlier choice.
+        self.weight.fill_(0.5)
+        if not len(normals_NP):
+            return
+        normals_N2 = self._two(normals_NP.float()).double()
+        mean_2, deviation_2 = scales(normals_N2)
+        self.mean_2.copy_(mean_2)
+        self.deviation_2.copy_(deviation_2)
+        if not (labels_M == 1).any():
+            return
+        normals_N2, pairs_M2 = (
+            self._scaled(self._two(parts.float())) for parts in (normals_NP, pairs_MP)
+        )
+        margin, best = max(MARGIN, 0.5 / len(normals_NP)), -1.0
+        # Equal weights first.
+        for weight in sorted(WEIGHTS.tolist(), key=lambda one: abs(one - 0.5)):
+            found = separation_at(weight, "max", normals_N2, pairs_M2, labels_M)
+            if found is not None and found > best + margin:
+                best = found
+                self.weight.fill_(weight)
+
+    def combined(self, parts_BP: Tensor) -> Tensor:
+        return fused(self._scaled(self._two(parts_BP)), self.weight, "max").float()
+
+    def forward(self, images_B3HW: Tensor) -> Scores:
+        found = (self.first(images_B3HW), self.second(images_B3HW))
+        image_B2 = torch.stack([one.image_B.float() for one in found], 1)
+        maps = [one.maps_BHW.float() / scale for one, scale in zip(found, self.map_2, strict=True)]
+        image_B = fused(self._scaled(image_B2), self.weight, "max").float()
+        return Scores(image_B, torch.maximum(*maps))
+
+    def explain(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        return {
+            name: one(images_B3HW).maps_BHW
+            for name, one in (("first", self.first), ("second", self.second))
+        }
+
+    def reasons(self, images_B3HW: Tensor) -> list[list[Reason]]:
+        return self.first.reasons(images_B3HW)
+
+    def regions(self, images_B3HW: Tensor) -> list[list[Region]]:
+        return self.first.regions(images_B3HW)
+
+    def _two(self, parts_BP: Tensor) -> Tensor:
+        """The image scores of both from their parts, (B, 2)."""
+        at = int(self.columns)
+        return torch.stack(
+            (self.first.combined(parts_BP[:, :at]), self.second.combined(parts_BP[:, at:])), 1
+        )
+
+    def _scaled(self, scores_B2: Tensor) -> Tensor:
+        return (scores_B2.double() - self.mean_2) / self.deviation_2

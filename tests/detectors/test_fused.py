@@ -1,0 +1,84 @@
+"""Two detectors as one: standardised, the larger counts; weights from synthetic anomalies."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detectors.base import Batches, Detector, Scores
+from detectors.fused import Fused
+from detectors.models.parts.settings import PartsSettings
+
+
+class Mean(Detector):
+    """Scores an image by the mean of one channel, in units of its own."""
+
+    def __init__(self, channel: int, unit: float) -> None:
+        super().__init__(PartsSettings(size=64))
+        self.channel, self.unit = channel, unit
+        self.register_buffer("seen", torch.zeros(()))
+
+    def prepare(self, normals: Batches) -> None:
+        self.seen.fill_(sum(len(batch["image"]) for batch in normals))
+
+    def forward(self, images_B3HW: Tensor) -> Scores:
+        maps_BHW = images_B3HW[:, self.channel].float() * self.unit
+        return Scores(maps_BHW.mean((1, 2)), maps_BHW)
+
+
+def noisy(count: int, seed: int, red: float = 0, green: float = 0) -> Tensor:
+    """Grey plates whose red or green level is raised."""
+    rng = np.random.default_rng(seed)
+    levels = rng.normal(100, 5, (count, 3)) + np.array((red, green, 0))
+    return torch.from_numpy(
+        np.broadcast_to(levels[:, :, None, None], (count, 3, 64, 64)).astype(np.uint8)
+    )
+
+
+@pytest.fixture
+def detector() -> Fused:
+    made = Fused(Mean(0, 1.0), Mean(1, 1000.0)).eval()
+    normals = [{"image": noisy(30, 0)}]
+    made.prepare(normals)
+    made.calibrate(normals, normals)
+    return made
+
+
+def fuse(detector: Fused, red: float = 0, green: float = 0) -> None:
+    normals, pairs = noisy(40, 1), noisy(40, 2, red, green)
+    detector.fuse(detector.parts(normals).double(), detector.parts(pairs).double(), torch.ones(40))
+
+
+def test_either_detector_raises_an_alarm_whatever_its_unit(detector):
+    fuse(detector)
+    normal = detector(noisy(30, 3)).image_B
+    for image in (noisy(5, 4, red=40), noisy(5, 4, green=40)):
+        assert detector(image).image_B.min() > normal.max()
+
+
+def test_the_score_is_that_of_its_parts(detector):
+    fuse(detector, red=20)
+    images = noisy(8, 5, green=10)
+    torch.testing.assert_close(detector.combined(detector.parts(images)), detector(images).image_B)
+
+
+@pytest.mark.parametrize(("red", "green", "more"), [(12, 0, True), (0, 12, False)])
+def test_synthetic_anomalies_give_more_weight_to_the_one_that_sees_them(detector, red, green, more):
+    fuse(detector, red, green)
+    assert detector.weight != 0.5
+    assert bool(detector.weight > 0.5) == more
+
+
+def test_without_synthetic_anomalies_both_count_alike(detector):
+    parts = detector.parts(noisy(10, 6)).double()
+    detector.fuse(parts, parts[:0], torch.zeros(0))
+    assert detector.weight == 0.5
+
+
+def test_a_checkpoint_gives_the_same_scores(detector):
+    fuse(detector, green=20)
+    again = Fused(Mean(0, 1.0), Mean(1, 1000.0)).eval()
+    again.load_state_dict(detector.state_dict())
+    images = noisy(6, 7, red=15)
+    for one, other in zip(detector(images), again(images), strict=True):
+        assert torch.equal(one, other)
