@@ -45,6 +45,7 @@ def train_detectors(
     compile: str = "off",
     workers: int = 0,
     threads: int | None = None,
+    beside: str | None = None,
     teacher: str | None = None,
     start: str | None = None,
     out: str | None = None,

@@ -136,8 +136,7 @@ def predict(
     restored = load(checkpoint, device, precision)
     if explain is not None and not restored.detector.explains:
         raise UserError(
-            f"{restored.card.detector} gives scores and maps without reasons; leave --explain out, "
-            "or train `parts`"
+            f"{restored.card.detector} gives scores and maps without reasons to draw; train `parts`"
         )
     heat = restored.card.calibration.heat
     writer = MapWriter(maps, Scale(*heat) if heat else None, paths) if maps is not None else None

@@ -41,7 +41,12 @@ def job_of(options: Mapping[str, Any]) -> TrainJob:
 
 
 def job_of_some(options: Mapping[str, Any]) -> TrainJob:
-    """The job of one of several detectors: steps and the like are for those that train."""
+    """The job of one of several detectors: steps and the like are for those that train.
+
+    `beside` is for `parts`.
+    """
+    if options.get("detector") != "parts":
+        options = {**options, "beside": None}
     idle = {"steps": None, "compile": "off", "start": None}
     job = job_of({**options, **idle})
     return job_of(options) if job.recipe.settings.trains() else job

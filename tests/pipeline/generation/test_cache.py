@@ -62,7 +62,7 @@ def write_with_little_room(root) -> None:
     try:
         StageCache(root).write("samples", KEY, {"x": np.zeros(90_000, np.uint8)}, {})
     except UserError as error:
-        os._exit(7 if str(root) in str(error) and "make room" in str(error) else 1)
+        os._exit(7 if str(root) in str(error) and "limit on the size" in str(error) else 1)
 
 
 def test_no_room_for_an_entry_is_a_user_error_and_leaves_nothing(tmp_path):
