@@ -82,7 +82,7 @@ def load_yaml(path: Path) -> Document:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        raise ManifestError(f"{path}: there is no such manifest; check the path") from None
+        raise ManifestError(f"{path}: there is no such file; check the path") from None
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except OSError as error:

@@ -1,11 +1,12 @@
 """Settings of the detector `parts`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detectors.base import DetectorSettings
+from pipeline.rulebook.book import digest_of_file
 
 
 class PartsSettings(DetectorSettings):
@@ -19,11 +20,23 @@ class PartsSettings(DetectorSettings):
         default=None,
         description="rule book whose rules are checked; none = drafted from the training normals",
     )
+    rules_digest: str = Field(
+        default="",
+        description="digest of that book's content, filled in; a changed book is another training",
+    )
     beside: Literal["", "nearest", "puad", "laead"] = Field(
         default="",
         description="detector of profile cpu whose score counts, too, for what no rule is about; "
         "empty = none",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_digest(cls, values: Any) -> Any:
+        # A checkpoint has its digest, and needs the file no more.
+        if isinstance(values, dict) and values.get("rules") and not values.get("rules_digest"):
+            return {**values, "rules_digest": digest_of_file(Path(values["rules"]))}
+        return values
 
     def trains(self) -> bool:
         return False

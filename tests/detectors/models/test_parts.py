@@ -190,6 +190,14 @@ def test_a_given_rule_book_names_the_reasons(tmp_path):
     path.write_text(path.read_text().replace("part_1", "disc"))
     reasons = fitted(images, ToyMachine(), path).reasons(tensor([altered()["lacks"]]))[0]
     assert reasons[0].rule == "disc.count"
+    # A changed book is another training; without the file, a checkpoint's settings still load.
+    before = PartsSettings(rules=path)
+    path.write_text(path.read_text().replace("disc", "washer"))
+    assert PartsSettings(rules=path).rules_digest != before.rules_digest
+    path.unlink()
+    assert PartsSettings.model_validate(before.model_dump()) == before
+    with pytest.raises(UserError, match=r"board\.rules\.yaml"):
+        PartsSettings(rules=path)
     assert str(reasons[0]) == "disc.count: expected 3, found 2"
 
 

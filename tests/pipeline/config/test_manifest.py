@@ -185,7 +185,7 @@ def test_all_user_errors_are_listed_at_once_in_the_order_of_the_file(tmp_path):
 
 
 def test_files_that_are_no_manifest(tmp_path):
-    with pytest.raises(ManifestError, match="there is no such manifest"):
+    with pytest.raises(ManifestError, match="there is no such file"):
         read_manifest(tmp_path / "nothing.yaml")
     with pytest.raises(ManifestError, match="a manifest is a YAML file"):
         read_manifest(tmp_path)
