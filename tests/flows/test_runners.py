@@ -273,7 +273,7 @@ def test_a_worker_uses_the_digest_of_the_code_that_it_started_with(root):
     words = (
         "from pathlib import Path; from flows.orchestration import worker_check; "
         "from pipeline.generation import cache_keys; "
-        'del Path.read_bytes; print(worker_check.software_here()["anomalysmith\'s code"]); '
+        'Path.read_bytes = None; print(worker_check.software_here()["anomalysmith\'s code"]); '
         "[cache_keys.code_digest(f) for f in (cache_keys.ANALYSIS_CODE, cache_keys.SAMPLES_CODE)]"
     )
     run = subprocess.run(

@@ -33,7 +33,7 @@ class LamaCleanerInpainter:
         with warnings.catch_warnings():
             # The import loads many models that are not used here, with their deprecation warnings.
             warnings.simplefilter("ignore")
-            with _imghdr():
+            with without_imghdr():
                 from lama_cleaner import schema
                 from lama_cleaner.model import lama
                 from lama_cleaner.model_manager import ModelManager
@@ -81,7 +81,7 @@ class LamaCleanerInpainter:
 
 
 @contextmanager
-def _imghdr() -> Iterator[None]:
+def without_imghdr() -> Iterator[None]:
     """An empty `imghdr` while lama-cleaner is imported, where Python (from 3.13) has none.
 
     Its command line and its server look at uploaded files with that module; we use neither.
