@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from detectors.base import Batches, Detector, Reason, Region, Scores
-from detectors.models.puad.fusion import WEIGHTS, fused, scales, separation_at
+from detectors.models.puad.fusion import choose, fused, scales
 
-# Other weights than equal ones must separate better by this, and by half a normal's share.
-MARGIN = 0.005
 # Normals whose maps set the scale of both maps.
 MAPS = 32
 
@@ -96,13 +94,8 @@ class Fused(Detector):
         normals_N2, pairs_M2 = (
             self._scaled(self._two(parts.float())) for parts in (normals_NP, pairs_MP)
         )
-        margin, best = max(MARGIN, 0.5 / len(normals_NP)), -1.0
-        # Equal weights first.
-        for weight in sorted(WEIGHTS.tolist(), key=lambda one: abs(one - 0.5)):
-            found = separation_at(weight, "max", normals_N2, pairs_M2, labels_M)
-            if found is not None and found > best + margin:
-                best = found
-                self.weight.fill_(weight)
+        _, weight = choose([(normals_N2, pairs_M2)], labels_M, "max", 0.5, len(normals_NP))
+        self.weight.fill_(weight)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         return fused(self._scaled(self._two(parts_BP)), self.weight, "max").float()

@@ -4,7 +4,7 @@ Import this module before any of those libraries: some read their variable once,
 imported. Whoever imports a library that has telemetry imports this first, so that a program which
 only uses `pipeline` is as quiet as ours. Variables that the user has set are left alone.
 
-The list is what is known; tests/flows/test_nothing_calls_home.py watches what programs do.
+The list is what is known; tests/repository/test_nothing_calls_home.py watches what programs do.
 """
 
 import os

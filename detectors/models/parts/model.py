@@ -132,11 +132,12 @@ class PartsDetector(Detector):
 
     def forward(self, images_B3HW: Tensor) -> Scores:
         found = self._parts_of(images_B3HW)
-        image_B = self.combined(self._by_kind(self._offs(found)).float())
+        findings = [self._findings(parts) for parts in found]
+        image_B = self.combined(self._by_kind(_offs_of(findings)).float())
         maps = [
-            painted(parts, [(one.score, one.finding) for one in self._judged(parts)],
+            painted(parts, [(one.score, one.finding) for one in self._judged(of)],
                     self._frame(parts))
-            for parts in found
+            for parts, of in zip(found, findings, strict=True)
         ]  # fmt: skip
         return Scores(image_B.to(images_B3HW.device),
                       torch.from_numpy(np.stack(maps)).to(images_B3HW.device))  # fmt: skip
@@ -148,7 +149,7 @@ class PartsDetector(Detector):
         return [
             [
                 self._reason(parts, one)
-                for one in self._judged(parts)
+                for one in self._judged(self._findings(parts))
                 if one.rate <= max(BROKEN if one.finding.broken else KEPT, lowest)
                 and (one.finding.broken or one.score >= NOTABLE)
             ][:MOST]
@@ -193,11 +194,7 @@ class PartsDetector(Detector):
 
     def _offs(self, found: Sequence[Parts], own: bool = False) -> Tensor:
         """The deviation (B, R) of every image by every rule; `own` for the fit's own images."""
-        offs = [
-            [finding.off for finding in self._findings(parts, number if own else -1)]
-            for number, parts in enumerate(found)
-        ]
-        return torch.tensor(offs, dtype=torch.float64).reshape(len(offs), -1)
+        return _offs_of([self._findings(parts, k if own else -1) for k, parts in enumerate(found)])
 
     def _unusual(self, offs_BR: Tensor) -> Tensor:
         """How unusual each deviation is among the fit's normals, (B, R); 0 for usual ones.
@@ -218,11 +215,9 @@ class PartsDetector(Detector):
         ]
         return torch.stack([torch.stack(column).amax(0) for column in columns], 1)
 
-    def _judged(self, parts: Parts) -> list[Judged]:
-        """Every rule on the scale of image scores, the highest first."""
-        findings = self._findings(parts)
-        offs_1R = torch.tensor([[finding.off for finding in findings]], dtype=torch.float64)
-        unusual_R = self._unusual(offs_1R)[0]
+    def _judged(self, findings: Sequence[Finding]) -> list[Judged]:
+        """Every rule of one image on the scale of image scores, the highest first."""
+        unusual_R = self._unusual(_offs_of([findings]))[0]
         kinds_NP = self.normals.kinds_NP.cpu()
         scales, judged = Scales.of(kinds_NP), []
         for value, finding in zip(unusual_R, findings, strict=True):
@@ -230,6 +225,12 @@ class PartsDetector(Detector):
             score = float(scales(value.expand(1, len(KINDS)))[0, kind])
             judged.append(Judged(finding, score, rate_among(value, kinds_NP[:, kind])))
         return sorted(judged, key=lambda one: -one.score)
+
+
+def _offs_of(findings: Sequence[Sequence[Finding]]) -> Tensor:
+    """Deviations of the rules of some images, (B, R) float64."""
+    offs = [[finding.off for finding in of] for of in findings]
+    return torch.tensor(offs, dtype=torch.float64).reshape(len(offs), -1)
 
 
 def _build(settings: PartsSettings, weights: Path | None) -> PartsDetector:

@@ -15,16 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.base import Batches, Detector, Scores
-from detectors.models.puad.fusion import WEIGHTS, fused, scales, separation_at
+from detectors.models.puad.fusion import choose, fused, scales
 from detectors.models.puad.settings import PuadSettings
 from detectors.networks.frozen_levels import FrozenLevels
 from detectors.networks.patch_memory import Pair, PatchMemory
 from detectors.networks.pooled_distance import PooledDistance
 from pipeline.models.trunks import AnyTrunk
-
-# A more complicated way to pool, or other weights than equal ones, must separate better by this,
-# and by half a normal's share of the AUROC: smaller differences are chance.
-MARGIN = 0.005
 
 
 class FrozenPuad(Detector):
@@ -74,7 +70,7 @@ class FrozenPuad(Detector):
         """Standardise the parts on held-out normals; choose way and weight on synthetic anomalies.
 
         The simplest way and the weight nearest to the settings' win unless another separates
-        clearly better (`MARGIN`).
+        clearly better (`fusion.MARGIN`).
         """
         # A run that fuses again must not keep an earlier choice.
         self.way.zero_()
@@ -89,18 +85,14 @@ class FrozenPuad(Detector):
             (parts.to(self.mean_P) - self.mean_P) / self.deviation_P
             for parts in (normals_NP, pairs_MP)
         )
-        margin = max(MARGIN, 0.5 / len(normals_NP))
-        best, chosen = -1.0, (0, self.settings.fusion_weight)
-        # From simple to complicated, and from the weight of the settings outwards.
-        near = sorted(WEIGHTS.tolist(), key=lambda one: abs(one - self.settings.fusion_weight))
-        for way in range(len(self.distances.ways)):
-            normals_N2, pairs_M2 = _two(normals_NP, way), _two(pairs_MP, way)
-            for weight in near:
-                found = separation_at(weight, self.settings.fusion, normals_N2, pairs_M2, labels_M)
-                if found is not None and found > best + margin:
-                    best, chosen = found, (way, weight)
-        self.way.fill_(chosen[0])
-        self.weight.fill_(chosen[1])
+        pairs = (
+            (_two(normals_NP, way), _two(pairs_MP, way)) for way in range(len(self.distances.ways))
+        )
+        way, weight = choose(
+            pairs, labels_M, self.settings.fusion, self.settings.fusion_weight, len(normals_NP)
+        )
+        self.way.fill_(way)
+        self.weight.fill_(weight)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         scaled_BP = (parts_BP - self.mean_P) / self.deviation_P

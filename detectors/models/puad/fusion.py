@@ -4,6 +4,7 @@ Shapes: B images; N normals; M samples; P parts of a score; 2 standardised score
 of the distance.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ from detectors.metrics.separation import separation
 Rule = Literal["sum", "max"]
 # Weights of the map's score that are compared.
 WEIGHTS = np.linspace(0, 1, 21)
+# A later candidate, or another weight than the usual one, must separate better by this, and by half
+# a normal's share of the AUROC: smaller differences are chance.
+MARGIN = 0.005
 
 
 def fused(scores_B2: Tensor, weight: Tensor, rule: Rule) -> Tensor:
@@ -50,3 +54,27 @@ def separation_at(
         fused(scores, torch.tensor(weight), rule).cpu().numpy() for scores in (normals_N2, pairs_M2)
     )
     return separation(normal_N, pair_M, labels_M.cpu().numpy())
+
+
+def choose(
+    candidates: Iterable[tuple[Tensor, Tensor]],
+    labels_M: Tensor,
+    rule: Rule,
+    usual: float,
+    normals: int,
+) -> tuple[int, float]:
+    """The candidate and the weight that separate synthetic anomalies best.
+
+    A candidate is a pair of standardised scores, (N, 2) of `normals` normals and (M, 2) of samples.
+    The first one and the weight nearest to `usual` win unless another is clearly better (`MARGIN`).
+    """
+    margin = max(MARGIN, 0.5 / normals)
+    best, chosen = -1.0, (0, usual)
+    # From simple to complicated, and from the usual weight outwards.
+    near = sorted(WEIGHTS.tolist(), key=lambda one: abs(one - usual))
+    for number, (normals_N2, pairs_M2) in enumerate(candidates):
+        for weight in near:
+            found = separation_at(weight, rule, normals_N2, pairs_M2, labels_M)
+            if found is not None and found > best + margin:
+                best, chosen = found, (number, weight)
+    return chosen
