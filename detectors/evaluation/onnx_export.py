@@ -36,8 +36,8 @@ from detectors.training.checkpoint import Card, load
 from pipeline.dataset.version import Version
 from pipeline.errors import IntegrityError, UserError
 from pipeline.imaging.decode import MIN_SIDE, resize_image
+from pipeline.utils.file_hash import sha256_file
 from pipeline.utils.files import named_disk_errors, replaced_by, require_writable
-from pipeline.utils.hashing import sha256_file
 
 # Allowed difference, relative to the largest value that PyTorch gives on the same images. The same
 # float32 sums in another order differ by about 1e-7 per operation; over dozens of layers that

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,10 @@ from flows.commands.console import (
     stdout_to_stderr,
     worst_code,
 )
-from flows.jobs.compare import CompareJob, Plan, compared, planned, train_all, version_of
 from pipeline.utils.repeated import repeated
+
+if TYPE_CHECKING:
+    from flows.jobs.compare import CompareJob, Plan
 
 
 def compare_command(
@@ -131,8 +133,10 @@ def compare_command(
         exit_with(code)
 
 
-def _job(options: dict[str, Any]) -> CompareJob:
+def _job(options: dict[str, Any]) -> "CompareJob":
     """The job for these options of the command."""
+    from flows.jobs.compare import CompareJob, version_of
+
     target, manifest, store = options["target"], options["manifest"], options["store"]
     named = {field.name for field in fields(CompareJob)}
     chosen = {name: value for name, value in options.items() if name in named}
@@ -141,8 +145,9 @@ def _job(options: dict[str, Any]) -> CompareJob:
     return CompareJob(version=version_of(target, manifest, store), **chosen)
 
 
-def _run(job: CompareJob) -> tuple[dict[str, Any], str, int]:
+def _run(job: "CompareJob") -> tuple[dict[str, Any], str, int]:
     from flows.commands.progress_bars import StepBar, StoppableBar
+    from flows.jobs.compare import compared, planned, train_all
 
     plan = planned(job)
     for line in repeated(plan.left_out.items(), "detectors"):
@@ -154,7 +159,7 @@ def _run(job: CompareJob) -> tuple[dict[str, Any], str, int]:
     return content, text, worst_code([error.exit_code for error in failed.values()])
 
 
-def _places(content: dict[str, Any], plan: Plan) -> str:
+def _places(content: dict[str, Any], plan: "Plan") -> str:
     """Where the page is, and the next command."""
     name = content["recommendation"]["detector"]
     checkpoint = next(one.out for one in plan.jobs if one.recipe.name == name)

@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from flows.commands.console import Json, is_standard_output, print_result, write_output
-from flows.jobs.category_options import MANIFEST
-from pipeline.config.manifest import read_manifest
 from pipeline.errors import UserError
 
 NEXT = """\
@@ -35,7 +33,9 @@ def deployments_command(
 
     Schedules are included but off. The file is generated from the manifest; do not edit it.
     """
+    from flows.jobs.category_options import MANIFEST
     from flows.jobs.deployments import FLOWS, render
+    from pipeline.config.manifest import read_manifest
 
     aside = is_standard_output(out, as_json)
     path = manifest or MANIFEST

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,10 @@ from flows.commands.console import (
     stdout_to_stderr,
     write_output,
 )
-from pipeline.reports.diff.changes import WAYS, Diff, GateChange, ImageChange, SampleChange
 from pipeline.utils.text_table import table
+
+if TYPE_CHECKING:
+    from pipeline.reports.diff.changes import Diff, GateChange, ImageChange, SampleChange
 
 EXAMPLES = 6
 # Characters of a value that are shown.
@@ -78,7 +80,7 @@ def diff_command(
     print_result(found.to_json() if as_json else None, as_json, text, aside=aside)
 
 
-def as_text(found: Diff, examples: int = EXAMPLES) -> str:
+def as_text(found: "Diff", examples: int = EXAMPLES) -> str:
     """Totals, a table by kind, then the first examples of each kind of change."""
     one, other = (version.index["counts"] for version in (found.before, found.after))
     totals = [
@@ -102,7 +104,7 @@ def as_text(found: Diff, examples: int = EXAMPLES) -> str:
     images += [_image(change) for change in found.images]
     lines += _section("images", images, examples)
     # Samples by the way in which they changed.
-    for way in WAYS:
+    for way in _TITLES:
         changes = found.gate if way == "gate" else found.of(way)
         lines += _section(_TITLES[way], [_LINES[way](change) for change in changes], examples)
     lines += _section("attempts", _attempts(found), None)
@@ -112,7 +114,7 @@ def as_text(found: Diff, examples: int = EXAMPLES) -> str:
     return "\n".join(lines)
 
 
-def _verdict(found: Diff) -> str:
+def _verdict(found: "Diff") -> str:
     """The result in one line."""
     if found.equal:
         made = "; they were made differently" if found.making else ""
@@ -125,14 +127,14 @@ def _verdict(found: Diff) -> str:
         return "the same rows in another order"
     counts = found.counts()
     # Only the ways that occurred.
-    said = [f"{_TITLES[way]} {counts[way]}" for way in WAYS if counts[way]]
+    said = [f"{_TITLES[way]} {counts[way]}" for way in _TITLES if counts[way]]
     return ", ".join(said) or "all samples and gate decisions are the same"
 
 
-def _by_kind(found: Diff) -> str:
+def _by_kind(found: "Diff") -> str:
     """Counts of every kind of edit by way of change."""
     # A column for each way of change, and a last row with the sums.
-    head = ("kind", "same", *WAYS)
+    head = ("kind", "same", *_TITLES)
     rows = [(kind, *counts.values()) for kind, counts in found.by_kind().items()]
     return table(head, [*rows, ("all", *found.counts().values())])
 
@@ -148,19 +150,19 @@ def _section(title: str, entries: Sequence[Entry], limit: int | None) -> list[st
     return [*lines, f"  … and {more} more"] if more else lines
 
 
-def _added(change: SampleChange) -> Entry:
+def _added(change: "SampleChange") -> Entry:
     """A sample of B alone, and why A has none."""
     assert change.after is not None
     return _where(change), f"{change.kind}{_try(change.after.record)}; A: {why(change)}"
 
 
-def _removed(change: SampleChange) -> Entry:
+def _removed(change: "SampleChange") -> Entry:
     """A sample of A alone, and why B has none."""
     assert change.before is not None
     return _where(change), f"{change.kind}{_try(change.before.record)}; B: {why(change)}"
 
 
-def _pixels(change: SampleChange) -> Entry:
+def _pixels(change: "SampleChange") -> Entry:
     """A sample with other pixels or masks."""
     assert change.before is not None
     assert change.after is not None
@@ -174,7 +176,7 @@ def _pixels(change: SampleChange) -> Entry:
     return _where(change), f"{before['kind']}{_try(before)}{then}: {what}"
 
 
-def _metadata(change: SampleChange) -> Entry:
+def _metadata(change: "SampleChange") -> Entry:
     """Kind and attempt with their values, other fields by group, a single field in full."""
     # Kind and attempt first, as they explain most other differences.
     pairs = dict(change.metadata or {})
@@ -187,11 +189,11 @@ def _metadata(change: SampleChange) -> Entry:
     return _where(change), f"{change.kind}: {', '.join(said)}"
 
 
-def _split(change: SampleChange) -> Entry:
+def _split(change: "SampleChange") -> Entry:
     return _where(change), f"{change.kind}: {_change(change.split or ('', ''))}"
 
 
-def _gate(change: GateChange) -> Entry:
+def _gate(change: "GateChange") -> Entry:
     """An attempt that both versions made and judged differently."""
     return change.id, f"{change.kind}: {_change(change.decisions)}"
 
@@ -214,7 +216,7 @@ _LINES: dict[str, Any] = {
 }
 
 
-def _where(change: SampleChange) -> str:
+def _where(change: "SampleChange") -> str:
     """The id of a sample without its attempt, which may differ between versions."""
     return f"{change.image}@{change.number}"
 
@@ -224,7 +226,7 @@ def _try(record: dict[str, Any]) -> str:
     return f" (attempt {record['attempt']})" if record["attempt"] else ""
 
 
-def why(change: SampleChange) -> str:
+def why(change: "SampleChange") -> str:
     """Why the other version has no such sample."""
     reasons = sorted((change.rejected or {}).items(), key=lambda item: (-item[1], item[0]))
     if not reasons:
@@ -232,7 +234,7 @@ def why(change: SampleChange) -> str:
     return "rejected " + ", ".join(f"{count}× {reason}" for reason, count in reasons)
 
 
-def _image(change: ImageChange) -> Entry:
+def _image(change: "ImageChange") -> Entry:
     """An image that was added, removed, renamed, or decodes differently."""
     # Both names only where the file was renamed.
     names = list(dict.fromkeys(name for name in (change.before, change.after) if name))
@@ -240,7 +242,7 @@ def _image(change: ImageChange) -> Entry:
     return " -> ".join(names), f"{', '.join(change.ways)}{split}"
 
 
-def _attempts(found: Diff) -> list[Entry]:
+def _attempts(found: "Diff") -> list[Entry]:
     """Attempts that differ without a change of samples or of gate decisions."""
     said = {
         "only_before": "in A only",

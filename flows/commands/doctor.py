@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +16,11 @@ from flows.commands.console import (
     print_result,
     stdout_to_stderr,
 )
-from flows.jobs.category_options import Choices, settings_of
-from pipeline.generation.doctor import CategoryHealth, DoctorReport
 from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
+
+if TYPE_CHECKING:
+    from pipeline.generation.doctor import CategoryHealth, DoctorReport
 
 
 def doctor_command(
@@ -37,12 +38,19 @@ def doctor_command(
     ] = None,
     all_normal: AllNormal = False,
     follow_links: FollowLinks = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also load the models and run them on one image of each category."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check what a run needs: images, sizes, masks, splits, weights, device; and what is missing.
 
     Exit code 2 when something must be fixed first, 3 when a run works but skips files.
     """
+    from flows.jobs.category_options import Choices, settings_of
     from pipeline.generation.doctor import examine
 
     choices = Choices(
@@ -50,7 +58,7 @@ def doctor_command(
         follow_links=follow_links, publishes=True,
     )  # fmt: skip
     with stdout_to_stderr(as_json):
-        report = examine(settings_of(choices))
+        report = examine(settings_of(choices), deep=deep)
     print_result(asdict(report), as_json, as_text(report))
     exit_with(report.exit_code)
 
@@ -59,12 +67,12 @@ def doctor_command(
 MAX_COUNTS = 6
 
 
-def as_text(report: DoctorReport) -> str:
+def as_text(report: "DoctorReport") -> str:
     """The whole report, ready to print."""
     return "\n".join(_lines(report))
 
 
-def _lines(report: DoctorReport) -> Iterator[str]:
+def _lines(report: "DoctorReport") -> Iterator[str]:
     """The report in blocks: machine, weights, categories, what is missing."""
     state = "writable" if report.store_writable else "NOT WRITABLE"
     space = f"{report.free_gigabytes:g} GB free, at most {report.needed_gigabytes:.2f} GB needed"
@@ -97,7 +105,7 @@ def _lines(report: DoctorReport) -> Iterator[str]:
     yield "; ".join(["ready", *facts])
 
 
-def _rows(health: CategoryHealth) -> Iterator[tuple[str, str]]:
+def _rows(health: "CategoryHealth") -> Iterator[tuple[str, str]]:
     """Facts about one category: what about, and what."""
     if health.error:
         yield "unusable", health.error
@@ -110,6 +118,8 @@ def _rows(health: CategoryHealth) -> Iterator[tuple[str, str]]:
         yield "test", f"{_counts(health.test)}; {health.masks} masks"
     for stage, model in health.models.items():
         yield stage, _short(model)
+    if health.tried:
+        yield "tried", health.tried
     # One line per reason; the JSON has all files.
     for line in repeated((file.name, file.reason) for file in health.bad):
         yield "bad", line

@@ -16,15 +16,6 @@ from flows.commands.console import (
     print_result,
     stdout_to_stderr,
 )
-from flows.jobs.evaluate import (
-    METRICS,
-    EvaluateJob,
-    evaluate,
-    headline,
-    number,
-    one_sided,
-    unmeasured,
-)
 from pipeline.errors import UserError
 from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
@@ -95,6 +86,8 @@ def evaluate_command(
     thresholds come from the version it was trained on. Exit code 3 when some images could not be
     read: these are named, the others are measured.
     """
+    from flows.jobs.evaluate import EvaluateJob, evaluate, one_sided
+
     # Options are checked before anything heavy is imported.
     job = EvaluateJob(
         checkpoint=checkpoint, version=version, good=tuple(good or ()), bad=tuple(bad or ()),
@@ -131,6 +124,8 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 
 def as_text(content: dict[str, Any]) -> str:
     """The metrics as small tables: overall, by defect type, at the thresholds of the training."""
+    from flows.jobs.evaluate import METRICS, headline, number, unmeasured
+
     images, bad = content["images"], content["images"] - content["good"]
     lines = [f"{images} test images: {content['good']} good, {bad} anomalous", ""]
     # Headline metrics, then one row per type of defect, then counts at the thresholds.

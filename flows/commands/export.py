@@ -5,11 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.console import Json, join_words, print_note, print_result, stdout_to_stderr
+from flows.commands.console import Json, print_note, print_result, stdout_to_stderr
 from flows.commands.versions import VersionDir
-from pipeline.export.registry import FORMATS, TRAIN_TEST
-
-SPLIT_FORMATS = join_words(TRAIN_TEST, "and")
 
 
 def export_command(
@@ -18,7 +15,7 @@ def export_command(
         str,
         typer.Option(
             metavar="FORMAT",
-            help=f"{join_words(FORMATS, 'or')}.",
+            help="mvtec, anomalib, coco, hf, webdataset or fiftyone.",
             show_default=False,
         ),
     ],
@@ -29,7 +26,7 @@ def export_command(
         str,
         typer.Option(
             metavar="WHICH",
-            help=f"{SPLIT_FORMATS}: held-out = test on samples of validation images only; "
+            help="mvtec and anomalib: held-out = test on samples of validation images only; "
             "all = also on those of training images.",
         ),
     ] = "held-out",
@@ -37,7 +34,7 @@ def export_command(
         str,
         typer.Option(
             metavar="WHICH",
-            help=f"{SPLIT_FORMATS}: test on synthetic anomalies, on the real test split, or on "
+            help="mvtec and anomalib: test on synthetic anomalies, on the real test split, or on "
             "both.",
         ),
     ] = "synthetic",

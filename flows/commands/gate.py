@@ -13,13 +13,11 @@ from flows.commands.console import (
     stdout_to_stderr,
     write_output,
 )
-from flows.jobs.category_options import Choices, settings_of
-from pipeline.dataset.version import Version, latest, open_version
 from pipeline.errors import UserError
-from pipeline.reports.sample import find_sample
 from pipeline.utils.text_table import table
 
 if TYPE_CHECKING:
+    from pipeline.dataset.version import Version
     from pipeline.generation.explain import FoundSample
 
 
@@ -93,7 +91,9 @@ def find(
     wanted: str, version_dir: Path | None, manifest: Path | None, store: Path | None
 ) -> "FoundSample":
     """The sample of that id in a version, or in the newest version of any category of a store."""
+    from pipeline.dataset.version import open_version
     from pipeline.generation.explain import FoundSample
+    from pipeline.reports.sample import find_sample
 
     # A version is named: an id or a number identifies the sample.
     if version_dir is not None:
@@ -123,8 +123,11 @@ def find(
     raise UserError(f"sample {wanted!r} is in several versions; name one by --version: {names}")
 
 
-def _newest(manifest: Path | None, store: Path | None) -> list[Version]:
+def _newest(manifest: Path | None, store: Path | None) -> "list[Version]":
     """The newest version of each category of a store, or of the manifest's categories."""
+    from flows.jobs.category_options import Choices, settings_of
+    from pipeline.dataset.version import latest
+
     # A store that is named is searched whole, else the categories of the manifest.
     if store is not None:
         if not store.is_dir():

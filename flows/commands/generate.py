@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,6 @@ from flows.commands.console import (
     FollowLinks,
     Json,
     exit_with,
-    join_words,
     print_error,
     print_note,
     print_result,
@@ -24,14 +23,13 @@ from flows.commands.console import (
     worst_code,
 )
 from flows.commands.progress_bars import ImageBar
-from flows.jobs.category_options import Choices, settings_of
-from flows.jobs.generate import GenerateReport, generate
-from pipeline.config.schema import CategorySettings
-from pipeline.dataset.version import open_version
 from pipeline.errors import AnomalysmithError
-from pipeline.sources.layouts.registry import LAYOUTS
 from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
+
+if TYPE_CHECKING:
+    from flows.jobs.generate import GenerateReport
+    from pipeline.config.schema import CategorySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,8 @@ def generate_command(
         str | None,
         typer.Option(
             metavar="KIND:PATH",
-            help="One folder instead of the manifest's sources: "
-            f"{join_words(LAYOUTS, 'or')}, a colon, the folder of one category.",
+            help="One folder instead of the manifest's sources: mvtec_ad, mvtec_loco, visa, btad, "
+            "mpdd, retinal_oct, ok_ng or folder, a colon, the folder of one category.",
         ),
     ] = None,
     all_normal: AllNormal = False,
@@ -113,6 +111,8 @@ def generate_command(
     A run that was killed continues where it stopped; a run that was finished before is served from
     the cache. Exit code 3: a version was published, but some input files could not be used.
     """
+    from flows.jobs.category_options import Choices, settings_of
+
     # Options override the manifest in the settings of every category.
     choices = Choices(
         manifest=manifest, categories=category or (), source=source, store=store, preset=preset,
@@ -142,8 +142,10 @@ def generate_command(
     exit_with(worst_code([part.code for part in parts]))
 
 
-def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> Part:
+def _run(settings: "CategorySettings", limit: int | None, workers: int | None) -> Part:
     """Generate one category with a progress bar."""
+    from flows.jobs.generate import generate
+
     report = generate(settings, limit=limit, workers=workers, watcher=ImageBar())
     # A version without anomalies is valid, but hardly what was meant.
     if not report.anomalous and settings.edits.per_image:
@@ -156,6 +158,8 @@ def _run(settings: CategorySettings, limit: int | None, workers: int | None) -> 
 
 def why_none(folder: Path) -> str:
     """The command that explains a rejected anomaly, if the version has kept one."""
+    from pipeline.dataset.version import open_version
+
     rejects = open_version(folder).rejects
     # A rejected control says nothing about anomalies.
     places = [j for j in range(rejects.samples) if rejects.label(j)] if rejects else []
@@ -166,7 +170,7 @@ def why_none(folder: Path) -> str:
     return f"and `{words}` shows every check of one rejected anomaly"
 
 
-def _preview(settings: CategorySettings, limit: int | None) -> Part:
+def _preview(settings: "CategorySettings", limit: int | None) -> Part:
     """What a run of one category would do."""
     from flows.jobs.generate_preview import preview, preview_text
 
@@ -174,7 +178,7 @@ def _preview(settings: CategorySettings, limit: int | None) -> Part:
     return Part(content, preview_text(content), DONE)
 
 
-def as_text(report: GenerateReport) -> str:
+def as_text(report: "GenerateReport") -> str:
     """A run in words and small tables."""
     # Kinds first, then the reasons of rejected attempts, the most frequent first.
     how = "published before, nothing to do" if report.cached else f"{report.seconds:.1f} s"

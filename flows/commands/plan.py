@@ -14,7 +14,6 @@ from flows.commands.console import (
     stdout_to_stderr,
     worst_code,
 )
-from flows.jobs.category_options import Choices, settings_of
 from pipeline.errors import AnomalysmithError
 from pipeline.utils.repeated import repeated
 from pipeline.utils.text_table import table
@@ -55,6 +54,7 @@ def plan_command(
     Times are estimated from earlier runs on this store with the same models, image size and kind of
     device; without any they are unknown. Nothing is written and no model is loaded.
     """
+    from flows.jobs.category_options import Choices, settings_of
     from flows.jobs.forecast import forecast
 
     found: list[dict[str, Any]] = []

@@ -13,7 +13,6 @@ from flows.commands.console import (
     print_result,
     stdout_to_stderr,
 )
-from flows.jobs.category_options import Choices, settings_of
 from pipeline.errors import UserError
 from pipeline.utils.text_table import table
 
@@ -201,6 +200,7 @@ def _settings(
     manifest: Path | None, category: str | None, source: str | None, all_normal: bool
 ) -> Any:
     """Settings of the one category that was named, or that the manifest has; scenes rendered."""
+    from flows.jobs.category_options import Choices, settings_of
     from flows.jobs.example_scenes import ensure_rendered
 
     # The command works on one category: parts are learned per product.

@@ -17,9 +17,6 @@ from flows.commands.console import (
     print_result,
     stdout_to_stderr,
 )
-from flows.jobs.evaluate import number
-from flows.jobs.train import job_of, report_json, train
-from pipeline.dataset.version import open_version
 from pipeline.errors import AnomalysmithError
 
 
@@ -126,6 +123,8 @@ def train_command(
     """
     # Must stay the first statement: it holds the options and nothing else.
     options = locals()
+    from flows.jobs.train import job_of
+
     # torchrun sets both variables; RANK alone may come from elsewhere.
     rank = int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
     try:
@@ -148,6 +147,7 @@ def train_command(
 def _run(job: TrainJob, rank: int) -> tuple[dict[str, Any], str]:
     from detectors.training.progress import Watcher
     from flows.commands.progress_bars import StoppableBar, first_decides
+    from flows.jobs.train import report_json, train
 
     # Only rank 0 shows a bar and handles Ctrl-C.
     if rank:
@@ -191,6 +191,8 @@ def as_text(content: dict[str, Any], version: Path) -> str:
 
 def _next(checkpoint: str, folder: Path) -> str:
     """The command that measures the detector: on the version's test images if it has both kinds."""
+    from pipeline.dataset.version import open_version
+
     words = f"anomalysmith evaluate --checkpoint {shlex.quote(checkpoint)}"
     test = open_version(folder).index["counts"]["test"]
     if 0 < test["good"] < test["images"]:
@@ -202,14 +204,15 @@ def _next(checkpoint: str, folder: Path) -> str:
 
 def validation_lines(found: dict[str, Any]) -> list[str]:
     """AUROC and false alarms on images that the fit has not seen."""
+    from detectors.training.calibration import rate_interval
+    from flows.jobs.evaluate import number
+
     auroc = "no image AUROC" if found["auroc"] is None else f"image AUROC {number(found['auroc'])}"
     counts = f"{found['normals']} normals, {found['synthetics']} synthetic anomalies"
     lines = [f"held out    {auroc}: {counts}"]
     if found["auroc_by_kind"]:
         kinds = (f"{kind} {number(auroc)}" for kind, auroc in found["auroc_by_kind"].items())
         lines.append(f"            {', '.join(kinds)}")
-    from detectors.training.calibration import rate_interval
-
     # None when the version has no controls.
     share = found["control_false_alarms"]
     if share is not None:

@@ -16,7 +16,6 @@ from flows.commands.console import (
     stdout_to_stderr,
 )
 from flows.commands.progress_bars import counting
-from flows.jobs.category_options import MANIFEST, Choices, settings_of
 from pipeline.errors import WeightsError
 from pipeline.models.weights import store as weights
 from pipeline.utils.text_table import table
@@ -137,6 +136,7 @@ def bundle_command(
     There, set ANOMALYSMITH_WEIGHTS=DIR. After an interruption the same command continues; complete
     files are kept.
     """
+    from flows.jobs.category_options import MANIFEST, Choices, settings_of
     from pipeline.generation.offline_bundle import plan_bundle, write_bundle
 
     with stdout_to_stderr(as_json):

@@ -23,7 +23,8 @@ from pipeline.dataset.version_writer import checksums, dataset_digest, new_strea
 from pipeline.errors import AnomalysmithError, IntegrityError
 from pipeline.kinds import KINDS, is_control
 from pipeline.records import bounding_box
-from pipeline.utils.hashing import digest_of, sha256_file
+from pipeline.utils.file_hash import sha256_file
+from pipeline.utils.hashing import digest_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from pipeline.dataset.lineage import attempt_record
 from pipeline.dataset.shard_writer import SampleRows, ShardInfo, TestRows
 from pipeline.errors import RecordError, UserError
 from pipeline.records import GOOD, Attempt, ImageResult, TestImage
+from pipeline.utils.file_hash import sha256_file
 from pipeline.utils.files import named_disk_errors, sync, write_atomic
-from pipeline.utils.hashing import canonical_json, digest_of, pretty_json, sha256_file
+from pipeline.utils.hashing import canonical_json, digest_of, pretty_json
 
 # A shard is closed early when its rows take this many bytes in memory, however few images it has.
 HELD_BYTES = 128 << 20
@@ -36,7 +37,8 @@ class VersionHeader:
 
     `original_size` is the (H, W) of the source's images before resizing; absolute areas in
     `defects_config` are in its pixels. `limits` are those that the gate calibrated on the normal
-    images; empty when it calibrated none.
+    images; empty when it calibrated none. `parent` is the version that this one was made from, else
+    the newest one is named. `reviews` says which decisions of people went into it.
     """
 
     settings: Mapping[str, Any]
@@ -49,6 +51,8 @@ class VersionHeader:
     original_size: tuple[int, int] | None = None
     software: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    parent: str = ""
+    reviews: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{12,64}", self.plan_digest):
@@ -177,6 +181,7 @@ class VersionBuild:
             "failures": [dict(failure) for failure in header.failures],
             "shards": [info.to_json() for info in self.shards],
             **({"limits": dict(header.limits)} if header.limits else {}),
+            **({"reviews": dict(header.reviews)} if header.reviews else {}),
         }
         # The digest is computed before the table is written: its bytes depend on PyArrow's version.
         digests = {name: stream.hexdigest() for name, stream in self.streams.items()}

@@ -22,8 +22,9 @@ import numpy as np
 
 from pipeline.dataset.files import SUMS
 from pipeline.errors import UserError
+from pipeline.utils.file_hash import sha256_file
 from pipeline.utils.files import sync, try_lock
-from pipeline.utils.hashing import canonical_json, sha256_file
+from pipeline.utils.hashing import canonical_json
 
 # Version and options; written last.
 IDENTITY = "export.json"

@@ -22,7 +22,7 @@ from pipeline.part_kinds import kinds as part_kinds
 from pipeline.part_kinds.kinds import Observed, PartKinds
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
-from pipeline.utils.hashing import sha256_file
+from pipeline.utils.file_hash import sha256_file
 
 # Regions per image: own objects at their place, and objects of any calibration image at random
 # places.

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ import numpy as np
 
 from pipeline.config.manifest import resolve
 from pipeline.config.schema import CategorySettings, Manifest
-from pipeline.errors import AnomalysmithError, ImageError, UserError
+from pipeline.errors import ImageError, UserError
+from pipeline.generation.doctor_models import (
+    WeightsHealth,
+    asked_device,
+    chosen_models,
+    device_in_words,
+    rehearse,
+    weights_health,
+)
 from pipeline.imaging.decode import file_digest, load_image, read_header
 from pipeline.imaging.mask_doubts import MaskDoubt, mask_doubt
 from pipeline.records import SPLITS, SourceEntry
@@ -51,7 +59,8 @@ class CategoryHealth:
 
     `error` is empty, or tells why none of its images can be used. `splits`, `test` (by kind of
     defect), `sizes` (as WxH) and `modes` (of PIL) are counts of readable files. `doubts` are masks
-    that can hardly be meant.
+    that can hardly be meant. `tried` says how the models ran on one of the images; empty if nobody
+    asked.
     """
 
     name: str
@@ -69,18 +78,7 @@ class CategoryHealth:
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
     models: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsHealth:
-    """One model file of the registry; `path` is empty when it is missing."""
-
-    name: str
-    stage: str
-    path: str
-    megabytes: float
-    licence: str
-    get: str
+    tried: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +113,31 @@ def inspect(
     )
 
 
-def examine(settings: Sequence[CategorySettings], progress: Progress | None = None) -> DoctorReport:
+def examine(
+    settings: Sequence[CategorySettings], progress: Progress | None = None, deep: bool = False
+) -> DoctorReport:
     """Check everything that a run with these settings, one or more, would use.
 
     What is wrong with one category is reported and does not keep the others from being checked.
+    `deep` also loads the models and runs them on one image of each category.
     """
     # Messages are collected here by all checks, in the order of the categories.
     missing: list[str] = []
-    found = [_category(category, _models(category, missing), progress) for category in settings]
+    found = []
+    for category in settings:
+        models = chosen_models(category, missing)
+        health, image = _category(category, models, progress)
+        if deep and image is not None and models:
+            health = replace(health, tried=rehearse(category, image, missing))
+        found.append(health)
     # Unusable folders count as missing, after the models of all categories.
     missing += [f"{health.name}: {health.error}" for health in found if health.error]
     # Categories mostly share one device: check and report it once.
-    devices = {}
+    devices, describe = {}, asked_device if deep else device_in_words
     for category in settings:
         compute = (category.models.device, category.models.precision)
         if compute not in devices:
-            devices[compute] = _device(*compute, missing)
+            devices[compute] = describe(*compute, missing)
     # A manifest has one store for all categories.
     store = settings[0].store
     # The store may not exist yet, so its nearest existing folder is checked.
@@ -153,7 +160,7 @@ def examine(settings: Sequence[CategorySettings], progress: Progress | None = No
         store_writable=writable,
         free_gigabytes=round(free, 1),
         needed_gigabytes=round(needed, 3),
-        weights=_weights(missing),
+        weights=weights_health(missing),
         categories=tuple(found),
         # Several categories may lack the same model: say it once.
         missing=tuple(dict.fromkeys(missing)),
@@ -162,8 +169,8 @@ def examine(settings: Sequence[CategorySettings], progress: Progress | None = No
 
 def _category(
     settings: CategorySettings, models: Mapping[str, str], progress: Progress | None
-) -> CategoryHealth:
-    """One category; an unusable folder is reported as `error` and raises nothing."""
+) -> tuple[CategoryHealth, Path | None]:
+    """One category and its first good training image; an unusable folder is reported as `error`."""
     base: dict[str, Any] = {
         "name": settings.name,
         "kind": settings.kind,
@@ -175,12 +182,13 @@ def _category(
         # Example scenes are rendered on the first run: only their numbers are known.
         if settings.scenes is not None and not settings.root.is_dir():
             counts = {"train": settings.scenes.train, "validation": settings.scenes.validation}
-            return CategoryHealth(**base, to_render=True, splits=counts)
+            return CategoryHealth(**base, to_render=True, splits=counts), None
         listing = read_source(
             settings.kind, settings.root, settings.name, settings.follow_links, settings.options
         )
     except UserError as error:
-        return CategoryHealth(**base, error=str(error).removeprefix(f"{text_of(settings.root)}: "))
+        why = str(error).removeprefix(f"{text_of(settings.root)}: ")
+        return CategoryHealth(**base, error=why), None
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
@@ -198,10 +206,11 @@ def _category(
     bad += [BadFile(file.entry.name, file.fault) for file in files if file.fault]
     # An image with a bad mask is still an image: it counts in sizes and modes.
     good = [file for file in files if not file.unreadable]
-    return CategoryHealth(
+    normals = [file.entry for file in good if file.entry.split == "train"]
+    health = CategoryHealth(
         **base,
         # Test images alone are not enough to generate from.
-        error="" if any(file.entry.split == "train" for file in good) else "no readable normal",
+        error="" if normals else "no readable normal",
         splits={split: sum(f.entry.split == split for f in good) for split in SPLITS},
         test=_counted(file.entry.defect for file in good if file.entry.split == "test"),
         sizes=_counted(f"{file.size_HW[1]}x{file.size_HW[0]}" for file in good),
@@ -211,6 +220,7 @@ def _category(
         bad=tuple(bad),
         notes=(*listing.notes, *_notes(good, settings)),
     )
+    return health, normals[0].path if normals else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,54 +290,6 @@ def _notes(files: Sequence[_File], settings: CategorySettings) -> list[str]:
     if doubles:
         notes.append(f"{doubles} normals are copies of other normals")
     return notes
-
-
-def _models(settings: CategorySettings, missing: list[str]) -> dict[str, str]:
-    """Stage -> backend and file, as a run would choose them; empty when a model is missing."""
-    from pipeline.models import build as models
-
-    try:
-        # Raises for weights that are missing, and for licences that the policy forbids.
-        files = models.resolve(settings.models, settings.policy.allow_noncommercial)
-    except UserError as error:
-        missing.append(str(error))
-        return {}
-    return {
-        stage: f"{backend} ({path})" if path else backend
-        for stage, (backend, path) in files.used().items()
-    }
-
-
-def _weights(missing: list[str]) -> tuple[WeightsHealth, ...]:
-    """Every entry of the registry, and whether its file is present and intact."""
-    from pipeline.models.weights import store as weights
-
-    found = []
-    for entry in weights.entries():
-        path = weights.find(entry.name)
-        # Bundled files have published checksums: a damaged checkout is found here.
-        if entry.bundled and path:
-            try:
-                weights.check(entry.name, path)
-            except AnomalysmithError as error:
-                missing.append(str(error))
-        found.append(
-            WeightsHealth(
-                entry.name, entry.stage, str(path or ""), entry.megabytes, entry.licence, entry.get
-            )
-        )
-    return tuple(found)
-
-
-def _device(device: str, precision: str, missing: list[str]) -> str:
-    """The device that a run would use, in words."""
-    from pipeline.models import device as devices
-
-    try:
-        return devices.choose(device, precision).describe()
-    except UserError as error:
-        missing.append(str(error))
-        return f"{device}: not available"
 
 
 def _gigabytes(settings: CategorySettings, health: CategoryHealth) -> float:

@@ -52,7 +52,7 @@ from pipeline.imaging.mask_values import deep_grey_values, grey_values, without_
 from pipeline.imaging.png_chunks import without_optional
 from pipeline.imaging.unsupported import tiff_fault, why_unsupported
 from pipeline.records import MAX_PIXELS
-from pipeline.utils.hashing import sha256_file
+from pipeline.utils.file_hash import sha256_file
 from pipeline.utils.names import text_of
 
 Result = TypeVar("Result")

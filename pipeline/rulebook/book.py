@@ -13,6 +13,7 @@ Shapes: M examples; K groups of examples; V views; S values of a face; F feature
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +22,8 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from pipeline.errors import ManifestError, UserError
 from pipeline.settings import Settings
-from pipeline.utils.hashing import digest_of, sha256_file
-from pipeline.utils.yaml_lines import Document, did_you_mean, explain, load_yaml
+from pipeline.utils.hashing import digest_of
+from pipeline.utils.yaml_lines import Document, did_you_mean, explain, load_yaml, parse_yaml
 
 # Upper bound of every count; "any" allows up to this.
 MAX_COUNT = 10_000
@@ -210,7 +211,7 @@ class RuleBook:
 
 def load(path: Path) -> RuleBook:
     """Read and validate a rule book; ManifestError names file, line and key of the error."""
-    document, book = _read(Path(path))
+    document, book = _validated(load_yaml(Path(path)))
     file = Path(path).parent / book.prototypes.file
     if not file.is_file():
         raise ManifestError(
@@ -218,16 +219,44 @@ def load(path: Path) -> RuleBook:
                 ("prototypes", "file"), f"{file} is missing; it belongs in the rule book's folder"
             )
         )
-    found = sha256_file(file)
+    return _joined(document, book, file.read_bytes())
+
+
+def parse(text: str, examples: bytes, path: Path) -> RuleBook:
+    """The same from a text and the bytes of its examples; `path` is what errors name."""
+    return _joined(*_validated(parse_yaml(text, path)), examples)
+
+
+def parse_text(text: str, path: Path) -> Book:
+    """The text alone, without its examples; `path` is what errors name."""
+    return _validated(parse_yaml(text, path))[1]
+
+
+def digest_of_file(path: Path) -> str:
+    """The digest of a rule book file, see `RuleBook`; its examples count through their SHA-256."""
+    return _digest(_validated(load_yaml(Path(path)))[1])
+
+
+def pack(examples: Examples) -> bytes:
+    """The examples as a safetensors file."""
+    from safetensors.numpy import save
+
+    # Safetensors needs contiguous arrays.
+    return save({name: np.ascontiguousarray(getattr(examples, name)) for name in Examples.FIELDS})
+
+
+def _joined(document: Document, book: Book, content: bytes) -> RuleBook:
+    """A book with its examples, once they have been checked to belong together."""
+    file, found = book.prototypes.file, sha256(content).hexdigest()
     if found != book.prototypes.sha256:
         raise ManifestError(
             document.at(
                 ("prototypes", "sha256"),
-                f"{file.name} has SHA-256 {found[:12]}..., expected "
+                f"{file} has SHA-256 {found[:12]}..., expected "
                 f"{book.prototypes.sha256[:12]}...; copy book and examples together",
             )
         )
-    examples = _examples(file)
+    examples = _unpacked(content, document.path.parent / file)
     # Only now is the number of groups known.
     for name, part in book.parts.items():
         for kind in part.kinds:
@@ -241,38 +270,20 @@ def load(path: Path) -> RuleBook:
     return RuleBook(book, examples, _digest(book))
 
 
-def digest_of_file(path: Path) -> str:
-    """The digest of a rule book file, see `RuleBook`; its examples count through their SHA-256."""
-    return _digest(_read(Path(path))[1])
-
-
-def save_examples(examples: Examples, path: Path) -> str:
-    """Write the examples to a safetensors file and return its SHA-256."""
-    from safetensors.numpy import save
-
-    from pipeline.utils.files import write_atomic
-
-    # Safetensors needs contiguous arrays.
-    tensors = {name: np.ascontiguousarray(getattr(examples, name)) for name in Examples.FIELDS}
-    write_atomic(path, save(tensors))
-    return sha256_file(path)
-
-
-def _examples(path: Path) -> Examples:
+def _unpacked(content: bytes, path: Path) -> Examples:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load as load_tensors
 
     try:
-        tensors = load_file(path)
+        tensors = load_tensors(content)
         return Examples(**{name: tensors[name] for name in Examples.FIELDS})
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError) as error:
         raise UserError(
             f"{path}: expected examples of parts, got {error}; draft the rule book again"
         ) from None
 
 
-def _read(path: Path) -> tuple[Document, Book]:
-    document = load_yaml(path)
+def _validated(document: Document) -> tuple[Document, Book]:
     try:
         # Strict JSON mode: a count given as text, or 1.0 for 1, is an error.
         book = Book.model_validate_json(document.as_json(), strict=True)

@@ -1,4 +1,4 @@
-"""SHA-256 of files, arrays and canonical JSON.
+"""SHA-256 of arrays and canonical JSON.
 
 The identity of a dataset is the SHA-256 of its decoded content: canonical JSON, and arrays as
 (dtype, shape, C-order bytes). HDF5 bytes change with the library version, the filters and the order
@@ -9,25 +9,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import RecordError
-
-
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of the bytes of a file, read in blocks; OSError when it cannot be read."""
-    return hash_file(path, "sha256")
-
-
-def hash_file(path: Path, algorithm: str) -> str:
-    """Hex digest of the bytes of a file by an algorithm of `hashlib`, such as `sha256` or `md5`."""
-    with path.open("rb") as file:
-        # MD5 only detects damage here; without the flag it is not available on FIPS systems.
-        hasher = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
-    return hasher.hexdigest()
 
 
 def sha256_array(array: np.ndarray) -> str:

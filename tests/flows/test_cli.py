@@ -79,7 +79,8 @@ def test_the_options_are_these():
     }
     assert options == {
         "doctor": {
-            "--manifest", "--category", "--source", "--all-normal", "--follow-links", "--json",
+            "--manifest", "--category", "--source", "--all-normal", "--follow-links", "--deep",
+            "--json",
         },
         "compare": {
             "--detector", "--profile", "--false-alarms", "--steps", "--size", "--set", "--seed",
@@ -104,6 +105,7 @@ def test_the_options_are_these():
         },
         "diff": {"--html", "--examples", "--json"},
         "gallery": set(),
+        "serve": {"--host", "--port", "--open", "--read-only", "--runs", "--token"},
         "audit": {"--json"},
         "export": {"--to", "--out", "--samples", "--test", "--controls", "--json"},
         "gate": {"--explain", "--version", "--manifest", "--store", "--picture", "--json"},

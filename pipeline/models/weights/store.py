@@ -20,7 +20,7 @@ import platformdirs
 from pipeline.errors import WeightsError
 from pipeline.models.weights import pins as weights_pins
 from pipeline.models.weights.catalog import ENTRIES, WeightsEntry
-from pipeline.utils.hashing import hash_file
+from pipeline.utils.file_hash import hash_file
 
 # The folder `weights/` of the repository.
 BUNDLED = Path(__file__).resolve().parents[3] / "weights"

@@ -15,7 +15,7 @@ from detectors.training.checkpoint import CARD, MODEL, load, read_card, settings
 from detectors.training.job import TrainJob
 from detectors.training.trainer import train
 from pipeline.errors import IntegrityError, UserError
-from pipeline.utils.hashing import sha256_file
+from pipeline.utils.file_hash import sha256_file
 
 
 @pytest.fixture(autouse=True, scope="module")

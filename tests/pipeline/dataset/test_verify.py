@@ -14,7 +14,7 @@ from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version, find_by_plan, open_version
 from pipeline.dataset.version_writer import checksums
 from pipeline.errors import IntegrityError, UserError
-from pipeline.utils.hashing import sha256_file
+from pipeline.utils.file_hash import sha256_file
 
 FLIPS = 200
 

@@ -32,8 +32,8 @@ from pipeline.export.run import export
 from pipeline.generation.publish import publish
 from pipeline.sources.ground_truth import load_test
 from pipeline.sources.listing import read_source
+from pipeline.utils.file_hash import sha256_file
 from pipeline.utils.files import MAX_NAME_LENGTH, UniqueNames
-from pipeline.utils.hashing import sha256_file
 
 ALL, REAL, BOTH = (
     ExportOptions(samples="all"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from flows.commands.doctor import as_text
 from pipeline.config.manifest import manifest_for_source, override, read_manifest, resolve
 from pipeline.generation.doctor import DoctorReport, examine, inspect
+from pipeline.models import hardware
 from pipeline.models.weights import store as weights
 
 
@@ -176,3 +178,39 @@ def test_progress_counts_the_files(tmp_path):
     seen: list[tuple[int, int]] = []
     inspect(manifest_for_source("mvtec_ad", root), progress=lambda *step: seen.append(step))
     assert seen == [(number, 11) for number in range(1, 12)]
+
+
+def test_an_explicit_gpu_that_is_not_there_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: ())
+    report = report_on(good_category(tmp_path / "nut"), models={"device": "cuda"})
+    assert report.device == "cuda: not available"
+    assert "shows no NVIDIA GPU" in report.missing[0]
+
+
+def test_a_gpu_is_named_and_left_to_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: ("NVIDIA H200",))
+    report = report_on(good_category(tmp_path / "nut"))
+    assert report.device == "NVIDIA H200 by the driver; `doctor --deep` asks PyTorch"
+
+
+def test_models_are_run_on_request(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    wanted = {"foreground": "bundled", "proposals": "small", "features": "bundled"}
+    wanted["inpaint"] = "telea"
+    chosen = {stage: {"backend": backend} for stage, backend in wanted.items()}
+    root = good_category(tmp_path / "nut")
+    settings = resolve(manifest_for_source("mvtec_ad", root, models=chosen, image_size=64), "nut")
+    (nut,) = examine([settings], deep=True).categories
+    assert re.fullmatch(
+        r"000.png: \d+ objects found and one removed in [\d.]+ s, models loaded in [\d.]+ s",
+        nut.tried,
+    )
+
+
+def test_models_that_do_not_run_are_found_on_request(tmp_path):
+    # The weights of these tests are no weights.
+    settings = resolve(manifest_for_source("mvtec_ad", good_category(tmp_path / "nut")), "nut")
+    report = examine([settings], deep=True)
+    assert report.categories[0].tried == "failed"
+    assert "nut: the models do not run here" in report.missing[0]
+    assert report.exit_code == 2

@@ -17,7 +17,7 @@ from pipeline.generation.stored_images import StoredImages
 from pipeline.models import build as models
 from pipeline.models import device as devices
 from pipeline.models.settings import ModelSettings, ProposalSettings
-from pipeline.utils.hashing import sha256_file
+from pipeline.utils.file_hash import sha256_file
 
 
 @pytest.fixture(scope="module")

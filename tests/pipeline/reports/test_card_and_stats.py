@@ -9,7 +9,7 @@ from small_results import small_version
 from pipeline.dataset.files import CARD, CROISSANT, SUMS
 from pipeline.dataset.version import Version
 from pipeline.reports.stats import as_text, stats
-from pipeline.utils.hashing import sha256_file
+from pipeline.utils.file_hash import sha256_file
 
 
 @pytest.fixture(scope="module")
