@@ -22,7 +22,7 @@ PACKAGES = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-pythons test-peers lint bench lock lock-peers install locked clean
+.PHONY: help demo test test-pythons test-peers test-browser lint bench lock lock-peers install locked clean
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -47,6 +47,9 @@ test-pythons: ## the suite on every supported Python, each with a venv of its ow
 
 test-peers: install $(PEERS_READY) ## open every export with the tool that it is for
 	$(PEERS)/bin/python -m pytest -n 0 -m 'slow or not slow' tests/pipeline/export/test_export_peers.py tests/detectors/metrics/test_metrics_peers.py
+
+test-browser: install ## the pages of `serve` in Chromium, also the slow tests (minutes)
+	$(BIN)/python -m pytest -n 0 -m 'slow or not slow' tests/flows/serve/test_browser.py
 
 lint: install ## ruff, import contracts, types
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from flows.commands.console import (
     print_error,
     print_result,
 )
+from flows.commands.curate import curate_command
 from flows.commands.deployments import deployments_command
 from flows.commands.detectors import detectors_command
 from flows.commands.diff import diff_command
@@ -41,6 +42,7 @@ from flows.commands.generate import generate_command
 from flows.commands.plan import plan_command
 from flows.commands.predict import predict_command
 from flows.commands.rules import rules_app
+from flows.commands.serve import serve_command
 from flows.commands.train import train_command
 from flows.commands.versions import gallery_command, show_command, stats_command, verify_command
 from flows.commands.weights import weights_app
@@ -99,6 +101,8 @@ app.command("stats")(stats_command)
 app.command("show")(show_command)
 app.command("diff")(diff_command)
 app.command("gallery")(gallery_command)
+app.command("serve")(serve_command)
+app.command("curate")(curate_command)
 app.command("audit")(audit_command)
 app.command("export")(export_command)
 app.command("gate")(gate_command)

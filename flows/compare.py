@@ -55,6 +55,7 @@ def compare_detectors(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 0,
+    reviews: str | None = None,
     test: bool = True,
     out: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -76,7 +77,8 @@ def compare_detectors(
     common = CompareJob(
         version=Path(), detectors=tuple(detectors or ()), profile=profile,
         false_alarms=false_alarms, steps=steps, size=size, changes=tuple(settings or ()),
-        seed=seed, device=device, precision=precision, workers=workers, test=test,
+        seed=seed, device=device, precision=precision, workers=workers,
+        reviews=Path(reviews) if reviews else None, test=test,
     )  # fmt: skip
     rows: list[Row] = []
     for chosen in settings_of(choices):

@@ -47,6 +47,7 @@ def train_detectors(
     threads: int | None = None,
     beside: str | None = None,
     teacher: str | None = None,
+    reviews: str | None = None,
     start: str | None = None,
     out: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -75,6 +76,7 @@ def train_detectors(
     common = parameters | {
         "changes": settings or (),
         "teacher": Path(teacher) if teacher else None,
+        "reviews": Path(reviews) if reviews else None,
         "start": Path(start) if start else None,
         "version": Path(),
         "out": Path(),

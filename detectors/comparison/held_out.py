@@ -92,6 +92,13 @@ def held_out_scores(restored: Restored, version: Version) -> HeldOutScores:
     else:
         normals, samples = _scored(restored, version)
     shards = version.shards
+    # Stored scores lack the samples that people rejected before the training; these do not.
+    rejected = set(restored.card.reviews.rejected if restored.card.reviews else ())
+    samples = {
+        (shard, row): score
+        for (shard, row), score in samples.items()
+        if not rejected or shards[shard].record(row)["id"] not in rejected
+    }
     records = [shards[shard].record(row) for shard, row in samples]
     labels_M = np.array([record["label"] for record in records], np.int64)
     if not normals or not labels_M.any():

@@ -60,6 +60,11 @@ def cautions(found: Comparison) -> list[str]:
     """What limits the answer: few normals, overlapping intervals, what synthetics cannot show."""
     held, normals = found.held, len(found.held.normal_ids)
     lines = []
+    if reviews := found.version.get("reviews"):
+        lines.append(
+            f"The {reviews['rejected']} samples that people rejected in a review were left out; "
+            f"the {reviews['unsure']} that are unsure or disputed are judged like the others."
+        )
     if found.smallest_rate > found.false_alarms:
         lines.append(
             f"{normals} held-out normal{'s' * (normals != 1)} cannot promise "

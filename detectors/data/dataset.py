@@ -22,12 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detectors.data.views import (
+    NO_WEIGHTS,
     DatasetView,
     NormalsView,
     PairsView,
     Place,
     SourcesView,
     TestSplitView,
+    Weights,
     normal_places,
 )
 from pipeline.dataset.sample_table import SampleTable
@@ -109,14 +111,21 @@ class VersionDataset(Dataset[Batch]):
         return cls.sources_at(version, normal_places(version, split))
 
     @classmethod
-    def sources_at(cls, version: Version, places: Sequence[Place]) -> Self:
-        """The unedited normals at these places, then their accepted samples."""
-        return cls(SourcesView(version, places))
+    def sources_at(
+        cls, version: Version, places: Sequence[Place], weights: Weights = NO_WEIGHTS
+    ) -> Self:
+        """The unedited normals at these places, then their accepted samples of weight above 0."""
+        return cls(SourcesView(version, places, weights))
 
     @classmethod
-    def pairs_at(cls, version: Version, places: Sequence[Place]) -> Self:
-        """The accepted samples of the normals at these places, in the order of the version."""
-        return cls(PairsView(SourcesView(version, places).table))
+    def pairs_at(
+        cls, version: Version, places: Sequence[Place], weights: Weights = NO_WEIGHTS
+    ) -> Self:
+        """The accepted samples of the normals at these places, in the order of the version.
+
+        Samples of weight 0 are left out, other weights make no difference.
+        """
+        return cls(PairsView(SourcesView(version, places, weights).table))
 
     @classmethod
     def test(cls, version: Version) -> Self:

@@ -4,7 +4,8 @@
     for indices in sampler: ...                       # never ends
 
 A normal is drawn first, then one of its samples, so every normal has the same weight no matter how
-many of its samples the gate accepted. A step depends only on seed, step number and rank: a run that
+many of its samples the gate accepted. A sample with a weight below 1 is replaced by its unedited
+normal in the other turns. A step depends only on seed, step number and rank: a run that
 resumes at step k reads the same items as an uninterrupted run.
 """
 
@@ -70,6 +71,7 @@ class SourceSampler(EndlessSampler):
         super().__init__(batch_size, seed, start_step, rank, ranks)
         # Per normal, the items of its wanted samples.
         self.samples = dataset.view.samples_of(settings.wanted())
+        self.weights = dataset.view.weights
         self.clean_share = settings.clean_share
 
     def batch(self, step: int) -> list[int]:
@@ -77,13 +79,18 @@ class SourceSampler(EndlessSampler):
         # A generator per step and rank: no state to save, and any step can be drawn alone.
         rng = np.random.default_rng([self.seed, CHOICE, step, self.rank])
         clean_B, chance_B = rng.random((2, self.batch_size))
+        # Drawn last, so that without weights everything is as it was before there were any.
+        doubt_B = rng.random(self.batch_size) if self.weights else None
         # Both numbers are drawn for every item, used or not, so one item never shifts the next.
         items = []
         for place in range(self.batch_size):
             normal = self._normal(first + place)
             samples = self.samples[normal]
             if samples and clean_B[place] >= self.clean_share:
-                items.append(samples[int(chance_B[place] * len(samples))])
+                item = samples[int(chance_B[place] * len(samples))]
+                # A sample of weight 0.5 takes its turn half of the time, else the normal does.
+                doubted = doubt_B is not None and doubt_B[place] >= self.weights.get(item, 1.0)
+                items.append(normal if doubted else item)
             else:
                 items.append(normal)
         return items

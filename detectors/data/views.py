@@ -4,7 +4,7 @@ A view knows which rows of which shards an index stands for, and fills arrays th
 `detectors.data.dataset` allocates. Images are (B, H, W, 3) uint8, masks (B, H, W) uint8.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from pipeline.errors import UserError
 from pipeline.kinds import KINDS
 from pipeline.records import SPLITS
 
-# Shard and row of a normal image.
+# Shard and row of an image, a normal or a sample.
 Place = tuple[int, int]
+# How much single samples count: 0 leaves a sample out, samples without an entry count 1.
+Weights = Mapping[Place, float]
+NO_WEIGHTS: Weights = {}
 
 
 class DatasetView:
@@ -110,13 +113,27 @@ class SourcesView(DatasetView):
 
     names, shapes = ("original", "edited", "mask"), (2, 1)
 
-    def __init__(self, version: Version, places: Sequence[Place]) -> None:
+    def __init__(
+        self, version: Version, places: Sequence[Place], weights: Weights = NO_WEIGHTS
+    ) -> None:
         super().__init__(version)
         self.clean = NormalsView(version, places)
         table = SampleTable(version)
+        weight_M = [weights.get(place, 1.0) for place in table.places()]
         # Only samples whose original is an item, in the order of the version.
-        mine = sorted(sample for samples in samples_of(table, places) for sample in samples)
+        mine = sorted(
+            sample
+            for samples in samples_of(table, places)
+            for sample in samples
+            if weight_M[sample] > 0
+        )
         self.table = table.chosen(mine)
+        # By item; empty where all count the same.
+        self.weights = {
+            len(places) + item: weight_M[sample]
+            for item, sample in enumerate(mine)
+            if weight_M[sample] < 1
+        }
         self.normals = len(self.clean)
 
     def __len__(self) -> int:

@@ -33,6 +33,7 @@ from pipeline.errors import DeviceError, IntegrityError, UserError
 from pipeline.models.device import Compute
 from pipeline.settings import Settings
 from pipeline.utils.files import named_disk_errors, write_atomic
+from pipeline.utils.hashing import digest_of
 from pipeline.utils.yaml_lines import first_error
 
 # Raised when older releases could no longer read the card.
@@ -72,6 +73,25 @@ class FileCard(Settings):
     sha256: str
 
 
+class ReviewCard(Settings):
+    """The decisions of people that a training used; ids of samples are those of its version.
+
+    `rejected` samples were left out, `unsure` ones counted `unsure_weight` where the detector
+    trains on samples. `sha256` is that of the file of decisions.
+    """
+
+    sha256: str
+    versions: tuple[str, ...]
+    reviewed: int
+    rejected: tuple[str, ...]
+    unsure: tuple[str, ...]
+    unsure_weight: float
+
+    def effect(self) -> str:
+        """The digest of what the decisions change: others that change nothing more have it, too."""
+        return digest_of([list(self.rejected), list(self.unsure), self.unsure_weight])
+
+
 class ValidationPass(Settings):
     """Loss and AUROC on the validation split after `step` steps; None where they do not exist."""
 
@@ -98,6 +118,7 @@ class Card(Settings):
     version: VersionCard
     teacher: FileCard | None = None
     start: FileCard | None = None
+    reviews: ReviewCard | None = None
     seed: int
     processes: int = 1
     steps: int

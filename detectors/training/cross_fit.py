@@ -51,7 +51,7 @@ def cross_fit(fit: Fit) -> Judged:
     elif folds and len(fit.data.fitted) < 2:
         fit.watcher.say("no cross-fitting with a single normal: thresholds rest on validation")
     elif folds:
-        parts = FitData.folds(fit.data.version, folds)
+        parts = FitData.folds(fit.data.version, folds, fit.data.weights)
         samples = _samples(fit.data)
         for number, data in enumerate(parts):
             judged.append(_without(fit, data, samples, number, len(parts)))

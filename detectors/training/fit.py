@@ -225,7 +225,7 @@ class Fit:
         # Detectors that train on samples get pairs, the others get normals.
         if self.detector.view == "sources":
             dataset = self.data.fitted_sources()
-            sampler = SourceSampler(dataset, self.recipe.settings.sources(), **place)  # type: ignore[attr-defined]
+            sampler = SourceSampler(dataset, self.detector.sources(), **place)
         else:
             dataset = self.data.fitted_normals()
             sampler = StepSampler(len(dataset), **place)

@@ -6,33 +6,37 @@
 Samples follow their original: no fit sees an edit of an image that it is judged on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 from detectors.data.dataset import VersionDataset
-from detectors.data.views import Place, normal_places
+from detectors.data.views import NO_WEIGHTS, Place, Weights, normal_places
 from pipeline.dataset.version import Version
 from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitData:
-    """Places of the normals that a fit sees, and of those that it is judged on."""
+    """Places of the normals that a fit sees, and of those that it is judged on.
+
+    `weights` are those of reviewed samples, see `training.reviewed`.
+    """
 
     version: Version
     fitted: tuple[Place, ...]
     held: tuple[Place, ...]
+    weights: Weights = field(default_factory=dict)
 
     @classmethod
-    def of(cls, version: Version) -> Self:
+    def of(cls, version: Version, weights: Weights = NO_WEIGHTS) -> Self:
         """The splits of the version."""
         train, validation = (normal_places(version, split) for split in ("train", "validation"))
-        return cls(version, tuple(train), tuple(validation))
+        return cls(version, tuple(train), tuple(validation), weights)
 
     @classmethod
-    def folds(cls, version: Version, folds: int) -> list[Self]:
+    def folds(cls, version: Version, folds: int, weights: Weights = NO_WEIGHTS) -> list[Self]:
         """The training split, without one of `folds` parts each; parts are never empty.
 
         A part is a run of images in the order of the version, which is that of their names.
@@ -53,6 +57,7 @@ class FitData:
                 version,
                 tuple(place for at, place in enumerate(places) if not part[0] <= at <= part[-1]),
                 tuple(places[at] for at in part.tolist()),
+                weights,
             )
             for part in parts
         ]
@@ -63,11 +68,11 @@ class FitData:
 
     def fitted_sources(self) -> VersionDataset:
         """The same with their samples."""
-        return VersionDataset.sources_at(self.version, self.fitted)
+        return VersionDataset.sources_at(self.version, self.fitted, self.weights)
 
     def fitted_pairs(self) -> VersionDataset:
         """The samples of those normals, with their originals."""
-        return VersionDataset.pairs_at(self.version, self.fitted)
+        return VersionDataset.pairs_at(self.version, self.fitted, self.weights)
 
     def held_normals(self) -> VersionDataset:
         """The normals that it is judged on."""
@@ -75,11 +80,11 @@ class FitData:
 
     def held_sources(self) -> VersionDataset:
         """The same with their samples."""
-        return VersionDataset.sources_at(self.version, self.held)
+        return VersionDataset.sources_at(self.version, self.held, self.weights)
 
     def held_pairs(self) -> VersionDataset:
         """The samples that it is judged on, with their originals."""
-        return VersionDataset.pairs_at(self.version, self.held)
+        return VersionDataset.pairs_at(self.version, self.held, self.weights)
 
 
 def sample_places(pairs: VersionDataset) -> list[Place]:

@@ -33,6 +33,7 @@ class TrainJob:
     `workers`     processes that read images; 0 reads in the training process
     `threads`     threads of PyTorch on a CPU; None: as many as there are CPUs
     `teacher`     weights of the frozen network; None: the file that the weights registry finds
+    `reviews`     decisions of people about the version (docs/review.md); None: all samples count
     `start`       checkpoint whose fitting tensors are copied before the first step
     `save_every`  steps between two resume states; None: by the clock
     `board`       write TensorBoard event files
@@ -48,6 +49,7 @@ class TrainJob:
     workers: int = 0
     threads: int | None = None
     teacher: Path | None = None
+    reviews: Path | None = None
     start: Path | None = None
     save_every: int | None = None
     board: bool = True

@@ -12,7 +12,8 @@ from typing import Any
 
 from detectors.training.checkpoint import CARD, MODEL, Card, FileCard, read_card, read_tensors
 from detectors.training.job import TrainJob
-from pipeline.dataset.version import Version
+from detectors.training.reviewed import Reviewed
+from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
 from pipeline.models.weights import store as weights
 
@@ -32,28 +33,33 @@ class Inputs:
     teacher_card: FileCard
     start: Path | None = None
     start_card: FileCard | None = None
+    reviewed: Reviewed | None = None
 
     @classmethod
     def of(cls, job: TrainJob) -> "Inputs":
         """The job's teacher, or the one of the weights registry, and the checkpoint to start from.
 
-        WeightsError when the teacher is missing, UserError when `start` is no checkpoint.
+        WeightsError when the teacher is missing, UserError when `start` is no checkpoint and when
+        no decision of `reviews` is about the version.
         """
         # A teacher by the same name but with other bytes is another training.
         path = weights.require(job.recipe.settings.teacher, job.teacher, otherwise=OTHER_TEACHER)
         card = FileCard(name=path.name, sha256=weights.sha256(path))
+        reviews = Reviewed.of(open_version(job.version), job.reviews) if job.reviews else None
         if job.start is None:
-            return cls(path, card)
+            return cls(path, card, reviewed=reviews)
         start = Path(job.start)
         # The card already holds the digest of the tensors, so the large file is not hashed here.
         start_card = FileCard(name=start.name, sha256=read_card(start).sha256)
-        return cls(path, card, start / MODEL, start_card)
+        return cls(path, card, start / MODEL, start_card, reviews)
 
 
 def identity(job: TrainJob, version: Version, inputs: Inputs) -> dict[str, Any]:
     """Everything that determines the result of a training, as JSON."""
-    # Flows hash this into folder names, so its keys and their contents are part of the format.
-    return {
+    # Flows hash this into folder names, so its keys and their contents are part of the format. The
+    # key of reviews is there only with reviews, which are younger than the others.
+    reviews = {"reviews": inputs.reviewed.card.effect()} if inputs.reviewed else {}
+    return reviews | {
         "detector": job.recipe.name,
         "settings": job.recipe.settings.model_dump(mode="json"),
         "schedule": job.recipe.schedule.model_dump(mode="json"),
@@ -84,6 +90,8 @@ def finished(out: Path, wanted: Mapping[str, Any], precision: str = "auto") -> C
         "teacher": card.teacher.sha256 if card.teacher else None,
         "start": card.start.sha256 if card.start else None,
     }
+    if card.reviews:
+        found["reviews"] = card.reviews.effect()
     # Numbers depend on the precision, but `auto` may resolve differently on another machine.
     if precision != "auto":
         found["precision"], wanted = card.precision, {**wanted, "precision": precision}

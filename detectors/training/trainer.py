@@ -7,6 +7,7 @@
 Under `torchrun` all processes call `train`; rank 0 validates and writes.
 """
 
+import os
 import shutil
 from contextlib import ExitStack
 
@@ -26,6 +27,7 @@ from detectors.training.progress import Watcher
 from detectors.training.run_identity import Inputs, finished, identity
 from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
+from pipeline.models.device import free_cpus
 from pipeline.utils.files import locked_if_free, require_writable
 
 
@@ -61,7 +63,12 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         watcher = watcher if watcher and ranks.first else Watcher()
         # A resume state is bound to precision and processes as well; a finished checkpoint is not.
         bound = wanted | {"precision": precision_name(compute), "processes": ranks.ranks}
-        data = FitData.of(version)
+        reviewed = inputs.reviewed
+        data = FitData.of(version, reviewed.weights) if reviewed else FitData.of(version)
+        if reviewed:
+            watcher.say(reviewed.note)
+        if compute.device.type == "cpu" and (note := _note_on_threads(job.threads)):
+            watcher.say(note)
         fit = Fit(job, data, job.out, compute, ranks, watcher, inputs, bound)
         fit.run()
         report = TrainReport(job.out, fit.done, fit.spent(), rates=fit.rates)
@@ -71,6 +78,21 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         # No process returns before rank 0 has written the checkpoint.
         ranks.broadcast(0)
         return report
+
+
+def _note_on_threads(asked: int | None) -> str:
+    """How many threads PyTorch uses, where that is more than other programs leave CPUs free.
+
+    Not changed here: the number of threads changes rounding, and so a resumed training.
+    """
+    threads, cpus = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    free = free_cpus(os.getloadavg()[0], cpus)
+    if asked is not None or threads <= free:
+        return ""
+    return (
+        f"{threads} threads on {cpus} CPUs, of which other programs leave about {free} free; "
+        f"--threads {free} may be faster"
+    )
 
 
 def check_options(job: TrainJob) -> None:
@@ -121,6 +143,7 @@ def _finish(fit: Fit) -> Card:
         version=VersionCard.of(fit.data.version),
         teacher=fit.inputs.teacher_card,
         start=fit.inputs.start_card,
+        reviews=fit.inputs.reviewed.card if fit.inputs.reviewed else None,
         seed=fit.job.seed,
         processes=fit.ranks.ranks,
         steps=fit.done,

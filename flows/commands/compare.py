@@ -76,6 +76,14 @@ def compare_command(
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="Processes that read images.")
     ] = 0,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Decisions about the version: detectors are neither trained nor judged on "
+            "rejected samples.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""`anomalysmith gate --explain SAMPLE`: every check of the gate on one stored sample, in words."""
+"""`anomalysmith gate`: every check of the gate on one sample, or limits learned from a review."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,24 +19,39 @@ from pipeline.utils.text_table import table
 if TYPE_CHECKING:
     from pipeline.dataset.version import Version
     from pipeline.generation.explain import FoundSample
+    from pipeline.review.suggest import Suggestions
 
 
 def gate_command(
     explain: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--explain",
             metavar="SAMPLE",
             help="Id of an accepted or rejected sample, as shown in the gallery "
             "(train/good/000.png@2.0); or, with --version, its number from 0.",
-            show_default=False,
         ),
-    ],
+    ] = None,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest",
+            help="Limits that would have rejected what reviewers of --version rejected.",
+        ),
+    ] = False,
     version: Annotated[
         Path | None,
         typer.Option(
             metavar="VERSION_DIR",
             help="The version with the sample.  [default: the newest of each category]",
+        ),
+    ] = None,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --suggest: decisions about the version.  [default: "
+            "VERSION_DIR.reviews.jsonl]",
         ),
     ] = None,
     manifest: Annotated[
@@ -59,12 +74,31 @@ def gate_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a stored sample again and show the result of every check of the gate.
+    """Measure a stored sample again and show every check of the gate, or suggest limits for it.
 
     Scores are computed from the stored pixels, so versions of older releases can be explained as
     well; where a score differs from the recorded one, both are shown. Limits are those of the
-    version's settings; calibrated limits were learned from the version's own normals.
+    version's settings; calibrated limits were learned from the version's own normals. --suggest
+    prints lines for the manifest and changes nothing.
     """
+    if suggest == (explain is not None):
+        raise UserError("gate takes either --explain SAMPLE or --suggest")
+    if suggest:
+        _suggest(version, reviews, as_json)
+    elif reviews is not None:
+        raise UserError("--reviews goes with --suggest; leave it out")
+    elif explain is not None:
+        _explain(explain, version, manifest, store, picture, as_json)
+
+
+def _explain(
+    explain: str,
+    version: Path | None,
+    manifest: Path | None,
+    store: Path | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
     from pipeline.generation.explain import explain as explain_sample
     from pipeline.generation.explain import heat_image
 
@@ -85,6 +119,56 @@ def gate_command(
     print_result(explained.content, as_json, _text(explained.content), aside=aside)
     if picture is not None and not aside:
         print_note(f"original | edited | change mask | distance: {picture}")
+
+
+def _suggest(folder: Path | None, reviews: Path | None, as_json: bool) -> None:
+    from pipeline.dataset.version import open_version
+    from pipeline.review.about import reviews_of
+    from pipeline.review.log import review_log
+    from pipeline.review.suggest import suggest
+
+    if folder is None:
+        raise UserError("--suggest needs the version that was reviewed; name it by --version")
+    with stdout_to_stderr(as_json):
+        version = open_version(folder)
+        found = suggest(version, reviews_of(version, reviews or review_log(folder).path))
+    print_result(found.to_json(), as_json, _limits_text(found))
+
+
+def _limits_text(found: "Suggestions") -> str:
+    """A table of limits, the best first, then the lines for the manifest."""
+    rows = [
+        (
+            row.check.limit, "none" if row.now is None else f"{row.now:.4g}", f"{row.value:g}",
+            f"{row.caught} of {found.rejected}", f"{row.wrongly} of {found.kept}",
+            f"{row.precision:.2f}", f"{row.recall:.2f}",
+            f"{row.tested_precision:.2f}", f"{row.tested_recall:.2f}",
+            "suggested" if row.pasted else "",
+        )
+        for row in found.rows
+    ]  # fmt: skip
+    head = ("limit", "now", "new", "rejected", "of kept", "precision", "recall", "tested", "", "")
+    lines = [
+        f"{found.rejected} reviewed samples are rejected, {found.kept} kept. What limits would "
+        "have done:",
+        "",
+        table(head, rows),
+        "",
+        "tested: precision and recall on samples that the limit was not chosen on",
+    ]
+    if not found.lines:
+        return "\n".join([*lines, "", "no limit tells them apart better than chance would"])
+    return "\n".join(
+        [
+            *lines,
+            f"together, the suggested limits reject {found.recall:.0%} of what was rejected; "
+            f"{found.precision:.0%} of what they reject was rejected",
+            "",
+            "for the manifest, if you agree:",
+            "",
+            found.lines.rstrip(),
+        ]
+    )
 
 
 def find(

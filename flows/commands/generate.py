@@ -77,6 +77,22 @@ def generate_command(
         int | None, typer.Option(metavar="N", min=1, help="Only the first N good images by name.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed.")] = None,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Decisions about versions of the category: what was rejected is replaced.  "
+            "[default: the manifest's]",
+        ),
+    ] = None,
+    other_products: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Good images of other products, which may lie where a part should be.  "
+            "[default: the manifest's other categories]",
+        ),
+    ] = None,
     # How it is run.
     workers: Annotated[
         int | None,
@@ -117,7 +133,8 @@ def generate_command(
     choices = Choices(
         manifest=manifest, categories=category or (), source=source, store=store, preset=preset,
         per_image=per_image, seed=seed, image_size=image_size, device=device, inpaint=inpaint,
-        follow_links=follow_links, all_normal=all_normal, publishes=True,
+        follow_links=follow_links, reviews=reviews, other_products=other_products,
+        all_normal=all_normal, publishes=True,
     )  # fmt: skip
     parts: list[Part] = []
     with stdout_to_stderr(as_json):

@@ -78,7 +78,6 @@ def predict_command(
     try:
         with stdout_to_stderr(as_json):
             from detectors.evaluation.predict import predict
-            from detectors.evaluation.score_table import words_of
             from flows.commands.progress_bars import StepBar
             from pipeline.utils.files import is_stream, replaced_by, require_writable
 
@@ -108,7 +107,12 @@ def predict_command(
     # One row per image with its verdict at the chosen threshold, and why.
     head = ["image", "score", f"by {found.threshold}", "reasons"]
     rows = [
-        [one.path, f"{one.score:.4g}", one.verdict, "; ".join(map(words_of, one.reasons))]
+        [
+            one.path,
+            f"{one.score:.4g}",
+            one.verdict,
+            "; ".join(reason["words"] for reason in one.reasons),
+        ]
         for one in found.images
     ]
     # Most detectors give no reasons.

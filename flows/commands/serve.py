@@ -1,5 +1,6 @@
 """`anomalysmith serve STORE`: look at datasets, review and compare them in a browser."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,15 @@ def serve_command(
             show_default=False,
         ),
     ] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Folder in which PRODUCT.rules.yaml is the rule book of a product, or one such "
+            "file.  [default: the folder that STORE is in]",
+            show_default=False,
+        ),
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -70,14 +80,24 @@ def serve_command(
     for folder in runs or ():
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}; --runs names folders with reports")
-    from flows.serve.run import Address, run
-
+    known = _token(host, token)
     with _listening(host, port) as listener:
-        address = Address.of(host, listener, _token(host, token))
+        # After what is quick to fail: this loads the pages and everything behind them.
+        from flows.serve.run import Address, run
+
+        address = Address.of(host, listener, known)
         typer.echo(f"Serving {store} at {address.url}  (Ctrl-C ends it)")
         if not address.loopback:
             print_note("note: whoever knows this address can read the store, without encryption")
-        run(store, listener, address, runs or (), read_only=read_only, browser=open_browser)
+        run(
+            store,
+            listener,
+            address,
+            runs or (),
+            rule_books=rules,
+            read_only=read_only,
+            browser=open_browser,
+        )
 
 
 def _require_store(store: Path) -> None:
@@ -122,7 +142,8 @@ def _listening(host: str, port: int) -> socket.socket:
     except PermissionError:
         raise UserError(f"port {port} needs privileges; choose one above 1023") from None
     except OSError as error:
-        reason = error.strerror or str(error)
+        # The text of asyncio and socket repeats the address.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise UserError(
             f"cannot listen on {host} port {port}: {reason}; choose another --port, or 0 for any"
         ) from None

@@ -94,7 +94,8 @@ def train_command(
         typer.Option(
             "--with",
             metavar="NAME",
-            help="For detector parts: nearest, puad or laead, whose score counts, too.",
+            help="For detector parts: another detector whose score counts, too; a network is "
+            "trained where it has one.",
         ),
     ] = None,
     teacher: Annotated[
@@ -102,6 +103,14 @@ def train_command(
         typer.Option(
             metavar="FILE",
             help="Weights of the frozen teacher.  [default: the file that `weights` finds]",
+        ),
+    ] = None,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Decisions about the version: rejected samples are left out, unsure ones count "
+            "half.",
         ),
     ] = None,
     start: Annotated[

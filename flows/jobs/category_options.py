@@ -39,6 +39,8 @@ class Choices:
     device: str | None = None
     inpaint: str | None = None
     follow_links: Path | None = None
+    reviews: Path | None = None
+    other_products: Path | None = None
     all_normal: bool = False
     publishes: bool = False
 
@@ -60,6 +62,11 @@ def settings_of(choices: Choices) -> list[CategorySettings]:
         raise UserError(
             "--all-normal is for sources of kind folder; the other layouts say which images are "
             "good: leave it out"
+        )
+    if choices.reviews is not None and len(found) > 1:
+        raise UserError(
+            f"--reviews is about versions of one category, got {len(found)}: name it with "
+            "--category, or name the file of each in the manifest"
         )
     found = [_overridden(settings, choices) for settings in found]
     if choices.publishes and choices.source is not None and not choices.categories:
@@ -119,6 +126,8 @@ def _overridden(settings: CategorySettings, choices: Choices) -> CategorySetting
         preset=choices.preset,
         per_image=choices.per_image,
         follow_links=choices.follow_links,
+        reviews=choices.reviews,
+        other_products=choices.other_products,
         all_normal=choices.all_normal,
     )
     # `override` knows the settings of a manifest, not image size and models.

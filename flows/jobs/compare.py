@@ -37,6 +37,7 @@ class CompareJob:
     `profile`       `paper`, `cpu` or `tiny`; `auto`: `paper` with a GPU, else `cpu`
     `false_alarms`  share of good products that may be rejected, 0 to 1
     `changes`       DETECTOR.KEY=VALUE, settings of single detectors
+    `reviews`       decisions of people about the version: rejected samples are left out
     `test`          open the real test split, where there is one, after the recommendation
 
     The others are options of a training; `steps` leaves detectors without steps alone.
@@ -54,6 +55,7 @@ class CompareJob:
     device: str = "auto"
     precision: str = "auto"
     workers: int = 0
+    reviews: Path | None = None
     test: bool = True
 
 
@@ -187,7 +189,7 @@ def compared(
     left_out = [LeftOut(name, why) for name, why in plan.left_out.items()]
     left_out += [LeftOut(name, why, failed=True) for name, why in failed.items()]
     found = Comparison(
-        version=_facts(plan.version),
+        version=_facts(plan.version, job.reviews),
         profile=plan.profile,
         seed=job.seed,
         false_alarms=job.false_alarms,
@@ -231,6 +233,7 @@ def _training(
         "detector": name, "profile": profile, "size": job.size, "changes": changes,
         "version": version.dir, "out": out, "seed": job.seed, "device": job.device,
         "precision": job.precision, "workers": job.workers, "steps": job.steps,
+        "reviews": job.reviews,
     }  # fmt: skip
     return job_of_some(options)
 
@@ -284,11 +287,20 @@ def _require_held_out(version: Version, crossed: bool) -> None:
         )
 
 
-def _facts(version: Version) -> dict[str, Any]:
-    return {
+def _facts(version: Version, reviews: Path | None) -> dict[str, Any]:
+    facts = {
         "name": version.name,
         "digest": version.digest,
         "category": version.category,
         "licence": version.index.get("licence") or "",
         "folder": str(version.dir),
     }
+    return facts | ({"reviews": _reviewed(version, reviews)} if reviews else {})
+
+
+def _reviewed(version: Version, reviews: Path) -> dict[str, Any]:
+    """Counts and digest of the decisions that all trainings used."""
+    from detectors.training.reviewed import Reviewed
+
+    card = Reviewed.of(version, reviews).card.model_dump(mode="json")
+    return card | {name: len(card[name]) for name in ("rejected", "unsure")}

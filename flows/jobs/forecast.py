@@ -128,10 +128,17 @@ def _changed(plan: RunPlan | None, before: Version | None) -> list[str]:
     names = {image.name for image in plan.images}
     used = index["counts"]["images"] + sum(f["name"] in names for f in index["failures"])
     found += _differences(["images"], {"images": used}, {"images": len(plan.images)})
+    rejected = [_refused(index.get("reviews", {})), _refused(plan.reviews)]
+    found += _differences(["rejected in reviews"], *({"rejected in reviews": n} for n in rejected))
     code = {"code": index.get("code_version")}
     found += _differences(["code"], code, {"code": code_version()})
     found += _differences(software(), index.get("software", {}), software())
     return found or ["files of the source, or what the records do not name (rules, output, ...)"]
+
+
+def _refused(reviews: Mapping[str, Any]) -> int:
+    """How many edits people rejected."""
+    return sum(map(len, reviews.get("refused", {}).values()))
 
 
 def _differences(keys: Iterable[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from pipeline.config.schema import (
     CategoryEntry,
     CategorySettings,
     Manifest,
+    OtherProduct,
     SceneCounts,
     SceneProduct,
     SourceSettings,
@@ -40,6 +41,8 @@ from pipeline.utils.names import path_of, text_of
 from pipeline.utils.yaml_lines import did_you_mean, explain, load_yaml
 
 Model = TypeVar("Model", bound=Settings)
+# A folder of other products holds what the user says, whatever its files are called.
+ALL_GOOD = SourceOptions(all_normal=True)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -145,10 +148,11 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
             (*here, "rules"),
             f"there is no rule book {entry.rules}; write one with `anomalysmith rules draft`",
         )
-    links = entry.follow_links or source.follow_links
-    # The most specific statement of the licence wins; what the layout is known for comes last.
-    licence = entry.licence or source.licence
-    licence = licence or (RENDERED_LICENCE if rendered else LAYOUTS[source.kind].licence)
+    reviews = None if entry.reviews is None else _absolute(manifest.folder, entry.reviews)
+    if reviews is not None and not reviews.is_file():
+        raise _EntryError((*here, "reviews"), f"there is no file of decisions {entry.reviews}")
+    links = _links(manifest, entry, source)
+    licence = _licence(entry, source)
     # The policy applies to data here; weights are checked when they are looked up.
     if not manifest.licence.allow_noncommercial and _is_noncommercial(licence):
         raise _EntryError(
@@ -174,9 +178,49 @@ def resolve(manifest: Manifest, category: str) -> CategorySettings:
         scenes=(source.scenes or SceneCounts()) if rendered else None,
         product=product,
         rules=rules,
-        follow_links=None if links is None else _absolute(manifest.folder, path_of(links)),
+        other_products=_other_products(manifest, category, licence),
+        reviews=reviews,
+        follow_links=links,
         options=_options(category, entry, source),
     )
+
+
+def _links(manifest: Manifest, entry: CategoryEntry, source: SourceSettings) -> Path | None:
+    links = entry.follow_links or source.follow_links
+    return None if links is None else _absolute(manifest.folder, path_of(links))
+
+
+def _licence(entry: CategoryEntry, source: SourceSettings) -> str:
+    """The most specific statement wins; what the layout is known for comes last."""
+    known = RENDERED_LICENCE if source.kind == SCENES else LAYOUTS[source.kind].licence
+    return entry.licence or source.licence or known
+
+
+def _other_products(manifest: Manifest, category: str, licence: str) -> tuple[OtherProduct, ...]:
+    """Where images of other products are: the folders that the category names, else the other
+    categories under its licence, since a pasted product brings its own along.
+
+    Rendered scenes donate nothing: they may not be drawn yet.
+    """
+    named = manifest.categories[category].other_products
+    if named is not None:
+        folders = [_absolute(manifest.folder, path_of(path)) for path in named]
+        return tuple(
+            OtherProduct(name=text_of(one.name), kind="folder", root=one, options=ALL_GOOD)
+            for one in folders
+        )
+    found = []
+    for name, entry in manifest.categories.items():
+        if name == category:
+            continue
+        source, root = _located(manifest, name, entry)
+        if source.kind != SCENES and _licence(entry, source) == licence:
+            found.append(OtherProduct(
+                name=name, kind=source.kind, root=root,
+                follow_links=_links(manifest, entry, source),
+                options=_options(name, entry, source),
+            ))  # fmt: skip
+    return tuple(found)
 
 
 def override(
@@ -187,6 +231,8 @@ def override(
     preset: str | None = None,
     per_image: int | None = None,
     follow_links: Path | None = None,
+    reviews: Path | None = None,
+    other_products: Path | None = None,
     all_normal: bool = False,
 ) -> CategorySettings:
     """The settings with options of the command line in place of the manifest's values.
@@ -203,8 +249,13 @@ def override(
         "store": store and Path(os.path.abspath(store)),
         "seed": seed,
         "follow_links": follow_links and Path(os.path.abspath(follow_links)),
+        "reviews": reviews and Path(os.path.abspath(reviews)),
     }
     changed: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
+    if other_products is not None:
+        folder = Path(os.path.abspath(other_products))
+        one = OtherProduct(name=text_of(folder.name), kind="folder", root=folder, options=ALL_GOOD)
+        changed["other_products"] = (one,)
     # Other layouts say which images are good.
     if all_normal and settings.kind == "folder":
         changed["options"] = settings.options.model_copy(update={"all_normal": True})

@@ -167,6 +167,18 @@ class CategoryEntry(Settings):
         description="rule book (`anomalysmith rules draft`) that every sample is checked against; "
         "relative to the manifest; null = none",
     )
+    other_products: tuple[str, ...] | None = Field(
+        default=None,
+        description="folders of good images of other products, relative to the manifest, for "
+        "`wrong_type` where the category has one type of part only; null = the manifest's other "
+        "categories under the same licence; [] = none",
+    )
+    reviews: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file of decisions about versions of this category (docs/review.md): edits "
+        "that were rejected are replaced by others; relative to the manifest; null = none",
+    )
 
 
 class Manifest(Settings):
@@ -217,6 +229,16 @@ class Manifest(Settings):
         return copy
 
 
+class OtherProduct(Settings):
+    """A folder of images whose products may be pasted into those of another category."""
+
+    name: str
+    kind: str
+    root: Path
+    follow_links: Path | None = None
+    options: SourceOptions = NO_OPTIONS
+
+
 class CategorySettings(Settings):
     """The resolved settings of one category, as a run uses them.
 
@@ -244,6 +266,10 @@ class CategorySettings(Settings):
     scenes: SceneCounts | None = None
     product: str | None = None
     rules: Path | None = None
+    # Enter the plan by the digests of the images that are taken from them.
+    other_products: tuple[OtherProduct, ...] = ()
+    # Enters the plan by the edits that were rejected.
+    reviews: Path | None = None
     # Decides which files are found, and so enters the plan by their digests.
     follow_links: Path | None = None
     # Likewise, which folders hold what.

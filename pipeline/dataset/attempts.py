@@ -5,9 +5,12 @@ scores are flat columns `score_<name>`, null where an attempt was not measured. 
 are the records of `lineage.attempt_record`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.errors import IntegrityError
 
@@ -18,8 +21,11 @@ SCORE = "score_"
 RULE_COLUMNS = ("rule", "broken")
 
 
-def write_attempts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write attempt records, each with `seconds`, `shard` and `row` (None where not stored)."""
+def write_attempts(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write attempt records, each with `seconds`, `shard` and `row` (None where not stored).
+
+    They are iterated once per column.
+    """
     # Imported here: opening a version must not load PyArrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -61,6 +67,63 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
     except (OSError, pa.ArrowException) as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
     return [_nested(row) for row in rows]
+
+
+def read_tries(path: Path, image: str, number: int) -> list[dict[str, Any]]:
+    """The attempts at one sample of one image, in order: number, kind and reason of rejection.
+
+    Only these rows are read, as a version may have a million others.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["attempt", "kind", "accepted", "reason"]
+    wanted = [("image", "==", image), ("number", "==", number)]
+    try:
+        rows = pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    return sorted(rows, key=lambda row: row["attempt"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Accepted:
+    """The accepted attempts of a version as columns, in its order: N samples.
+
+    `shards` and `rows` say where each is stored, `scores` are (N,) float64 by name, NaN where an
+    attempt was not measured.
+    """
+
+    ids: list[str]
+    kinds: list[str]
+    shards: list[str]
+    rows: list[int]
+    scores: dict[str, np.ndarray]
+
+
+def read_accepted(path: Path) -> Accepted:
+    """The accepted attempts, without a Python object for each row and score: for large versions.
+
+    IntegrityError for a missing or damaged file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, filters=[("accepted", "==", True)])
+        names = ("image", "number", "attempt", "kind", "shard", "row")
+        images, numbers, tries, kinds, shards, rows = (table[n].to_pylist() for n in names)
+        scores = {
+            name.removeprefix(SCORE): np.asarray(table[name], np.float64)
+            for name in table.column_names
+            if name.startswith(SCORE)
+        }
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; copy the whole version") from None
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    ids = [f"{i}@{n}.{a}" for i, n, a in zip(images, numbers, tries, strict=True)]
+    return Accepted(ids, kinds, shards, rows, scores)
 
 
 def canonical_attempts(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:

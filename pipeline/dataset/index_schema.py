@@ -113,6 +113,20 @@ class _Failure(BaseModel):
     error: _Text
 
 
+class _Reviews(BaseModel):
+    """Decisions of people that went into a version; the counts are absent where it only refuses
+    the edits that were rejected."""
+
+    versions: list[_Text]
+    refused: dict[_Text, list[_Text]]
+    curated: _Text = ""
+    reviewers: _Count = 0
+    reviewed: _Count = 0
+    reject: _Count = 0
+    unsure: _Count = 0
+    disputed: _Count = 0
+
+
 class _Index(BaseModel):
     """What readers rely on; a file may hold more keys, which are not looked at."""
 
@@ -131,3 +145,4 @@ class _Index(BaseModel):
     code_version: _Text
     failures: list[_Failure]
     digests: dict[_Text, _Text]
+    reviews: _Reviews | None = None

@@ -11,6 +11,8 @@ from pipeline.records import Attempt, ImageResult, Verdict
 
 # The score that a sample has when, and only when, a rule book judged it.
 RULES_SCORE = "rules_broken"
+# The reason of a sample that passed the gate and that a person rejected.
+REVIEWED = "rejected_in_review"
 
 
 def sample_id(result: ImageResult, attempt: Attempt) -> str:
@@ -66,6 +68,8 @@ def sample_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
         "edit": sample.edit.to_json(),
         "accepted": attempt.verdict.accepted,
         **rules_record(attempt.verdict),
+        # In words for people; the table of attempts has the names.
+        **({"findings": list(attempt.verdict.findings)} if attempt.verdict.findings else {}),
     }
 
 
@@ -82,7 +86,7 @@ def attempt_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
 def cached_attempt(attempt: Attempt) -> dict[str, Any]:
     """What the stage cache holds of an attempt besides its arrays; the edit where there is one.
 
-    `rule` and `broken` are always there: the cache restores the verdict, with or without a rule
+    `rule`, `broken` and `findings` are always there: the cache restores the verdict, with or without a rule
     book. So is `seconds`, which the table of attempts reports for cached attempts too.
     """
     edit = {} if attempt.sample is None else {"edit": attempt.sample.edit.to_json()}
@@ -90,6 +94,7 @@ def cached_attempt(attempt: Attempt) -> dict[str, Any]:
         "seconds": attempt.seconds,
         "rule": attempt.verdict.rule,
         "broken": list(attempt.verdict.broken),
+        "findings": list(attempt.verdict.findings),
         **edit,
     }
 

@@ -81,6 +81,10 @@ class SampleTable:
         """The shard of a sample and its row there."""
         return self.version.shards[self._shards[index]], self._rows[index]
 
+    def places(self) -> list[tuple[int, int]]:
+        """Shard (as in `Version.shards`) and row of every sample."""
+        return list(zip(self._shards, self._rows, strict=True))
+
     def record(self, index: int) -> dict[str, Any]:
         """The lineage of a sample."""
         shard, row = self.place(index)

@@ -5,6 +5,7 @@ as its difference from the original, `fast` stores it whole. A shard that is mis
 raises IntegrityError with its name and never yields zeros.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,7 +14,7 @@ import numpy as np
 
 from pipeline.dataset.hdf5_file import Handle
 from pipeline.errors import UserError
-from pipeline.utils.hashing import digest_of, sha256_array
+from pipeline.utils.hashing import canonical_json, sha256_array
 
 # What `fill` reads through the memory map; the profiles other than `fast` have the first only.
 _MAPPED_WHOLE = ("originals/pixels", "samples/edited", "samples/mask_bytes")
@@ -29,10 +30,14 @@ def unpack(bits: np.ndarray, width: int) -> np.ndarray:
     return np.unpackbits(bits, axis=-1, count=width).view(np.bool_)
 
 
-def row_digest(record: dict[str, Any], **arrays: np.ndarray) -> str:
-    """The digest of one row: its record and its decoded arrays by name."""
+def row_digest(record: bytes, **arrays: np.ndarray) -> str:
+    """The digest of one row: its record as canonical JSON, and its decoded arrays by name."""
     # Arrays enter by their own digests, so a row never has to be held as one block of bytes.
-    return digest_of({"record": record} | {name: sha256_array(a) for name, a in arrays.items()})
+    members = {"record": record}
+    members |= {name: f'"{sha256_array(array)}"'.encode() for name, array in arrays.items()}
+    # Canonical JSON of all members, without building the record's a second time.
+    parts = (b'"%b":%b' % (name.encode(), members[name]) for name in sorted(members))
+    return hashlib.sha256(b"{" + b",".join(parts) + b"}").hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,7 +222,7 @@ class ShardReader(Handle):
         scores, offsets = "originals/proposal_scores", "originals/proposal_offsets"
         for i in range(self.images):
             yield row_digest(
-                self.image_record(i),
+                canonical_json(self.image_record(i)),
                 pixels=self._row("originals/pixels", i),
                 foreground=self._row("originals/foreground", i),
                 proposals=self._span("originals/proposals", offsets, i),
@@ -228,7 +233,7 @@ class ShardReader(Handle):
         """The digest of every sample row, recomputed from the decoded arrays."""
         for j in range(self.samples):
             yield row_digest(
-                self.record(j),
+                canonical_json(self.record(j)),
                 pixels=self.edited(j),
                 mask=pack(self.mask(j)),
                 object_mask=self._row("samples/object_mask", j),
@@ -267,7 +272,7 @@ class TestShardReader(Handle):
         """The digest of every image row, recomputed from the decoded arrays."""
         for i in range(self.images):
             yield row_digest(
-                self.record(i),
+                canonical_json(self.record(i)),
                 pixels=self._row("images/pixels", i),
                 masks=self._span("images/masks", "images/mask_offsets", i),
                 values=self._span("images/mask_values", "images/mask_offsets", i),

@@ -11,6 +11,7 @@ back row by row against what went in, synced and renamed. `docs/format.md` lists
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,13 +117,13 @@ class SampleRows:
         self._check(result)
         # The digest covers what is stored: packed bits, not bool masks.
         foreground, proposals = pack(result.foreground.mask_HW), pack(result.proposals.masks_NHW)
-        record = image_record(result)
+        record = canonical_json(image_record(result))
         self._put("originals/pixels", result.pixels_HW3)
         self._put("originals/foreground", foreground)
         self._put("originals/proposals", proposals)
         self._put("originals/proposal_scores", result.proposals.scores_N)
         self._put("originals/split", SPLITS.index(result.split))
-        self._put("originals/record", canonical_json(record))
+        self._put("originals/record", record)
         self.bytes_held += result.pixels_HW3.nbytes + foreground.nbytes + proposals.nbytes
         self.image_digests.append(
             row_digest(
@@ -152,18 +153,19 @@ class SampleRows:
         box = x0, y0, x1, y1 = bounding_box(sample.change_HW)
         inside = np.s_[y0:y1, x0:x1]
         delta = sample.pixels_HW3[inside] - result.pixels_HW3[inside]
-        # Rebuild the image as readers will: anything edited outside the box would be lost, and
+        # Readers rebuild the image from the box: anything edited outside of it would be lost, and
         # anything outside the mask breaks the promise that unmasked pixels equal the source.
-        rebuilt_HW3 = result.pixels_HW3.copy()
-        rebuilt_HW3[inside] += delta
-        whole = np.array_equal(rebuilt_HW3, sample.pixels_HW3)
+        around = np.s_[:y0], np.s_[y1:], np.s_[y0:y1, :x0], np.s_[y0:y1, x1:]
+        whole = all(
+            np.array_equal(sample.pixels_HW3[side], result.pixels_HW3[side]) for side in around
+        )
         if not whole or delta[~sample.change_HW[inside]].any():
             raise RecordError(
                 f"{sample_id(result, attempt)}: pixels differ from the source outside the change "
                 "mask; an edit must be pasted back into its source"
             )
         mask, object_mask = pack(sample.change_HW), pack(sample.object_HW)
-        record = sample_record(result, attempt)
+        record = canonical_json(sample_record(result, attempt))
         # One row in every column of `samples/`.
         self._put("samples/delta", (box, delta))
         self._put("samples/mask", mask)
@@ -173,7 +175,7 @@ class SampleRows:
         self._put("samples/label", sample.label)
         self._put("samples/kind", KINDS.index(sample.edit.kind))
         self._put("samples/bbox", box)
-        self._put("samples/record", canonical_json(record))
+        self._put("samples/record", record)
         # The crop of the difference, and two masks.
         self.bytes_held += 3 * (x1 - x0) * (y1 - y0) + 2 * mask.nbytes
         self.sample_digests.append(
@@ -270,8 +272,10 @@ class TestRows:
                 f"got {size} with masks {image.masks_KHW.shape}"
             )
         masks = pack(image.masks_KHW)
-        record = {"name": image.name, "digest": image.digest, "defect": image.defect}
-        self.columns.append((image, masks, canonical_json(record)))
+        record = canonical_json(
+            {"name": image.name, "digest": image.digest, "defect": image.defect}
+        )
+        self.columns.append((image, masks, record))
         self.bytes_held += image.pixels_HW3.nbytes + masks.nbytes
         self.image_digests.append(
             row_digest(record, pixels=image.pixels_HW3, masks=masks, values=image.values_K)
@@ -310,12 +314,15 @@ def _write(
     columns = rows.to_columns(profile)
     content = file_image(columns, _attributes(rows, role, profile, category), profile)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-        # Read back through the reader itself, from disk, before the file gets its name.
-        with (TestShardReader if role == "test" else ShardReader)(temporary) as reader:
-            compare(reader, columns)
-        sync(temporary)
+        # The digest of the file is computed meanwhile: hashing does not hold Python's lock.
+        with ThreadPoolExecutor(1) as hashing:
+            digest = hashing.submit(lambda: hashlib.sha256(content).hexdigest())
+            with temporary.open("wb") as file:
+                file.write(content)
+            # Read back through the reader itself, from disk, before the file gets its name.
+            with (TestShardReader if role == "test" else ShardReader)(temporary) as reader:
+                compare(reader, columns)
+            sync(temporary)
         # The content must be on disk before the name is, and the name before anybody relies on it.
         temporary.replace(path)
         sync(path.parent)
@@ -327,7 +334,7 @@ def _write(
         role=role,
         # Computed from memory, so a fault of the disk shows up in `verify`.
         bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest.result(),
         content=content_digest(rows.image_digests, rows.sample_digests),
         images=len(rows.image_digests),
         samples=len(rows.sample_digests),

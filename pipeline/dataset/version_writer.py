@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.dataset.attempt_rows import AttemptRows
 from pipeline.dataset.attempts import write_attempts
 from pipeline.dataset.files import BUILDING, FORMAT, INDEX, RECORDS, SUMS
 from pipeline.dataset.hdf5_columns import Profile
@@ -106,7 +107,7 @@ class VersionBuild:
         self.shards: list[ShardInfo] = []
         # Digests of rows, in the order in which the rows are written.
         self.streams = new_streams()
-        self.attempts: list[dict[str, Any]] = []
+        self.attempts = AttemptRows()
         self.rejects = _RejectPool(keep_rejects)
         # Image names so far: a name identifies an image and must be unique.
         self.names: set[str] = set()
@@ -120,12 +121,13 @@ class VersionBuild:
         self._check(result.name, result.pixels_HW3.shape[:2])
         # Where the accepted samples of this image will be stored, which the table records.
         row, shard = len(self._rows.sample_digests), f"shard-{self._number('samples'):04d}.h5"
+        rows: list[dict[str, Any]] = []
         for attempt in result.attempts:
             # The digest covers the record alone; duration and place are added for the table.
             record = attempt_record(result, attempt)
             self.streams["attempts"].extend([digest_of(record)])
             stored = attempt.sample is not None and attempt.verdict.accepted
-            self.attempts.append(
+            rows.append(
                 record
                 | {"seconds": float(attempt.seconds)}
                 | {"shard": shard if stored else None, "row": row if stored else None}
@@ -133,7 +135,8 @@ class VersionBuild:
             # Rows of a shard are numbered in the order of `SampleRows.add`.
             row += stored
             if attempt.sample is not None and not attempt.verdict.accepted:
-                self.rejects.offer(result, attempt, len(self.attempts) - 1)
+                self.rejects.offer(result, attempt, len(self.attempts) + len(rows) - 1)
+        self.attempts.extend(rows)
         self.counts.add(result)
         self._rows.add(result)
         # Few large images reach the limit in bytes, many small ones the limit in images.
@@ -241,7 +244,7 @@ class VersionBuild:
             rows.add(result)
             # The table learns where each kept reject is stored.
             for index in kept:
-                self.attempts[index] |= {"shard": "rejects.h5", "row": row}
+                self.attempts.update(index, {"shard": "rejects.h5", "row": row})
                 row += 1
         if row:
             self._write(rows, "rejects.h5")
@@ -249,7 +252,8 @@ class VersionBuild:
     def _write(self, rows: SampleRows | TestRows, name: str) -> ShardInfo:
         with named_disk_errors(self.folder):
             info = rows.write(self.folder / name, self.profile, self.category)
-        self.shards.append(info)
+        # The digests of its rows are in the streams; kept, they would grow with the version.
+        self.shards.append(replace(info, image_digests=(), sample_digests=()))
         return info
 
 

@@ -15,6 +15,7 @@ from pipeline.edits.registry import edit_kind
 from pipeline.errors import RecordError
 from pipeline.models.inpaint.candidates import FillChoice
 from pipeline.records import Edit, Sample
+from pipeline.utils.hashing import digest_of
 
 # Parameter of an applied edit: which inpainter filled each of its holes, in order, where there were
 # candidates. An edit that has it is applied with the same choice again.
@@ -58,6 +59,11 @@ def as_planned(edit: Edit) -> Edit:
     if "edits" in parameters:
         parameters["edits"] = [as_planned(part).to_json() for part in edit.parts]
     return replace(edit, parameters=parameters)
+
+
+def edit_key(edit: Edit) -> str:
+    """What identifies a planned edit, 16 hexadecimal digits; the same before and after applying."""
+    return digest_of(as_planned(edit).to_json())[:16]
 
 
 class _Inpaint:

@@ -177,13 +177,8 @@ def _concerns(check: Check, edit: Edit) -> bool:
     return check.applies_to == "all" or (check.applies_to == "controls") == edit.is_control
 
 
-# Maps the record of a sample to limits as text (`≤ 0.4`) by score; scores without a limit are
-# absent.
-LimitTexts = Callable[[Mapping[str, Any]], dict[str, str]]
-
-
-def score_limits(index: Mapping[str, Any]) -> LimitTexts:
-    """The limits of a version as text, per sample; none where its settings are unknown here.
+def stored_limits(index: Mapping[str, Any]) -> tuple[GateSettings, Limits] | None:
+    """The gate's settings and calibrated limits of a version, None where they are unknown here.
 
     `index` is the content of the version's index.json.
     """
@@ -194,7 +189,24 @@ def score_limits(index: Mapping[str, Any]) -> LimitTexts:
         settings = GateSettings.model_validate(stated)
         limits = Limits(**{name: value for name, value in learned.items() if name in known})
     except (ValidationError, TypeError):
+        return None
+    return settings, limits
+
+
+# Maps the record of a sample to limits as text (`≤ 0.4`) by score; scores without a limit are
+# absent.
+LimitTexts = Callable[[Mapping[str, Any]], dict[str, str]]
+
+
+def score_limits(index: Mapping[str, Any]) -> LimitTexts:
+    """The limits of a version as text, per sample; none where its settings are unknown here.
+
+    `index` is the content of the version's index.json.
+    """
+    found = stored_limits(index)
+    if found is None:
         return lambda record: {}
+    settings, limits = found
 
     def texts(record: Mapping[str, Any]) -> dict[str, str]:
         edit = Edit.from_json(record["edit"])

@@ -114,8 +114,9 @@ def unpack_attempts(
             sample = Sample(Edit.from_json(fact["edit"]), edited_HW3, change_HW, object_HW)
         # Accepted means no rejection reason, so acceptance is not stored.
         verdict = Verdict(
-            not fact["reason"], fact["reason"], fact["scores"], fact["rule"], tuple(fact["broken"])
-        )
+            not fact["reason"], fact["reason"], fact["scores"], fact["rule"],
+            tuple(fact["broken"]), tuple(fact["findings"]),
+        )  # fmt: skip
         attempts.append(
             Attempt(
                 fact["number"], fact["attempt"], fact["kind"], fact["seed"],

@@ -5,11 +5,12 @@ A result is found again as long as nothing that it depends on has changed (decis
 
 import ast
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.schema import CategorySettings
 from pipeline.models.weights import store as weight_files
@@ -33,6 +34,8 @@ STORE_CODE = ("dataset", "sources", "sources/layouts", "imaging", "generation/pu
 
 # Number of other images of its split from which an image may take objects.
 DONORS = 2
+# Number of images of other categories from which it may take the product.
+OTHER_DONORS = 4
 # Normal images, at most, that the gate is calibrated on.
 CALIBRATION_IMAGES = 32
 # Entry of the weights registry that the gate's patch check reads.
@@ -43,7 +46,9 @@ TEACHER = "bundled-teacher"
 class PlannedImage:
     """One normal image: its path, the SHA-256 of its file, and its keys in the cache.
 
-    `donors` are the names of the images of its split that may donate objects to it.
+    `donors` are the names of the images of its split that may donate objects to it, `refused` the
+    edits of it that people rejected in a review (`edit_key`). An image of another category, which
+    only donates, states that `category`.
     """
 
     name: str
@@ -53,6 +58,8 @@ class PlannedImage:
     analysis_key: str = ""
     samples_key: str = ""
     donors: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    category: str = ""
 
 
 def files_of(code: tuple[str, ...]) -> list[Path]:
@@ -140,13 +147,19 @@ def device_class() -> tuple[str, str]:
 
 
 def with_keys(
-    settings: CategorySettings, weights: dict[str, str], images: Sequence[PlannedImage]
-) -> tuple[list[PlannedImage], str]:
-    """The images with their donors and keys in the cache, and the key of the calibration.
+    settings: CategorySettings,
+    weights: dict[str, str],
+    images: Sequence[PlannedImage],
+    others: Sequence[PlannedImage] = (),
+) -> tuple[list[PlannedImage], list[PlannedImage], str]:
+    """The images with their donors and keys in the cache, those of other categories with the key
+    of their analysis, and the key of the calibration.
 
     An image's samples depend on its own analysis, on those of its donors and on the calibration.
     """
-    analysis = {image.name: _analysis_key(settings, weights, image.digest) for image in images}
+    analysis = {
+        image.name: _analysis_key(settings, weights, image.digest) for image in (*images, *others)
+    }
     # Only then the samples: their keys contain the keys of everything they are made from.
     calibration = _calibration_key(
         settings, [analysis[image.name] for image in calibration_images(images)]
@@ -166,13 +179,18 @@ def with_keys(
     }
     keyed = []
     for image in images:
-        donors = donors_of(image, images)
-        others = [[name, analysis[name]] for name in donors]
-        samples = digest_of(shared | {"analysis": analysis[image.name], "donors": others})
+        donors = (*donors_of(image, images), *other_donors_of(image, others))
+        given = [[name, analysis[name]] for name in donors]
+        own: dict[str, Any] = {"analysis": analysis[image.name], "donors": given}
+        # No key at all where nothing was rejected, so that the entry of such an image stays valid.
+        if image.refused:
+            own["refused"] = list(image.refused)
+        samples = digest_of(shared | own)
         keyed.append(replace(
             image, analysis_key=analysis[image.name], samples_key=samples, donors=donors
         ))  # fmt: skip
-    return keyed, calibration
+    donating = [replace(other, analysis_key=analysis[other.name]) for other in others]
+    return keyed, donating, calibration
 
 
 def calibration_images(images: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
@@ -199,8 +217,17 @@ def donors_of(image: PlannedImage, images: Sequence[PlannedImage]) -> tuple[str,
         for other in sorted(images, key=lambda one: one.name)
         if other.split == image.split and other.digest != image.digest
     }
-    ranked = sorted(others, key=lambda d: hashlib.sha256((image.digest + d).encode()).digest())
-    return tuple(others[digest] for digest in ranked[:DONORS])
+    return tuple(others[digest] for digest in _ranked(image, others)[:DONORS])
+
+
+def other_donors_of(image: PlannedImage, others: Sequence[PlannedImage]) -> tuple[str, ...]:
+    """Names of the images of other categories that donate to this one, of its split as above."""
+    names = {other.digest: other.name for other in others if other.split == image.split}
+    return tuple(names[digest] for digest in _ranked(image, names)[:OTHER_DONORS])
+
+
+def _ranked(image: PlannedImage, digests: Iterable[str]) -> list[str]:
+    return sorted(digests, key=lambda d: hashlib.sha256((image.digest + d).encode()).digest())
 
 
 def rules_digest(settings: CategorySettings) -> str:

@@ -161,22 +161,28 @@ def _plans(
             keyed, calibration = _keys(plan, path, notes)
             needed.add(("normality", calibration))
             for image in keyed:
-                needed.update([("analysis", image.analysis_key), ("samples", image.samples_key)])
+                needed.add(("analysis", image.analysis_key))
+                # Images of other categories only donate.
+                if not image.category:
+                    needed.add(("samples", image.samples_key))
         else:
             gone.append(_orphan("plan", path))
     return needed, gone
 
 
 def _keys(plan: RunPlan, path: Path, notes: list[str]) -> tuple[Sequence[PlannedImage], str]:
-    """The plan's images with their present keys, and the key of the calibration.
+    """All images of the plan with their present keys, and the key of the calibration.
 
     Where a file that enters the keys is missing (a rule book, a teacher), the keys as saved.
     """
     try:
-        return with_keys(plan.settings, plan.weights, plan.images)
+        keyed, others, calibration = with_keys(
+            plan.settings, plan.weights, plan.images, plan.others
+        )
+        return [*keyed, *others], calibration
     except AnomalysmithError as error:
         notes.append(f"{path.name}: kept the entries it was made with, because {error}")
-        return plan.images, plan.calibration_key
+        return [*plan.images, *plan.others], plan.calibration_key
 
 
 def _published(home: Path, notes: list[str]) -> set[str] | None:

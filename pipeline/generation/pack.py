@@ -44,6 +44,7 @@ def pack(
         defects_config=plan.defects_config,
         original_size=_original_size(plan),
         limits=normal_model_of(plan).limits.to_json(),
+        reviews=plan.reviews,
         # The device as well: it decides how numbers are rounded.
         software=software()
         | {

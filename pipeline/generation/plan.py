@@ -7,7 +7,7 @@ published ends at once.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.dataset.version import latest
 from pipeline.errors import ImageError, UserError
 from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.cache_keys import STORE_CODE, PlannedImage, code_digest, with_keys
+from pipeline.generation.other_products import images_of_others
 from pipeline.imaging.decode import file_digest
 from pipeline.models import build as models
 from pipeline.records import GOOD, SourceEntry
@@ -31,7 +32,8 @@ class RunPlan:
 
     `images` are the normals, `test` the real test images. `failures` are files that could not be
     read, with `name` and `error`. `files` are backend and weights file of each stage, `weights`
-    their digests. `digest` identifies everything that decides the published version.
+    their digests. `digest` identifies everything that decides the published version. `reviews` says
+    which edits people rejected, and where (`review.refused`).
     """
 
     settings: CategorySettings
@@ -44,6 +46,9 @@ class RunPlan:
     weights: dict[str, str]
     digest: str
     calibration_key: str = ""
+    reviews: dict[str, Any] = field(default_factory=dict)
+    # Images of other categories that donate products; they are not published.
+    others: tuple[PlannedImage, ...] = ()
 
     @property
     def cache(self) -> StageCache:
@@ -90,6 +95,8 @@ class RunPlan:
             "weights": self.weights,
             "digest": self.digest,
             "calibration_key": self.calibration_key,
+            "reviews": self.reviews,
+            "others": [asdict(image) for image in self.others],
         }
 
 
@@ -124,9 +131,7 @@ def load_plan(path: Path) -> RunPlan:
     }
     return RunPlan(
         settings=CategorySettings.model_validate(data["settings"]),
-        images=tuple(
-            PlannedImage(**image | {"donors": tuple(image["donors"])}) for image in data["images"]
-        ),
+        images=tuple(_planned_image(image) for image in data["images"]),
         test=tuple(
             SourceEntry(
                 **entry
@@ -141,7 +146,14 @@ def load_plan(path: Path) -> RunPlan:
         weights=data["weights"],
         digest=data["digest"],
         calibration_key=data["calibration_key"],
+        reviews=data.get("reviews", {}),
+        others=tuple(_planned_image(image) for image in data.get("others", ())),
     )
+
+
+def _planned_image(data: dict[str, Any]) -> PlannedImage:
+    lists = {"donors": tuple(data["donors"]), "refused": tuple(data.get("refused", ()))}
+    return PlannedImage(**data | lists)
 
 
 def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
@@ -169,6 +181,8 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
     # Their digests enter the keys: other weights are other results.
     files = models.resolve(settings.models, settings.policy.allow_noncommercial)
     weights = files.digests()
+    reviews = _reviews(settings)
+    refused = reviews.get("refused", {})
     images = []
     for entry in normal:
         try:
@@ -177,12 +191,16 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         except (ImageError, OSError) as error:
             failures.append({"name": entry.name, "error": str(error)})
             continue
-        images.append(PlannedImage(entry.name, str(entry.path), entry.split, digest))
+        rejected = tuple(refused.get(digest, ()))
+        images.append(
+            PlannedImage(entry.name, str(entry.path), entry.split, digest, refused=rejected)
+        )
     if not images:
         raise UserError(
             f"{settings.root}: expected at least one normal image, found none that can be read"
         )
-    images, calibration_key = with_keys(settings, weights, images)
+    others, alone = images_of_others(settings, {image.digest for image in images})
+    images, others, calibration_key = with_keys(settings, weights, images, others)
     # Whatever changes the published files changes the digest: otherwise an outdated version would
     # be taken for the result. The keys of the samples already cover models, edits and gate.
     test = tuple(entry for entry in entries if entry.split == "test")
@@ -199,11 +217,21 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         # The format of the files on disk.
         "store": code_digest(STORE_CODE),
     }
-    notes = (*listing.notes, *_few_held_out(images))
+    notes = (*listing.notes, *_few_held_out(images), *alone)
     return RunPlan(
         settings, tuple(images), test, tuple(failures), notes, listing.defects_config,
-        files, weights, digest_of(identity), calibration_key,
+        files, weights, digest_of(identity), calibration_key, reviews, tuple(others),
     )  # fmt: skip
+
+
+def _reviews(settings: CategorySettings) -> dict[str, Any]:
+    """The edits that people rejected in other versions of the category; empty without a review."""
+    if settings.reviews is None:
+        return {}
+    # Imported here: it reads versions, which a run without a review does not.
+    from pipeline.review.refused import refused_edits
+
+    return refused_edits(settings.store / settings.name, settings.reviews)
 
 
 def _limited(entries: Sequence[SourceEntry], limit: int | None) -> Sequence[SourceEntry]:

@@ -87,7 +87,8 @@ def publish(
         # Unreadable versions keep their number: a number is never used twice.
         numbers = [int(taken.name.split("-")[0]) for taken in version_folders(home)]
         index["version"] = f"{max(numbers, default=0) + 1:04d}-{index['digest'][:12]}"
-        index["parent"] = published[-1].name if published else None
+        newest = published[-1].name if published else None
+        index["parent"] = header.parent or newest
         # Audit and gallery read the shards that were just written, as any reader would.
         if audit:
             index["audit"] = audit_of(Version(folder, index))

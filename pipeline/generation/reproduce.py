@@ -39,9 +39,15 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
     Returns how many samples were generated, and one line for each that differs. Raises UserError
     when this machine lacks a weights file or the class of device that the version was made with.
     """
-    # All samples of the version as (shard, row).
+    # All samples of the version as (shard, row), but for those with another category's product,
+    # whose image the version does not hold.
     version = open_version(folder)
-    rows = [(shard, j) for shard in version.shards for j in range(shard.samples)]
+    rows = [
+        (shard, j)
+        for shard in version.shards
+        for j in range(shard.samples)
+        if not _from_elsewhere(shard.record(j)["edit"])
+    ]
     if not rows:
         return 0, []
     # As in a run: sums split over threads round differently.
@@ -62,6 +68,12 @@ def regenerate(folder: Path, wanted: int) -> tuple[int, list[str]]:
                 f"{_environment_changes(version.index['software'], made_by.compute)}"
             )
     return len(picks), differ
+
+
+def _from_elsewhere(edit: Mapping[str, Any]) -> bool:
+    """True for an edit that pastes another category's product."""
+    donors = (part.parameters.get("donor", {}) for part in Edit.from_json(edit).parts)
+    return any(donor.get("category") for donor in donors)
 
 
 def _difference(

@@ -19,8 +19,8 @@ from pipeline.models import build as models
 from pipeline.records import GOOD
 from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.check import broken_rules, recognised_in
-from pipeline.rulebook.parts import FindParts, finder
-from pipeline.rulebook.second_look import parts_of
+from pipeline.rulebook.parts import finder
+from pipeline.rulebook.second_look import Finder, parts_of
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
 
@@ -62,7 +62,7 @@ class Agreement:
         }
 
 
-def part_finder(settings: CategorySettings) -> FindParts:
+def part_finder(settings: CategorySettings) -> Finder:
     """The function that finds parts as a run of this category would."""
     from pipeline.models import device as devices
 
@@ -105,7 +105,7 @@ def good_images(
 
 
 def check_normals(
-    book: RuleBook, find: FindParts, images: Iterator[tuple[str, np.ndarray]]
+    book: RuleBook, find: Finder, images: Iterator[tuple[str, np.ndarray]]
 ) -> Agreement:
     """Evaluate every rule on normal images."""
     agreement = Agreement()
@@ -115,7 +115,7 @@ def check_normals(
 
 
 def check_version(
-    book: RuleBook, find: FindParts, version: Version, limit: int | None = None
+    book: RuleBook, find: Finder, version: Version, limit: int | None = None
 ) -> Agreement:
     """Evaluate every rule on the originals of a version, and check which rules its samples break.
 
@@ -148,7 +148,7 @@ def check_version(
 
 
 def _check(
-    agreement: Agreement, book: RuleBook, find: FindParts, name: str, image_HW3: np.ndarray
+    agreement: Agreement, book: RuleBook, find: Finder, name: str, image_HW3: np.ndarray
 ) -> None:
     """Count one normal image and the rules that it breaks."""
     # The parts in this image, as the rules see them.

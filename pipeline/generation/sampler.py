@@ -7,7 +7,8 @@ These are plain functions of a plan and its cache; command line and Prefect flow
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.schema import CategorySettings
-from pipeline.edits.apply import apply
+from pipeline.dataset.lineage import REVIEWED
+from pipeline.edits.apply import apply, edit_key
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import Donors
 from pipeline.edits.part_identity import objection
@@ -36,6 +38,9 @@ from pipeline.rulebook.judge import Judge, judge_for
 
 # Attempts with one kind before the next kind is tried: some kinds fail on every object of an image.
 TRIES_PER_KIND = 3
+# A kind is left out of an image's later turns after that many attempts in a row that were rejected,
+# or half as many for which nothing could be planned.
+BARREN = 2 * TRIES_PER_KIND
 # Reasons of attempts without a sample; samples are rejected by the gate or the rule book.
 NO_CANDIDATE = "no_candidate"
 NO_EDIT = "no_edit"
@@ -62,8 +67,9 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     image_HW3, _, proposals = analysis_of(plan, image)
     context = ImageContext(image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image))
     attempts = generate_samples(
-        plan.settings, image.digest, context, normal_model_of(plan), _rules(plan, models)
-    )
+        plan.settings, image.digest, context, normal_model_of(plan), _rules(plan, models),
+        image.refused,
+    )  # fmt: skip
     arrays, facts = pack_attempts(attempts)
     plan.cache.write("samples", image.samples_key, arrays, facts)
     seconds = time.perf_counter() - started
@@ -80,12 +86,14 @@ def generate_samples(
     context: ImageContext,
     normal_model: NormalModel | None = None,
     rules: Judge | None = None,
+    refused: Collection[str] = (),
 ) -> list[Attempt]:
-    """All attempts at all samples of one image.
+    """All attempts at all samples of one image, in order of sample number and attempt.
 
     Kinds take turns; after a rejected sample the next seed is tried, up to `edits.attempts` times.
     Without `normal_model` the gate uses its fixed limits. `rules` also judges accepted samples by a
-    rule book.
+    rule book. `refused` are edits (`edit_key`) that people rejected in a review: each is made,
+    rejected, and replaced by as many further attempts.
     """
     # The image itself must not count as a normal: its own patches would hide a bad edit.
     normal_model = normal_model and normal_model.without(image_digest)
@@ -104,12 +112,19 @@ def generate_samples(
     accepted: list[Sample] = []
     # Verdicts by geometry of the edit: other seeds often plan the same edit again.
     judged: dict[str, Verdict] = {}
-    # Controls come after the anomalous samples.
-    for number in range(wanted + controls):
+    # Attempts in a row that gave no sample, by kind; those without a plan count twice.
+    barren: Counter[str] = Counter()
+
+    def fill(number: int, first: int) -> None:
+        """Attempts at one sample from the first number on, until one is accepted."""
         # After TRIES_PER_KIND attempts, the next kind has its turn.
-        turns = kinds if number < wanted else CONTROLS
-        for attempt in range(settings.edits.attempts):
-            kind = turns[(turn + number + attempt // TRIES_PER_KIND) % len(turns)]
+        every = kinds if number < wanted else CONTROLS
+        start = (turn + number) % len(every)
+        turns = [*every[start:], *every[:start]]
+        if number < wanted:
+            turns = [kind for kind in turns if barren[kind] < BARREN] or turns
+        for attempt in range(first, first + settings.edits.attempts):
+            kind = turns[attempt // TRIES_PER_KIND % len(turns)]
             seed = seed_of(number, attempt)
             made = partial(Attempt, number, attempt, kind, seed)
             # Without proposals no attempt can succeed: count it once and go on.
@@ -118,6 +133,7 @@ def generate_samples(
                 break
             started = time.perf_counter()
             edit = plan_edit(context, np.random.default_rng(seed), settings.edits, kind)
+            barren[kind] += 2 if edit is None else 1
             if edit is None:
                 attempts.append(made(None, Verdict(False, NO_EDIT)))
                 continue
@@ -142,9 +158,34 @@ def generate_samples(
             judged[same] = verdict
             attempts.append(made(sample, verdict, round(time.perf_counter() - started, 4)))
             if verdict.accepted:
+                barren[kind] = 0
                 accepted.append(sample)
                 break
-    return attempts
+
+    # Controls come after the anomalous samples.
+    for number in range(wanted + controls):
+        fill(number, 0)
+    # Only then what people rejected: up to here everything is as it was when they looked at it, so
+    # the samples that they kept are the same. A replacement may have been rejected, too.
+    while rejected := [n for n, a in enumerate(attempts) if _is_refused(a, refused)]:
+        for n in rejected:
+            attempts[n] = _rejected(attempts[n])
+            accepted = [sample for sample in accepted if sample is not attempts[n].sample]
+        for number in sorted({attempts[n].number for n in rejected}):
+            tried = [one.attempt for one in attempts if one.number == number]
+            fill(number, max(tried) + 1)
+    return sorted(attempts, key=lambda one: (one.number, one.attempt))
+
+
+def _is_refused(attempt: Attempt, refused: Collection[str]) -> bool:
+    """True for an accepted sample whose edit is among those that people rejected."""
+    if not refused or not attempt.verdict.accepted or attempt.sample is None:
+        return False
+    return edit_key(attempt.sample.edit) in refused
+
+
+def _rejected(attempt: Attempt) -> Attempt:
+    return replace(attempt, verdict=replace(attempt.verdict, accepted=False, reason=REVIEWED))
 
 
 def _geometry(edit: Edit) -> str:
@@ -165,11 +206,13 @@ def sample_seed(root: int, category: str, image_digest: str, number: int, attemp
 
 
 def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
-    """The other images whose objects may be pasted into this one."""
-    donors = [i for i in plan.images if i.name in image.donors and not analyse(plan, i).error]
+    """The other images whose objects may be pasted into this one, some of other categories."""
+    images = (*plan.images, *plan.others)
+    donors = [i for i in images if i.name in image.donors and not analyse(plan, i).error]
     return Donors.of(
         {donor.name: partial(pixels_and_objects, plan, donor) for donor in donors},
         {donor.name: donor.digest for donor in donors},
+        {donor.name: donor.category for donor in donors if donor.category},
     )
 
 

@@ -74,7 +74,7 @@ Splits are by source image, so an image and its edits are always in the same spl
 
 Inputs that could not be used: {len(index["failures"])} (see `failures` in `{INDEX}`).
 
-{_audit(index.get("audit", {}))}## Reading
+{_reviews(index.get("reviews", {}))}{_audit(index.get("audit", {}))}## Reading
 
 ```python
 from pathlib import Path
@@ -105,6 +105,29 @@ def _rules(by_rule: Mapping[str, Mapping[str, int]]) -> str:
         for rule, row in sorted(by_rule.items())
     )
     return f"| intended rule violation | attempted | accepted |\n|---|---|---|\n{rows}\n\n"
+
+
+def _reviews(found: Mapping[str, Any]) -> str:
+    """What people decided about the samples; empty where nobody reviewed any."""
+    if not found:
+        return ""
+    versions = escape_markdown(", ".join(found["versions"]))
+    if not found.get("curated"):
+        refused = sum(map(len, found["refused"].values()))
+        return f"""## Review
+
+{refused} edits that reviewers of {versions} rejected were not accepted again; other edits took
+their places where any fitted.
+
+"""
+    return f"""## Review
+
+Made from version {escape_markdown(found["curated"])} by leaving out {found["reject"]} samples that
+reviewers rejected; all others are equal to it, byte for byte. {found["reviewed"]} of its samples
+were reviewed (reviewers: {found["reviewers"]}); of those that were kept, {found["unsure"]} are
+doubtful and {found["disputed"]} disputed.
+
+"""
 
 
 def _audit(found: Mapping[str, Any]) -> str:

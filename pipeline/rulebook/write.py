@@ -6,23 +6,27 @@ screw_bag.rules.png           a row of examples per part, so that a person can n
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from pipeline.records import bounding_box
-from pipeline.rulebook.book import Book, PartRules, Place, Prototypes, save_examples
+from pipeline.errors import UserError
+from pipeline.rulebook.book import (
+    Book,
+    PartRules,
+    Place,
+    Prototypes,
+    RuleBook,
+    load,
+    pack,
+    parse,
+)
 from pipeline.rulebook.draft import Draft
 from pipeline.rulebook.parts import Parts
+from pipeline.rulebook.sheet import contact_sheet, decode, encode, titled
 from pipeline.utils.files import write_atomic
-
-# Examples per row of the contact sheet.
-SHOWN = 10
-# Pixels of the contact sheet: side of a tile, space between tiles, width of the titles.
-TILE, GUTTER, MARGIN = 96, 8, 210
-# Longest title in characters that fits there.
-TITLE = 24
 
 _HEAD = """\
 # Rules of {category}, drafted from {images} normal images. Review and edit them: rename parts (also
@@ -41,29 +45,81 @@ _HEAD = """\
 """
 
 
-def write_draft(
-    draft: Draft,
-    path: Path,
-    found: Sequence[Parts],
-    image: Callable[[int], np.ndarray],
-) -> list[Path]:
-    """Write book, examples and contact sheet into one folder; returns the three paths.
+@dataclass(frozen=True, slots=True, eq=False)
+class BookFiles:
+    """The three files of a rule book in memory: what a draft writes, and what a person edits.
 
-    `image(k)` returns the uint8 pixels in which `found[k]` was found.
+    `sheet` is empty where there is no contact sheet.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".safetensors"), path.with_suffix(".png")
-    # The examples first: the book names their SHA-256.
-    digest = save_examples(draft.examples, beside[0])
-    prototypes = Prototypes(file=beside[0].name, sha256=digest)
-    book = draft.book.model_copy(update={"prototypes": prototypes})
-    write_atomic(path, text_of(book, draft, beside[1].name).encode())
-    # OpenCV encodes BGR.
-    done, data = cv2.imencode(".png", contact_sheet(draft, found, image)[:, :, ::-1])
-    assert done
-    write_atomic(beside[1], data.tobytes())
-    return [path, *beside]
+
+    text: str
+    examples: bytes
+    sheet: bytes = b""
+
+    @classmethod
+    def of(
+        cls, draft: Draft, path: Path, found: Sequence[Parts], image: Callable[[int], np.ndarray]
+    ) -> "BookFiles":
+        """The files of a draft that is to be written to `path`.
+
+        `image(k)` returns the uint8 pixels in which `found[k]` was found.
+        """
+        examples = pack(draft.examples)
+        # The book names its examples by file and SHA-256.
+        prototypes = Prototypes(
+            file=path.with_suffix(".safetensors").name, sha256=sha256(examples).hexdigest()
+        )
+        book = draft.book.model_copy(update={"prototypes": prototypes})
+        text = text_of(book, draft, path.with_suffix(".png").name)
+        return cls(text, examples, encode(contact_sheet(draft, found, image)))
+
+    @classmethod
+    def read(cls, path: Path) -> "BookFiles":
+        """The files of a rule book on disk; ManifestError where it is not valid."""
+        book = load(path).book
+        sheet = path.with_suffix(".png")
+        return cls(
+            path.read_text("utf-8"),
+            (path.parent / book.prototypes.file).read_bytes(),
+            sheet.read_bytes() if sheet.is_file() else b"",
+        )
+
+    def rules(self, path: Path) -> RuleBook:
+        """The validated book; `path` is what errors name."""
+        return parse(self.text, self.examples, path)
+
+    def with_text(self, text: str, path: Path) -> "BookFiles":
+        """The same with another text, and its names on the contact sheet."""
+        if text == self.text:
+            return self
+        book = parse(text, self.examples, path).book
+        sheet = encode(titled(decode(self.sheet), book)) if self.sheet else b""
+        return replace(self, text=text, sheet=sheet)
+
+    def write(self, path: Path) -> list[Path]:
+        """Write book, examples and contact sheet into one folder; returns their paths."""
+        named = self.rules(path).book.prototypes.file
+        examples, sheet = path.with_suffix(".safetensors"), path.with_suffix(".png")
+        if named != examples.name:
+            # A book that was renamed by hand: its examples lie there already.
+            examples = path.parent / named
+            if not examples.is_file() or examples.read_bytes() != self.examples:
+                raise UserError(f"{path} names the examples {named}, which are not beside it")
+        else:
+            # The examples first, as the book names their SHA-256.
+            write_atomic(examples, self.examples)
+        write_atomic(path, self.text.encode())
+        if not self.sheet:
+            return [path, examples]
+        write_atomic(sheet, self.sheet)
+        return [path, examples, sheet]
+
+
+def write_draft(
+    draft: Draft, path: Path, found: Sequence[Parts], image: Callable[[int], np.ndarray]
+) -> list[Path]:
+    """Write book, examples and contact sheet of a draft; returns the three paths."""
+    return BookFiles.of(draft, Path(path), found, image).write(Path(path))
 
 
 def text_of(book: Book, draft: Draft, sheet: str) -> str:
@@ -148,51 +204,3 @@ def _slot_lines(place: Place) -> Iterator[str]:
 
 def _number(value: int | str | tuple[int, ...]) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def contact_sheet(
-    draft: Draft, found: Sequence[Parts], image: Callable[[int], np.ndarray]
-) -> np.ndarray:
-    """A row of crops per group, from the most typical to the oddest; (H, W, 3) uint8 RGB."""
-    width = MARGIN + SHOWN * (TILE + GUTTER)
-    # Groups without rules are shown too, so that a person can see what was left out.
-    names = {kind: name for name, part in draft.book.parts.items() for kind in part.kinds}
-    rows = []
-    for index, members in enumerate(draft.shown):
-        row = np.full((TILE + GUTTER, width, 3), 255, np.uint8)
-        title = names.get(index, "not used")
-        _write(row, title, 40, (0, 0, 0))
-        _write(row, f"row {index}, {len(members)} seen", 62, (120, 120, 120))
-        # Evenly spread over all members.
-        spread = np.linspace(0, len(members) - 1, min(SHOWN, len(members))).round().astype(int)
-        for column, k in enumerate(spread):
-            where, number = members[k]
-            tile = _tile(image(where), found[where].masks_NHW[number])
-            left = MARGIN + column * (TILE + GUTTER)
-            row[GUTTER // 2 : GUTTER // 2 + TILE, left : left + TILE] = tile
-        rows.append(row)
-    return np.concatenate(rows)
-
-
-def _tile(image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-    """The part in its surroundings with its outline drawn, (TILE, TILE, 3) uint8."""
-    # A square around the part, a third larger.
-    x0, y0, x1, y1 = bounding_box(mask_HW)
-    side = int(1.35 * max(x1 - x0, y1 - y0)) + 4
-    left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
-    scale = TILE / side
-    move = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
-    size = (TILE, TILE)
-    tile = cv2.warpAffine(
-        image_HW3, move, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
-    inside = cv2.warpAffine(mask_HW.astype(np.float32), move, size) > 0.5
-    # A colour that hardly occurs in products.
-    outlines, _ = cv2.findContours(
-        inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    return cv2.drawContours(tile, outlines, -1, (255, 0, 160), 1)
-
-
-def _write(row: np.ndarray, text: str, y: int, colour: tuple[int, int, int]) -> None:
-    cv2.putText(row, text[:TITLE], (8, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)

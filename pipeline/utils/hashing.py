@@ -15,6 +15,9 @@ import numpy as np
 
 from pipeline.errors import RecordError
 
+# Types whose values JSON writes as they are.
+_PLAIN = frozenset((type(None), bool, int, str))
+
 
 def sha256_array(array: np.ndarray) -> str:
     """Hex SHA-256 over dtype, shape and C-order bytes, little-endian on every machine.
@@ -27,8 +30,9 @@ def sha256_array(array: np.ndarray) -> str:
     # ascontiguousarray turns 0-d arrays into 1-d ones; the shape below is the original one.
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     # Dtype and shape come first, so that (2, 3) and (3, 2) arrays of equal bytes differ.
-    head = canonical_json({"dtype": little.dtype.str, "shape": list(array.shape)})
-    hasher = hashlib.sha256(head + b"\n")
+    shape = ",".join(map(str, array.shape))
+    head = f'{{"dtype":"{little.dtype.str}","shape":[{shape}]}}\n'
+    hasher = hashlib.sha256(head.encode("ascii"))
     # A byte view, without the copy that `tobytes` makes.
     hasher.update(little.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
@@ -56,7 +60,8 @@ def digest_of(obj: Any) -> str:
 
 def _plain(obj: Any, where: tuple[Any, ...]) -> Any:
     """The value in built-in types. `where` is the linked list (where of the parent, key)."""
-    if obj is None or isinstance(obj, bool | int | str):
+    # Most values; records have hundreds.
+    if type(obj) in _PLAIN or isinstance(obj, bool | int | str):
         return obj
     # Before float: np.float64 is a subclass of it.
     if isinstance(obj, np.generic):
@@ -67,7 +72,8 @@ def _plain(obj: Any, where: tuple[Any, ...]) -> Any:
                 f"expected finite numbers in a record, got {obj} at {_pointer(where)}"
             )
         return obj
-    if isinstance(obj, Mapping):
+    # A dict first: a check against an abstract class takes longer.
+    if isinstance(obj, (dict, Mapping)):
         for key in obj:
             if not isinstance(key, str):
                 raise RecordError(

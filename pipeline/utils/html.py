@@ -10,11 +10,14 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.utils.names import visible
+
+if TYPE_CHECKING:
+    import jinja2
 
 # Longer side of an embedded image in px; larger ones are shrunk. The overlays of the gallery are
 # drawn at twice this size.
@@ -29,10 +32,18 @@ def render_template(
     template: Path, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any
 ) -> str:
     """The page of a Jinja template; every value is escaped, an unknown name is an error."""
+    environment = jinja_environment()
+    environment.filters |= dict(filters or {})
+    return environment.from_string(template.read_text("utf-8")).render(**values)
+
+
+def jinja_environment(folder: Path | None = None) -> "jinja2.Environment":
+    """Escapes every value, and takes an unknown name for an error; loads templates of a folder."""
     # Jinja is imported on use, as most commands render no page.
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder) if folder else None,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -40,8 +51,6 @@ def render_template(
         # Applied to every value before it is escaped.
         finalize=_finalize,
     )
-    environment.filters |= dict(filters or {})
-    return environment.from_string(template.read_text("utf-8")).render(**values)
 
 
 def escape_markdown(text: str) -> str:

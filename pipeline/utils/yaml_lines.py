@@ -87,6 +87,11 @@ def load_yaml(path: Path) -> Document:
         raise ManifestError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; a manifest is a YAML file") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> Document:
+    """The same from text; `path` is what errors name."""
     # Before parsing: count how many brackets are open at once.
     depths = accumulate((letter in "[{") - (letter in "]}") for letter in text if letter in "[]{}")
     if max(depths, default=0) > MAX_BRACKETS:

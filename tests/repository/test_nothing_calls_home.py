@@ -44,6 +44,8 @@ stats $V
 show $V 0 --out out/show.png
 diff $V $(echo store/photos/0002-*) --html out/diff.html
 gallery $V
+serve store --port 0 > out/serve & while kill -0 $! && ! grep -qs Serving out/serve; \
+do sleep 1; done; sleep 2; kill -INT $!; wait $!
 audit $V
 export $V --to anomalib --out out/anomalib
 gate --version $V --explain 0

@@ -187,7 +187,7 @@ def test_a_source_layout_is_a_file_and_a_line(copy: Path) -> None:
     draw_parts(copy / "photos" / "OK", 3)
     seen = evaluated(copy, LAYOUT_SEEN_BY_OTHERS)
     assert seen == dict.fromkeys(seen, True)
-    assert "ok_only" in " ".join(run(copy, "generate", "--help").split())
+    # Help says the names itself (tests/flows/test_quick_start.py); everything else follows.
     source = f"ok_only:{copy / 'photos'}"
     planned = json.loads(run(copy, "generate", "--source", source, "--dry-run", "--json"))
     assert planned["category"] == "photos"
@@ -223,7 +223,6 @@ def test_an_export_format_is_a_file_and_a_line(copy: Path) -> None:
     )
     insert(registry, "        FIFTYONE,\n", "        NAMES,")
 
-    assert "names" in " ".join(run(copy, "export", "--help").split())
     table = evaluated(
         copy,
         "import json; from flows import reference; print(json.dumps(reference.formats_table()))",

@@ -16,6 +16,7 @@ from small_results import TURNS, image_result, small_version
 
 from detectors import registry
 from detectors.registry import configure
+from detectors.training import trainer
 from detectors.training.checkpoint import MODEL, load, read_card
 from detectors.training.job import TrainJob, TrainReport
 from detectors.training.progress import Watcher
@@ -274,6 +275,13 @@ def test_training_starts_from_the_tensors_that_fit(run, tmp_path):
     card = read_card(tmp_path / "second")
     assert card.start is not None
     assert card.start.sha256 == read_card(tmp_path / "first").sha256
+
+
+def test_more_threads_than_free_cpus_are_named_unless_they_were_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (50.0, 50.0, 50.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert trainer._note_on_threads(None).endswith("leave about 1 free; --threads 1 may be faster")
+    assert trainer._note_on_threads(8) == ""
 
 
 def test_only_one_process_writes_into_a_folder(run, tmp_path):

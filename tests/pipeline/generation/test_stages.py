@@ -24,7 +24,7 @@ from pipeline.generation.cache_keys import (
 from pipeline.generation.calibrate import calibrate, images_to_analyse
 from pipeline.generation.outcome import Ledger
 from pipeline.generation.pack import pack
-from pipeline.generation.sampler import generate_batch, generate_samples, sample_seed
+from pipeline.generation.sampler import BARREN, generate_batch, generate_samples, sample_seed
 from pipeline.models.inpaint.base import OpenCvInpainter
 from pipeline.records import ObjectProposals
 from scenes.render import render
@@ -169,7 +169,7 @@ def test_every_rejected_sample_is_tried_again_with_the_next_seed_up_to_the_quota
     assert len({a.seed for a in attempts}) == len(attempts)
 
 
-def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
+def test_kinds_take_turns_without_fruitless_ones_and_controls_come_last(folder, tmp_path):
     image, proposals = two_squares()
     settings = settings_of(folder, tmp_path, edits={"per_image": 4, "controls_per_image": 2})
     attempts = generate_samples(
@@ -178,7 +178,15 @@ def test_kinds_take_turns_and_controls_come_last(folder, tmp_path):
     first = [a.kind for a in attempts if a.attempt == 0]
     turns = PRESETS["full"]
     start = turns.index(first[0])
-    assert first[:4] == [turns[(start + n) % len(turns)] for n in range(4)]
+    fruitless: Counter[str] = Counter()
+    for number in range(4):
+        order = [turns[(start + number + n) % len(turns)] for n in range(len(turns))]
+        assert first[number] == next(kind for kind in order if fruitless[kind] < BARREN)
+        for a in (a for a in attempts if a.number == number):
+            wasted = 2 if a.verdict.reason == "no_edit" else 1
+            fruitless[a.kind] = 0 if a.verdict.accepted else fruitless[a.kind] + wasted
+    # Two equal squares cannot trade places.
+    assert fruitless["swapped"] >= BARREN
     assert set(first[4:]) == {"control_noop", "control_background"}
 
 

@@ -58,6 +58,7 @@ def move(image_HW3: np.ndarray, dx: int, dy: int) -> None:
 def test_a_missing_part_breaks_its_count_and_nothing_else(book: RuleBook) -> None:
     verdict = judged(book, "missing", toy.LEFT[1], lambda i: toy.wipe(i, *toy.LEFT[1], reach=13))
     assert (verdict.accepted, verdict.rule) == (True, "part_1.count")
+    assert verdict.findings == ("part_1.count: expected 3, found 2",)
     assert verdict.broken == ("part_1.count",)
     assert verdict.scores["seam"] == 1.0
     assert verdict.scores["rules_broken"] == 1.0

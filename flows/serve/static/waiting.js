@@ -1,0 +1,3 @@
+// A result is being made: look again in a moment.
+"use strict";
+setTimeout(() => location.reload(), 2000);
