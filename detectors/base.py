@@ -124,7 +124,7 @@ class Reason:
     """Why an image scored high, in words: a rule, what good images have, what this one has.
 
     `boxes` are around what is wrong, `missing` where something is absent; `rate` is the share of
-    good images that deviate from the rule as much, at most.
+    good images that deviate from the rule as much, at most; `sure` the probability that it holds.
     """
 
     rule: str
@@ -133,9 +133,12 @@ class Reason:
     boxes: tuple[Box, ...]
     missing: tuple[Box, ...]
     rate: float
+    sure: float
 
     def __str__(self) -> str:
-        return f"{self.rule}: expected {self.expected}, found {self.found}"
+        # Never 100 %: nothing is that sure.
+        sure = f"{100 * min(self.sure, 0.99):.0f} % sure"
+        return f"{self.rule}: expected {self.expected}, found {self.found} ({sure})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,6 +182,10 @@ class Detector(nn.Module):
 
         Called before `prepare`. Results do not depend on it.
         """
+
+    def sources(self) -> Any:
+        """Which samples it trains on (`SourceSettings`); only where `view` is `sources`."""
+        return self.settings.sources()  # type: ignore[attr-defined]
 
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
         """The weighted terms of the loss, scalars by name; the trainer minimises their sum."""

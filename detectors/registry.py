@@ -27,6 +27,7 @@ from detectors.models.puad.model import ENTRY as PUAD
 from detectors.models.semrec.model import ENTRY as SEMREC
 from pipeline.errors import UserError
 from pipeline.models.weights import store as weights_store
+from pipeline.settings import Settings
 from pipeline.utils.yaml_lines import first_error
 
 Profile = Literal["paper", "cpu", "tiny"]
@@ -75,12 +76,12 @@ def configure(
     refused where there is nothing to train.
     """
     found = entry(name)
-    settings, schedule = {"paper": found.paper, "cpu": found.cpu, "tiny": found.tiny}[profile]
-    for key in changes or {}:
-        if key not in type(settings).model_fields and key not in Schedule.model_fields:
-            known = sorted(set(type(settings).model_fields) | set(Schedule.model_fields))
-            raise UserError(f"{name} has no setting {key!r}; known: {', '.join(known)}")
-    recipe = Recipe(name, _changed(settings, changes or {}), _changed(schedule, changes or {}))
+    settings, schedule = _of_profile(found, profile)
+    _require_known(name, changes or {}, type(settings), Schedule)
+    settings = _changed(settings, changes or {})
+    if getattr(settings, "beside", ""):
+        settings, schedule = _with_other(settings, schedule, profile)
+    recipe = Recipe(name, settings, _changed(schedule, changes or {}))
     if not recipe.settings.trains():
         # Setting them to what they are, such as steps=0, changes nothing.
         idle = [key for key in OF_STEPS if getattr(recipe.schedule, key) != getattr(schedule, key)]
@@ -110,8 +111,35 @@ def assemble(
     beside = getattr(settings, "beside", "")
     if not beside:
         return detector
-    other = _changed(entry(beside).cpu[0], {"size": settings.size})
+    other = type(entry(beside).paper[0]).model_validate(settings.beside_settings)  # type: ignore[attr-defined]
     return Fused(detector, assemble(beside, other, weights=weights))
+
+
+def _of_profile(found: DetectorEntry, profile: Profile) -> tuple[DetectorSettings, Schedule]:
+    return {"paper": found.paper, "cpu": found.cpu, "tiny": found.tiny}[profile]
+
+
+def _require_known(name: str, changes: Mapping[str, Any], *records: type[Settings]) -> None:
+    """UserError for a key that none of the records has."""
+    known = sorted({key for record in records for key in record.model_fields})
+    for key in changes:
+        if key not in known:
+            raise UserError(f"{name} has no setting {key!r}; known: {', '.join(known)}")
+
+
+def _with_other(
+    settings: DetectorSettings, schedule: Schedule, profile: Profile
+) -> tuple[DetectorSettings, Schedule]:
+    """The settings with those of the detector beside, and the schedule of the one that trains."""
+    name, mine = settings.beside, settings.beside_settings  # type: ignore[attr-defined]
+    found, others = _of_profile(entry(name), profile)
+    _require_known(name, mine, type(found))
+    # Both see the same images.
+    other = _changed(found, {**mine, "size": settings.size})
+    filled = {
+        "beside_settings": other.model_dump(mode="json"), "beside_trains": other.trains(),
+    }  # fmt: skip
+    return _changed(settings, filled), others if other.trains() else schedule
 
 
 def _changed(record: S, changes: Mapping[str, Any]) -> S:

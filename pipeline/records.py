@@ -123,6 +123,16 @@ class ObjectProposals:
         return self.parent_N == WHOLE_PRODUCT
 
     @property
+    def beside_N(self) -> np.ndarray:
+        """Which objects lie mostly beside the product, (N,) bool; none where there is none."""
+        if not self.product_N.any():
+            return np.zeros(len(self), np.bool_)
+        outside_HW = ~self.masks_NHW[self.product_N].any(0)
+        areas_N = self.masks_NHW.sum((1, 2))
+        beside_N: np.ndarray = (self.masks_NHW & outside_HW).sum((1, 2)) > 0.5 * areas_N
+        return beside_N
+
+    @property
     def boxes_N4(self) -> np.ndarray:
         """(N, 4) int32, x0 y0 x1 y1, exclusive end; zeros for an empty mask."""
         return np.array([bounding_box(mask) for mask in self.masks_NHW], np.int32).reshape(-1, 4)
@@ -200,7 +210,8 @@ class Verdict:
     """The gate's decision. `reason` is empty when accepted; `scores` are the measured quantities.
 
     `rule` is the rule of a rule book that the edit should break (several joined by `+`), `broken`
-    are the rules found broken in the edited image. Both are empty without a rule book.
+    are the rules found broken in the edited image, `findings` say the same in words. All are empty
+    without a rule book.
     """
 
     accepted: bool
@@ -208,6 +219,7 @@ class Verdict:
     scores: Mapping[str, float] = field(default_factory=dict)
     rule: str = ""
     broken: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Every rejection has a reason, and only rejections have one.

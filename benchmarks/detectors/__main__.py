@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.detectors.own import glcf_rows, gpu_rows
+from benchmarks.detectors.own import glcf_rows, gpu_rows, scoring_rows
 from benchmarks.detectors.peers import against_anomalib
 from benchmarks.detectors.rendered import loading_rows, precision_rows, rendered_version
 from benchmarks.detectors.rows import HEAD, Timing
@@ -64,6 +64,7 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[Timing]:
     """All rows, one group after another."""
     yield from against_anomalib(args.peers, args.quick, args.threads)
     yield from glcf_rows(args.quick)
+    yield from scoring_rows()
     yield from gpu_rows()
     # The rows above need random numbers only; those below need a dataset version.
     version = rendered_version(folder)

@@ -1,4 +1,4 @@
-"""Rows without a peer: GLCF beside LA-EAD on the CPU, and LA-EAD on a GPU."""
+"""Rows without a peer: GLCF beside LA-EAD and the `cpu` profile on the CPU, LA-EAD on a GPU."""
 
 import torch
 
@@ -23,6 +23,19 @@ def glcf_rows(quick: bool) -> list[Timing]:
         times = in_turn({"ours": ours, "laead": theirs})
         rows.append(Timing(f"glcf, {what} per image", "fp32", size, times["ours"] / size, "s",
                            "our laead's, batch 1", times["laead"]))  # fmt: skip
+    return rows
+
+
+def scoring_rows() -> list[Timing]:
+    """200 images scored one by one with the `cpu` profile, whose aim is 20 s of a core."""
+    rows = []
+    for name in ("semrec", "glcf"):
+        for precision in ("fp32", "bf16"):
+            ours = TimedDetector(name, {}, resolve("cpu", precision), profile="cpu")
+            seconds = 200 * in_turn({"infer": ours.infer}, repeats=5)["infer"]
+            rows.append(
+                Timing(f"{name} cpu, 200 images", precision, 1, seconds, "s", "aim", 20.0, 1.0)
+            )
     return rows
 
 

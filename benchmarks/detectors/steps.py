@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from detectors.base import Batch, Detector
-from detectors.registry import assemble, configure
+from detectors.registry import Profile, assemble, configure
 from pipeline.models.device import Compute
 
 # Runs something once and returns its seconds.
@@ -22,9 +22,14 @@ class TimedDetector:
     """A detector with random weights and images, and the trainer's step without data loading."""
 
     def __init__(
-        self, name: str, changes: Mapping[str, object], compute: Compute, batch_size: int = 1
+        self,
+        name: str,
+        changes: Mapping[str, object],
+        compute: Compute,
+        batch_size: int = 1,
+        profile: Profile = "paper",
     ) -> None:
-        recipe = configure(name, "paper", changes)
+        recipe = configure(name, profile, changes)
         torch.manual_seed(0)
         self.compute = compute
         detector = assemble(name, recipe.settings, weights=False)

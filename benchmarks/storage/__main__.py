@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.storage.formats import shard_bytes, version, write_png
 from benchmarks.storage.measuring import COUNTED, Size
+from benchmarks.storage.packing import FLAT, megabytes_per_thousand
 from benchmarks.storage.reading import reading
 from benchmarks.storage.samples import EDITS, SAMPLES, photo, triples
 from benchmarks.storage.writing import writing
@@ -39,6 +40,9 @@ def main() -> list[Row | Size]:
     # several.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # First, before memory holds what the others leave behind.
+        (folder / "packing").mkdir()
+        growth = megabytes_per_thousand(folder / "packing")
         default = version(folder / "default", results)
         ten = version(folder / "ten", many)
         fast = version(folder / "fast", results, profile="fast")
@@ -62,6 +66,8 @@ def main() -> list[Row | Size]:
             f"| {size.what} | {size.bytes:.0f} | {size.png:.0f} | {size.bytes / size.png:.3f} "
             f"| {size.claimed:g} | {'yes' if size.holds else 'NO'} |"
         )
+    held = "yes" if growth <= FLAT else "NO"
+    print(f"\nMemory while packing: {growth:.2f} MB per 1 000 images, aim at most {FLAT:g}: {held}")
     return [*rows, *sizes]
 
 

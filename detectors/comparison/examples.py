@@ -13,6 +13,7 @@ from PIL import Image
 
 from detectors.comparison.result import Compared
 from detectors.comparison.sensitivity import Row
+from detectors.evaluation.reason_marks import marked
 from detectors.heatmaps import Scale, outline_mask, overlay, scale_of
 from detectors.scoring import score, stack_images
 from detectors.training.checkpoint import Restored
@@ -29,13 +30,17 @@ _BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One sample as data URIs: the edited image with its outlined change, and the heatmap."""
+    """One sample as data URIs: the edited image with its outlined change, and the heatmap.
+
+    `reasons` are in words, from detectors that give some.
+    """
 
     sample: str
     score: float
     found: bool
     outlined: str
     heat: str
+    reasons: tuple[str, ...] = ()
 
 
 def choose(scores_M: np.ndarray, row: Row, threshold: float) -> list[tuple[int, bool]]:
@@ -73,8 +78,10 @@ def pictures(
     }
 
 
-def _drawn(restored: Restored, version: Version, ids: Sequence[str]) -> list[tuple[str, str]]:
-    """Outlined image and heatmap of each sample, in the order of the ids."""
+def _drawn(
+    restored: Restored, version: Version, ids: Sequence[str]
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Outlined image, heatmap and reasons of each sample, in the order of the ids."""
     # All splits: held-out scores of a cross-fitted detector cover the training samples as well.
     table = SampleTable(version)
     number_of = {table.record(number)["id"]: number for number in range(len(table))}
@@ -85,17 +92,20 @@ def _drawn(restored: Restored, version: Version, ids: Sequence[str]) -> list[tup
         batch = table.batch([number_of[one] for one in ids[start : start + _BATCH]])
         images = list(batch.edited_BHW3)
         scored = score(
-            restored.detector, restored.compute, stack_images(images), version.image_size
-        )
+            restored.detector, restored.compute, stack_images(images), version.image_size,
+            explain="words",
+        )  # fmt: skip
         # Without a scale of normals, that of the first maps shown.
         scale = scale or scale_of(scored.maps_BHW)
-        for image_HW3, mask_HW, map_HW in zip(
-            images, batch.masks_BHW, scored.maps_BHW, strict=True
+        for image_HW3, mask_HW, map_HW, reasons in zip(
+            images, batch.masks_BHW, scored.maps_BHW, scored.reasons, strict=True
         ):
+            heat_HW3 = overlay(image_HW3, map_HW, scale)
             drawn.append(
                 (
                     _small(outline_mask(image_HW3, mask_HW)),
-                    _small(overlay(image_HW3, map_HW, scale)),
+                    _small(marked(heat_HW3, restored.detector.settings.size, reasons)),
+                    tuple(map(str, reasons)),
                 )
             )
     return drawn

@@ -13,12 +13,13 @@ from PIL import Image
 
 from detectors.base import Box, Reason, Region
 from detectors.evaluation.map_files import stems
+from detectors.evaluation.reason_marks import PLATE, WRONG, dashed, plate, scaled
 from detectors.evaluation.score_table import KeptScore
 from pipeline.imaging.decode import load_image
 from pipeline.utils.files import named_disk_errors, write_atomic
 
-# Pink for what is wrong, as in reports; pale green for parts in order; a dark strip for the words.
-WRONG, RIGHT, STRIP = (255, 46, 136), (120, 200, 120), (28, 28, 32)
+# Pale green for parts in order.
+RIGHT = (120, 200, 120)
 # Sides below this are enlarged, so that names can be read.
 READABLE = 640
 # Height of a line of words, in pixels.
@@ -64,8 +65,8 @@ def annotated(
     larger = max(1.0, READABLE / max(height, width))
     shape = round(width * larger), round(height * larger)
     drawn_HW3 = cv2.resize(image_HW3, shape, interpolation=cv2.INTER_LINEAR)
-    across, down = shape[0] / size, shape[1] / size
     wrong = {box for reason in reasons for box in reason.boxes}
+    shown = {_box_of(region.mask_HW) for region in regions}
     names = []
     for region in regions:
         mask = cv2.resize(region.mask_HW.astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST)
@@ -77,11 +78,14 @@ def annotated(
         names.append((region.name, x + w // 2, y + h // 2, colour))
     # Names last, so that no outline crosses them.
     for name, x, y, colour in names:
-        _centred(drawn_HW3, name, x, y, colour)
+        plate(drawn_HW3, name, x, y, colour)
     for reason in reasons:
-        for x0, y0, x1, y1 in reason.missing:
-            corners = round(x0 * across), round(y0 * down), round(x1 * across), round(y1 * down)
-            _dashed(drawn_HW3, corners)
+        for box in reason.missing:
+            dashed(drawn_HW3, scaled(box, size, drawn_HW3))
+        # What no part is around, and so no outline.
+        for box in set(reason.boxes) - shown:
+            x0, y0, x1, y1 = scaled(box, size, drawn_HW3)
+            cv2.rectangle(drawn_HW3, (x0, y0), (x1 - 1, y1 - 1), WRONG, 2)
     return np.concatenate([drawn_HW3, _words(reasons, shape[0])])
 
 
@@ -90,29 +94,10 @@ def _box_of(mask_HW: np.ndarray) -> Box:
     return (x, y, x + w, y + h)
 
 
-def _centred(image_HW3: np.ndarray, text: str, x: int, y: int, colour: tuple[int, ...]) -> None:
-    """The text in a dark plate, inside the image."""
-    (w, h), _ = cv2.getTextSize(text, _FONT, _SCALE, 1)
-    left = max(2, min(x - w // 2, image_HW3.shape[1] - w - 2))
-    low = max(h + 4, min(y + h // 2, image_HW3.shape[0] - 4))
-    cv2.rectangle(image_HW3, (left - 3, low - h - 3), (left + w + 3, low + 4), STRIP, cv2.FILLED)
-    cv2.putText(image_HW3, text, (left, low), _FONT, _SCALE, colour, 1, cv2.LINE_AA)
-
-
-def _dashed(image_HW3: np.ndarray, corners: Box, dash: int = 6) -> None:
-    x0, y0, x1, y1 = corners
-    for start in range(x0, x1, 2 * dash):
-        for y in (y0, y1):
-            cv2.line(image_HW3, (start, y), (min(start + dash, x1), y), WRONG, 2)
-    for start in range(y0, y1, 2 * dash):
-        for x in (x0, x1):
-            cv2.line(image_HW3, (x, start), (x, min(start + dash, y1)), WRONG, 2)
-
-
 def _words(reasons: Sequence[Reason], width: int) -> np.ndarray:
     """A strip with a line per reason, cut to the width."""
     lines = [str(reason) for reason in reasons] or ["nothing unusual"]
-    strip_HW3 = np.full((LINE * len(lines) + 8, width, 3), STRIP, np.uint8)
+    strip_HW3 = np.full((LINE * len(lines) + 8, width, 3), PLATE, np.uint8)
     for number, line in enumerate(lines):
         # OpenCV's fonts know ASCII only.
         line = line.encode("ascii", "replace").decode()

@@ -5,13 +5,15 @@ Shapes: H, W image; S side of the detector's input.
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from detectors.base import Reason
+from detectors.evaluation.reason_marks import marked
 from detectors.evaluation.score_table import KeptScore, MapFiles
 from detectors.heatmaps import UINT16_MAX, Scale, overlay, to_uint16
 from detectors.scoring import resize_maps
@@ -44,8 +46,8 @@ class MapWriter:
             return False
         return all((self.folder / name).is_file() for name in (kept.files.map, kept.files.overlay))
 
-    def write(self, path: Path, map_SS: np.ndarray) -> MapFiles:
-        """Write both files of an image."""
+    def write(self, path: Path, map_SS: np.ndarray, reasons: Sequence[Reason] = ()) -> MapFiles:
+        """Write both files of an image; reasons are marked in the heatmap."""
         # The file is decoded again at its full size: scoring only kept the stored size.
         image_HW3 = load_image(path)
         size_HW = image_HW3.shape[0], image_HW3.shape[1]
@@ -57,7 +59,7 @@ class MapWriter:
         # PNG level 3 is faster than the default of 6, for slightly larger files.
         for name, pixels in (
             (files.map, grey_HW),
-            (files.overlay, overlay(image_HW3, map_HW, self.scale)),
+            (files.overlay, marked(overlay(image_HW3, map_HW, self.scale), len(map_SS), reasons)),
         ):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "png", compress_level=3)

@@ -270,7 +270,7 @@ class _Run:
             usable, scored.scores_B.tolist(), scored.maps_BHW, scored.reasons, scored.regions,
             strict=True,
         ):  # fmt: skip
-            files = self.writer.write(path, map_SS) if self.writer else None
+            files = self.writer.write(path, map_SS, reasons) if self.writer else None
             picture = self.pictures.write(path, size, regions, reasons) if self.pictures else None
             why = Why(tuple(json_of(reason, size) for reason in reasons), picture)
             yield (

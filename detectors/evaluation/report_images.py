@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detectors.base import Reason
 from detectors.evaluation.labelled_images import LabelledImages
+from detectors.evaluation.reason_marks import marked
 from detectors.evaluation.results import ImageRow
 from detectors.heatmaps import Scale, outline_mask, overlay, scale_of
 from detectors.metrics.per_type import group_names
@@ -32,13 +34,16 @@ _BATCH = 8
 class Example:
     """One test image with its map: uint8 RGB and float32 at the stored size.
 
-    `mask_HW` (bool) is the union of its regions, None without any.
+    `mask_HW` (bool) is the union of its regions, None without any. `reasons` are in pixels of an
+    input of side `size`.
     """
 
     row: ImageRow
     image_HW3: np.ndarray
     map_HW: np.ndarray
     mask_HW: np.ndarray | None
+    reasons: Sequence[Reason] = ()
+    size: int = 1
 
     def data_uris(self, scale: Scale) -> dict[str, str]:
         """Data URIs of the image, its heat overlay, and its ground truth (empty without)."""
@@ -49,7 +54,10 @@ class Example:
         )
         return {
             "image": thumbnail_uri(self.image_HW3, QUALITY),
-            "heat": thumbnail_uri(overlay(self.image_HW3, self.map_HW, scale), QUALITY),
+            "heat": thumbnail_uri(
+                marked(overlay(self.image_HW3, self.map_HW, scale), self.size, self.reasons),
+                QUALITY,
+            ),
             "truth": truth,
         }
 
@@ -90,11 +98,14 @@ def examples(
         batch = places[start : start + _BATCH]
         read = [images.read(rows[place].place) for place in batch]
         pixels = stack_images([image.pixels_HW3 for image in read])
-        scored = score(restored.detector, restored.compute, pixels, images.size_HW)
-        for place, image, map_HW in zip(batch, read, scored.maps_BHW, strict=True):
+        scored = score(restored.detector, restored.compute, pixels, images.size_HW, explain="words")
+        size = restored.detector.settings.size
+        for place, image, map_HW, reasons in zip(
+            batch, read, scored.maps_BHW, scored.reasons, strict=True
+        ):
             # The union of its regions.
             mask_HW = np.asarray(image.masks_KHW.any(0)) if len(image.masks_KHW) else None
-            made[place] = Example(rows[place], image.pixels_HW3, map_HW, mask_HW)
+            made[place] = Example(rows[place], image.pixels_HW3, map_HW, mask_HW, reasons, size)
     return {name: [made[place] for place in section] for name, section in chosen.items()}
 
 

@@ -76,7 +76,7 @@ class Prediction:
         # A threshold that the checkpoint lacks leaves its column empty.
         flags = [str(int(self.over[name])) if name in self.over else "" for name in THRESHOLDS]
         files = [self.map or "", self.overlay or ""]
-        words = "; ".join(map(words_of, self.reasons))
+        words = "; ".join(reason["words"] for reason in self.reasons)
         return [self.path, repr(self.score), self.verdict, *flags, *files, words, ""]
 
 
@@ -118,14 +118,11 @@ def json_of(reason: Reason, size: int) -> dict[str, Any]:
         "expected": reason.expected,
         "found": reason.found,
         "rate": round(reason.rate, 4),
+        "sure": round(reason.sure, 4),
+        "words": str(reason),
         "boxes": shares(reason.boxes),
         "missing": shares(reason.missing),
     }
-
-
-def words_of(reason: Mapping[str, Any]) -> str:
-    """A reason as JSON in words, as `str` of it."""
-    return f"{reason['rule']}: expected {reason['expected']}, found {reason['found']}"
 
 
 def csv_text(rows: Iterable[Sequence[str]]) -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.networks import winograd
 from pipeline.errors import WeightsError
 from pipeline.models.weights.safe_load import load_state
 
@@ -75,7 +76,14 @@ class Pdn(nn.Module):
 
     def layer(self, place: int, maps_BChw: Tensor) -> Tensor:
         """One convolution with its ReLU and, after the first two, its pooling."""
-        maps_BChw = F.relu_(self.convs[place](maps_BChw))
+        convolution = self.convs[place]
+        assert isinstance(convolution, nn.Conv2d)
+        assert convolution.bias is not None
+        maps_BChw = winograd.conv2d(
+            maps_BChw, convolution.weight, convolution.bias,
+            int(convolution.padding[0]), convolution.dilation[0],
+        )  # fmt: skip
+        maps_BChw = F.relu_(maps_BChw)
         if place < 2:
             maps_BChw = F.avg_pool2d(maps_BChw, 2, 2, self.pool_padding)
         return maps_BChw
@@ -86,7 +94,7 @@ class Pdn(nn.Module):
         last = self.convs[-1]
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
-        return F.conv2d(maps_BChw, last.weight[part], last.bias[part])
+        return winograd.conv2d(maps_BChw, last.weight[part], last.bias[part])
 
 
 def hidden_layers(kind: Kind) -> tuple[tuple[int, int], ...]:

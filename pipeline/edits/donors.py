@@ -1,7 +1,8 @@
-"""Donors: objects of other normal images of the same split, for edits that paste a wrong object.
+"""Donors: objects of other normal images, for edits that paste a wrong object.
 
 Donors belong to the same split, so no pixel of a training image ever enters a validation sample.
-Their pixels are loaded on first use.
+Some may be images of another category: what lies in them is another product. Pixels are loaded on
+first use.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,8 @@ class DonorRef:
     """One object of a donor image, as an edit records it.
 
     `digest` is the SHA-256 of the donor's source file, `proposal` the object's index there, `box_4`
-    its box x0 y0 x1 y1 (exclusive end), `area` its pixels.
+    its box x0 y0 x1 y1 (exclusive end), `area` its pixels. `category` is the donor's, where it is
+    another one than the edited image's.
     """
 
     image: str
@@ -31,9 +33,12 @@ class DonorRef:
     proposal: int
     box_4: tuple[int, int, int, int]
     area: int
+    category: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"box_4": list(self.box_4)}
+        """The record of an edit; without `category` for a donor of the same one."""
+        facts = asdict(self) | {"box_4": list(self.box_4)}
+        return facts if self.category else {k: v for k, v in facts.items() if k != "category"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "DonorRef":
@@ -47,26 +52,45 @@ class Donors:
     # Loaders and digests by image name, then what has been loaded so far.
     _images: Mapping[str, DonorImage] = field(default_factory=dict)
     _digests: Mapping[str, str] = field(default_factory=dict)
+    # Category by image name, only for images of another category.
+    _categories: Mapping[str, str] = field(default_factory=dict)
     _loaded: dict[str, tuple[np.ndarray, ObjectProposals]] = field(default_factory=dict)
     _objects: tuple[DonorRef, ...] | None = None
 
     @classmethod
     def of(
-        cls, images: Mapping[str, DonorImage], digests: Mapping[str, str] | None = None
+        cls,
+        images: Mapping[str, DonorImage],
+        digests: Mapping[str, str] | None = None,
+        categories: Mapping[str, str] | None = None,
     ) -> "Donors":
-        """Donors by image name; `digests` are the SHA-256 of their source files, for lineage."""
-        return cls(images, digests or {})
+        """Donors by image name; `digests` are the SHA-256 of their source files, for lineage.
+
+        `categories` names the category of each image that is of another one.
+        """
+        return cls(images, digests or {}, categories or {})
 
     def __bool__(self) -> bool:
         return bool(self._images)
 
     @property
     def objects(self) -> Sequence[DonorRef]:
-        """Every object of every donor: donors sorted by name, objects best first."""
+        """Every object of every donor of the same category: by name, objects best first."""
         # Sorted, because plans index this sequence with random numbers.
         if self._objects is None:
-            self._objects = tuple(ref for name in sorted(self._images) for ref in self._refs(name))
+            own = sorted(name for name in self._images if name not in self._categories)
+            self._objects = tuple(ref for name in own for ref in self._refs(name))
         return self._objects
+
+    @property
+    def other_products(self) -> Sequence[DonorRef]:
+        """What donors of other categories show: the product, or the parts where there is none."""
+        found = []
+        for name in sorted(self._categories):
+            refs, proposals = self._refs(name), self._load(name)[1]
+            whole_N = proposals.product_N if proposals.product_N.any() else proposals.whole_N
+            found += [ref for ref, whole in zip(refs, whole_N.tolist(), strict=True) if whole]
+        return found
 
     def image_and_mask(self, ref: DonorRef) -> tuple[np.ndarray, np.ndarray]:
         """A donor's whole image (H, W, 3) uint8 and the object's mask (H, W) bool.
@@ -104,9 +128,11 @@ class Donors:
 
     def _refs(self, name: str) -> list[DonorRef]:
         proposals = self._load(name)[1]
-        digest = self._digests.get(name, "")
+        digest, category = self._digests.get(name, ""), self._categories.get(name, "")
         return [
-            DonorRef(name, digest, i, (box[0], box[1], box[2], box[3]), int(mask_HW.sum()))
+            DonorRef(
+                name, digest, i, (box[0], box[1], box[2], box[3]), int(mask_HW.sum()), category
+            )
             for i, (mask_HW, box) in enumerate(
                 zip(proposals.masks_NHW, proposals.boxes_N4.tolist(), strict=True)
             )

@@ -34,6 +34,9 @@ USUAL_SIZE = "usual_size"
 # Smallest move of a whole product to another place, as a share of its longest side; for a part it
 # is the whole side, because parts of a kind may lie side by side.
 PRODUCT_MOVE = 0.1
+# A product with fewer parts of known kinds is edited as a whole, too: a bottle's mouth is not all
+# that can be wrong with it.
+FEW_PARTS = 3
 # CIELAB distance up to which a pixel looks like the surroundings of the object, and the share of a
 # destination that must look so.
 ALIKE = 14.0
@@ -60,31 +63,51 @@ def kind_of_object(context: ImageContext, source: int | DonorRef) -> int:
 
 
 def worth_editing(context: ImageContext, *, movable: bool = False) -> list[int]:
-    """Objects worth editing, best level only: whole parts of a known kind, else the product itself,
-    else whole parts of no known kind.
+    """Objects worth editing, best level only: whole parts, else the product itself, else what is no
+    part of the product (the holes of the board that it is mounted on); first those of a known kind.
 
-    `movable` leaves out objects that the image's edge cuts off.
+    A product with few known parts counts as one of them. `movable` leaves out objects that the
+    image's edge cuts off.
     """
     found = context.movable() if movable else list(range(len(context)))
     # Pieces of parts never: without a cap the part is broken, which is no logical anomaly.
-    levels = [
-        [index for index in found if context.is_whole(index)],
-        [index for index in found if context.is_product(index)],
-    ]
+    whole = [index for index in found if context.is_whole(index)]
+    product = [index for index in found if context.is_product(index)]
+    beside = [index for index in whole if _is_incidental(context, index)]
+    levels = [[index for index in whole if index not in beside], product, beside]
     if context.part_kinds is not None:
         known = [
             [index for index in level if kind_of_object(context, index) != UNSURE]
             for level in levels
         ]
+        if len(known[0]) < FEW_PARTS:
+            known[0] += known[1]
         levels = known + levels
     return next(filter(None, levels), [])
 
 
+def _is_incidental(context: ImageContext, index: int) -> bool:
+    """True for an object beside the product, or of a kind that is no part of it."""
+    beside_N = context.cached(lambda: context.proposals.beside_N, "beside")
+    kinds = context.part_kinds
+    return bool(beside_N[index]) or (
+        kinds is not None and kinds.is_incidental(kind_of_object(context, index))
+    )
+
+
 def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) -> bool:
-    """True when two objects are surely of different kinds; True without part kinds."""
+    """True when two objects are surely of different kinds; True without part kinds.
+
+    `other` may be of another category, whose kinds nobody knows: it must be far from those of
+    `one`, in case both categories show the same product.
+    """
     kinds = context.part_kinds
     if kinds is None:
         return True
+    if isinstance(other, DonorRef) and other.category:
+        vectors_NC = context.donors.proposals_of(other.image).vectors_NC
+        kind = kind_of_object(context, one)
+        return vectors_NC is not None and kinds.unlike(vectors_NC[other.proposal], kind)
     return kinds.differ(kind_of_object(context, one), kind_of_object(context, other))
 
 
@@ -169,7 +192,8 @@ def _objection(context: ImageContext, edit: Edit) -> str:
         return USUAL_PLACE
     source = _source(edit)
     if source is not None:
-        if kind_of_object(context, source) == UNSURE:
+        other_category = isinstance(source, DonorRef) and source.category
+        if not other_category and kind_of_object(context, source) == UNSURE:
             return UNSURE_KIND
         if not differ(context, edit.targets[0], source):
             return SAME_KIND

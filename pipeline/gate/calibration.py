@@ -146,6 +146,8 @@ def observed_parts(proposals: ObjectProposals) -> Observed | None:
     return Observed(
         proposals.vectors_NC[studied_N],
         np.array(centres, np.float64).reshape(-1, 2) / (width, height),
+        proposals.beside_N[studied_N],
+        bool(proposals.product_N.any()),
     )
 
 

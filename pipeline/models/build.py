@@ -179,9 +179,12 @@ def build_foreground(files: ModelFiles, device: str, compute: Any) -> Any:
         # on the CPU; with an explicit `cuda`, U2NetForeground raises an error.
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     backend, path = files.foreground
-    first = U2NetForeground(path, cuda, backend)
+    reduced = compute.device.type == "cpu" and compute.reduced
+    first = U2NetForeground(path, cuda, backend, reduced)
     backend, second = files.second_foreground
-    return ClearerForeground(first, U2NetForeground(second, cuda, backend)) if second else first
+    if second is None:
+        return first
+    return ClearerForeground(first, U2NetForeground(second, cuda, backend, reduced))
 
 
 def build_proposals(backend: str, path: Path, settings: ProposalSettings, compute: Any) -> Any:
@@ -251,9 +254,9 @@ def build_inpainter(
         from pipeline.models.inpaint.lama_cleaner import LamaCleanerInpainter
 
         return LamaCleanerInpainter(path, compute)
-    from pipeline.models.inpaint.lama import TorchScriptLama
+    from pipeline.models.inpaint.lama import SMALL_SIDE, TorchScriptLama
 
-    return TorchScriptLama(path, compute)
+    return TorchScriptLama(path, compute, SMALL_SIDE if backend == "small_lama" else None)
 
 
 def build_filler(path: Path | None, settings: FillBackend, compute: Any) -> Filler | None:

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import DeviceError
+from pipeline.models.reduced_network import reduced_network
 from pipeline.records import ForegroundMask
 
 # Saliency (0-1, after rembg's stretch) above which a pixel is foreground.
@@ -60,11 +61,14 @@ class Saliency:
 class U2NetForeground:
     """A U²-Net ONNX file in a rembg session; call it with an image.
 
-    `backend` is its name in the records. DeviceError when onnxruntime does not provide the
+    `backend` is its name in the records. `reduced` runs it in bfloat16 on the CPU; a graph for
+    which that is impossible stays in float32. DeviceError when onnxruntime does not provide the
     requested device.
     """
 
-    def __init__(self, path: Path, cuda: bool = False, backend: str = "") -> None:
+    def __init__(
+        self, path: Path, cuda: bool = False, backend: str = "", reduced: bool = False
+    ) -> None:
         self.backend = backend
         providers = ["CUDAExecutionProvider"] if cuda else ["CPUExecutionProvider"]
         self._session = _open_session(path, providers)
@@ -75,7 +79,8 @@ class U2NetForeground:
                 f"{path.name}: requested {providers[0]} from onnxruntime, got {active}; "
                 "install onnxruntime-gpu or set models.device: cpu"
             )
-        self._recorder = _PeakRecorder(self._session.inner_session)
+        network = reduced_network(path) if reduced and not cuda else None
+        self._recorder = _PeakRecorder(network or self._session.inner_session)
         self._session.inner_session = self._recorder
 
     def __call__(self, image_HW3: np.ndarray) -> ForegroundMask:

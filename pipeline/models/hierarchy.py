@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.imaging.artifacts import outline_ratio
 from pipeline.imaging.masks import window
 from pipeline.models.component_outlines import outlined_by_components
-from pipeline.models.mask_filter import largest_component
+from pipeline.models.mask_filter import largest_component, packed
 from pipeline.models.settings import ProposalSettings
 from pipeline.records import (
     WHOLE_PART,
@@ -106,9 +106,10 @@ def product_of(
 
 def shared_NN(masks_NHW: np.ndarray) -> np.ndarray:
     """Pixels that each two masks share, (N, N) float32; the areas are on the diagonal."""
-    count, height, width = masks_NHW.shape
-    flat_NK = masks_NHW.reshape(count, height * width).astype(np.float32)
-    return flat_NK @ flat_NK.T
+    # As floats, 32 masks of a megapixel would take 128 MB.
+    bits_NK = packed(masks_NHW)
+    rows = [np.bitwise_count(bits_NK & bits_K).sum(1, np.int64) for bits_K in bits_NK]
+    return np.array(rows, np.float32).reshape(len(masks_NHW), len(masks_NHW))
 
 
 def piles(masks_NHW: np.ndarray) -> np.ndarray:

@@ -54,9 +54,7 @@ def passes(
 
 def without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:
     """Non-maximum suppression of masks in their order: indices whose IoU with kept ones is low."""
-    # Pack pixels into 64-bit words and count bits; the areas are exact integers.
-    bits_NK = np.packbits(masks_Nhw.flatten(1).cpu().numpy(), axis=1)
-    bits_NK = np.pad(bits_NK, ((0, 0), (0, -bits_NK.shape[1] % 8))).view(np.uint64)
+    bits_NK = packed(masks_Nhw.cpu().numpy())
     area_N = np.bitwise_count(bits_NK).sum(1, np.int64)
     kept: list[int] = []
     for index, bits_K in enumerate(bits_NK):
@@ -65,6 +63,13 @@ def without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:
         if not (shared_k > max_iou * union_k).any():
             kept.append(index)
     return torch.tensor(kept, dtype=torch.long, device=masks_Nhw.device)
+
+
+def packed(masks_NHW: np.ndarray) -> np.ndarray:
+    """The pixels of bool masks as bits, (N, K) uint64: counting bits gives exact areas."""
+    count, height, width = masks_NHW.shape
+    bits_NK = np.packbits(masks_NHW.reshape(count, height * width), axis=1)
+    return np.pad(bits_NK, ((0, 0), (0, -bits_NK.shape[1] % 8))).view(np.uint64)
 
 
 def largest_component(mask_HW: np.ndarray) -> tuple[np.ndarray, float]:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from pipeline.models.part_embedding import FACE, FACE_SIDE, PLAIN, UNITS
+from pipeline.imaging.part_shape import FACE_SIDE
+from pipeline.models.part_embedding import FACE, PLAIN, UNITS
 from pipeline.part_kinds.space import Space, distances
 
 # The kind of a part that is far from every known one, or between two kinds.
@@ -61,10 +62,15 @@ _SIZE = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observed:
-    """The parts of one normal image: vectors (N, C) and centres (N, 2), x and y in 0-1."""
+    """The parts of one normal image: vectors (N, C) and centres (N, 2), x and y in 0-1.
+
+    `beside_N` says which lie beside the product, if the image shows one product (`product`).
+    """
 
     vectors_NC: np.ndarray
     centres_N2: np.ndarray
+    beside_N: np.ndarray | None = None
+    product: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +91,9 @@ class PartKinds:
     sizes_K2: np.ndarray
     # Whether good images show the kind in one rotation only.
     fixed_turn_K: np.ndarray
+    # Whether the kind is no part of the product that good images show: the holes of the board that
+    # it is mounted on, or patches of its surface that are taken for parts now and then.
+    incidental_K: np.ndarray
     reach: float
     images: int
 
@@ -115,6 +124,18 @@ class PartKinds:
         if UNSURE in (first, second) or first == second:
             return False
         return bool(self.gaps_KK[first, second] >= APART * self.reach)
+
+    def is_incidental(self, kind: int) -> bool:
+        """True for a kind that is no part of the product; False for UNSURE."""
+        return kind != UNSURE and bool(self.incidental_K[kind])
+
+    def unlike(self, vector_C: np.ndarray, kind: int) -> bool:
+        """True when a part of unknown origin is surely not of that kind; False for UNSURE."""
+        if kind == UNSURE:
+            return False
+        point_1D = self.space.of(vector_C[None, :-FACE])
+        nearest = float(distances(point_1D, self.points_MD[self.kinds_M == kind]).min())
+        return nearest >= APART * self.reach
 
     def places_of(self, kind: int) -> np.ndarray:
         """Centres at which good images show the kind, (P, 2), x and y in 0-1."""
@@ -193,8 +214,29 @@ def learn(observed: Sequence[Observed]) -> PartKinds | None:
         gaps_KK,
         np.array([[sizes_M[one].min(), sizes_M[one].max()] for one in of_kind]).reshape(-1, 2),
         np.array([_turned_alike(faces_MS[one]) for one in of_kind], np.bool_),
+        _incidental(observed, kinds_M, images_M, len(of_kind)),
         reach, len(observed),
     )  # fmt: skip
+
+
+def _incidental(
+    observed: Sequence[Observed], kinds_M: np.ndarray, images_M: np.ndarray, kinds: int
+) -> np.ndarray:
+    """`PartKinds.incidental_K`: kinds mostly beside the product, or in less than half the images.
+
+    None where most images show several things instead of one product.
+    """
+    if sum(one.product for one in observed) <= len(observed) / 2:
+        return np.zeros(kinds, np.bool_)
+    beside_M = np.concatenate([
+        np.zeros(len(one.vectors_NC), np.bool_) if one.beside_N is None else one.beside_N
+        for one in observed
+    ])  # fmt: skip
+    of_kind = [kinds_M == kind for kind in range(kinds)]
+    return np.array([
+        beside_M[one].mean() > 0.5 or len(np.unique(images_M[one])) < len(observed) / 2
+        for one in of_kind
+    ], np.bool_)  # fmt: skip
 
 
 def _turned_alike(faces_MS: np.ndarray) -> bool:
@@ -273,6 +315,7 @@ def pack(kinds: PartKinds) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "kind_of": kinds.kinds_M, "kind_centres": kinds.centres_M2,
         "kind_images": kinds.images_M, "kind_gaps": kinds.gaps_KK,
         "kind_sizes": kinds.sizes_K2, "kind_turns": kinds.fixed_turn_K,
+        "kind_incidental": kinds.incidental_K,
     }  # fmt: skip
     return arrays, {"reach": kinds.reach, "images": kinds.images}
 
@@ -283,5 +326,5 @@ def unpack(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> PartKinds:
     return PartKinds(
         space, arrays["kind_points"], arrays["kind_of"], arrays["kind_centres"],
         arrays["kind_images"], arrays["kind_gaps"], arrays["kind_sizes"], arrays["kind_turns"],
-        facts["reach"], facts["images"],
+        arrays["kind_incidental"], facts["reach"], facts["images"],
     )  # fmt: skip

@@ -146,10 +146,12 @@ def _card(row: _Row, image: int, number: int, limits_of: LimitTexts) -> dict[str
     source = row.shard.image_record(row.shard.source(row.sample))
     edit = record["edit"]
     broken, limits = record.get("broken", []), limits_of(record)
+    # Versions of older releases have the names alone.
+    said = "; ".join(record.get("findings", [])) or ", ".join(broken)
     # Broken rules are shown where a rule book judged the sample.
     facts = [
         ("id", record["id"]),
-        *([("broken rules", ", ".join(broken) or "none")] if record.get("rule") or broken else []),
+        *([("broken rules", said or "none")] if record.get("rule") or broken else []),
         ("split", record["source"]["split"]),
         ("seed", record["seed"]),
         ("targets", ", ".join(f"proposal {target}" for target in edit["targets"]) or "–"),

@@ -34,11 +34,16 @@ def recognised(
     for kind, descriptor in zip(recognise(book.examples, descriptors), descriptors, strict=True):
         x, y = frame.inward(np.array([descriptor.centre]))[0]
         name = None if kind.group < 0 else named.get(kind.group, UNUSED)
+        chances: dict[str | None, float] = {None: max(0.0, 1 - float(kind.chances_K.sum()))}
+        for group, chance in enumerate(kind.chances_K.tolist()):
+            other = named.get(group, UNUSED)
+            chances[other] = chances.get(other, 0.0) + chance
         found.append(
             RecognisedPart(
-                name, kind.group, kind.view, (float(x), float(y)), descriptor, kind.likeness
+                name, kind.group, kind.view, (float(x), float(y)), descriptor, kind.likeness,
+                chances,
             )
-        )
+        )  # fmt: skip
     return found
 
 

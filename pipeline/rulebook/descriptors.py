@@ -15,11 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pipeline.imaging.part_shape import PartShape, colour_of, face_of, on_grey, turned
+
 # Side of a crop in pixels, and the share of it that the part fills.
 SIDE = 64
 FILL = 0.75
-# Background of a crop: the mean colour of the teacher's training images, the weakest stimulus.
-GREY = (124, 116, 104)
 # Aspect ratio below which a part counts as round and has no long axis.
 ROUND = 1.15
 
@@ -74,9 +74,9 @@ class Describer:
         if not len(masks_NHW):
             return ()
         lab_HW3 = cv2.cvtColor(image_HW3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-        shapes = [_shape(mask_HW) for mask_HW in masks_NHW]
+        shapes = [PartShape.of(mask_HW) for mask_HW in masks_NHW]
         crops = [
-            _crop(image_HW3, mask_HW, shape.centre, shape.angle + turn, shape.reach)
+            _crop(image_HW3, mask_HW, shape, _axis(shape) + turn)
             for mask_HW, shape in zip(masks_NHW, shapes, strict=True)
             for turn in (0.0, np.pi)
         ]
@@ -85,9 +85,9 @@ class Describer:
         features_NF /= np.linalg.norm(features_NF, axis=1, keepdims=True) + 1e-6
         descriptors = []
         for mask_HW, shape, features_F in zip(masks_NHW, shapes, features_NF, strict=True):
-            lab_3, texture = _colour(lab_HW3, mask_HW)
+            lab_3, texture = colour_of(lab_HW3, mask_HW)
             size = float(np.sqrt(shape.area)) / frame.size
-            upright = _crop(image_HW3, mask_HW, shape.centre, frame.angle, shape.reach)
+            upright = _crop(image_HW3, mask_HW, shape, frame.angle)
             turned = None
             if shape.elongation >= ROUND:
                 turned = float(np.rad2deg(shape.angle - frame.angle) % 180)
@@ -95,32 +95,14 @@ class Describer:
             descriptors.append(
                 PartDescriptor(
                     shape.centre, size, turned, (lightness, red, yellow),
-                    vector_of(lab_3, texture, size, shape, features_F), _face(upright),
+                    vector_of(lab_3, texture, size, shape, features_F), face_of(upright),
                 )
             )  # fmt: skip
         return tuple(descriptors)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Geometry of a mask.
-
-    `centre`, `area` and `reach` (half length) in pixels, `angle` of the long axis in radians,
-    `elongation` the aspect ratio, `solidity` the filled area per convex hull, `holes` the share of
-    the filled area.
-    """
-
-    centre: tuple[float, float]
-    area: float
-    angle: float
-    elongation: float
-    solidity: float
-    holes: float
-    reach: float
-
-
 def vector_of(
-    lab_3: np.ndarray, texture: float, size: float, shape: Shape, features_F: np.ndarray
+    lab_3: np.ndarray, texture: float, size: float, shape: PartShape, features_F: np.ndarray
 ) -> np.ndarray:
     """The vector by which kinds are distinguished, (8 + F,) float32, in units of usual differences.
 
@@ -137,68 +119,17 @@ def vector_of(
     return np.concatenate([np.array(plain), features_F / FEATURE_UNIT]).astype(np.float32)
 
 
-def _shape(mask_HW: np.ndarray) -> Shape:
-    """The geometry of a mask that is not empty."""
-    # Fill holes first: highlights that a mask misses must not move centre and axis.
-    mask_u8 = mask_HW.astype(np.uint8)
-    outlines, _ = cv2.findContours(mask_u8, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = cv2.drawContours(np.zeros_like(mask_u8), outlines, -1, 1, cv2.FILLED)
-    area, whole = float(mask_HW.sum()), float(filled.sum())
-    hull = cv2.convexHull(np.concatenate(outlines))
-    body = float(cv2.fillConvexPoly(np.zeros_like(mask_u8), hull, 1).sum())
-    m = cv2.moments(filled, binaryImage=True)
-    x, y = m["m10"] / m["m00"], m["m01"] / m["m00"]
-    spread = np.array([[m["mu20"], m["mu11"]], [m["mu11"], m["mu02"]]]) / m["m00"] + np.eye(2) / 12
-    # Axes from second central moments; 1/12 is the variance of a pixel's own extent.
-    values, axes = np.linalg.eigh(spread)
-    elongation = float(np.sqrt(values[1] / values[0]))
-    angle = float(np.arctan2(axes[1, 1], axes[0, 1])) if elongation >= ROUND else 0.0
-    points = np.concatenate(outlines)[:, 0, :] - (x, y)
-    reach = float(np.abs(points @ axes).max()) + 1
+def _axis(shape: PartShape) -> float:
+    """The angle of the long axis; 0 for a round part, which has none."""
+    return shape.angle if shape.elongation >= ROUND else 0.0
+
+
+def _crop(image_HW3: np.ndarray, mask_HW: np.ndarray, shape: PartShape, angle: float) -> np.ndarray:
+    """The part on grey, (S, S, 3) uint8, rotated by -angle and scaled so that its reach fits."""
     # Round parts have no axis along which to measure: use the radius.
-    if elongation < ROUND:
-        reach = float(np.linalg.norm(points, axis=1).max()) + 1
-    return Shape(
-        (x, y), area, angle, elongation, whole / max(body, 1), (whole - area) / whole, reach
-    )
-
-
-def _crop(
-    image_HW3: np.ndarray,
-    mask_HW: np.ndarray,
-    centre: tuple[float, float],
-    angle: float,
-    reach: float,
-) -> np.ndarray:
-    """The part on grey, (S, S, 3) uint8, rotated by -angle and scaled so that `reach` fits."""
+    reach = shape.radius if shape.elongation < ROUND else shape.reach
     scale = FILL * SIDE / 2 / reach
-    c, s = np.cos(angle) * scale, np.sin(angle) * scale
-    x, y = centre
-    move = np.array([[c, s, SIDE / 2 - c * x - s * y], [-s, c, SIDE / 2 + s * x - c * y]])
-    flags = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    colours = cv2.warpAffine(
-        image_HW3, move, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
-    inside = cv2.warpAffine(mask_HW.astype(np.float32), move, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
-    alpha = inside[..., None]
-    return np.rint(alpha * colours + (1 - alpha) * np.array(GREY, np.float32)).astype(np.uint8)
-
-
-def _colour(lab_HW3: np.ndarray, mask_HW: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean CIELAB colour and standard deviation of lightness, without the rim where possible."""
-    core_HW = cv2.erode(mask_HW.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    pixels = lab_HW3[core_HW if core_HW.sum() >= 0.3 * mask_HW.sum() else mask_HW]
-    return pixels.mean(0), float(pixels[:, 0].std())
-
-
-def _face(crop_SS3: np.ndarray) -> np.ndarray:
-    """8 x 8 lightness of a crop, zero mean and unit length, (64,) float32."""
-    grey = cv2.resize(
-        cv2.cvtColor(crop_SS3, cv2.COLOR_RGB2GRAY), (8, 8), interpolation=cv2.INTER_AREA
-    )
-    face = grey.astype(np.float32).ravel()
-    face -= face.mean()
-    return face / (np.linalg.norm(face) + 1e-6)
+    return on_grey(*turned(image_HW3, mask_HW, shape.centre, angle, SIDE, scale))
 
 
 # One network per process, loaded on first use.

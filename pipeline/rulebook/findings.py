@@ -4,14 +4,19 @@
     [finding.rule for finding in findings if finding.broken]
 
 Plain geometry and counting. `check` asks which rules are broken; the detector `parts` also asks by
-how much, and where.
+how much, how surely, and where.
+
+Whether a rule is broken follows from the likeliest kind of every part, how sure that is from what
+else they may be. A broken rule is off by less, the less sure that is. A kept rule is off only where
+it is likelier broken: a doubt by itself raises no alarm (counted as expectations, doubts about good
+parts cost a tenth of the anomalies found in a tray).
 
 Shapes: N parts; S slots.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +26,8 @@ from pipeline.rulebook.recognition import ANY_COLOUR, ANY_SIZE
 
 # A slot is not empty when a part of its kind lies within this multiple of its radius: beside it.
 BESIDE = 3.0
+# Some good parts together are no surer than that, as a few dozen examples of a kind cannot tell more.
+CERTAIN = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +36,8 @@ class RecognisedPart:
 
     `name` is None for parts like no example. `group` and `view` say how it was recognised, see
     `recognition.Recognition`; `likeness` is the distance to the nearest example relative to that of
-    good parts, above 1 for parts that look odd.
+    good parts, above 1 for parts that look odd. `chances` are the probabilities of names; without
+    any, its own is certain.
     """
 
     name: str | None
@@ -38,6 +46,13 @@ class RecognisedPart:
     at: tuple[float, float]
     descriptor: PartDescriptor
     likeness: float = 0.0
+    chances: Mapping[str | None, float] = field(default_factory=dict)
+
+    def chance(self, names: Container[str | None]) -> float:
+        """The probability that its name is one of these."""
+        if not self.chances:
+            return float(self.name in names)
+        return min(1.0, sum(share for name, share in self.chances.items() if name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +61,8 @@ class Finding:
 
     `off` is the deviation in units of what the rule admits: 0 is the middle of it, at most 1 a kept
     rule, at least 1 a broken one. `parts` are the indices of the parts that it is about, `places`
-    the positions (product frame) where a part is missing.
+    the positions (product frame) where a part is missing. `sure` is the probability of the verdict
+    by what the parts may be; `boxes` are further places that it is about, in pixels.
     """
 
     rule: str
@@ -56,6 +72,8 @@ class Finding:
     found: str
     parts: tuple[int, ...] = ()
     places: tuple[Point, ...] = ()
+    sure: float = 1.0
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
 
     def __str__(self) -> str:
         return f"expected {self.expected}, found {self.found}"
@@ -78,50 +96,85 @@ def _measured(book: RuleBook, seen: Sequence[RecognisedPart]) -> Iterator[Findin
         short = counts[name] < rules.admitted[0]
         concerned = seats.out if seats.out and not short else mine
         empty = seats.empty(seen, rules.place) if short else ()
-        yield _counted(f"{name}.count", counts[name], rules.admitted, concerned, empty)
+        yield _counted(f"{name}.count", seen, {name}, rules.admitted, concerned, empty)
         if isinstance(rules.place, Place):
-            yield seats.finding(f"{name}.place")
+            yield seats.finding(f"{name}.place", seen, name)
         yield from _appearance(book, name, seen, mine)
     # Rules about several parts.
     for total in content.totals:
         mine = tuple(number for number, part in enumerate(seen) if part.name in total.parts)
-        number = sum(counts[name] for name in total.parts)
-        yield _counted(total.name, number, total.admitted, mine)
+        yield _counted(total.name, seen, set(total.parts), total.admitted, mine)
     for pair in content.together:
         numbers = [counts[name] for name in pair.parts]
         # Equal numbers, whatever they are.
         difference = max(numbers) - min(numbers)
         said = " and ".join(f"{n} {name}" for n, name in zip(numbers, pair.parts, strict=True))
         mine = tuple(number for number, part in enumerate(seen) if part.name in pair.parts)
-        yield Finding(pair.name, difference > 0, _stepped(difference), "equal numbers", said, mine)
+        # All counts as they were found.
+        sure = float(np.prod([
+            counts_of(seen, {name})[count]
+            for name, count in zip(pair.parts, numbers, strict=True)
+        ]))  # fmt: skip
+        yield _stepped(pair.name, difference, sure, "equal numbers", said, mine)
     # Rules about all parts.
     mine = tuple(
         number for number, part in enumerate(seen) if part.name and _in_other_slot(book, part)
     )
     said = ", ".join(f"{seen[number].name} in another's slot" for number in mine)
-    yield Finding(ORDER, bool(mine), _stepped(len(mine)), "every part in a slot of its own",
-                  said or "that", mine)  # fmt: skip
+    sure = 1 - float(np.prod([1 - seen[k].chance({seen[k].name}) for k in mine])) if mine else 1.0
+    yield _stepped(ORDER, len(mine), sure, "every part in a slot of its own", said or "that", mine)
     mine = tuple(number for number, part in enumerate(seen) if part.name is None)
-    yield Finding(UNKNOWN, bool(mine), _stepped(len(mine)), "known kinds only",
-                  f"{len(mine)} of no known kind", mine)  # fmt: skip
+    none = float(counts_of(seen, {None})[0])
+    yield _stepped(UNKNOWN, len(mine), 1 - none if mine else none, "known kinds only",
+                   f"{len(mine)} of no known kind", mine)  # fmt: skip
 
 
-def _stepped(difference: int) -> float:
-    """The deviation of a number: 0 when it is right, above 1 when it is not."""
-    return 1.0 + difference if difference else 0.0
+def counts_of(seen: Sequence[RecognisedPart], names: Container[str | None]) -> np.ndarray:
+    """The probabilities that 0, 1, ... of the parts have one of these names, (N + 1,).
+
+    Parts are taken for independent (a Poisson binomial distribution).
+    """
+    shares = np.ones(1)
+    for part in seen:
+        chance = part.chance(names)
+        shares = np.append(shares * (1 - chance), 0) + np.append(0, shares * chance)
+    return shares
+
+
+def _stepped(
+    rule: str,
+    difference: int,
+    sure: float,
+    expected: str,
+    found: str,
+    parts: tuple[int, ...],
+    places: tuple[Point, ...] = (),
+) -> Finding:
+    """A rule about a number: off by 0 when it is right, by 1 and the difference when it is not.
+
+    With the probability 1 - `sure` the verdict is wrong.
+    """
+    broken = difference > 0
+    likely = min(1.0, sure / CERTAIN)
+    off = max(1.0, likely * (1 + difference)) if broken else max(0.0, 1 - 2 * sure)
+    return Finding(rule, broken, off, expected, found, parts, places, sure)
 
 
 def _counted(
     rule: str,
-    number: int,
+    seen: Sequence[RecognisedPart],
+    names: Container[str | None],
     admitted: tuple[int, int],
     parts: tuple[int, ...],
     places: tuple[Point, ...] = (),
 ) -> Finding:
     low, high = admitted
+    number = sum(part.name in names for part in seen)
     difference = max(low - number, number - high, 0)
+    right = float(counts_of(seen, names)[low : high + 1].sum())
     expected = str(low) if low == high else f"{low} to {high}"
-    return Finding(rule, difference > 0, _stepped(difference), expected, str(number), parts, places)
+    return _stepped(rule, difference, 1 - right if difference else right, expected, str(number),
+                    parts, places)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +246,17 @@ class _Seats:
             if all(np.hypot(a - x, b - y) > BESIDE * place.radius for a, b in at)
         )
 
-    def finding(self, rule: str) -> Finding:
+    def finding(self, rule: str, seen: Sequence[RecognisedPart], name: str) -> Finding:
         """The rule about the place of a kind."""
-        off = max(self.offs, default=0.0)
+        # What may be of another kind counts less.
+        chances = [seen[number].chance({name}) for number in self.parts]
+        off = max((a * b for a, b in zip(self.offs, chances, strict=True)), default=0.0)
         expected = "all in their places"
         if not self.out:
             return Finding(rule, False, min(off, 1.0), expected, "that", self.parts)
+        sure = 1 - float(np.prod([1 - seen[number].chance({name}) for number in self.out]))
         return Finding(rule, True, max(off, 1.0), expected, f"{len(self.out)} out of place",
-                       self.out)  # fmt: skip
+                       self.out, sure=sure)  # fmt: skip
 
 
 def _beyond(value: float, low: float, high: float) -> float:
@@ -234,9 +290,10 @@ def _appearance(
     A part that was recognised only without its size or its colour breaks that rule in any case.
     """
     rules = book.book.parts[name]
+    chances = [seen[number].chance({name}) for number in mine]
     if not isinstance(rules.size, str):
         low, high = rules.size
-        yield _worst(f"{name}.size", f"{low:.3f} to {high:.3f}", mine, [
+        yield _worst(f"{name}.size", f"{low:.3f} to {high:.3f}", mine, chances, [
             (not low <= part.descriptor.size <= high or part.view == ANY_SIZE,
              _beyond(part.descriptor.size, low, high), f"{part.descriptor.size:.3f}")
             for part in (seen[number] for number in mine)
@@ -244,13 +301,14 @@ def _appearance(
     if not isinstance(rules.colour, str):
         middle, within = np.array(rules.colour.lab), rules.colour.within
         offs = [float(np.linalg.norm(np.array(seen[n].descriptor.lab) - middle)) for n in mine]
-        yield _worst(f"{name}.colour", f"at most {within:.2f} from the usual colour", mine, [
+        usual = f"at most {within:.2f} from the usual colour"
+        yield _worst(f"{name}.colour", usual, mine, chances, [
             (off > within or seen[number].view == ANY_COLOUR, off / within, f"{off:.2f}")
             for number, off in zip(mine, offs, strict=True)
         ])  # fmt: skip
     if not isinstance(rules.turn, str):
         turned = [_turned(book, name, seen[number]) for number in mine]
-        yield _worst(f"{name}.turn", "the usual orientation", mine, turned)
+        yield _worst(f"{name}.turn", "the usual orientation", mine, chances, turned)
 
 
 def _turned(book: RuleBook, name: str, part: RecognisedPart) -> tuple[bool, float, str]:
@@ -271,12 +329,19 @@ def _turned(book: RuleBook, name: str, part: RecognisedPart) -> tuple[bool, floa
 
 
 def _worst(
-    rule: str, expected: str, mine: tuple[int, ...], parts: Sequence[tuple[bool, float, str]]
+    rule: str,
+    expected: str,
+    mine: tuple[int, ...],
+    chances: Sequence[float],
+    parts: Sequence[tuple[bool, float, str]],
 ) -> Finding:
-    """A rule about single parts: broken by any of them, described by the worst."""
+    """A rule about single parts: broken by any of them, described by the worst.
+
+    `chances` are the probabilities that they are of the kind at all.
+    """
     if not parts:
         return Finding(rule, False, 0.0, expected, "none")
-    broken, off, said = max(parts)
+    (broken, off, said), sure = max(zip(parts, chances, strict=True))
     wrong = tuple(number for number, part in zip(mine, parts, strict=True) if part[0])
     off = max(off, 1.0) if broken else min(off, 1.0)
-    return Finding(rule, broken, off, expected, said, wrong or mine)
+    return Finding(rule, broken, off, expected, said, wrong or mine, sure=sure)

@@ -29,7 +29,7 @@ from pipeline.records import Edit, ObjectProposals, Sample, Verdict
 from pipeline.rulebook.book import RuleBook, load
 from pipeline.rulebook.check import broken_rules, recognised_in
 from pipeline.rulebook.parts import Parts, finder
-from pipeline.rulebook.second_look import parts_of
+from pipeline.rulebook.second_look import Finder, parts_of
 
 # Rejection reasons of this judge; part of the dataset format.
 NO_RULE = "breaks_no_rule"
@@ -55,7 +55,7 @@ def judge_for(path: Path, models: Any) -> "Judge":
 class Judge:
     """A rule book with a part finder; caches the parts of each thread's last source image."""
 
-    def __init__(self, book: RuleBook, find_parts: Any) -> None:
+    def __init__(self, book: RuleBook, find_parts: Finder) -> None:
         """`find_parts(image_HW3) -> Parts`, with a method `describe` for known masks."""
         self.book, self.find_parts = book, find_parts
         # Workers of a run share a judge, each with an image of its own.
@@ -69,7 +69,7 @@ class Judge:
         proposals: ObjectProposals,
         verdict: Verdict,
     ) -> Verdict:
-        """The gate's verdict extended by `rule` and `broken`; rejected when they do not agree.
+        """The gate's verdict extended by what the rules say; rejected when they do not agree.
 
         `image_HW3` is the source of the sample, `proposals` those that the edit refers to.
         """
@@ -77,7 +77,7 @@ class Judge:
         before = self._parts_of(image_HW3)
         kept, found = self._found(image_HW3, sample.pixels_HW3, sample.change_HW)
         blind = set(self._broken(before))
-        actual = [rule for rule in self._broken(found) if rule not in blind]
+        actual = {rule: words for rule, words in self._broken(found).items() if rule not in blind}
         # What it should break; controls should break nothing.
         intended: list[str] = []
         if not edit.is_control:
@@ -85,7 +85,7 @@ class Judge:
             if expected is not None:
                 intended = [rule for rule in self._broken(expected) if rule not in blind]
         scores = {**verdict.scores, "rules_broken": float(len(actual)), "rules_blind": len(blind)}
-        reason = _reason(edit.is_control, intended, actual)
+        reason = _reason(edit.is_control, intended, list(actual))
         return replace(
             verdict,
             accepted=not reason,
@@ -93,6 +93,7 @@ class Judge:
             scores=scores,
             rule="+".join(intended),
             broken=tuple(actual),
+            findings=tuple(f"{rule}: {words}" for rule, words in actual.items()),
         )
 
     def broken_by(
@@ -112,8 +113,8 @@ class Judge:
             self._last.key = key
         return self._last.parts
 
-    def _broken(self, parts: Parts) -> list[str]:
-        return list(broken_rules(self.book, recognised_in(self.book, parts)))
+    def _broken(self, parts: Parts) -> dict[str, str]:
+        return broken_rules(self.book, recognised_in(self.book, parts))
 
     def _found(
         self, image_HW3: np.ndarray, pixels_HW3: np.ndarray, change_HW: np.ndarray

@@ -85,7 +85,6 @@ class Parts:
         )
 
 
-FindParts = Callable[[np.ndarray], Parts]
 Describe = Callable[[np.ndarray, np.ndarray, ProductFrame], tuple[PartDescriptor, ...]]
 
 

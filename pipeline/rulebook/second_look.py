@@ -9,7 +9,7 @@ Shapes: P boxes; M masks; N parts; H, W image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from pipeline.rulebook.book import Place, RuleBook
 from pipeline.rulebook.check import frame_in, recognised, recognised_in
 from pipeline.rulebook.draft import Draft, draft
 from pipeline.rulebook.findings import RecognisedPart
-from pipeline.rulebook.parts import Parts, ProductFrame
+from pipeline.rulebook.parts import Describe, Parts, ProductFrame
 from pipeline.rulebook.recognition import ANY_COLOUR, FULL
 
 # Distance to good parts, as a multiple of their usual one, from which a part is odd.
@@ -33,13 +33,24 @@ ROOMY = 1.25
 REPLACED, SHARED = 0.5, 0.2
 
 
-def parts_of(book: RuleBook, find: Any, image_HW3: np.ndarray) -> Parts:
+class Finder(Protocol):
+    """Finds parts and can look again, as `parts.PartFinder` does."""
+
+    @property
+    def describe(self) -> Describe: ...
+
+    def __call__(self, image_HW3: np.ndarray) -> Parts: ...
+
+    def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray: ...
+
+
+def parts_of(book: RuleBook, find: Finder, image_HW3: np.ndarray) -> Parts:
     """The parts of an image (uint8) as the rules of a book see them."""
     return look_again(book, find, image_HW3, find(image_HW3))
 
 
 def draft_twice(
-    found: Sequence[Parts], image: Callable[[int], np.ndarray], find: Any, category: str
+    found: Sequence[Parts], image: Callable[[int], np.ndarray], find: Finder, category: str
 ) -> tuple[Draft, list[Parts]]:
     """A draft whose parts were looked at again by a first draft, and these parts.
 
@@ -51,7 +62,7 @@ def draft_twice(
     return draft(again, category), again
 
 
-def look_again(book: RuleBook, find: Any, image_HW3: np.ndarray, parts: Parts) -> Parts:
+def look_again(book: RuleBook, find: Finder, image_HW3: np.ndarray, parts: Parts) -> Parts:
     """The parts, with odd ones replaced and missing ones added where that makes them good ones.
 
     `find` is the finder that has found `parts` in the image.

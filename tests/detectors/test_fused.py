@@ -82,3 +82,45 @@ def test_a_checkpoint_gives_the_same_scores(detector):
     images = noisy(6, 7, red=15)
     for one, other in zip(detector(images), again(images), strict=True):
         assert torch.equal(one, other)
+
+
+class Late(Mean):
+    """Its maps have their scale only after `fuse`, as those of `parts`."""
+
+    def __init__(self, channel: int, unit: float) -> None:
+        super().__init__(channel, unit)
+        self.register_buffer("scale", torch.ones(()))
+
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        self.scale.fill_(100)
+
+    def forward(self, images_B3HW: Tensor) -> Scores:
+        image_B, maps_BHW = super().forward(images_B3HW)
+        return Scores(image_B, maps_BHW * self.scale)
+
+
+def test_maps_are_joined_on_the_scale_that_they_have_in_the_end():
+    made = Fused(Late(0, 1.0), Mean(1, 1.0)).eval()
+    normals = [{"image": noisy(30, 0)}]
+    made.prepare(normals)
+    made.calibrate(normals, normals)
+    fuse(made)
+    # On normals neither map is above the other, although one of them is a hundred times as high.
+    peaks_B = made(noisy(200, 8)).maps_BHW.amax((1, 2))
+    red = (made.first(noisy(200, 8)).maps_BHW.amax((1, 2)) - made.map_mean_2[0]).abs()
+    assert peaks_B.mean() < 2
+    assert red.mean() < 3 * made.map_deviation_2[0]
+    # A spot is as high in the joined map, whichever of them sees it.
+    heights = []
+    for channel in (0, 1):
+        image = noisy(1, 9)
+        image[0, channel, 10:20, 10:20] = 160
+        heights.append(float(made(image).maps_BHW[0, 15, 15]))
+    assert heights[0] == pytest.approx(heights[1], rel=0.5)
+    assert min(heights) > peaks_B.max()
+
+
+def test_what_the_second_trains_on_is_what_both_are_given():
+    second = Mean(1, 1.0)
+    second.view = "sources"
+    assert Fused(Mean(0, 1.0), second).view == "sources"

@@ -24,6 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectors.models.laead.window_sums import Banded, WindowSums
+from detectors.networks.winograd import in_eager_float32_on_cpu
+
 
 class OutlookAttention(nn.Module):
     """One branch without its output projection, on maps (B, H, W, C)."""
@@ -44,16 +47,30 @@ class OutlookAttention(nn.Module):
 
     def forward(self, maps_BHWC: Tensor) -> Tensor:
         batch, height, width, _ = maps_BHWC.shape
-        # Cells are the last dimension, so softmax and window sums read contiguous memory. The scale
-        # is folded into the weights, which are far fewer than the logits.
-        logits = torch.baddbmm(
-            (self.attention.bias * self.scale)[:, None],
-            (self.attention.weight * self.scale).expand(batch, -1, -1),
-            maps_BHWC.flatten(1, 2).transpose(1, 2),
-        )
+        maps_BCN = maps_BHWC.flatten(1, 2).transpose(1, 2)
         window = self.kernel**2
-        attention = logits.view(batch, self.heads, window, window, height, width).softmax(3)
-        return banded(self.overlapped(attention), self.value(maps_BHWC))
+        on_cpu = in_eager_float32_on_cpu(maps_BHWC)
+        # Head by head on a CPU, whose cache holds the attention of one head.
+        parts = self.heads if on_cpu else 1
+        found = []
+        # The scale is folded into the weights, which are far fewer than the logits.
+        for weight, bias in zip(
+            (self.attention.weight * self.scale).chunk(parts),
+            (self.attention.bias * self.scale).chunk(parts),
+            strict=True,
+        ):
+            # Cells are the last dimension, so softmax and window sums read contiguous memory.
+            logits = torch.baddbmm(bias[:, None], weight.expand(batch, -1, -1), maps_BCN)
+            logits = logits.view(batch, self.heads // parts, window, window, height, width)
+            attention = logits.softmax(3)
+            if on_cpu:
+                found.append(WindowSums.apply(attention, self.kernel))
+            else:
+                found.append(self.overlapped(attention))
+        weights_BhefHW, values_BHWC = torch.cat(found, 1), self.value(maps_BHWC)
+        if on_cpu:
+            return Banded.apply(weights_BhefHW, values_BHWC)
+        return banded(weights_BhefHW, values_BHWC)
 
     def overlapped(self, attention: Tensor) -> Tensor:
         """Sum attention (B, h, K², K², H, W) over windows: weights (B, h, 2K-1, 2K-1, H, W).

@@ -18,21 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.networks.frozen_levels import FrozenLevels
+from detectors.networks.patch_memory import Pair
 from pipeline.errors import UserError
 from pipeline.models import build as models
 from pipeline.models import device as devices
 from pipeline.models.settings import ModelSettings
+from pipeline.models.trunks import AnyTrunk, trunk_of
 from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.descriptors import PartDescriptor
-from pipeline.rulebook.parts import FindParts, PartFinder, Parts, ProductFrame, finder
-from pipeline.rulebook.second_look import look_again
+from pipeline.rulebook.parts import PartFinder, Parts, ProductFrame, finder
+from pipeline.rulebook.second_look import Finder, look_again
 
 T = TypeVar("T")
 
-# Stages whose networks decide which parts are found.
-STAGES = ("foreground", "second_foreground", "proposals")
-# Images whose parts are found at the same time, each by one thread.
-WORKERS = 2
+# Stages whose networks decide which parts are found, and how far patches are from good ones.
+STAGES = ("foreground", "proposals", "features")
+# Most images whose parts are found at the same time, each by one thread; 0.3 GB each.
+WORKERS = 8
 # Images whose parts are remembered, about 0.1 MB each: every fold asks for the same ones.
 REMEMBERED = 2000
 
@@ -49,44 +52,65 @@ class MachineFinder:
         """The finder of a run."""
         return finder(models.load(ModelSettings(), files=self._files))
 
-    @property
+    @cached_property
+    def trunk(self) -> AnyTrunk:
+        """The frozen network that describes patches."""
+        backend, path = self._files.features
+        return trunk_of(models.FEATURES[backend], path)
+
+    @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the networks, by stage."""
-        return {stage: found for stage, found in self._files.digests().items() if stage in STAGES}
+        """SHA-256 of the networks, by stage and backend."""
+        digests = self._files.digests()
+        return {name: digest for name, digest in digests.items() if name.split("/")[0] in STAGES}
 
 
 class Machine(Protocol):
     """What a `BatchFinder` finds parts with; tests have one without networks."""
 
     @property
-    def find(self) -> FindParts: ...
+    def find(self) -> Finder: ...
+
+    @property
+    def trunk(self) -> AnyTrunk: ...
 
     @property
     def digests(self) -> dict[str, str]: ...
 
 
 class BatchFinder:
-    """Finds the parts of batches; each image once, as long as it is remembered."""
+    """Finds the parts of batches; each image once, as long as it is remembered.
+
+    `levels` are the features of patches; of both networks a checkpoint holds digests only.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.levels = FrozenLevels(machine.trunk)
         self._known: dict[bytes, _Packed] = {}
         # Book, images and parts of the last second look.
         self._last: tuple[RuleBook, bytes, list[Parts]] | None = None
 
     def require(self, digests: dict[str, str]) -> None:
         """UserError unless this machine finds parts with the networks of these digests."""
+        present = self.machine.digests
         for stage, digest in digests.items():
-            found = self.machine.digests.get(stage, "none")
+            found = present.get(stage, "none")
             if found != digest:
                 raise UserError(
-                    f"parts: fitted with the {stage} network {digest[:12]}, this machine has "
-                    f"{found[:12]}; run `anomalysmith weights pull`, or train again"
+                    f"parts: fitted with the network {stage} {digest[:12]}, this machine takes "
+                    f"{found[:12] if stage in present else ', '.join(sorted(present)) or found}; "
+                    "run `anomalysmith weights pull`, or train again"
                 )
 
     def share(self, other: "BatchFinder") -> None:
         """Remember together with another finder."""
         self._known = other._known
+        self.levels.share(other.levels)
+
+    def patches(self, images_B3HW: Tensor, keep: bool = False) -> Pair:
+        """The features of patches, on the images' device; with `keep` they are remembered."""
+        return self.levels.to(images_B3HW.device)(images_B3HW, keep)
 
     def parts(self, images_B3HW: Tensor) -> list[Parts]:
         """The parts of uint8 images as the finder sees them that knows no rule book."""
@@ -119,8 +143,16 @@ class BatchFinder:
             with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
                 return work(item)
 
-        with ThreadPoolExecutor(WORKERS, initializer=devices.one_thread) as threads:
-            return list(threads.map(exactly, items))
+        # As many as PyTorch may use here: `--threads 1` means one core.
+        allowed = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(
+                min(WORKERS, allowed), initializer=devices.one_thread
+            ) as threads:
+                return list(threads.map(exactly, items))
+        finally:
+            # The number is one of the process, and another detector may need them all.
+            torch.set_num_threads(allowed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

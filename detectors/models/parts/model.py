@@ -1,14 +1,15 @@
 """Parts: counts the parts of a product, checks their places and looks, and says what is wrong.
 
-It cannot see what no rule is about: a scratch, a stain, a crack that leaves a part its shape. And
-it is for products with parts: on textures it refuses to be fitted.
+It cannot see what is wrong inside of a part that looks good as a whole: a scratch, a stain, a crack
+that leaves it its shape. And it is for products with parts: on textures it refuses to be fitted.
 
 Parts are found and described as for rule books. Rules are those of a given book, or of a draft from
 the training normals (`pipeline/rulebook/draft.py`), after the composition maps of SALAD (Fučka et
 al., ICCV 2025) and the histograms of components of CSAD (Hsieh, Lai, BMVC 2024). No step is
 trained. A rule counts by how far an image is from good ones in their own spread (`scales.Scales`),
 so a part that is overlooked in one of fifty good images raises no alarm by itself. An image scores
-as its most unusual kind of rule.
+as its most unusual kind of rule. What no kind explains is compared with patches of good images
+(`unexplained.py`).
 
 Shapes: B batch; N normals; M samples; R rules; P kinds of rules; H, W image; 3 colour (RGB).
 """
@@ -25,16 +26,16 @@ from detectors.base import Batches, Detector, DetectorEntry, Reason, Region, Sch
 from detectors.models.parts.finder import BatchFinder, MachineFinder
 from detectors.models.parts.map import empty_places, painted
 from detectors.models.parts.places import Places
-from detectors.models.parts.scales import Scales, rate_among
 from detectors.models.parts.settings import PartsSettings
-from detectors.models.parts.statistics import KINDS, extensions, kind_of, rule_names
+from detectors.models.parts.statistics import UNEXPLAINED, extensions
 from detectors.models.parts.stored_book import StoredBook
-from detectors.networks.any_shape import AnyShape
+from detectors.models.parts.surprise import Judged, Normals, offs_of
+from detectors.models.parts.unexplained import Strange, Unexplained
 from pipeline.imaging.masks import bounding_box
 from pipeline.rulebook.book import RuleBook, load
 from pipeline.rulebook.check import frame_in, recognised_in
 from pipeline.rulebook.draft import draft
-from pipeline.rulebook.findings import Finding, findings_of
+from pipeline.rulebook.findings import Finding, RecognisedPart, findings_of
 from pipeline.rulebook.parts import Parts, ProductFrame
 
 # Share of good images up to which a deviation is a reason, for broken rules and for kept ones; the
@@ -43,25 +44,14 @@ from pipeline.rulebook.parts import Parts, ProductFrame
 BROKEN, KEPT, NOTABLE, MOST = 0.1, 0.02, 3.0, 5
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A finding, its score on the scale of image scores, and the share of good images like it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """The parts of an image as a rule book sees them, what no kind explains, and all findings."""
 
-    finding: Finding
-    score: float
-    rate: float
-
-
-class Normals(AnyShape):
-    """Good images: deviations (N, R) of those of the fit, by kind (N, P) of held-out ones."""
-
-    offs_NR: Tensor
-    kinds_NP: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("offs_NR", torch.zeros(0, 0, dtype=torch.float64))
-        self.register_buffer("kinds_NP", torch.zeros(0, len(KINDS), dtype=torch.float64))
+    parts: Parts
+    named: Sequence[RecognisedPart]
+    strange: Strange
+    findings: Sequence[Finding]
 
 
 class PartsDetector(Detector):
@@ -82,6 +72,9 @@ class PartsDetector(Detector):
         self.stored = StoredBook()
         self.places = Places()
         self.normals = Normals()
+        self.unexplained = Unexplained((finder.levels.middle, finder.levels.coarse))
+        # Book, images and what was seen in them: scores, reasons and regions ask for the same.
+        self._last: tuple[RuleBook, Tensor, list[Seen]] | None = None
 
     @property
     def book(self) -> RuleBook:
@@ -100,10 +93,22 @@ class PartsDetector(Detector):
             book = self._drafted(normals)
         self.stored.keep(book, self.finder.machine.digests)
         found = self._found(normals)
-        seen = [recognised_in(self.book, parts) for parts in found]
-        self.places.learn(list(self.book.book.parts), found, seen)
+        named = [recognised_in(self.book, parts) for parts in found]
+        self.places.learn(list(self.book.book.parts), found, named)
+        levels = (self.finder.patches(batch["image"], keep=True) for batch in normals)
+        self.unexplained.learn(levels, len(found))
+        strange, at = [], 0
+        for batch in normals:
+            here = slice(at, at + len(batch["image"]))
+            levels_of = self.finder.patches(batch["image"])
+            strange += self.unexplained.of(levels_of, found[here], named[here])
+            at = here.stop
+        self.unexplained.settle(strange)
         # Places are judged by the other images: an image knows all of its own.
-        self.normals.offs_NR = self._offs(found, own=True)
+        self.normals.offs_NR = offs_of([
+            self._findings(*one, own)
+            for own, one in enumerate(zip(found, named, strange, strict=True))
+        ])  # fmt: skip
 
     def _drafted(self, normals: Batches) -> RuleBook:
         """A draft from parts that were looked at again by a first draft."""
@@ -120,7 +125,7 @@ class PartsDetector(Detector):
             self.finder.share(other.finder)
 
     def parts(self, images_B3HW: Tensor) -> Tensor:
-        return self._by_kind(self._offs(self._parts_of(images_B3HW))).float()
+        return self._by_kind(self._seen(images_B3HW)).float()
 
     @torch.no_grad()
     def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
@@ -128,19 +133,23 @@ class PartsDetector(Detector):
         self.normals.kinds_NP = normals_NP.double().to(self.normals.kinds_NP.device)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
-        return Scales.of(self.normals.kinds_NP)(parts_BP).amax(1).float()
+        return self.normals.score(parts_BP)
 
     def forward(self, images_B3HW: Tensor) -> Scores:
-        found = self._parts_of(images_B3HW)
-        findings = [self._findings(parts) for parts in found]
-        image_B = self.combined(self._by_kind(_offs_of(findings)).float())
-        maps = [
-            painted(parts, [(one.score, one.finding) for one in self._judged(of)],
-                    self._frame(parts))
-            for parts, of in zip(found, findings, strict=True)
-        ]  # fmt: skip
-        return Scores(image_B.to(images_B3HW.device),
-                      torch.from_numpy(np.stack(maps)).to(images_B3HW.device))  # fmt: skip
+        seen = self._seen(images_B3HW)
+        image_B = self.combined(self._by_kind(seen).float())
+        maps = torch.from_numpy(np.stack([self._map(one) for one in seen]))
+        return Scores(image_B.to(images_B3HW.device), maps.to(images_B3HW.device))
+
+    def _map(self, one: Seen) -> np.ndarray:
+        judged = self.normals.judged(self.book, one.findings)
+        scored = [(each.score, each.finding) for each in judged]
+        map_HW = painted(one.parts, scored, self._frame(one.parts))
+        # Its own map, as high as its score.
+        for score, finding in scored:
+            if finding.rule == UNEXPLAINED and one.strange.distance:
+                np.maximum(map_HW, score * one.strange.map_HW / one.strange.distance, out=map_HW)
+        return map_HW
 
     def reasons(self, images_B3HW: Tensor) -> list[list[Reason]]:
         """Broken rules, and kept ones that few good images come as near to breaking."""
@@ -148,23 +157,21 @@ class PartsDetector(Detector):
         lowest = 1 / (len(self.normals.kinds_NP) + 1)
         return [
             [
-                self._reason(parts, one)
-                for one in self._judged(self._findings(parts))
+                self._reason(seen.parts, one)
+                for one in self.normals.judged(self.book, seen.findings)
                 if one.rate <= max(BROKEN if one.finding.broken else KEPT, lowest)
                 and (one.finding.broken or one.score >= NOTABLE)
             ][:MOST]
-            for parts in self._parts_of(images_B3HW)
+            for seen in self._seen(images_B3HW)
         ]
 
     def regions(self, images_B3HW: Tensor) -> list[list[Region]]:
         return [
             [
                 Region(part.name or "unknown", mask_HW)
-                for part, mask_HW in zip(
-                    recognised_in(self.book, parts), parts.masks_NHW, strict=True
-                )
+                for part, mask_HW in zip(one.named, one.parts.masks_NHW, strict=True)
             ]
-            for parts in self._parts_of(images_B3HW)
+            for one in self._seen(images_B3HW)
         ]
 
     def _reason(self, parts: Parts, judged: Judged) -> Reason:
@@ -172,65 +179,44 @@ class PartsDetector(Detector):
         missing = tuple(empty_places(finding, self._frame(parts)))
         # The parts that are there are not what is wrong where others are missing.
         wrong = () if missing else finding.parts
-        boxes = tuple(bounding_box(parts.masks_NHW[number]) for number in wrong)
-        return Reason(finding.rule, finding.expected, finding.found, boxes, missing, judged.rate)
+        boxes = tuple(bounding_box(parts.masks_NHW[number]) for number in wrong) + finding.boxes
+        return Reason(
+            finding.rule, finding.expected, finding.found, boxes, missing, judged.rate, judged.sure
+        )
 
-    def _parts_of(self, images_B3HW: Tensor) -> list[Parts]:
-        self.finder.require(self.stored.networks)
-        return self.finder.parts_by(self.book, images_B3HW)
+    def _seen(self, images_B3HW: Tensor) -> list[Seen]:
+        """What is seen in every image, and all findings."""
+        book, last = self.book, self._last
+        if last is None or last[0] is not book or not torch.equal(last[1], images_B3HW.cpu()):
+            self.finder.require(self.stored.networks)
+            parts = self.finder.parts_by(book, images_B3HW)
+            named = [recognised_in(book, one) for one in parts]
+            strange = self.unexplained.of(self.finder.patches(images_B3HW), parts, named)
+            seen = [
+                Seen(*one, self._findings(*one)) for one in zip(parts, named, strange, strict=True)
+            ]
+            last = self._last = book, images_B3HW.cpu().clone(), seen
+        return last[2]
+
+    def _by_kind(self, seen: Sequence[Seen]) -> Tensor:
+        offs_BR = offs_of([one.findings for one in seen])
+        return self.normals.by_kind(self.book, self.settings.rules is None, offs_BR)
 
     def _frame(self, parts: Parts) -> ProductFrame:
         return frame_in(self.book, parts.frame, parts.masks_NHW.shape[1:])
 
-    def _findings(self, parts: Parts, own: int = -1) -> list[Finding]:
-        """Every rule on one image, in the order of `rule_names`."""
-        seen = recognised_in(self.book, parts)
+    def _findings(
+        self, parts: Parts, seen: Sequence[RecognisedPart], strange: Strange, own: int = -1
+    ) -> list[Finding]:
+        """Every rule on one image, in the order of `rule_names`; `own` is its number in the fit."""
         found = findings_of(self.book, seen)
+        if self.book.book.unknown:
+            found.append(self.unexplained.finding(UNEXPLAINED, strange))
         # A person who gave a book has said all that is to be checked.
         if self.settings.rules is None:
             where = self.places.worst(list(self.book.book.parts), parts, seen, own)
             found += extensions(self.book, seen, where)
         return found
-
-    def _offs(self, found: Sequence[Parts], own: bool = False) -> Tensor:
-        """The deviation (B, R) of every image by every rule; `own` for the fit's own images."""
-        return _offs_of([self._findings(parts, k if own else -1) for k, parts in enumerate(found)])
-
-    def _unusual(self, offs_BR: Tensor) -> Tensor:
-        """How unusual each deviation is among the fit's normals, (B, R); 0 for usual ones.
-
-        On a logarithmic scale: one odd good image must not hide all that is less odd than it.
-        """
-        return Scales.of(self.normals.offs_NR.cpu())(offs_BR).clamp(min=0).log1p()
-
-    def _by_kind(self, offs_BR: Tensor) -> Tensor:
-        """The most unusual rule of each kind, (B, P); 0 for kinds without a rule."""
-        unusual_BR = self._unusual(offs_BR)
-        names = rule_names(self.book, self.settings.rules is None)
-        kinds = [kind_of(self.book, rule) for rule in names]
-        nothing_B = unusual_BR.new_zeros(len(unusual_BR))
-        columns = [
-            [nothing_B, *(unusual_BR[:, rule] for rule, of in enumerate(kinds) if of == kind)]
-            for kind in KINDS
-        ]
-        return torch.stack([torch.stack(column).amax(0) for column in columns], 1)
-
-    def _judged(self, findings: Sequence[Finding]) -> list[Judged]:
-        """Every rule of one image on the scale of image scores, the highest first."""
-        unusual_R = self._unusual(_offs_of([findings]))[0]
-        kinds_NP = self.normals.kinds_NP.cpu()
-        scales, judged = Scales.of(kinds_NP), []
-        for value, finding in zip(unusual_R, findings, strict=True):
-            kind = KINDS.index(kind_of(self.book, finding.rule))
-            score = float(scales(value.expand(1, len(KINDS)))[0, kind])
-            judged.append(Judged(finding, score, rate_among(value, kinds_NP[:, kind])))
-        return sorted(judged, key=lambda one: -one.score)
-
-
-def _offs_of(findings: Sequence[Sequence[Finding]]) -> Tensor:
-    """Deviations of the rules of some images, (B, R) float64."""
-    offs = [[finding.off for finding in of] for of in findings]
-    return torch.tensor(offs, dtype=torch.float64).reshape(len(offs), -1)
 
 
 def _build(settings: PartsSettings, weights: Path | None) -> PartsDetector:

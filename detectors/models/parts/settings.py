@@ -24,10 +24,18 @@ class PartsSettings(DetectorSettings):
         default="",
         description="digest of that book's content, filled in; a changed book is another training",
     )
-    beside: Literal["", "nearest", "puad", "laead"] = Field(
-        default="",
-        description="detector of profile cpu whose score counts, too, for what no rule is about; "
-        "empty = none",
+    beside: Literal["", "nearest", "puad", "laead", "efficientad", "semrec", "destseg", "glcf"] = (
+        Field(
+            default="",
+            description="detector whose score counts, too, for what no rule is about; empty = none",
+        )
+    )
+    beside_settings: dict[str, Any] = Field(
+        default={},
+        description="its settings that are not those of the profile, as JSON; all are filled in",
+    )
+    beside_trains: bool = Field(
+        default=False, description="whether it trains a network, and so takes steps; filled in"
     )
 
     @model_validator(mode="before")
@@ -39,4 +47,4 @@ class PartsSettings(DetectorSettings):
         return values
 
     def trains(self) -> bool:
-        return False
+        return self.beside_trains

@@ -1,7 +1,8 @@
 """`wrong_type`: an object is replaced by something else.
 
 The replacement is an object of another normal image (a donor) or of the same image, in its own
-size, or what a diffusion model generates for a prompt.
+size, or what a diffusion model generates for a prompt. Where the category has no other type, as a
+product of one part, it is another category's product.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,11 @@ FULL_BOX = 0.9
 
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
-    """A prompt with some probability if there is a filler, else another object of similar size."""
+    """A prompt with some probability if there is a filler, else another object of similar size.
+
+    Another category's product comes last: of two parts that were mistaken for each other, an
+    inspection learns more.
+    """
     # The random number is drawn in any case, so that plans do not depend on the filler.
     share = 1.0 if settings.preset == "paper" else PROMPTED
     if rng.random() < (share if context.fill is not None else 0.0):
@@ -39,7 +44,11 @@ def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings
         target = choice[int(rng.integers(len(choice)))]
         prompt = str(rng.choice(settings.prompts)) if settings.prompts else ""
         return (target,), {"prompt": prompt}, [context.crops[target].box_4]
-    return _pasted(context, rng, strict=True) or _pasted(context, rng, strict=False)
+    return (
+        _pasted(context, rng, strict=True)
+        or _pasted(context, rng, strict=False)
+        or _other_product(context, rng)
+    )
 
 
 def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) -> Found | None:
@@ -56,6 +65,21 @@ def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) ->
             )  # fmt: skip
             if found is not None:
                 # The cached answer is shared: copy what the caller will add to.
+                targets, parameters, boxes = found
+                return targets, dict(parameters), boxes
+    return None
+
+
+def _other_product(context: ImageContext, rng: np.random.Generator) -> Found | None:
+    """Another category's product in a target's place."""
+    sources = context.donors.other_products
+    for target in rng.permutation(worth_editing(context, movable=True)).tolist():
+        for index in rng.permutation(len(sources))[:CANDIDATES].tolist():
+            found = context.cached(
+                partial(_in_place, context, target, sources[index], False),
+                "pasted", target, sources[index], False,
+            )  # fmt: skip
+            if found is not None:
                 targets, parameters, boxes = found
                 return targets, dict(parameters), boxes
     return None

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 
+from pipeline.imaging.masks import disjoint
 from pipeline.records import bounding_box
 
 
@@ -78,6 +79,44 @@ def in_window(fill: WindowFill, image_HW3: np.ndarray, hole_HW: np.ndarray) -> n
     inner = np.ascontiguousarray(image_HW3[y0:y1, x0:x1])
     result_HW3[y0:y1, x0:x1] = fill(inner, np.ascontiguousarray(hole_HW[y0:y1, x0:x1]))
     return result_HW3
+
+
+def in_groups(
+    inpaint: Inpainter,
+    image_HW3: np.ndarray,
+    hole_HW: np.ndarray,
+    avoid_HW: np.ndarray | None = None,
+) -> np.ndarray:
+    """Fill a hole of several pieces, pieces that are far apart one by one; RGB uint8.
+
+    Two objects that trade places leave one hole whose window would be most of the image. Pieces
+    count as far apart when none of them reaches into the window of the other. The last argument is
+    that of an `Inpainter`.
+    """
+    groups = _groups(hole_HW)
+    if len(groups) < 2:
+        return inpaint(image_HW3, hole_HW, avoid_HW)
+    result_HW3 = image_HW3.copy()
+    for group_HW in groups:
+        others_HW = hole_HW & ~group_HW
+        avoided_HW = others_HW if avoid_HW is None else avoid_HW | others_HW
+        np.copyto(result_HW3, inpaint(image_HW3, group_HW, avoided_HW), where=group_HW[..., None])
+    return result_HW3
+
+
+def _groups(hole_HW: np.ndarray) -> list[np.ndarray]:
+    """The pieces of a hole, (H, W) bool, those in each other's windows together."""
+    _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(hole_HW.astype(np.uint8))
+    # Label 0 is what is no hole.
+    boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist()]
+    group = list(range(len(boxes)))
+    for one, box_4 in enumerate(boxes):
+        seen_4 = window(box_4, hole_HW.shape)
+        for other in range(len(boxes)):
+            if not disjoint(seen_4, boxes[other]) and group[other] != group[one]:
+                group = [group[one] if g == group[other] else g for g in group]
+    of_label = np.array([-1, *group])
+    return [of_label[labels_HW] == number for number in sorted(set(group))]
 
 
 def window(

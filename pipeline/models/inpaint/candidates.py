@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.models.inpaint.base import Inpainter
+from pipeline.models.inpaint.base import Inpainter, in_groups
+from pipeline.records import bounding_box
 
 # (filled_HW3 uint8, hole_HW bool) -> distance of the filled hole to normal images, lower is better.
 FillDistance = Callable[[np.ndarray, np.ndarray], float]
@@ -47,7 +48,7 @@ class CandidateInpainter:
         self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
     ) -> np.ndarray:
         first = next(iter(self.inpainters.values()))
-        return first(image_HW3, hole_HW, avoid_HW)
+        return in_groups(first, image_HW3, hole_HW, avoid_HW)
 
     def choose(
         self,
@@ -63,7 +64,7 @@ class CandidateInpainter:
         if distance is None:
             return self(image_HW3, hole_HW, avoid_HW), FillChoice(next(iter(self.inpainters)))
         fills = {
-            name: inside(inpaint(image_HW3, hole_HW, avoid_HW), image_HW3, hole_HW)
+            name: inside(in_groups(inpaint, image_HW3, hole_HW, avoid_HW), image_HW3, hole_HW)
             for name, inpaint in self.inpainters.items()
         }
         # Rounded before they are compared, so that the record alone shows why one was kept.
@@ -74,4 +75,8 @@ class CandidateInpainter:
 
 def inside(filled_HW3: np.ndarray, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
     """The fill inside the hole and the image outside: some inpainters alter every pixel."""
-    return np.where(hole_HW[..., None], filled_HW3, image_HW3)
+    result_HW3 = image_HW3.copy()
+    x0, y0, x1, y1 = bounding_box(hole_HW)
+    box = np.s_[y0:y1, x0:x1]
+    np.copyto(result_HW3[box], filled_HW3[box], where=hole_HW[box][..., None])
+    return result_HW3

@@ -5,6 +5,7 @@ Separate from `base.py`, because OpenCV's inpainters work without PyTorch.
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -13,13 +14,20 @@ from pipeline.models.inpaint.base import MULTIPLE, in_window
 from pipeline.models.out_of_memory import retry_once
 from pipeline.models.weights.safe_load import load_torchscript
 
+# Longest side of a window that the small LaMa sees. It was trained on 256 px, and in a megapixel a
+# single hole would take seconds and a gigabyte; larger windows are reduced for it.
+SMALL_SIDE = 384
+
 
 class TorchScriptLama:
-    """`big-lama.pt` or the bundled small LaMa: `model(image_1CHW, mask_11HW) -> image_1CHW`."""
+    """`big-lama.pt` or the bundled small LaMa: `model(image_1CHW, mask_11HW) -> image_1CHW`.
 
-    def __init__(self, path: Path, compute: Compute) -> None:
+    Windows with a longer side than `longest` are reduced to it, and the fill is enlarged again.
+    """
+
+    def __init__(self, path: Path, compute: Compute, longest: int | None = None) -> None:
         self._model = load_torchscript(path, compute.device)
-        self._device = compute.device
+        self._device, self._longest = compute.device, longest
 
     def __call__(
         self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
@@ -28,6 +36,14 @@ class TorchScriptLama:
 
     def _fill(self, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
         height, width = hole_HW.shape
+        scale = (self._longest or max(height, width)) / max(height, width)
+        if scale < 1:
+            size = max(1, round(scale * width)), max(1, round(scale * height))
+            small_hw3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+            # Every cell that the hole touches is filled, so no pixel of it shines through.
+            small_hw = cv2.resize(hole_HW.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+            filled_hw3 = self._fill(small_hw3, small_hw > 0)
+            return cv2.resize(filled_hw3, (width, height), interpolation=cv2.INTER_CUBIC)
         return retry_once(
             lambda: self._run(image_HW3, hole_HW), f"LaMa filled a window of {width}x{height} px"
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.models.inpaint.base import Inpainter
+from pipeline.models.inpaint.base import Inpainter, in_groups
 from pipeline.models.inpaint.candidates import CandidateInpainter, FillChoice, FillDistance
 from pipeline.records import bounding_box
 
@@ -62,8 +62,8 @@ class MemoInpainter:
     ) -> tuple[np.ndarray, FillChoice | None]:
         avoid_HW = self._avoided(hole_HW)
         if not isinstance(self._inpaint, CandidateInpainter):
-            return self._inpaint(self._image_HW3, hole_HW, avoid_HW), None
+            return in_groups(self._inpaint, self._image_HW3, hole_HW, avoid_HW), None
         if recorded is not None and recorded.inpainter in self._inpaint.inpainters:
             chosen = self._inpaint.inpainters[recorded.inpainter]
-            return chosen(self._image_HW3, hole_HW, avoid_HW), recorded
+            return in_groups(chosen, self._image_HW3, hole_HW, avoid_HW), recorded
         return self._inpaint.choose(self._image_HW3, hole_HW, avoid_HW, self.distance)

@@ -18,6 +18,8 @@ PATCH = 3
 # than a network's: only what lies in the window can be copied. docs/inpainting.md has the measure.
 MIN_WINDOW = 192
 CONTEXT = 3.0
+# Pixels that suffice on each side of a large hole; wider windows only cost time.
+AROUND = 128
 # Pixels that may be copied, as a multiple of the hole: with less the window grows.
 ENOUGH = 2.0
 # One constant seed. Holes are filled once per image and used by several samples, so the fill must
@@ -71,8 +73,10 @@ class PatchMatchInpainter:
 def _window(hole_HW: np.ndarray, avoided_HW: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the smallest window with enough to copy; else of the whole image."""
     box_4, least = bounding_box(hole_HW), MIN_WINDOW
+    longest = max(box_4[2] - box_4[0], box_4[3] - box_4[1])
+    context = min(CONTEXT, 1 + 2 * AROUND / longest)
     while True:
-        x0, y0, x1, y1 = window(box_4, hole_HW.shape, least, CONTEXT)
+        x0, y0, x1, y1 = window(box_4, hole_HW.shape, least, context)
         at = np.s_[y0:y1, x0:x1]
         if hole_HW[at].shape == hole_HW.shape or _enough(hole_HW[at], avoided_HW[at]):
             return at

@@ -3,7 +3,8 @@
 import numpy as np
 
 from detectors.base import Reason, Region
-from detectors.evaluation.annotate import LINE, READABLE, RIGHT, WRONG, annotated
+from detectors.evaluation.annotate import LINE, READABLE, RIGHT, annotated
+from detectors.evaluation.reason_marks import WRONG, marked
 
 SIZE = 64
 
@@ -29,7 +30,7 @@ def has(
 
 
 def test_wrong_parts_are_pink_and_others_green():
-    reason = Reason("bolt.size", "1 to 2", "3", ((4, 4, 20, 20),), (), 0.01)
+    reason = Reason("bolt.size", "1 to 2", "3", ((4, 4, 20, 20),), (), 0.01, 0.97)
     picture = drawn([reason])
     assert picture.shape == (READABLE + LINE + 8, READABLE, 3)
     assert has(picture, WRONG, 2, 2, 22, 22)
@@ -39,7 +40,7 @@ def test_wrong_parts_are_pink_and_others_green():
 
 
 def test_a_missing_part_has_a_dashed_box():
-    reason = Reason("bolt.count", "2", "1", (), ((40, 4, 56, 20),), 0.01)
+    reason = Reason("bolt.count", "2", "1", (), ((40, 4, 56, 20),), 0.01, 0.97)
     top = drawn([reason])[10 * 4 - 2 : 10 * 4 + 2, 400:560]
     pink = (np.abs(top.astype(int) - WRONG).max(2) < 30).any(0)
     # Dashes and gaps alternate.
@@ -47,6 +48,25 @@ def test_a_missing_part_has_a_dashed_box():
 
 
 def test_each_reason_is_a_line_and_long_ones_are_cut():
-    reasons = [Reason(f"r{k}", "x" * 200, "y", (), (), 0.01) for k in range(3)]
+    reasons = [Reason(f"r{k}", "x" * 200, "y", (), (), 0.01, 0.97) for k in range(3)]
     assert len(drawn(reasons)) == READABLE + 3 * LINE + 8
     assert len(drawn([])) == READABLE + LINE + 8
+
+
+def test_a_heatmap_shows_the_place_and_the_rule_of_each_reason():
+    heat_HW3 = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    wrong = Reason("unknown.looks", "a", "b", ((8, 8, 24, 24),), (), 0.01, 0.97)
+    lacks = Reason("bolt.count", "2", "1", (), ((40, 36, 56, 52),), 0.01, 0.97)
+    found = marked(heat_HW3, SIZE, [wrong, lacks])
+    assert found.shape == heat_HW3.shape
+    pink = (found == WRONG).all(2)
+    assert pink[8, 8:24].all()
+    # Dashes and gaps alternate.
+    assert 0.3 < pink[36, 40:56].mean() < 0.9
+    assert (heat_HW3 == 200).all()
+    assert np.array_equal(marked(heat_HW3, SIZE, []), heat_HW3)
+
+
+def test_what_no_part_is_around_has_a_box():
+    reason = Reason("unknown.looks", "a", "b", ((24, 24, 36, 36),), (), 0.01, 0.97)
+    assert has(drawn([reason]), WRONG, 23, 23, 37, 37)

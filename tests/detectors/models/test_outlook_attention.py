@@ -1,5 +1,7 @@
 """Outlook attention: summing windows first gives the result of the literal recipe."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,21 @@ def test_the_gradients_are_those_of_unfold_and_fold() -> None:
     theirs = torch.autograd.grad((literal(attention, maps) * upstream).sum(), wanted)
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, other, **SINGLE)
+
+
+def test_in_float32_on_a_cpu_the_result_and_gradients_are_the_same() -> None:
+    # Wider than a stretch of a row.
+    attention, maps = made(8, 5, 2), torch.randn(2, 4, 35, 8, dtype=torch.float64)
+    upstream = torch.randn_like(maps)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        own = copy.deepcopy(attention).to(dtype)
+        inputs = maps.to(dtype).requires_grad_()
+        result = own(inputs)
+        wanted = [inputs, *own.parameters()]
+        found.append([result, *torch.autograd.grad((result * upstream.to(dtype)).sum(), wanted)])
+    for expected, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_banded_products_are_sums_over_offsets() -> None:

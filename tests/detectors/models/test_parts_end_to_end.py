@@ -22,11 +22,15 @@ from detectors.models.parts import model
 from detectors.registry import configure
 from detectors.training.job import TrainJob
 from detectors.training.trainer import train
+from pipeline.dataset.version import Version
 from pipeline.errors import UserError
+from pipeline.models.trunks import trunk_of
+from pipeline.models.weights import store
 
 
 class ToyMachine:
     find = toy.ToyFinder()
+    trunk = trunk_of("bundled-teacher", store.require("bundled-teacher"))
     digests = {"proposals": "a" * 64}  # noqa: RUF012
 
 
@@ -34,6 +38,8 @@ class ToyMachine:
 def toy_machine():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "MachineFinder", ToyMachine)
+        # Flat boards need few patches.
+        patch.setattr("detectors.models.parts.unexplained.BANK", 200)
         yield
 
 
@@ -44,8 +50,8 @@ def lacking(seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained on twelve boards, two of them for validation, whose samples lack a disc."""
+def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """Twelve boards, two of them for validation, whose samples lack a disc."""
     results = []
     for number in range(12):
         result = image_result(number, (toy.SIZE, toy.SIZE))
@@ -61,7 +67,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for attempt in result.attempts
         ]
         results.append(replace(result, pixels_HW3=board, attempts=tuple(attempts)))
-    version = small_version(tmp_path_factory.mktemp("store"), results=results, tests=0)
+    return small_version(tmp_path_factory.mktemp("store"), results=results, tests=0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(version: Version, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained on these boards."""
     recipe = configure("parts", "cpu", {"size": toy.SIZE})
     folder = tmp_path_factory.mktemp("runs") / "parts"
     job = TrainJob(recipe=recipe, version=version.dir, out=folder, board=False, device="cpu")
@@ -135,3 +146,40 @@ def test_an_evaluation_has_reasons(checkpoint, images):
 def test_it_is_no_graph(checkpoint, tmp_path):
     with pytest.raises(UserError, match="parts cannot be exported"):
         export(checkpoint, tmp_path / "parts.onnx")
+
+
+@pytest.mark.parametrize(
+    ("beside", "steps"),
+    [
+        ("nearest", 0),
+        ("semrec", 2),
+        ("efficientad", 2),
+        pytest.param("glcf", 2, marks=pytest.mark.slow),
+        pytest.param("destseg", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_beside_any_other_detector_it_trains_that_one(beside, steps, version, images, tmp_path):
+    changes = {"beside": beside, "size": toy.SIZE} | ({"steps": steps} if steps else {})
+    recipe = configure("parts", "tiny", changes)
+    assert recipe.settings.trains() == bool(steps)
+    folder = tmp_path / "run"
+    report = train(
+        TrainJob(recipe=recipe, version=version.dir, out=folder, board=False, device="cpu")
+    )
+    assert report.steps == steps
+    # Read back from its card, with the reasons of `parts`.
+    good, lacks = predict(folder, [images], threshold="threshold_5").images
+    assert lacks.score > good.score
+    assert any(one["rule"].endswith(".count") for one in lacks.reasons)
+
+
+def test_settings_of_the_detector_beside_are_its_own():
+    changes = {"beside": "nearest", "beside_settings": {"bank": 7}, "size": 64}
+    settings = configure("parts", "tiny", changes).settings
+    assert settings.beside_settings["bank"] == 7
+    assert settings.beside_settings["size"] == 64
+    with pytest.raises(UserError, match="nearest has no setting 'magic'"):
+        configure("parts", "tiny", {"beside": "nearest", "beside_settings": {"magic": 1}})
+    # A detector without steps takes none, nor does `parts` beside it.
+    with pytest.raises(UserError, match=r"trains no network.*steps"):
+        configure("parts", "tiny", {"beside": "nearest", "steps": 3})

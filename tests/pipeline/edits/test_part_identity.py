@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_parts import BLUE, RED, disc, draw
+from small_parts import BLUE, GREEN, RED, disc, draw
 
 from pipeline.edits import part_identity
 from pipeline.edits.context import ImageContext
+from pipeline.edits.donors import Donors
 from pipeline.edits.part_identity import objection
 from pipeline.edits.plan import plan
 from pipeline.models.part_embedding import FACE, PLAIN
 from pipeline.part_kinds import kinds as part_kinds
 from pipeline.part_kinds.kinds import Observed
-from pipeline.records import WHOLE_PRODUCT, Edit, ObjectProposals
+from pipeline.records import WHOLE_PART, WHOLE_PRODUCT, Edit, ObjectProposals
 
 LENGTH = PLAIN + 20
 # Kinds by vector: two nuts that differ in light only, a bolt, and something never seen before.
@@ -120,3 +121,58 @@ def test_nothing_is_laid_over_a_part_that_nobody_recognised() -> None:
     for edit in planned(context, "extra"):
         after = context.crops[edit.targets[0]].moved(*edit.parameters["offset"])
         assert after.share_on(unseen_HW) <= 1 - part_identity.BARE
+
+
+def other_category(vector: np.ndarray) -> Donors:
+    """A green disc on the photograph of another category, and a part of it that is no product."""
+    image, proposals = draw([disc(128, 40, 40, 13), disc(128, 40, 40, 4)], [GREEN, RED])
+    parent_N = np.array([WHOLE_PRODUCT, 0], np.int32)
+    shown = replace(proposals, vectors_NC=vectors(vector, vector), parent_N=parent_N)
+    return Donors.of(
+        {"caps/000.png": lambda: (image, shown)},
+        {"caps/000.png": "ab" * 32},
+        {"caps/000.png": "caps"},
+    )
+
+
+def test_where_a_category_has_one_type_only_another_categorys_product_is_the_wrong_one() -> None:
+    context = context_of(NUT, NUT)
+    assert not planned(context, "wrong_type")
+    context.donors = other_category(UNKNOWN)
+    edits = planned(context, "wrong_type")
+    assert edits
+    assert {edit.parameters["donor"]["category"] for edit in edits} == {"caps"}
+    # The product, never a piece of it.
+    assert {edit.parameters["donor"]["proposal"] for edit in edits} == {0}
+    assert not any(objection(context, edit) for edit in edits)
+
+
+def test_the_same_product_in_another_category_is_no_wrong_type() -> None:
+    context = context_of(NUT, NUT)
+    context.donors = other_category(NUT)
+    assert not planned(context, "wrong_type")
+
+
+def test_parts_of_the_own_category_come_first() -> None:
+    """So plans without such a donor are the same with it."""
+    context = context_of(NUT, BOLT)
+    before = planned(context, "wrong_type")
+    context.donors = other_category(UNKNOWN)
+    assert planned(context, "wrong_type") == before
+
+
+def test_parts_of_the_product_come_before_what_lies_beside_it() -> None:
+    """A part mounted on a board: the holes of the board recur, too."""
+    masks = [disc(128, 40, 40, 30), disc(128, 40, 40, 9), disc(128, 100, 100, 9)]
+    image, proposals = draw(masks, [RED, BLUE, BLUE])
+    parent_N = np.array([WHOLE_PRODUCT, WHOLE_PART, WHOLE_PART], np.int32)
+    on_board = replace(proposals, vectors_NC=vectors(UNKNOWN, NUT, BOLT), parent_N=parent_N)
+    context = ImageContext(image, on_board, part_kinds=studied(PLACES))
+    assert {edit.targets[0] for edit in planned(context, "missing")} == {1}
+    # With a known product it is edited, too, and the hole only where nothing else is known.
+    context = ImageContext(
+        image,
+        replace(on_board, vectors_NC=vectors(NUT, UNKNOWN, BOLT)),
+        part_kinds=studied(PLACES),
+    )
+    assert {edit.targets[0] for edit in planned(context, "wrong_colour")} == {0}

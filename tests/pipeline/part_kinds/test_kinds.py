@@ -128,3 +128,22 @@ def test_kinds_survive_the_cache() -> None:
     assert kinds.recognise(new).tolist() == again.recognise(new).tolist()
     assert np.array_equal(kinds.gaps_KK, again.gaps_KK)
     assert (kinds.reach, kinds.images) == (again.reach, again.images)
+
+
+def test_what_lies_beside_the_product_or_is_rarely_seen_is_no_part_of_it() -> None:
+    """A nut on a board with holes (screws here); a patch of the surface in three images of ten."""
+    rng = np.random.default_rng(7)
+
+    def image(number: int, product: bool) -> Observed:
+        one = seen([NUT, SCREW, SCREW] + [WASHER] * (number % 10 < 3), rng)
+        beside_N = np.array([False, True, number % 4 == 0] + [False] * (number % 10 < 3))
+        return Observed(one.vectors_NC, one.centres_N2, beside_N, product)
+
+    for product, expected in ((True, [False, True, True]), (False, [False] * 3)):
+        kinds = part_kinds.learn([image(number, product) for number in range(20)])
+        assert kinds is not None
+        nut, hole, patch = kinds.recognise(seen([NUT, SCREW, WASHER], rng).vectors_NC).tolist()
+        assert [kinds.is_incidental(kind) for kind in (nut, hole, patch)] == expected
+    assert not kinds.is_incidental(UNSURE)
+    arrays, facts = part_kinds.pack(kinds)
+    assert (part_kinds.unpack(arrays, facts).incidental_K == kinds.incidental_K).all()

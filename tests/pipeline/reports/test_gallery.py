@@ -131,7 +131,9 @@ def test_rules_and_limits_are_shown_where_there_are_any(tmp_path):
     def ruled(result):
         def judged(verdict):
             scores = dict(verdict.scores) | {RULES_SCORE: 1.0}
-            return replace(verdict, rule="four <nuts>", broken=("four <nuts>",), scores=scores)
+            rule = "four <nuts>"
+            said = (f"{rule}: expected 4, found 3",)
+            return replace(verdict, rule=rule, broken=(rule,), scores=scores, findings=said)
 
         attempts = (replace(a, verdict=judged(a.verdict)) for a in result.attempts)
         return replace(result, attempts=tuple(attempts))
@@ -145,6 +147,7 @@ def test_rules_and_limits_are_shown_where_there_are_any(tmp_path):
     assert "breaks four &lt;nuts&gt;" in page
     assert "Intended rule violations" in page
     assert "<dt>broken rules</dt>" in page
+    assert "four &lt;nuts&gt;: expected 4, found 3" in page
     assert "(≥ 4)" in page
     assert "<nuts>" not in page + card
     assert "| four &lt;nuts> | 15 | 9 |" in card

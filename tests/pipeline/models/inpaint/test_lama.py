@@ -158,3 +158,16 @@ def test_a_retry_gives_the_same_pixels(path, kind, monkeypatch):
     monkeypatch.setattr(owner, name, once_short)
     assert np.array_equal(inpaint(image, hole), expected)
     assert failed
+
+
+def test_a_large_window_is_reduced_and_its_fill_enlarged_again(path):
+    image, hole = np.full((300, 300, 3), 90, np.uint8), np.zeros((300, 300), bool)
+    hole[100:200, 100:200] = True
+    seen = []
+    lama = TorchScriptLama(path, FP32, longest=64)
+    run = lama._run
+    lama._run = lambda *given: seen.append(given[0].shape) or run(*given)
+    filled = lama(image, hole)
+    assert seen == [(64, 64, 3)]
+    assert filled.shape == image.shape
+    assert (filled[~hole][:2000] == 90).all()

@@ -71,3 +71,24 @@ def test_writing_to_a_result_does_not_change_the_memo(image_HW3):
     kept_HW3 = first_HW3.copy()
     first_HW3[:] = 0
     np.testing.assert_array_equal(memo(hole(4, 4, 12, 12))[0], kept_HW3)
+
+
+def test_pieces_far_apart_are_filled_one_by_one_and_never_from_each_other():
+    image_HW3 = np.random.default_rng(3).integers(0, 255, (400, 400, 3), np.uint8)
+    hole_HW = np.zeros((400, 400), np.bool_)
+    # Two close pieces at one corner, one at the other.
+    for at in (np.s_[10:30, 10:30], np.s_[40:50, 10:30], np.s_[360:380, 360:380]):
+        hole_HW[at] = True
+    asked = []
+
+    def inpaint(image_HW3, piece_HW, avoid_HW=None):
+        asked.append((piece_HW, avoid_HW))
+        return np.full_like(image_HW3, len(asked))
+
+    filled_HW3, _ = MemoInpainter(inpaint, image_HW3)(hole_HW)
+    assert [int(piece_HW.sum()) for piece_HW, _ in asked] == [600, 400]
+    for piece_HW, avoid_HW in asked:
+        assert (avoid_HW == (hole_HW & ~piece_HW)).all()
+    assert (filled_HW3[:60][hole_HW[:60]] == 1).all()
+    assert (filled_HW3[60:][hole_HW[60:]] == 2).all()
+    assert (filled_HW3[~hole_HW] == image_HW3[~hole_HW]).all()
