@@ -26,7 +26,7 @@ from pipeline.rulebook.recognition import ANY_COLOUR, ANY_SIZE
 
 # A slot is not empty when a part of its kind lies within this multiple of its radius: beside it.
 BESIDE = 3.0
-# Some good parts together are no surer than that, as a few dozen examples of a kind cannot tell more.
+# Some good parts together are no surer than that: a few dozen examples cannot tell more.
 CERTAIN = 0.9
 
 

@@ -24,6 +24,9 @@ from flows.cli import app
 sys.path.insert(0, str(Path(__file__).parents[1] / "docker"))
 from dockerfile import pairs, parse
 
+from pipeline.review.decision import Decision, now
+from pipeline.review.log import ReviewLog
+
 # Libraries that send, fetch or store something of their own unless the environment forbids it.
 OUTGOING = {
     "diffusers", "distributed", "lama_cleaner", "onnxruntime", "prefect", "prefect_dask",
@@ -44,6 +47,7 @@ stats $V
 show $V 0 --out out/show.png
 diff $V $(echo store/photos/0002-*) --html out/diff.html
 gallery $V
+curate $V --reviews out/reviews.jsonl
 serve store --port 0 > out/serve & while kill -0 $! && ! grep -qs Serving out/serve; \
 do sleep 1; done; sleep 2; kill -INT $!; wait $!
 audit $V
@@ -193,6 +197,13 @@ def test_no_command_reaches_out_or_writes_elsewhere(environment, root, tmp_path)
     draw_source(work / "photos")
     (work / "out").mkdir()
     (work / "manifest.yaml").write_text(MANIFEST)
+    # About every sample that the first image may have; those that it has not are left aside.
+    rejected = [
+        Decision(f"train/good/000.png@{number}.{attempt}", "reject", "", "", "Anna", now())
+        for number in range(2)
+        for attempt in range(8)
+    ]
+    ReviewLog(work / "out" / "reviews.jsonl").append(rejected)
     given = environment(root) | {"PREFECT_HOME": str(work / "prefect")}
     lines = COMMANDS.strip().splitlines()
     seen = run_sealed([*map(program, lines), python(FLOW)], tmp_path, given)
