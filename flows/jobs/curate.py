@@ -48,14 +48,6 @@ def curate(
     `reviews` is by default the file beside the version. UserError when the decisions are about
     other samples, and for a version that is not in the folder of its category.
     """
-    from pipeline.generation.publish import publish
-    from pipeline.review.curate import (
-        curated_header,
-        curated_results,
-        rejects_to_keep,
-        test_images,
-    )
-
     parent = open_version(version_dir)
     home = parent.dir.resolve().parent
     if home.name != parent.category:
@@ -66,6 +58,15 @@ def curate(
     found = reviews_of(parent, reviews or review_log(version_dir).path)
     if not found.samples("reject"):
         return Curated(parent, found, parent)
+    # After what may be wrong with the decisions: these take seconds.
+    from pipeline.generation.publish import publish
+    from pipeline.review.curate import (
+        curated_header,
+        curated_results,
+        rejects_to_keep,
+        test_images,
+    )
+
     sizes = [shard["images"] for shard in parent.index["shards"] if shard["role"] == "samples"]
     version = publish(
         home.parent,

@@ -100,6 +100,10 @@ class Desk:
         """A state of its own for a page that looks at everything."""
         return ReviewState((*self._earlier, *self._log.read()))
 
+    def has_log(self) -> bool:
+        """Whether a decision was made on this version, and not on others alone."""
+        return self._log.path.is_file()
+
     def unreadable(self) -> int:
         """Lines of the log that hold no decision."""
         return self._log.unreadable()
@@ -140,11 +144,11 @@ def _decided_elsewhere(version: Version) -> tuple[Decision, ...]:
         if folder.name == version.name or not log.path.is_file():
             continue
         try:
-            shared = reviews_of(version, log.path).places
+            decisions, shared = log.read(), reviews_of(version, log.path).places
         except AnomalysmithError:
-            # None is shared, or one of the versions is damaged or gone.
+            # None is shared, one of the versions is damaged or gone, or the file is a link.
             continue
-        found += [decision for decision in log.read() if decision.sample in shared]
+        found += [decision for decision in decisions if decision.sample in shared]
     return tuple(found)
 
 
@@ -158,7 +162,9 @@ class Desks:
 
     def table(self, opened: Opened) -> Table:
         """The version's table with what reviewers say; the plain one while there is no review."""
-        if not review_log(opened.version.dir).path.is_file():
+        path = review_log(opened.version.dir).path
+        # A link is not followed; the page of the review says so.
+        if not path.is_file() or path.is_symlink():
             return opened.table
         desk = self.get(*opened.address)
         said = {desk.place(sample).row: joint for sample, joint in desk.joint().items()}

@@ -45,4 +45,6 @@ def add_error_pages(app: FastAPI, pages: Pages) -> None:
         # Stored bytes are broken: nothing that the request could do better.
         status = 500 if isinstance(error, IntegrityError) else 400
         status = status if isinstance(error, UserError | IntegrityError) else 500
+        # A full disk, say: the page keeps what it sent, and sends it again.
+        status = 503 if error.transient else status
         return answer(request, status, str(error))

@@ -6,6 +6,7 @@ POST …/review/decisions    decisions, on the disk before the answer
 GET  …/progress            how far it is, by kind and by reviewer; agreement
 """
 
+import shlex
 from collections import Counter
 from typing import Any
 
@@ -190,5 +191,7 @@ def _progress(desk: Desk) -> dict[str, Any]:
         "disputed": [(desk.place(s), state.decisions_on(s)) for s in disputed[:12]],
         "disputed_count": len(disputed),
         "unreadable": desk.unreadable(),
-        "folder": desk.opened.version.dir,
+        "own": desk.has_log(),
+        # As a word of the commands that the page shows.
+        "folder": shlex.quote(str(desk.opened.version.dir)),
     }

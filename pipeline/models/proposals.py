@@ -40,6 +40,11 @@ from pipeline.models.settings import ProposalSettings
 from pipeline.models.small_sam.decoder import DetailDecoder, decode_confident
 from pipeline.records import ForegroundMask, ObjectProposals
 
+# IoU of masks in boxes from which they are the same. Above `max_iou` two masks are of the same
+# object, but one of them may have its shadow on it: whichever SAM finds surer by the last bits
+# would decide whether the object is recognised.
+SAME = 0.97
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidates:
@@ -108,13 +113,13 @@ class SamProposals:
     def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray:
         """What fills boxes (x0, y0, x1, y1 in pixels): masks (M, H, W) bool, the surest first.
 
-        Only duplicates are left out; the caller knows what it is looking for.
+        The caller knows what it is looking for: a mask goes only where another is the same.
         """
         height, width = image_HW3.shape[:2]
         boxes_P4 = np.clip(boxes_P4, 0, [width - 1, height - 1, width - 1, height - 1])
         candidates = self._decode(image_HW3, np.zeros((0, 2)), boxes_P4.astype(np.float32))
         order_N = torch.argsort(candidates.iou_N, descending=True, stable=True)
-        kept_N = without_duplicates(candidates.logits_Nhw[order_N] > 0, self._settings.max_iou)
+        kept_N = without_duplicates(candidates.logits_Nhw[order_N] > 0, SAME)
         masks = []
         for index in order_N[kept_N].tolist():
             logits_hw = candidates.logits_Nhw[index].cpu().numpy()

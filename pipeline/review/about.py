@@ -63,7 +63,8 @@ def reviews_of(version: Version, path: Path) -> Reviews:
     UserError when there is no such file, when none of its decisions is about this version, or when
     a version that was looked at is neither this one nor beside it.
     """
-    log = ReviewLog(Path(path))
+    # A link that the user named is followed.
+    log = ReviewLog(Path(path).resolve())
     decisions = read_decisions(log)
     known = samples_by_id(version)
     made_on: dict[str, list[Decision]] = {}

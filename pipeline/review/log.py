@@ -6,8 +6,10 @@ and a power failure lose nothing. A line that a killed writer left half written 
 readers, and ended by the next append.
 """
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -37,24 +39,32 @@ class ReviewLog:
     def append(self, decisions: Sequence[Decision]) -> None:
         """Add decisions; when this returns they are on the disk, when it raises none of them is.
 
-        UserError where the folder cannot be written, or the disk is full.
+        UserError where the folder cannot be written, or the disk is full; it is transient, as a
+        later try may succeed.
         """
         if not decisions:
             return
         named = (replace(d, version=d.version or self.version) for d in decisions)
         lines = b"".join(decision.to_line() for decision in named)
-        with named_disk_errors(self.path.parent):
-            created = not self.path.exists()
-            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                _lock(handle, fcntl.LOCK_EX, self.path.parent)
-                _append(handle, lines)
-            finally:
-                # Also releases the lock.
-                os.close(handle)
-            if created:
-                # The name of a new file is an entry of its folder, with a sync of its own.
-                sync(self.path.parent)
+        try:
+            with named_disk_errors(self.path.parent):
+                self._append(lines)
+        except UserError as error:
+            error.transient = True
+            raise
+
+    def _append(self, lines: bytes) -> None:
+        created = not self.path.exists()
+        handle = _opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        try:
+            _lock(handle, fcntl.LOCK_EX, self.path.parent)
+            _write(handle, lines)
+        finally:
+            # Also releases the lock.
+            os.close(handle)
+        if created:
+            # The name of a new file is an entry of its folder, with a sync of its own.
+            sync(self.path.parent)
 
     def read(self) -> tuple[Decision, ...]:
         """All decisions in the order of the file; none while there is no file."""
@@ -76,7 +86,7 @@ class ReviewLog:
     def _lines(self, offset: int) -> tuple[list[bytes], int]:
         """The complete lines behind an offset, without empty ones, and where they end."""
         try:
-            with self.path.open("rb") as file:
+            with open(_opened(self.path, os.O_RDONLY), "rb") as file:
                 # Where the file system has no locks, a line that is being written may be missed.
                 with suppress(OSError):
                     _lock(file.fileno(), fcntl.LOCK_SH, self.path.parent)
@@ -101,7 +111,27 @@ def review_log(version_dir: Path) -> ReviewLog:
     return ReviewLog(folder.with_name(folder.name + SUFFIX), folder.name)
 
 
-def _append(handle: int, lines: bytes) -> None:
+def _opened(path: Path, flags: int) -> int:
+    """Open a log; UserError for a link, a folder, a pipe or a device in its place.
+
+    A store may come from somebody else: a link in it must not lead what is appended into another
+    file, nor a pipe hold up the server.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    raise UserError(
+        f"{path} is no file: expected the decisions themselves, got a link, a folder or a device; "
+        "move it away"
+    )
+
+
+def _write(handle: int, lines: bytes) -> None:
     """Write lines at the end of a locked file and sync it; on an error the file is as before."""
     size = os.fstat(handle).st_size
     # A killed writer left a line without an end; ours must not become its continuation.

@@ -28,7 +28,8 @@ def refused_edits(home: Path, file: Path) -> dict[str, Any]:
     Returns `sha256` of the file, `versions` that were looked at, and `refused`. What those versions
     had refused before stays refused. UserError for a version that is not in the folder.
     """
-    log = ReviewLog(Path(file))
+    # A link that the user named is followed.
+    log = ReviewLog(Path(file).resolve())
     # Without a version in it, a decision is about the version that its file is called after.
     named = log.path.name.removesuffix(SUFFIX) if log.path.name.endswith(SUFFIX) else ""
     made_on: dict[str, list[Decision]] = {}

@@ -124,8 +124,8 @@ def _measured(book: RuleBook, seen: Sequence[RecognisedPart]) -> Iterator[Findin
     sure = 1 - float(np.prod([1 - seen[k].chance({seen[k].name}) for k in mine])) if mine else 1.0
     yield _stepped(ORDER, len(mine), sure, "every part in a slot of its own", said or "that", mine)
     mine = tuple(number for number, part in enumerate(seen) if part.name is None)
-    none = float(counts_of(seen, {None})[0])
-    yield _stepped(UNKNOWN, len(mine), 1 - none if mine else none, "known kinds only",
+    difference, sure = _difference(seen, {None}, (0, 0))
+    yield _stepped(UNKNOWN, difference, sure, "known kinds only",
                    f"{len(mine)} of no known kind", mine)  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def counts_of(seen: Sequence[RecognisedPart], names: Container[str | None]) -> n
 
 def _stepped(
     rule: str,
-    difference: int,
+    difference: float,
     sure: float,
     expected: str,
     found: str,
@@ -169,12 +169,29 @@ def _counted(
     places: tuple[Point, ...] = (),
 ) -> Finding:
     low, high = admitted
-    number = sum(part.name in names for part in seen)
-    difference = max(low - number, number - high, 0)
-    right = float(counts_of(seen, names)[low : high + 1].sum())
+    difference, sure = _difference(seen, names, admitted)
     expected = str(low) if low == high else f"{low} to {high}"
-    return _stepped(rule, difference, 1 - right if difference else right, expected, str(number),
-                    parts, places)  # fmt: skip
+    number = sum(part.name in names for part in seen)
+    return _stepped(rule, difference, sure, expected, str(number), parts, places)
+
+
+def _difference(
+    seen: Sequence[RecognisedPart], names: Container[str | None], admitted: tuple[int, int]
+) -> tuple[float, float]:
+    """By how much a number is beyond the admitted ones, and how sure it is that it is (or not).
+
+    0 when it is not; else the mean of the numbers that are: a doubtful part counts the same just
+    within the reach of recognition and just beyond it.
+    """
+    low, high = admitted
+    shares = counts_of(seen, names)
+    right = float(shares[low : high + 1].sum())
+    if low <= sum(part.name in names for part in seen) <= high:
+        return 0.0, right
+    numbers = np.arange(len(shares))
+    beyond = np.maximum(np.maximum(low - numbers, numbers - high), 0)
+    # Probabilities may be so small that they round to none.
+    return float(shares @ beyond) / max(1 - right, 1e-9), 1 - right
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def look_again(book: RuleBook, find: Finder, image_HW3: np.ndarray, parts: Parts
     good = sorted(
         (part.likeness, number)
         for number, (part, instead) in enumerate(zip(named, before, strict=True))
-        if part.name and part.view != ANY_COLOUR and part.likeness <= max(ODD, BETTER * instead)
+        if part.view != ANY_COLOUR and part.likeness <= _limit(part, instead)
     )
     # The best one first; of masks of the same part the others are dropped.
     taken: list[int] = []
@@ -106,6 +106,16 @@ def look_again(book: RuleBook, find: Finder, image_HW3: np.ndarray, parts: Parts
     masks_NHW = np.concatenate([parts.masks_NHW[stay] & ~new_HW, masks_MHW[taken]])
     descriptors = (*(parts.descriptors[k] for k in stay), *(fresh[k] for k in taken))
     return Parts(masks_NHW, descriptors, parts.frame)
+
+
+def _limit(part: RecognisedPart, instead: float) -> float:
+    """How odd a mask may be to be taken for parts of which the oddest is `instead`.
+
+    One beyond the reach of recognition may still replace a fragment: it stays of no known kind, but
+    is likelier of one.
+    """
+    better = BETTER * instead
+    return max(ODD, better) if part.name else better
 
 
 def _is_odd(part: RecognisedPart) -> bool:

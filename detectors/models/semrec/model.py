@@ -281,7 +281,7 @@ ENTRY = DetectorEntry(
             map_levels=("coarse",), top_pixels=1300, learning_rate=2e-3, rate="cosine",
             noise="perlin_self",
         ),
-        Schedule(steps=300, batch_size=4, folds=2),
+        Schedule(steps=600, batch_size=4, folds=2),
     ),
     tiny=(
         # Chosen on validation normals and synthetic anomalies of rendered products.

@@ -12,7 +12,8 @@ export function ask(title, { hint = "", label, value = "", long = false, buttons
   $("long-text").hidden = !long;
   const field = long ? $("long-text") : $("text");
   field.value = value;
-  answered = ended => done(field.value.trim(), ended);
+  // A pasted tab or another control character is no part of a text, and would be refused.
+  answered = ended => done(field.value.replaceAll(/[^\P{Cc}\n]/gu, " ").trim(), ended);
   $("ask-text").returnValue = "";
   $("ask-text").showModal();
   field.focus();

@@ -3,6 +3,7 @@
 // browser, nor a server that is gone loses one. Sending a decision twice counts once.
 
 const MOST = 200; // decisions in one request
+const MOST_LETTERS = 250000; // of them, which are four bytes at most; a request may have a megabyte
 const LONGEST_WAIT = 15000; // ms between two tries
 
 export class Outbox {
@@ -44,10 +45,12 @@ export class Outbox {
     clearTimeout(this.timer);
     while (this.batches.length) {
       const [first] = this.batches;
-      let now = [];
+      let now = [], letters = 0;
       for (const batch of this.batches) {
         const size = now.reduce((sum, other) => sum + other.decisions.length, 0);
-        if (batch.reviewer !== first.reviewer || (now.length && size + batch.decisions.length > MOST)) break;
+        letters += JSON.stringify(batch.decisions).length;
+        const full = size + batch.decisions.length > MOST || letters > MOST_LETTERS;
+        if (batch.reviewer !== first.reviewer || (now.length && full)) break;
         now.push(batch);
       }
       if (this.state !== "away") this.tell("sending");
@@ -76,12 +79,12 @@ export class Outbox {
         headers: { "content-type": "application/json" },
         body: JSON.stringify({ reviewer, decisions }),
       });
-      if (response.status >= 500) return { message: `The server has a problem (${response.status}).` };
       if (response.status === 401) return { message: "The server was started anew: open the address that it printed, in this browser." };
       if (!response.ok) {
         const text = await response.text();
         let said = text;
         try { said = JSON.parse(text).error ?? text; } catch { /* plain text */ }
+        if (response.status >= 500) return { message: `The server has a problem (${response.status}): ${said.trim()}.` };
         return { final: true, message: said.trim() };
       }
       answer = await response.json();

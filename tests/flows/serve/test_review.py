@@ -1,7 +1,12 @@
 """The review of a version: its queue, its decisions on the disk, and the page of progress."""
 
+import re
+import resource
+import shlex
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -169,6 +174,50 @@ def test_a_read_only_server_shows_the_queue_and_takes_no_decision(version: Versi
     assert not review_log(version.dir).path.exists()
 
 
+def test_a_link_in_place_of_the_log_leads_nowhere(client: TestClient, version: Version) -> None:
+    elsewhere = version.dir.parent.parent.parent / "elsewhere"
+    elsewhere.write_text("mine")
+    sample = queue(client, version)["samples"][0]["id"]
+    review_log(version.dir).path.symlink_to(elsewhere)
+    answer = decide(client, version, said(sample, "keep"))
+    assert (answer.status_code, "is no file" in answer.json()["error"]) == (400, True)
+    assert elsewhere.read_text() == "mine"
+    assert client.get(address("board", version.name)).status_code == 200
+
+
+def test_what_a_full_disk_does_not_take_is_sent_again(client: TestClient, version: Version) -> None:
+    sample = queue(client, version)["samples"][0]["id"]
+    # A limit on the size of files stands for the disk.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        answer = decide(client, version, said(sample, "keep"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    # Not 4xx, which a page takes for a decision that can never be right.
+    assert (answer.status_code, "cannot write" in answer.json()["error"]) == (503, True)
+    assert decide(client, version, said(sample, "keep")).status_code == 200
+
+
+def test_the_commands_that_come_next_are_commands(
+    made: Version, tmp_path: Path, anomalysmith: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "my 'store'" / "board" / made.name
+    version = open_version(copytree(made.dir, folder))
+    client = open_client(version)
+    for k, sample in enumerate(teaching_order(version)[:10]):
+        decide(client, version, said(sample, "keep" if k % 2 else "reject", k))
+    page = client.get(address("board", version.name, "progress")).text
+    commands = re.findall(r'<pre class="command"><code>(.+?)</code>', page)
+    assert len(commands) == 2
+    for command in commands:
+        program, *words = shlex.split(unescape(command))
+        assert program == "anomalysmith"
+        assert anomalysmith(*words).code == 0
+
+
 def test_progress_counts_by_kind_and_compares_reviewers(
     client: TestClient, version: Version
 ) -> None:
@@ -201,6 +250,8 @@ def test_what_was_decided_on_an_earlier_version_is_not_asked_again(
     assert left["left"] == 14
     assert order[1] not in {one["id"] for one in left["samples"]}
     assert left["totals"]["joint"]["keep"] == 1
+    progress = client.get(address("board", curated.name, "progress")).text
+    assert "made on other versions" in progress
     # It can be taken back there as well.
     away = said(order[1], None, 2, withdraws="2026-01-01T12:00:01Z")
     assert decide(client, curated, away).json()["totals"]["mine"] == 0

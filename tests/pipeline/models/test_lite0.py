@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from pipeline.errors import WeightsError
@@ -23,6 +24,25 @@ def test_levels_have_strides_4_8_and_16_and_training_mode_changes_nothing() -> N
     again = trunk.train()(images)
     assert all(torch.equal(one, other) for one, other in zip(levels, again, strict=True))
     assert not any(parameter.requires_grad for parameter in trunk.parameters())
+
+
+def test_folded_batch_norms_give_the_levels_of_the_published_network(
+    pulled: Callable[[str], Path],
+) -> None:
+    """The reference is timm's whole network with its batch norms as they are."""
+    path = pulled("efficientnet-lite0")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    tensors = torch.load(path, weights_only=True).values()
+    network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
+    pixels_B3HW = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = network.eval().forward_intermediates(
+            (pixels_B3HW.float() - 127) / 128, indices=(1, 2, 3), intermediates_only=True
+        )
+        found = lite0_trunk(path)(normalise(pixels_B3HW))
+    for wanted_BChw, level_BChw in zip(expected, found, strict=True):
+        atol = 1e-4 * float(wanted_BChw.abs().max())
+        torch.testing.assert_close(level_BChw, wanted_BChw, rtol=0, atol=atol)
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

@@ -149,14 +149,37 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
     try:
-        with pytest.raises(UserError, match=f"cannot write to {tmp_path}"):
+        with pytest.raises(UserError, match=f"cannot write to {tmp_path}") as error:
             log.append([decision(1)])
+        # So that a page sends it again.
+        assert error.value.transient
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert log.path.read_bytes() == before
     log.append([decision(1)])
     assert log.read() == (decision(0), decision(1))
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.with_name("nothing"))
+
+
+@pytest.mark.parametrize("made", [link, link_to_nothing, Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_neither_read_nor_written(tmp_path, made):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(decision(0).to_line())
+    log = ReviewLog(tmp_path / "r.jsonl")
+    made(log.path)
+    for act in (log.read, lambda: log.append([decision(1)])):
+        with pytest.raises(UserError, match="is no file"):
+            act()
+    assert elsewhere.read_bytes() == decision(0).to_line()
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
