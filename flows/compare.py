@@ -55,6 +55,7 @@ def compare_detectors(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 0,
+    threads: int | None = None,
     reviews: str | None = None,
     test: bool = True,
     out: str | None = None,
@@ -77,7 +78,7 @@ def compare_detectors(
     common = CompareJob(
         version=Path(), detectors=tuple(detectors or ()), profile=profile,
         false_alarms=false_alarms, steps=steps, size=size, changes=tuple(settings or ()),
-        seed=seed, device=device, precision=precision, workers=workers,
+        seed=seed, device=device, precision=precision, workers=workers, threads=threads,
         reviews=Path(reviews) if reviews else None, test=test,
     )  # fmt: skip
     rows: list[Row] = []

@@ -15,6 +15,7 @@ from flows.commands.console import (
     stdout_to_stderr,
     worst_code,
 )
+from flows.commands.train import Threads
 from pipeline.utils.repeated import repeated
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def compare_command(
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, help="Processes that read images.")
     ] = 0,
+    threads: Threads = None,
     reviews: Annotated[
         Path | None,
         typer.Option(

@@ -19,6 +19,16 @@ from flows.commands.console import (
 )
 from pipeline.errors import AnomalysmithError
 
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Threads of PyTorch; one is the fastest where other programs keep the CPUs busy. "
+        " [default: the number of CPUs]",
+    ),
+]
+
 
 def train_command(
     detector: Annotated[
@@ -80,15 +90,7 @@ def train_command(
             metavar="N", min=0, help="Processes that read images; 0 is usually the fastest."
         ),
     ] = 0,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Threads of PyTorch; one is the fastest where other programs keep the CPUs busy. "
-            " [default: the number of CPUs]",
-        ),
-    ] = None,
+    threads: Threads = None,
     beside: Annotated[
         str | None,
         typer.Option(

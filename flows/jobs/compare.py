@@ -55,6 +55,7 @@ class CompareJob:
     device: str = "auto"
     precision: str = "auto"
     workers: int = 0
+    threads: int | None = None
     reviews: Path | None = None
     test: bool = True
 
@@ -232,8 +233,8 @@ def _training(
     options = {
         "detector": name, "profile": profile, "size": job.size, "changes": changes,
         "version": version.dir, "out": out, "seed": job.seed, "device": job.device,
-        "precision": job.precision, "workers": job.workers, "steps": job.steps,
-        "reviews": job.reviews,
+        "precision": job.precision, "workers": job.workers, "threads": job.threads,
+        "steps": job.steps, "reviews": job.reviews,
     }  # fmt: skip
     return job_of_some(options)
 

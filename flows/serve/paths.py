@@ -44,10 +44,14 @@ class Store:
         found = versions(category.folder.parent, category.folder.name)
         return [version for version in found if self._is_inside(version.dir)]
 
+    def version_folders(self, category: Category) -> list[Path]:
+        """The folders of its versions, readable or not, oldest first."""
+        return [folder for folder in version_folders(category.folder) if self._is_inside(folder)]
+
     def version_dir(self, category: str, version: str) -> Path:
         """The folder of a version, readable or not; 404 when there is none."""
-        for folder in version_folders(self.category(category).folder):
-            if folder.name == version and self._is_inside(folder):
+        for folder in self.version_folders(self.category(category)):
+            if folder.name == version:
                 return folder
         raise HTTPException(404, "There is no such version of this product.")
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from flows.serve.opened import Opened, OpenVersions
 from flows.serve.pages import Pages
 from flows.serve.paths import Category, Store
-from pipeline.dataset.version import Version, version_folders
+from pipeline.dataset.version import Version
 from pipeline.errors import AnomalysmithError
 
 # Rows and kinds of the samples that the first page shows of a product, and how many.
@@ -52,7 +52,7 @@ def _product(
     """What the page shows of one product, its newest version first."""
     versions = list(reversed(store.versions(category)))
     known = {version.name for version in versions}
-    damaged = [f.name for f in version_folders(category.folder) if f.name not in known]
+    damaged = [f.name for f in store.version_folders(category) if f.name not in known]
     return {
         "name": category.name,
         "rows": [Row(version, _size(version.dir)) for version in versions],

@@ -124,8 +124,8 @@ def _measured(book: RuleBook, seen: Sequence[RecognisedPart]) -> Iterator[Findin
     sure = 1 - float(np.prod([1 - seen[k].chance({seen[k].name}) for k in mine])) if mine else 1.0
     yield _stepped(ORDER, len(mine), sure, "every part in a slot of its own", said or "that", mine)
     mine = tuple(number for number, part in enumerate(seen) if part.name is None)
-    difference, sure = _difference(seen, {None}, (0, 0))
-    yield _stepped(UNKNOWN, difference, sure, "known kinds only",
+    many, sure = _difference(seen, {None}, (0, 0))
+    yield _stepped(UNKNOWN, many, sure, "known kinds only",
                    f"{len(mine)} of no known kind", mine)  # fmt: skip
 
 

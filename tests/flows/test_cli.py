@@ -84,7 +84,7 @@ def test_the_options_are_these():
         },
         "compare": {
             "--detector", "--profile", "--false-alarms", "--steps", "--size", "--set", "--seed",
-            "--device", "--precision", "--workers", "--reviews", "--manifest", "--store", "--out",
+            "--device", "--precision", "--workers", "--threads", "--reviews", "--manifest", "--store", "--out",
             "--test", "--dry-run", "--json",
         },
         "curate": {"--reviews", "--json"},

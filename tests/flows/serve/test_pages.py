@@ -216,6 +216,15 @@ def test_a_store_that_is_gone_is_said(tmp_path):
     assert "The data cannot be read: No such file or directory." in answer.text
 
 
+def test_a_version_that_is_a_link_out_of_the_store_is_no_version(tmp_path, site):
+    outside = shutil.copytree(site.store / "tray" / site.versions[0], tmp_path / "0009-outside")
+    store = shutil.copytree(site.store, tmp_path / "store", symlinks=True)
+    (store / "tray" / "0009-0123456789ab").symlink_to(outside)
+    client = TestClient(create_app(store), base_url=HOST)
+    assert "0009-" not in page(client, "/").text
+    assert client.get("/v/tray/0009-0123456789ab").status_code == 404
+
+
 def test_damage_is_said_and_hides_nothing_else(tmp_path, site):
     store = shutil.copytree(site.store, tmp_path / "store", symlinks=True)
     broken, whole = (store / "tray" / name for name in site.versions)

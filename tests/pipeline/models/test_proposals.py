@@ -1,11 +1,14 @@
 """Proposals: each filter compared with a plain computation, and the bundled model on a scene."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.imaging.masks import bounding_box
 from pipeline.models import mask_filter, prompts, proposals
 from pipeline.models.device import Compute
 from pipeline.models.settings import ProposalSettings
@@ -120,6 +123,15 @@ def test_the_bundled_model_finds_the_parts_of_a_rendered_tray(small, scene):
 
     hits = [best(instance.mask_HW) > 0.6 for instance in scene.instances]
     assert np.mean(hits) > 0.5, f"{sum(hits)} of {len(hits)} parts"
+
+
+def test_in_boxes_a_part_keeps_its_variants_that_count_as_one_object_elsewhere(small, scene):
+    boxes = [bounding_box(instance.mask_HW) for instance in scene.instances]
+    masks = small().within(scene.image_HW3, np.array(boxes, np.float32))
+    ious = [(a & b).sum() / (a | b).sum() for a, b in combinations(masks, 2)]
+    assert max(ious) > ProposalSettings().max_iou
+    # Masks are compared at the size of the logits.
+    assert max(ious) < 0.99
 
 
 def test_the_same_image_gives_the_same_masks_in_any_thread(small, scene):

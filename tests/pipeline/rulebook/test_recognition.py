@@ -113,3 +113,29 @@ def test_a_doubtful_part_makes_its_count_less_sure_not_another_verdict(book: Rul
     assert perhaps.broken
     assert 1 <= perhaps.off < many.off
     assert perhaps.sure < many.sure == 1
+
+
+@pytest.mark.parametrize("rule", ["count", "unknown"])
+def test_a_doubtful_part_counts_the_same_just_within_reach_and_just_beyond(book: RuleBook, rule):
+    seen = recognised_in(book, toy.ToyFinder()(toy.board(301)))
+    name = seen[0].name
+    assert name
+    # One part of the kind has become something unknown, another one may be as well.
+    first, second, *rest = (one for one in seen if one.name == name)
+    strange = replace(second, name=None, chances={None: 1.0})
+    half = {name: 0.5, None: 0.5}
+    within, beyond = (
+        {
+            finding.rule: finding
+            for finding in findings_of(
+                book, [replace(first, name=word, chances=half), strange, *rest]
+            )
+        }[f"{name}.count" if rule == "count" else rule]
+        for word in (name, None)
+    )
+    assert within.broken
+    assert beyond.broken
+    assert within.off == pytest.approx(beyond.off)
+    assert within.sure == pytest.approx(beyond.sure)
+    # The verdict in words is that of the likeliest kinds.
+    assert within.found != beyond.found
