@@ -84,8 +84,8 @@ def test_the_options_are_these():
         },
         "compare": {
             "--detector", "--profile", "--false-alarms", "--steps", "--size", "--set", "--seed",
-            "--device", "--precision", "--workers", "--threads", "--reviews", "--manifest", "--store", "--out",
-            "--test", "--dry-run", "--json",
+            "--device", "--precision", "--workers", "--threads", "--reviews", "--manifest",
+            "--store", "--out", "--test", "--dry-run", "--json",
         },
         "curate": {"--reviews", "--json"},
         "plan": {"--manifest", "--category", "--store", "--limit", "--workers", "--json"},
