@@ -76,9 +76,6 @@ def annotated(
         cv2.drawContours(drawn_HW3, outlines, -1, (0, 0, 0), 4, cv2.LINE_AA)
         cv2.drawContours(drawn_HW3, outlines, -1, colour, 2, cv2.LINE_AA)
         names.append((region.name, x + w // 2, y + h // 2, colour))
-    # Names last, so that no outline crosses them.
-    for name, x, y, colour in names:
-        plate(drawn_HW3, name, x, y, colour)
     for reason in reasons:
         for box in reason.missing:
             dashed(drawn_HW3, scaled(box, size, drawn_HW3))
@@ -86,6 +83,9 @@ def annotated(
         for box in set(reason.boxes) - shown:
             x0, y0, x1, y1 = scaled(box, size, drawn_HW3)
             cv2.rectangle(drawn_HW3, (x0, y0), (x1 - 1, y1 - 1), WRONG, 2)
+    # Names last, so that no line crosses them.
+    for name, x, y, colour in names:
+        plate(drawn_HW3, name, x, y, colour)
     return np.concatenate([drawn_HW3, _words(reasons, shape[0])])
 
 
@@ -95,14 +95,26 @@ def _box_of(mask_HW: np.ndarray) -> Box:
 
 
 def _words(reasons: Sequence[Reason], width: int) -> np.ndarray:
-    """A strip with a line per reason, cut to the width."""
-    lines = [str(reason) for reason in reasons] or ["nothing unusual"]
+    """A strip with the reasons, each on as many lines as it needs."""
+    lines = [
+        line for reason in reasons for line in _wrapped(str(reason), width - 16)
+    ] or ["nothing unusual"]  # fmt: skip
     strip_HW3 = np.full((LINE * len(lines) + 8, width, 3), PLATE, np.uint8)
     for number, line in enumerate(lines):
-        # OpenCV's fonts know ASCII only.
-        line = line.encode("ascii", "replace").decode()
-        while cv2.getTextSize(line, _FONT, _SCALE, 1)[0][0] > width - 16:
-            line = line[:-4] + "..."
         at = (8, LINE * number + LINE - 4)
         cv2.putText(strip_HW3, line, at, _FONT, _SCALE, (235, 235, 235), 1, cv2.LINE_AA)
     return strip_HW3
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A text as lines of at most that many pixels, all but the first indented; ASCII."""
+    # OpenCV's fonts know ASCII only.
+    first, *words = text.encode("ascii", "replace").decode().split(" ")
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if cv2.getTextSize(longer, _FONT, _SCALE, 1)[0][0] <= width:
+            lines[-1] = longer
+        else:
+            lines.append(f"    {word}")
+    return lines

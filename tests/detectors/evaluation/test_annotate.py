@@ -47,10 +47,20 @@ def test_a_missing_part_has_a_dashed_box():
     assert 0.3 < pink.mean() < 0.9
 
 
-def test_each_reason_is_a_line_and_long_ones_are_cut():
-    reasons = [Reason(f"r{k}", "x" * 200, "y", (), (), 0.01, 0.97) for k in range(3)]
-    assert len(drawn(reasons)) == READABLE + 3 * LINE + 8
+def test_a_reason_has_as_many_lines_as_its_words_need():
+    short, long = (
+        Reason(f"r{k}", "a place " * count, "y", (), (), 0.01, 0.97)
+        for k, count in enumerate((2, 15))
+    )
     assert len(drawn([])) == READABLE + LINE + 8
+    assert len(drawn([short, short, short])) == READABLE + 3 * LINE + 8
+    picture = drawn([long])
+    assert len(picture) == READABLE + 2 * LINE + 8
+    # Both lines are written on, and neither to the edge.
+    bright = picture[READABLE:].min(2) > 200
+    assert bright[:LINE].any()
+    assert bright[LINE : 2 * LINE].any()
+    assert not bright[:, -8:].any()
 
 
 def test_a_heatmap_shows_the_place_and_the_rule_of_each_reason():
