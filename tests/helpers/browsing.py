@@ -38,9 +38,10 @@ def visitor(browser: Any, address: str, name: str = "Anna", **options: Any) -> I
     context = browser.new_context(base_url=address, **options)
     context.set_default_timeout(PATIENCE)
     if name:
-        # Once, so that a later change of the name stays.
+        # Once, so that a later change of the name stays; not in the sandboxed frame of a report.
         context.add_init_script(
-            f"if (location.protocol === 'http:') localStorage['anomalysmith.reviewer'] ??= {name!r}"
+            "if (location.protocol === 'http:' && self === top) "
+            f"localStorage['anomalysmith.reviewer'] ??= {name!r}"
         )
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -248,9 +248,13 @@ def test_every_page_is_accessible_and_fits(
 ) -> None:
     home = address("board", version.name)
     pages = ["/", home, f"{home}/sample/0", f"{home}/about", f"{home}/diff", f"{home}/review",
-             f"{home}/progress", "/rules/board", "/nowhere"]  # fmt: skip
+             f"{home}/progress", "/rules/board", "/reports", "/nowhere"]  # fmt: skip
     write_book(version)
-    with served(store_of(version)) as server, visitor(browser, server.address, **options) as page:
+    runs = write_report(version)
+    with (
+        served(store_of(version), "--runs", str(runs)) as server,
+        visitor(browser, server.address, **options) as page,
+    ):
         open_review(page, version)
         # So that progress has something to show.
         press(page, "k r u 1 k")
@@ -260,6 +264,10 @@ def test_every_page_is_accessible_and_fits(
             if path.endswith("review"):
                 page.wait_for_selector("#single:not([hidden])")
             check(page)
+        page.goto("/reports")
+        page.click("main a[href^='/reports/']")
+        page.wait_for_selector("iframe")
+        check(page)
         open_review(page, version)
         press(page, "g")
         page.wait_for_selector("#grid > li")
@@ -269,6 +277,18 @@ def test_every_page_is_accessible_and_fits(
         dark = options.get("color_scheme") == "dark"
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (max(map(int, re.findall(r"\d+", ground))) < 60) == dark
+
+
+def write_report(version: Version) -> Path:
+    """A folder of runs with the report of one detector."""
+    folder = store_of(version).parent / "runs" / "nearest"
+    folder.mkdir(parents=True)
+    text = (
+        "<!doctype html><html lang='en'><title>nearest</title><main><h1>nearest</h1></main></html>"
+    )
+    (folder / "report.html").write_text(text)
+    (folder / "report.json").write_text('{"detector": "nearest", "category": "board"}')
+    return folder.parent
 
 
 def write_book(version: Version) -> Path:
