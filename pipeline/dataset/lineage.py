@@ -86,8 +86,9 @@ def attempt_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
 def cached_attempt(attempt: Attempt) -> dict[str, Any]:
     """What the stage cache holds of an attempt besides its arrays; the edit where there is one.
 
-    `rule`, `broken` and `findings` are always there: the cache restores the verdict, with or without a rule
-    book. So is `seconds`, which the table of attempts reports for cached attempts too.
+    `rule`, `broken` and `findings` are always there: the cache restores the verdict, with or
+    without a rule book. So is `seconds`, which the table of attempts reports for cached attempts
+    too.
     """
     edit = {} if attempt.sample is None else {"edit": attempt.sample.edit.to_json()}
     return attempt_facts(attempt) | {
