@@ -127,9 +127,11 @@ def test_generate_on_a_read_only_store_loads_no_model(
     )
     run = anomalysmith(*arguments)
     assert run.code == 2
-    # One photo is too few for a validation split, which the plan says first.
-    note, line = run.err.splitlines()
-    assert "held out for validation" in note
+    # The plan says first that one photo is too few for a validation split, and that no other
+    # product is known.
+    split, alone, line = run.err.splitlines()
+    assert "held out for validation" in split
+    assert "--other-products" in alone
     assert "Read-only file system" in line
 
 
