@@ -5,10 +5,10 @@ scores are flat columns `score_<name>`, null where an attempt was not measured. 
 are the records of `lineage.attempt_record`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ SCORE = "score_"
 # Columns that only versions with a rule book have. A null there means that no rule was evaluated,
 # so the row then lacks the key.
 RULE_COLUMNS = ("rule", "broken")
+
+T = TypeVar("T")
 
 
 def write_attempts(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -57,16 +59,7 @@ def write_attempts(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:
     """The rows that `write_attempts` was given; IntegrityError for a missing or damaged file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except FileNotFoundError:
-        raise IntegrityError(f"{path} is missing; copy the whole version") from None
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
-    return [_nested(row) for row in rows]
+    return [_nested(row) for row in _read(path, lambda table: table.to_pylist())]
 
 
 def read_tries(path: Path, image: str, number: int) -> list[dict[str, Any]]:
@@ -74,15 +67,9 @@ def read_tries(path: Path, image: str, number: int) -> list[dict[str, Any]]:
 
     Only these rows are read, as a version may have a million others.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = ["attempt", "kind", "accepted", "reason"]
     wanted = [("image", "==", image), ("number", "==", number)]
-    try:
-        rows = pq.read_table(path, columns=columns, filters=wanted).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise IntegrityError(f"{path} is damaged: {error}") from error
+    rows = _read(path, lambda table: table.to_pylist(), columns=columns, filters=wanted)
     return sorted(rows, key=lambda row: row["attempt"])
 
 
@@ -106,24 +93,33 @@ def read_accepted(path: Path) -> Accepted:
 
     IntegrityError for a missing or damaged file.
     """
+    return _read(path, _accepted, filters=[("accepted", "==", True)])
+
+
+def _accepted(table: Any) -> Accepted:
+    names = ("image", "number", "attempt", "kind", "shard", "row")
+    images, numbers, tries, kinds, shards, rows = (table[n].to_pylist() for n in names)
+    scores = {
+        name.removeprefix(SCORE): np.asarray(table[name], np.float64)
+        for name in table.column_names
+        if name.startswith(SCORE)
+    }
+    ids = [f"{i}@{n}.{a}" for i, n, a in zip(images, numbers, tries, strict=True)]
+    return Accepted(ids, kinds, shards, rows, scores)
+
+
+def _read(path: Path, take: Callable[[Any], T], **options: Any) -> T:
+    """What `take` makes of the table; IntegrityError for a missing or damaged file."""
+    # Imported here: opening a version must not load PyArrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, filters=[("accepted", "==", True)])
-        names = ("image", "number", "attempt", "kind", "shard", "row")
-        images, numbers, tries, kinds, shards, rows = (table[n].to_pylist() for n in names)
-        scores = {
-            name.removeprefix(SCORE): np.asarray(table[name], np.float64)
-            for name in table.column_names
-            if name.startswith(SCORE)
-        }
+        return take(pq.read_table(path, **options))
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; copy the whole version") from None
     except (OSError, KeyError, pa.ArrowException) as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    ids = [f"{i}@{n}.{a}" for i, n, a in zip(images, numbers, tries, strict=True)]
-    return Accepted(ids, kinds, shards, rows, scores)
 
 
 def canonical_attempts(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset.lineage import REVIEWED, sample_record
+from pipeline.dataset.lineage import REVIEWED, sample_id, sample_record
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
 from pipeline.dataset.version_writer import VersionHeader
@@ -143,7 +143,7 @@ def _attempt(
 
 def _judged(result: ImageResult, attempt: Attempt, left_out: set[str]) -> Attempt:
     """The attempt, rejected where its sample is left out."""
-    sample = f"{result.name}@{attempt.number}.{attempt.attempt}"
+    sample = sample_id(result, attempt)
     if not attempt.verdict.accepted or sample not in left_out:
         return attempt
     return replace(attempt, verdict=replace(attempt.verdict, accepted=False, reason=REVIEWED))
