@@ -96,17 +96,15 @@ class Desk:
         with self._lock:
             return {s: v for s, v in self._read().joint.items() if s in self._of}
 
-    def state(self) -> ReviewState:
-        """A state of its own for a page that looks at everything."""
-        return ReviewState((*self._earlier, *self._log.read()))
+    def everything(self) -> tuple[ReviewState, int]:
+        """A state of its own for a page that looks at everything, and the lines of the log that
+        hold no decision."""
+        contents = self._log.contents()
+        return ReviewState((*self._earlier, *contents.decisions)), contents.unreadable
 
     def has_log(self) -> bool:
         """Whether a decision was made on this version, and not on others alone."""
         return self._log.path.is_file()
-
-    def unreadable(self) -> int:
-        """Lines of the log that hold no decision."""
-        return self._log.unreadable()
 
     def queue(self, reviewer: str, show: str, kind: str, after: int) -> Iterator[Place]:
         """The samples behind a position that a reviewer is to look at, in order."""
@@ -144,11 +142,10 @@ def _decided_elsewhere(version: Version) -> tuple[Decision, ...]:
         if folder.name == version.name or not log.path.is_file():
             continue
         try:
-            decisions, shared = log.read(), reviews_of(version, log.path).places
+            found += reviews_of(version, log.path).decisions
         except AnomalysmithError:
             # None is shared, one of the versions is damaged or gone, or the file is a link.
             continue
-        found += [decision for decision in decisions if decision.sample in shared]
     return tuple(found)
 
 

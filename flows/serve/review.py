@@ -153,7 +153,8 @@ def _kinds(desk: Desk) -> dict[str, int]:
 
 def _progress(desk: Desk) -> dict[str, Any]:
     """The values of the page of progress."""
-    state, table = desk.state(), desk.opened.table
+    state, unreadable = desk.everything()
+    table = desk.opened.table
     joint = {s: v for s, v in state.joint.items() if desk.has(s)}
     by_kind: dict[str, Counter[str]] = {kind: Counter() for kind in _kinds(desk)}
     for sample, verdict in joint.items():
@@ -190,7 +191,7 @@ def _progress(desk: Desk) -> dict[str, Any]:
         "sentences": REASONS,
         "disputed": [(desk.place(s), state.decisions_on(s)) for s in disputed[:12]],
         "disputed_count": len(disputed),
-        "unreadable": desk.unreadable(),
+        "unreadable": unreadable,
         "own": desk.has_log(),
         # As a word of the commands that the page shows.
         "folder": shlex.quote(str(desk.opened.version.dir)),

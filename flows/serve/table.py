@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.dataset.attempts import SCORE
 from pipeline.dataset.files import RECORDS
+from pipeline.dataset.sample_id import parsed, sample_id
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import REPAIR, Version
 from pipeline.errors import IntegrityError
@@ -89,7 +90,7 @@ class Table:
 
     def id(self, row: int) -> str:
         """The id of a sample, as the gallery shows it and `show` takes it."""
-        return f"{self.image[row]}@{self.number_N[row]}.{self.attempt_N[row]}"
+        return sample_id(self.image[row], self.number_N[row], self.attempt_N[row])
 
     def reviewed(self, said: Mapping[int, str]) -> "Table":
         """The same table with what reviewers say, of REVIEWS, by row."""
@@ -98,17 +99,13 @@ class Table:
             codes_N[row] = REVIEWS.index(verdict)
         return replace(self, review=Names(REVIEWS, codes_N))
 
-    def find(self, sample_id: str) -> int | None:
+    def find(self, sample: str) -> int | None:
         """The row of a sample with that id, or None."""
-        image, _, tail = sample_id.rpartition("@")
-        number, _, attempt = tail.partition(".")
-        if not (number + attempt).isascii() or not number.isdecimal() or not attempt.isdecimal():
+        if (found := parsed(sample)) is None:
             return None
-        # Longer numbers than the columns can hold are in no table.
-        if max(len(number), len(attempt)) > 9:
-            return None
+        image, number, attempt = found
         same_N = self.image.among([image])
-        same_N &= (self.number_N == int(number)) & (self.attempt_N == int(attempt))
+        same_N &= (self.number_N == number) & (self.attempt_N == attempt)
         rows = np.flatnonzero(same_N)
         return int(rows[0]) if len(rows) else None
 

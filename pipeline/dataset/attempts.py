@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline.dataset.sample_id import sample_id
 from pipeline.errors import IntegrityError
 
 # Prefix of the columns of gate scores.
@@ -104,7 +105,7 @@ def _accepted(table: Any) -> Accepted:
         for name in table.column_names
         if name.startswith(SCORE)
     }
-    ids = [f"{i}@{n}.{a}" for i, n, a in zip(images, numbers, tries, strict=True)]
+    ids = list(map(sample_id, images, numbers, tries))
     return Accepted(ids, kinds, shards, rows, scores)
 
 

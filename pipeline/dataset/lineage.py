@@ -7,17 +7,13 @@ JSON: shards, the table of attempts and the stage cache all build on `attempt_fa
 
 from typing import Any
 
+from pipeline.dataset.sample_id import sample_id
 from pipeline.records import Attempt, ImageResult, Verdict
 
 # The score that a sample has when, and only when, a rule book judged it.
 RULES_SCORE = "rules_broken"
 # The reason of a sample that passed the gate and that a person rejected.
 REVIEWED = "rejected_in_review"
-
-
-def sample_id(result: ImageResult, attempt: Attempt) -> str:
-    """The name of a sample inside its version: source@number.attempt."""
-    return f"{result.name}@{attempt.number}.{attempt.attempt}"
 
 
 def image_record(result: ImageResult) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def sample_record(result: ImageResult, attempt: Attempt) -> dict[str, Any]:
     assert sample is not None
     # The record holds no mask or pixel: these are columns of their own.
     return attempt_facts(attempt) | {
-        "id": sample_id(result, attempt),
+        "id": sample_id(result.name, attempt.number, attempt.attempt),
         "source": {"name": result.name, "digest": result.digest, "split": result.split},
         "kind": sample.edit.kind,
         "label": sample.label,

@@ -32,7 +32,8 @@ from pipeline.dataset.hdf5_columns import (
     ragged,
     records,
 )
-from pipeline.dataset.lineage import image_record, sample_id, sample_record
+from pipeline.dataset.lineage import image_record, sample_record
+from pipeline.dataset.sample_id import sample_id
 from pipeline.dataset.shard_reader import ShardReader, TestShardReader, pack, row_digest
 from pipeline.errors import RecordError
 from pipeline.kinds import KINDS
@@ -160,8 +161,9 @@ class SampleRows:
             np.array_equal(sample.pixels_HW3[side], result.pixels_HW3[side]) for side in around
         )
         if not whole or delta[~sample.change_HW[inside]].any():
+            name = sample_id(result.name, attempt.number, attempt.attempt)
             raise RecordError(
-                f"{sample_id(result, attempt)}: pixels differ from the source outside the change "
+                f"{name}: pixels differ from the source outside the change "
                 "mask; an edit must be pasted back into its source"
             )
         mask, object_mask = pack(sample.change_HW), pack(sample.object_HW)

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.dataset.attempts import canonical_attempts, read_attempts
 from pipeline.dataset.files import GALLERY, INDEX, RECORDS, SUMS
+from pipeline.dataset.sample_id import sample_id
 from pipeline.dataset.shard_reader import ShardReader, TestShardReader
 from pipeline.dataset.shard_writer import content_digest
 from pipeline.dataset.version import Version, no_version, open_version
@@ -286,7 +287,7 @@ def _check_table(
                 *((key, record[key]) for key in ("number", "attempt", "seed", "scores", "reason")),
             )
         )
-        where = f"{row['image']}@{row['number']}.{row['attempt']}"
+        where = sample_id(row["image"], row["number"], row["attempt"])
         found.check("table", same, f"{RECORDS}: {where} does not fit {row['shard']}[{row['row']}]")
     # Stored samples that no row of the table names.
     for (file, j), record in placed.items():

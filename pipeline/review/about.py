@@ -7,7 +7,6 @@ under its id with the same record: the same source, edit, seed and scores.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline.dataset.index_schema import VERSION_NAME
 from pipeline.dataset.version import Version, open_version
 from pipeline.errors import UserError
 from pipeline.review.decision import Decision
-from pipeline.review.log import ReviewLog
+from pipeline.review.log import Contents, ReviewLog
 from pipeline.review.state import JOINTS, Joint, ReviewState
 
 # Shard and row of a sample, as `Version.shards` counts them.
@@ -26,7 +25,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reviews:
-    """What reviewers say about the samples of one version.
+    """What reviewers say about the samples of one version: `decisions`, and their `state`.
 
     `joint` is by sample id, in the order of the version, and `places` says where each of these
     samples is stored. `sha256` is that of the file, `versions` are those that were looked at.
@@ -35,6 +34,7 @@ class Reviews:
     """
 
     sha256: str
+    decisions: tuple[Decision, ...]
     state: ReviewState
     joint: Mapping[str, Joint]
     places: Mapping[str, Place]
@@ -65,7 +65,8 @@ def reviews_of(version: Version, path: Path) -> Reviews:
     """
     # A link that the user named is followed.
     log = ReviewLog(Path(path).resolve())
-    decisions = read_decisions(log)
+    contents = read_decisions(log)
+    decisions = contents.decisions
     known = samples_by_id(version)
     made_on: dict[str, list[Decision]] = {}
     for decision in decisions:
@@ -84,27 +85,28 @@ def reviews_of(version: Version, path: Path) -> Reviews:
         )
     state = ReviewState(mine)
     return Reviews(
-        sha256=sha256(log.path.read_bytes()).hexdigest(),
+        sha256=contents.sha256,
+        decisions=tuple(mine),
         state=state,
         joint={sample: state.joint[sample] for sample in known if sample in state.joint},
         places={sample: known[sample] for sample in state.joint},
         versions=tuple(sorted(made_on)),
         elsewhere=len(decisions) - len(mine),
-        unreadable=log.unreadable(),
+        unreadable=contents.unreadable,
     )
 
 
-def read_decisions(log: ReviewLog) -> tuple[Decision, ...]:
-    """All decisions of a file that a user named; UserError when there is none."""
+def read_decisions(log: ReviewLog) -> Contents:
+    """What a file that a user named holds; UserError when there is no decision in it."""
     if not log.path.is_file():
         raise UserError(
             f"there is no file of decisions {log.path}; review the version first "
             "(`anomalysmith serve STORE`)"
         )
-    decisions = log.read()
-    if not decisions:
+    contents = log.contents()
+    if not contents.decisions:
         raise UserError(f"{log.path} holds no decision; review the version first")
-    return decisions
+    return contents
 
 
 def samples_by_id(version: Version) -> dict[str, Place]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset.lineage import REVIEWED, sample_id, sample_record
+from pipeline.dataset.lineage import REVIEWED, sample_record
+from pipeline.dataset.sample_id import sample_id
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
 from pipeline.dataset.version_writer import VersionHeader
@@ -143,7 +144,7 @@ def _attempt(
 
 def _judged(result: ImageResult, attempt: Attempt, left_out: set[str]) -> Attempt:
     """The attempt, rejected where its sample is left out."""
-    sample = sample_id(result, attempt)
+    sample = sample_id(result.name, attempt.number, attempt.attempt)
     if not attempt.verdict.accepted or sample not in left_out:
         return attempt
     return replace(attempt, verdict=replace(attempt.verdict, accepted=False, reason=REVIEWED))

@@ -8,6 +8,7 @@ readers, and ended by the next append.
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -75,16 +76,22 @@ class ReviewLog:
 
         UserError when the file has become shorter: somebody replaced it, so read it from 0.
         """
-        lines, end = self._lines(offset)
-        return tuple(found for line in lines if (found := _parsed(line)) is not None), end
+        content = self._bytes(offset)
+        decisions = map(_parsed, _whole_lines(content))
+        end = offset + content.rfind(b"\n") + 1
+        return tuple(found for found in decisions if found is not None), end
 
-    def unreadable(self) -> int:
-        """How many complete lines hold no decision: left by a killed writer, or by another tool."""
-        lines, _ = self._lines(0)
-        return sum(_parsed(line) is None for line in lines)
+    def contents(self) -> "Contents":
+        """Everything in the file, read once; empty while there is no file."""
+        content = self._bytes(0)
+        parsed = [_parsed(line) for line in _whole_lines(content)]
+        decisions = tuple(decision for decision in parsed if decision is not None)
+        return Contents(
+            decisions, len(parsed) - len(decisions), hashlib.sha256(content).hexdigest()
+        )
 
-    def _lines(self, offset: int) -> tuple[list[bytes], int]:
-        """The complete lines behind an offset, without empty ones, and where they end."""
+    def _bytes(self, offset: int) -> bytes:
+        """The file from an offset on."""
         try:
             with open(_opened(self.path, os.O_RDONLY), "rb") as file:
                 # Where the file system has no locks, a line that is being written may be missed.
@@ -94,14 +101,24 @@ class ReviewLog:
                 if size < offset:
                     raise UserError(f"{self.path} is shorter than before; somebody replaced it")
                 file.seek(offset)
-                content = file.read()
+                return file.read()
         except FileNotFoundError:
             if offset:
                 raise UserError(f"{self.path} is gone; somebody moved it away") from None
-            return [], 0
-        # What follows the last line break is still being written, or its writer was killed.
-        whole = content[: content.rfind(b"\n") + 1]
-        return [line for line in whole.split(b"\n") if line.strip()], offset + len(whole)
+            return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A file of decisions, read once.
+
+    `unreadable` counts complete lines that hold no decision: left by a killed writer, or by another
+    tool. `sha256` is that of the file.
+    """
+
+    decisions: tuple[Decision, ...]
+    unreadable: int
+    sha256: str
 
 
 def review_log(version_dir: Path) -> ReviewLog:
@@ -129,6 +146,12 @@ def _opened(path: Path, flags: int) -> int:
         f"{path} is no file: expected the decisions themselves, got a link, a folder or a device; "
         "move it away"
     )
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    """The lines of a file that are not empty."""
+    # What follows the last line break is still being written, or its writer was killed.
+    return [line for line in content[: content.rfind(b"\n") + 1].split(b"\n") if line.strip()]
 
 
 def _write(handle: int, lines: bytes) -> None:

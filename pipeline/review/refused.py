@@ -6,7 +6,6 @@ hold in a version with other settings, too.
 """
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ def refused_edits(home: Path, file: Path) -> dict[str, Any]:
     # Without a version in it, a decision is about the version that its file is called after.
     named = log.path.name.removesuffix(SUFFIX) if log.path.name.endswith(SUFFIX) else ""
     made_on: dict[str, list[Decision]] = {}
-    for decision in read_decisions(log):
+    contents = read_decisions(log)
+    for decision in contents.decisions:
         made_on.setdefault(decision.version or named, []).append(decision)
     looked_at = []
     found: list[Refused] = []
@@ -45,7 +45,7 @@ def refused_edits(home: Path, file: Path) -> dict[str, Any]:
             refused_by(version, (s for s, verdict in joint.items() if verdict == "reject"))
         )
     return {
-        "sha256": sha256(log.path.read_bytes()).hexdigest(),
+        "sha256": contents.sha256,
         "versions": sorted(made_on),
         "refused": with_refused(looked_at, *found),
     }

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.dataset.sample_id import sample_id
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
 
@@ -112,7 +113,7 @@ class GateChange:
 
     @property
     def id(self) -> str:
-        return f"{self.image}@{self.before['number']}.{self.before['attempt']}"
+        return sample_id(self.image, self.before["number"], self.before["attempt"])
 
     @property
     def decisions(self) -> tuple[str, str]:

@@ -50,7 +50,7 @@ def test_it_lies_beside_the_version_and_names_it(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     log = review_log(folder)
     assert log.path == tmp_path / "tray" / "0001-0123456789ab.reviews.jsonl"
-    assert (log.read(), log.read_since(0), log.unreadable()) == ((), ((), 0), 0)
+    assert (log.read(), log.read_since(0), log.contents().unreadable) == ((), ((), 0), 0)
     log.append([decision(0), decision(1, version="0000-ba9876543210")])
     assert [one.version for one in log.read()] == [folder.name, "0000-ba9876543210"]
     # The same file for a folder that is named in another way.
@@ -93,7 +93,7 @@ def test_cut_anywhere_it_reads_to_a_prefix_and_can_be_continued(tmp_path_factory
     again = log.read()
     # A line that lacked nothing but its end counts from now on.
     assert again in ((*found, decision(more)), (*written[: len(found) + 1], decision(more)))
-    assert log.unreadable() <= 1
+    assert log.contents().unreadable <= 1
 
 
 def test_lines_of_others_are_counted_and_skipped(tmp_path):
@@ -101,7 +101,7 @@ def test_lines_of_others_are_counted_and_skipped(tmp_path):
     log.path.write_bytes(b"\xff\n\n# note\n" + b'{"a": ' + b"9" * 200_000 + b"}\n")
     log.append([decision(0)])
     assert log.read() == (decision(0),)
-    assert log.unreadable() == 3
+    assert log.contents().unreadable == 3
 
 
 def test_appending_at_once_loses_nothing(tmp_path):
@@ -110,7 +110,7 @@ def test_appending_at_once_loses_nothing(tmp_path):
     writers = [writer(log.path, name, count) for name in names]
     assert [one.wait(60) for one in writers] == [0, 0, 0]
     found = log.read()
-    assert log.unreadable() == 0
+    assert log.contents().unreadable == 0
     for name in names:
         mine = [one for one in found if one.reviewer == name]
         assert [one.sample for one in mine] == [
