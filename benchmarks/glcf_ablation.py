@@ -110,7 +110,9 @@ def measured(
     def once(row: Row, start: Path | None = None) -> Result:
         # No step: only the settings of scoring differ from `full`.
         steps = {"steps": 0} if start else {}
-        recipe = configure("glcf", profile, {**changes, **row.changes, **steps})
+        # The published score alone, which the rows change.
+        published = {"regions": ()}
+        recipe = configure("glcf", profile, {**published, **changes, **row.changes, **steps})
         # Runs that only score have a label of their own: they must not be mistaken for the trained
         # `full`.
         made = run(

@@ -79,6 +79,8 @@ class ObjectProposals:
 
     `parent_N` int32 is the hierarchy: WHOLE_PART, or the index of the larger proposal that this one
     is a piece of, or WHOLE_PRODUCT where the proposal is the product itself. None = all are wholes.
+
+    The last `again` proposals were found when missing parts were asked for (`part_kinds.asking`).
     """
 
     masks_NHW: np.ndarray
@@ -87,6 +89,7 @@ class ObjectProposals:
     relaxed: tuple[str, ...] = ()
     vectors_NC: np.ndarray | None = None
     parent_N: np.ndarray = None  # type: ignore[assignment]
+    again: int = 0
 
     def __post_init__(self) -> None:
         if self.parent_N is None:
@@ -136,6 +139,19 @@ class ObjectProposals:
     def boxes_N4(self) -> np.ndarray:
         """(N, 4) int32, x0 y0 x1 y1, exclusive end; zeros for an empty mask."""
         return np.array([bounding_box(mask) for mask in self.masks_NHW], np.int32).reshape(-1, 4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """What one pass of the models found in an image.
+
+    `proposals` are the objects that edits may change; `soft` are found under softer limits, and
+    rule books choose the parts of the image from them.
+    """
+
+    foreground: ForegroundMask
+    proposals: ObjectProposals
+    soft: ObjectProposals
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _removal(context: ImageContext, target: int) -> Edit:
     feather = round(pixels_at(settings.feather, context.size_HW))
     foreground_HW = context.proposals.foreground_HW
     touched = np.count_nonzero(context.proposals.masks_NHW[target] & foreground_HW)
-    margin = max(dilation, feather, 1) + dilation // 2 + 1
+    margin = max(dilation, feather, 1) + dilation // 2 + 1 + context.light_margin((target,))
     parameters = {
         "dilation": dilation,
         "feather": feather,

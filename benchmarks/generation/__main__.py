@@ -1,12 +1,13 @@
 """Speed of generation: each row against a named peer, or against its own parts, in the same run.
 
     python -m benchmarks.generation [--quick] [--images N] [--memory N] [--peers .venv-peers]
+    python -m benchmarks.generation --source mvtec_ad:DATA/bottle [--limit N]
 
 The baselines are segment-anything's generator, anomalib's Perlin generator (in its own environment,
 as `make test-peers` builds it), eager PyTorch, a loop that embeds the image for every click, and
 our own first run. Processor time of one thread; the claims are about ratios. `--memory 5000` adds
 the rows about memory, which take a quarter of an hour; `--quick` leaves out ViT-B and uses few
-images.
+images. With `--source` the table has one row per stage of `generate` of that folder, and no other.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.generation import foreground, memory, pipeline, proposals
+from benchmarks.generation import foreground, memory, pipeline, proposals, stages
 from benchmarks.generation.rows import Claim, print_head
 from benchmarks.timing import median_seconds
 from flows.jobs.generate import generate
@@ -33,15 +34,18 @@ def main(arguments: Sequence[str] = ()) -> list[Claim]:
     parser.add_argument("--memory", type=int, default=0, metavar="N", help="watch memory over N")
     peers = Path(os.environ.get("PEERS", ".venv-peers"))
     parser.add_argument("--peers", type=Path, default=peers, help="environment with anomalib")
+    parser.add_argument("--source", metavar="KIND:PATH", help="only the stages of this folder")
+    parser.add_argument("--limit", type=int, help="its first images by name")
     args = parser.parse_args(arguments)
     # One thread: processor time would add up several.
     devices.one_thread()
     # Rows follow one by one, as soon as they are measured.
     print_head()
+    found = measured(args.images or (1 if args.quick else 4), args.quick, args.memory, args.peers)
+    if args.source:
+        found = stages.rows(args.source, args.limit)
     rows = []
-    for row in measured(
-        args.images or (1 if args.quick else 4), args.quick, args.memory, args.peers
-    ):
+    for row in found:
         print(row, flush=True)
         rows.append(row)
     return rows

@@ -32,7 +32,7 @@ SIZE, EVERY = 128, 100
 # Grey level between background and discs.
 THRESHOLD = 90
 # Megabytes per thousand images that still count as flat: the records of rows are kept in memory.
-FLAT = 2.0
+FLAT = 1.0
 
 
 def rows(images: int) -> Iterator[Claim]:

@@ -102,14 +102,15 @@ def many_edits(settings: CategorySettings) -> Claim:
     loaded = models.load(settings.models, settings.proposals, run.files)
     # Calibrates the gate and warms up the models.
     generate_batch(run, [image])
-    pixels_HW3, sight, found = analysis_of(run, image)
+    pixels_HW3, analysis = analysis_of(run, image)
+    found = analysis.proposals
     # As many holes as edits, of the proposals in turn.
     holes = [found.masks_NHW[index % len(found)] for index in range(MANY)]
     # The same work without the pipeline: one foreground pass, one proposal pass, one inpainting per
     # edit.
     parts = [
         seconds_of(lambda: loaded.foreground(pixels_HW3)),
-        seconds_of(lambda: loaded.proposals(pixels_HW3, sight)),
+        seconds_of(lambda: loaded.proposals.with_parts(pixels_HW3, analysis.foreground)),
         seconds_of(lambda: [loaded.inpaint(pixels_HW3, hole_HW) for hole_HW in holes]),
     ]
 
@@ -131,7 +132,7 @@ def classical(root: Path, folder: Path, peers: Path) -> Iterator[Claim]:
     # The baseline of another kind of synthetic anomaly, where it is installed.
     perlin = _perlin(peers)
     # Many edits per image share analysis and packing, so they are faster per sample.
-    for per_image, aims in ((MANY, (100.0, 3.0)), (6, (None, None))):
+    for per_image, aims in ((MANY, (140.0, 2.0)), (6, (110.0, 2.0))):
         settings = settings_of(root, folder / f"telea-{per_image}", per_image, telea=True,
                                patches=False, audit=False, gallery=False)  # fmt: skip
         run = plan(settings)

@@ -74,8 +74,8 @@ def main(args: argparse.Namespace, chosen: Sequence[Version]) -> list[Result]:
 
 
 def recipe_of(row: Row, profile: Profile, steps: int, shared: Mapping[str, Any]) -> Recipe:
-    """SemRec's recipe of a row: own encoders, exactly `steps` steps."""
-    fixed = {"encoders": "own", "steps": steps, "min_steps": 0, "stop_on": "never",
+    """SemRec's recipe of a row: own encoders, the map's score alone, exactly `steps` steps."""
+    fixed = {"encoders": "own", "regions": (), "steps": steps, "min_steps": 0, "stop_on": "never",
              "validate_every": 0}  # fmt: skip
     return configure("semrec", profile, {**fixed, **shared, **row.changes})
 

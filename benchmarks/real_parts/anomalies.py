@@ -19,7 +19,7 @@ from flows.jobs.generate import generate_missing, make_plan
 from flows.jobs.progress import Watcher
 from flows.jobs.stopwatch import Stopwatch
 from pipeline.config.manifest import manifest_for_source, resolve
-from pipeline.generation.cache_codecs import read_result
+from pipeline.generation.asked import result_of
 from pipeline.kinds import is_control
 from pipeline.records import Attempt
 from pipeline.utils.text_table import table
@@ -53,8 +53,7 @@ def tally(arrangement: str, scenes: int, photographs: Path, per_image: int, root
     generate_missing(plan, Stopwatch(plan, 1), Watcher())
     found = Tally(images=len(plan.images), seconds=time.perf_counter() - started)
     for image in plan.images:
-        keys = (image.analysis_key, image.samples_key)
-        result = read_result(plan.cache, image.name, image.digest, image.split, keys)
+        result = result_of(plan, image)
         assert result is not None
         scene = truth[image.name.rsplit("/", 1)[-1]]
         for attempt in result.attempts:

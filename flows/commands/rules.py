@@ -59,7 +59,8 @@ def draft_command(
     Also writes its examples (.safetensors) and a contact sheet (.png) beside FILE, so that you can
     name the parts.
     """
-    from pipeline.generation.rulebook_check import DEFAULT_LIMIT, good_images, part_finder
+    from pipeline.generation.rulebook_check import DEFAULT_LIMIT, good_images
+    from pipeline.generation.study import finder_for
     from pipeline.rulebook.second_look import draft_twice
     from pipeline.rulebook.write import write_draft
 
@@ -75,13 +76,13 @@ def draft_command(
         raise UserError(f"{out} exists, perhaps with your corrections; --force overwrites it")
     with stdout_to_stderr(as_json):
         settings = _settings(manifest, category, source, all_normal)
-        # The models of a run find the parts.
-        find = part_finder(settings)
+        # What a run has found, or the models of a run.
+        find = finder_for(settings)
         # Images are kept for the contact sheet.
         images, found = [], []
-        # Finding parts takes about a second per image, so show that it is going on.
+        # Where the cache has no analysis it takes about a second per image: show that it goes on.
         for number, (_, image_HW3) in enumerate(
-            good_images(settings, ("train",), limit or DEFAULT_LIMIT)
+            good_images(settings, find, ("train",), limit or DEFAULT_LIMIT)
         ):
             images.append(image_HW3)
             found.append(find(image_HW3))
@@ -139,8 +140,8 @@ def check_command(
         check_normals,
         check_version,
         good_images,
-        part_finder,
     )
+    from pipeline.generation.study import finder_for, finder_of_version
     from pipeline.rulebook.book import load
 
     with stdout_to_stderr(as_json):
@@ -148,14 +149,15 @@ def check_command(
         if version is not None:
             # The models of the version, not those of today: its samples were judged with them.
             from pipeline.generation.reproduce import models_of
-            from pipeline.rulebook.parts import finder
 
             opened = open_version(version)
-            agreement = check_version(loaded, finder(models_of(opened)), opened, limit)
+            find = finder_of_version(opened, lambda: models_of(opened))
+            agreement = check_version(loaded, find, opened, limit)
         else:
             settings = _settings(manifest, category, source, all_normal)
-            images = good_images(settings, ("validation",), limit or DEFAULT_LIMIT)
-            agreement = check_normals(loaded, part_finder(settings), images)
+            find = finder_for(settings)
+            images = good_images(settings, find, ("validation",), limit or DEFAULT_LIMIT)
+            agreement = check_normals(loaded, find, images)
     content = agreement.to_json()
     lines = [
         f"{agreement.keep} of {agreement.normals} normals keep every rule "

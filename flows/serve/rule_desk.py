@@ -67,14 +67,20 @@ class Work:
 
 
 def models_finder(opened: Opened) -> Any:
-    """The part finder with the models of the version: its samples were judged with them."""
-    from pipeline.generation.reproduce import models_of
-    from pipeline.models import device as devices
-    from pipeline.rulebook.parts import finder
+    """The part finder with the models of the version: its samples were judged with them.
 
-    # As in a run: the same sums give the same parts.
-    devices.one_thread()
-    return finder(models_of(opened.version))
+    Whatever the run has left in the stage cache is not found again.
+    """
+    from pipeline.generation.reproduce import models_of
+    from pipeline.generation.study import finder_of_version
+    from pipeline.models import device as devices
+
+    def load() -> Any:
+        # As in a run: the same sums give the same parts.
+        devices.one_thread()
+        return models_of(opened.version)
+
+    return finder_of_version(opened.version, load)
 
 
 @dataclass
@@ -162,7 +168,7 @@ class RuleDesk:
             from pipeline.rulebook.second_look import draft_twice
 
             find, places = self.finder(opened), _normals(opened, ("train",), limit)
-            images = [_pixels(opened, place) for place in places]
+            images = [_studied(find, opened, place) for place in places]
             found = []
             for number, image_HW3 in enumerate(images):
                 job.at("finding parts", number, len(images))
@@ -190,7 +196,7 @@ class RuleDesk:
             places, found = _normals(opened, ("train", "validation"), limit), []
             for number, place in enumerate(places):
                 job.at("finding parts", number, len(places))
-                found.append(parts_of(work.book, find, _pixels(opened, place)))
+                found.append(parts_of(work.book, find, _studied(find, opened, place)))
             now = self.current()
             # Edited meanwhile: the parts are those of the product all the same.
             self._take(now.files if now else work.files, found, opened, places)
@@ -252,6 +258,12 @@ def _records(opened: Opened) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]
 def _record(opened: Opened, place: tuple[int, int]) -> dict[str, Any]:
     with opened.lock:
         return opened.version.shards[place[0]].image_record(place[1])
+
+
+def _studied(find: Any, opened: Opened, place: tuple[int, int]) -> np.ndarray:
+    """The pixels of an image, of which the finder hears from which file they were."""
+    image_HW3: np.ndarray = find.of_file(_pixels(opened, place), _record(opened, place)["digest"])
+    return image_HW3
 
 
 def _pixels(opened: Opened, place: tuple[int, int]) -> np.ndarray:

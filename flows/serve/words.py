@@ -19,6 +19,7 @@ _SCORES = {
     "duplicate_iou": ("likeness to an earlier edit", "overlap with an earlier edit of this image"),
     "foreground_share": ("part of the product", "share of the product that the edit covers"),
     "image_distance": ("distance to good images", "distance of the whole image to good images"),
+    "left_behind": ("left behind", "what stays of a removed object beside its place"),
     "noise_ratio": ("sensor noise", "noise of the inpainted region against its surroundings"),
     "object_delta_e": ("new against old object", "colour difference to the object before"),
     "outline_ratio": ("visible outline", "strength of the outline against untouched ones"),

@@ -33,6 +33,8 @@ def image_record(result: ImageResult) -> dict[str, Any]:
         "proposals": len(result.proposals),
         # The hierarchy cannot be derived from the masks: outlines decide, too.
         "parents": result.proposals.parent_N.tolist(),
+        # No key where nothing was missing, as in older versions.
+        **({"asked_again": result.proposals.again} if result.proposals.again else {}),
         "attempts": len(attempts),
         "accepted": sum(attempt.verdict.accepted for attempt in attempts),
     }

@@ -11,21 +11,27 @@ import numpy as np
 
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
+from pipeline.edits.fill_sources import not_background
+from pipeline.edits.left_behind import left_behind
 from pipeline.edits.registry import edit_kind
 from pipeline.errors import RecordError
 from pipeline.models.inpaint.candidates import FillChoice
-from pipeline.records import Edit, Sample
+from pipeline.records import Edit, Sample, bounding_box
 from pipeline.utils.hashing import digest_of
 
 # Parameter of an applied edit: which inpainter filled each of its holes, in order, where there were
 # candidates. An edit that has it is applied with the same choice again.
 FILLS = "fills"
+# Parameter of an applied edit: what of a removed object stays beside its hole, as a share of the
+# hole; only the context knows which other parts may stay, and the gate reads it.
+LEFT_BEHIND = "left_behind"
 
 
 def apply(edit: Edit, context: ImageContext) -> Sample:
     """The sample that results from the edit. Deterministic: same edit and image, same pixels.
 
-    The sample's edit also records which candidate filled its holes (`fills`).
+    The sample's edit also records which candidate filled its holes (`fills`), and what stayed
+    behind (`left_behind`).
 
     RecordError when the edit needs a donor or a filler that the context does not have, or for an
     unknown kind.
@@ -39,10 +45,13 @@ def apply(edit: Edit, context: ImageContext) -> Sample:
     applied = []
     for part in edit.parts:
         inpaint = _Inpaint(context, part)
-        canvas = Canvas(image_HW3, part, context.proposals.masks_NHW, inpaint)
+        beside = context.light_of(part.targets), context.stays_beside(part.targets)
+        canvas = Canvas(image_HW3, part, context.proposals.masks_NHW, inpaint, *beside)
         object_HW |= edit_kind(part.kind).apply(canvas, part, context)
-        change_HW |= canvas.finish(pixels_HW3)
-        applied.append(_with_fills(part, inpaint.fills))
+        part_change_HW = canvas.finish(pixels_HW3)
+        change_HW |= part_change_HW
+        left = _left_behind(part, canvas.hole_HW(), part_change_HW, pixels_HW3, context)
+        applied.append(_recorded(part, inpaint.fills, left))
     if "edits" in edit.parameters:
         both = {"edits": [part.to_json() for part in applied]}
         edit = replace(edit, parameters={**edit.parameters, **both})
@@ -55,7 +64,9 @@ def apply(edit: Edit, context: ImageContext) -> Sample:
 
 def as_planned(edit: Edit) -> Edit:
     """The edit of a sample without what applying it added: as `plan` returned it."""
-    parameters = {name: value for name, value in edit.parameters.items() if name != FILLS}
+    parameters = {
+        name: value for name, value in edit.parameters.items() if name not in (FILLS, LEFT_BEHIND)
+    }
     if "edits" in parameters:
         parameters["edits"] = [as_planned(part).to_json() for part in edit.parts]
     return replace(edit, parameters=parameters)
@@ -84,8 +95,35 @@ class _Inpaint:
         return filled_HW3
 
 
-def _with_fills(edit: Edit, fills: list[dict[str, Any]]) -> Edit:
-    return replace(edit, parameters={**edit.parameters, FILLS: fills}) if fills else edit
+def _recorded(edit: Edit, fills: list[dict[str, Any]], left: float | None) -> Edit:
+    added: dict[str, Any] = {FILLS: fills} if fills else {}
+    if left is not None:
+        added[LEFT_BEHIND] = left
+    return replace(edit, parameters={**edit.parameters, **added}) if added else edit
+
+
+def _left_behind(
+    edit: Edit,
+    hole_HW: np.ndarray,
+    change_HW: np.ndarray,
+    pixels_HW3: np.ndarray,
+    context: ImageContext,
+) -> float | None:
+    """What the removed objects left beside their hole; None where none was removed."""
+    if edit.is_control or not edit.targets or not hole_HW.any():
+        return None
+    proposals = context.proposals
+    others_N = proposals.whole_N.copy()
+    others_N[list(edit.targets)] = False
+    # What was pasted beside the hole is no remnant.
+    other_HW = context.union(others_N) | (change_HW & ~hole_HW)
+    unlike_HW = not_background(
+        hole_HW, bounding_box(hole_HW), proposals.foreground_HW,
+        list(proposals.masks_NHW[others_N]),
+    )  # fmt: skip
+    images = context.image_HW3, pixels_HW3
+    object_HW = context.union(edit.targets)
+    return round(left_behind(images, object_HW, hole_HW, other_HW, unlike_HW), 5)
 
 
 def assert_paste_back(sample: Sample, image_HW3: np.ndarray) -> None:

@@ -24,6 +24,7 @@ from pipeline.edits.appearance import (
     same_kind,
     thumbnail_of,
 )
+from pipeline.edits.attachments import Attached, Surroundings, with_attachments
 from pipeline.edits.compositing.cutout import Cutout, cut_out
 from pipeline.edits.donors import NO_DONORS, DonorRef, Donors
 from pipeline.edits.fill_sources import lies_on_product, not_background
@@ -47,6 +48,7 @@ def _no_inpainter(
 class ImageContext:
     """One image (H, W, 3) uint8 RGB with its proposals; not to be shared between threads.
 
+    `proposals` grow by what is attached to whole parts and was left out, see `attachments`.
     `inpainter` fills holes, `fill` generates from a prompt (None without a diffusion model), and
     `donors` hold objects of other images, and `part_kinds` tell equal parts from different ones.
     Planning alone needs none of them. RecordError when image
@@ -60,6 +62,8 @@ class ImageContext:
     donors: Donors = NO_DONORS
     # None where nothing recurs, or where nobody studied the category.
     part_kinds: PartKinds | None = None
+    # What is attached to whole parts, by index.
+    attached: dict[int, Attached] = field(init=False)
     # Mask crops and areas (pixels) of the objects, in the order of the proposals.
     crops: list[MaskCrop] = field(init=False)
     areas_N: np.ndarray = field(init=False)
@@ -74,6 +78,7 @@ class ImageContext:
                 f"the image is {self.image_HW3.shape[:2]}, its foreground is "
                 f"{self.proposals.foreground_HW.shape}"
             )
+        self.proposals, self.attached = with_attachments(self.image_HW3, self.proposals)
         self.crops = [MaskCrop.of(mask_HW) for mask_HW in self.proposals.masks_NHW]
         self.areas_N = np.array([crop.area for crop in self.crops], np.int64)
         self.inpaint = MemoInpainter(self.inpainter, self.image_HW3, self.not_background)
@@ -117,6 +122,31 @@ class ImageContext:
         # `any` over the first axis is several times slower than the maximum of bytes.
         return masks_NHW.view(np.uint8).max(0, initial=0).astype(np.bool_)
 
+    def light_of(self, targets: Sequence[int]) -> np.ndarray:
+        """Where some objects change the light around them, (H, W) bool."""
+        light_HW = np.zeros(self.size_HW, np.bool_)
+        for attached in (self.attached[target] for target in targets if target in self.attached):
+            light_HW[attached.near] |= attached.light_hw
+        return light_HW
+
+    def stays_beside(self, targets: Sequence[int]) -> np.ndarray:
+        """Things beside some objects that no proposal shows and no edit of them removes, (H, W)."""
+        stays_HW = np.zeros(self.size_HW, np.bool_)
+        for attached in (self.attached[target] for target in targets if target in self.attached):
+            stays_HW[attached.near] |= attached.stays_hw
+        return stays_HW & ~self.union(targets)
+
+    def light_margin(self, targets: Sequence[int]) -> int:
+        """How many pixels the light around some objects reaches beyond their boxes."""
+        most = 0
+        for target in targets:
+            light_HW = self.light_of([target])
+            if light_HW.any():
+                box, inner = bounding_box(light_HW), self.crops[target].box_4
+                most = max(most, inner[0] - box[0], inner[1] - box[1])
+                most = max(most, box[2] - inner[2], box[3] - inner[3])
+        return most
+
     def background_of(self, target: int) -> np.ndarray:
         """Where the target may be placed: on the foreground if the foreground surrounds it, else
         beside it; its own pixels always count. (H, W) bool; do not modify it."""
@@ -142,10 +172,13 @@ class ImageContext:
     def overlap_with_others(self, crop: MaskCrop, targets: tuple[int, ...], reach: float) -> float:
         """Share of an outline that overlaps other objects of at most `reach` pixels in area.
 
-        `targets` do not count. Larger objects (a compartment, a label) are background to stand on,
-        not obstacles.
+        `targets` do not count, and where one is the product itself, nor do its parts, which go with
+        it. Larger objects (a compartment, a label) are background to stand on, not obstacles.
         """
         x0, y0, x1, y1 = box_4 = crop.box_4
+        if any(self.is_product(target) for target in targets):
+            beside_N = self.cached(lambda: self.proposals.beside_N, "beside")
+            targets = (*targets, *np.flatnonzero(~beside_N).tolist())
         # Box tests first: most objects are far away.
         others = [
             index
@@ -243,10 +276,20 @@ class ImageContext:
         )  # fmt: skip
 
     def donor_crop(self, ref: DonorRef) -> MaskCrop:
-        """The mask crop of a donor object, in the donor's coordinates."""
-        return self.cached(
-            lambda: MaskCrop.of(self.donors.image_and_mask(ref)[1]), "donor crop", ref
+        """The mask crop of a donor object with its pieces, in the donor's coordinates."""
+        return self.cached(partial(self._donor_crop, ref), "donor crop", ref)
+
+    def _donor_crop(self, ref: DonorRef) -> MaskCrop:
+        image_HW3, mask_HW = self.donors.image_and_mask(ref)
+        proposals = self.donors.proposals_of(ref.image)
+        around = self.cached(
+            lambda: Surroundings(image_HW3, proposals), "donor surroundings", ref.image
         )
+        attached = around.attached(ref.proposal) if proposals.whole_N[ref.proposal] else None
+        if attached is not None:
+            mask_HW = mask_HW.copy()
+            mask_HW[attached.near] |= attached.pieces_hw
+        return MaskCrop.of(mask_HW)
 
     def cutout(self, source: int | DonorRef, band: int, feather: int) -> Cutout:
         """An object of this image or of a donor, without its background.

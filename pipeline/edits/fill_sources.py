@@ -44,15 +44,24 @@ def not_background(
     halo = round(pixels_at(HALO, hole_HW.shape[:2]))
     on_product = lies_on_product(hole_HW, box_4, foreground_HW)
     parts_HW = np.zeros_like(hole_HW) if on_product else foreground_HW.copy()
-    near, ring_hw = _ring(hole_HW, box_4)
+    ring = _ring(hole_HW, box_4)
     for mask_HW in masks:
-        surrounds = ring_hw.any() and mask_HW[near][ring_hw].mean() >= 0.5
-        if not surrounds:
+        if not _covers(mask_HW, ring):
             parts_HW |= mask_HW
     avoided_HW = dilated(parts_HW, halo)
     if on_product:
         avoided_HW = avoided_HW | ~foreground_HW
     return avoided_HW & ~hole_HW
+
+
+def surrounds(other_HW: np.ndarray, mask_HW: np.ndarray, box_4: tuple[int, int, int, int]) -> bool:
+    """True when a mask, whose box is `box_4`, lies on the other one: a part in a compartment."""
+    return _covers(other_HW, _ring(mask_HW, box_4))
+
+
+def _covers(mask_HW: np.ndarray, ring: tuple[tuple[slice, slice], np.ndarray]) -> bool:
+    near, ring_hw = ring
+    return bool(ring_hw.any() and mask_HW[near][ring_hw].mean() >= 0.5)
 
 
 def _ring(

@@ -64,7 +64,7 @@ def _single(
     dilation = round(pixels_at(settings.dilation, context.size_HW))
     feather = round(pixels_at(settings.feather, context.size_HW))
     # Matting may find the outline a few pixels beyond the mask, see `matting.alpha_matte`.
-    margin = max(dilation, feather, 1) + dilation // 2 + 1
+    margin = max(dilation, feather, 1) + dilation // 2 + 1 + context.light_margin(targets)
     parameters |= {
         "dilation": dilation,
         "feather": feather,

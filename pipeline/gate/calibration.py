@@ -9,12 +9,13 @@ Shapes: H, W image; h, w crop or grid of cells; 3 colour (RGB, uint8).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.gate.limits import USUAL_NOISE, Limits
 from pipeline.gate.patch_bank import PatchBank, build_bank, coverage, weighted
 from pipeline.imaging.artifacts import clipped_share, noise_ratio, outline_ratio
 from pipeline.imaging.masks import MaskCrop, dilated, window
@@ -33,8 +34,6 @@ TAIL = 0.005
 SLACK = 1.05
 # The same for noise ratios, which vary more: the inpainted region of an edit can be small.
 NOISE_SLACK = 1.5
-# Noise ratios that are always accepted: small inpainted regions vary by that much.
-USUAL_NOISE = (0.4, 2.5)
 # Noise ratio that is always rejected. In busy scenes the regions of normals hold objects, whose
 # texture would be taken for noise.
 MAX_NOISE_RATIO = 4.0
@@ -51,33 +50,12 @@ CLIPPED_MORE = 0.02
 NormalImage = Callable[[], tuple[np.ndarray, ObjectProposals]]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits calibrated on the category's normal images; None where nothing could be learned.
-
-    They have the names of the `GateSettings` fields that they replace when those are null. `images`
-    and `regions` count what was measured, `teacher` is the SHA-256 of the network's weights.
-    """
-
-    max_outline_ratio: float | None = None
-    min_noise_ratio: float | None = None
-    max_noise_ratio: float | None = None
-    max_patch_distance: float | None = None
-    max_clipped: float | None = None
-    images: int = 0
-    regions: int = 0
-    teacher: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalModel:
     """What is known about a category: patch bank (None without the network), limits, part kinds."""
 
     patches: PatchBank | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     # None where too few images were studied, or their parts were not embedded.
     part_kinds: PartKinds | None = None
 

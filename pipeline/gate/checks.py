@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pipeline.gate.calibration import USUAL_NOISE, Limits
+from pipeline.gate.limits import USUAL_NOISE, Limits
 from pipeline.gate.settings import GateSettings
 from pipeline.kinds import kind_of, names
 from pipeline.records import Edit
@@ -102,6 +102,8 @@ CHECKS = (
          names(lambda kind: kind.control and kind.mask_shows == "object")),
     Check("visible_control", "delta_e", "above", "max_control_delta_e",
          "the control looks unchanged", "controls"),
+    Check("left_behind", "left_behind", "above", "max_left_behind",
+         "nothing of a removed object stays beside its place"),
     Check("seam", "seam_ratio", "above", "max_seam_ratio",
          "the edit left no seam along its outline", "all"),
     Check("outline", "outline_ratio", "above", "max_outline_ratio",

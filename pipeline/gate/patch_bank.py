@@ -30,6 +30,8 @@ BANK_CELLS = 8192
 CONTEXT = 64
 # Queried cells per matrix product, which bounds its memory.
 CHUNK = 512
+# Rows of that product of which the least entries are taken at once.
+ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ class PatchBank:
             )
             rows, columns = np.nonzero(wanted_hw)
             cells_MC = described_hwC[rows - top, columns - left]
-            distances_hw[rows, columns] = nearest_distances(cells_MC, self.cells_NC)
+            distances_hw[rows, columns] = self._nearest(cells_MC)
         return distances_hw
 
     def region_distance(
@@ -106,8 +108,13 @@ class PatchBank:
         wanted_hw = weights_hw > 0
         if not wanted_hw.any() or not len(self.cells_NC):
             return 0.0
-        distances_M = nearest_distances(self._source(image_HW3)[wanted_hw], self.cells_NC)
-        return weighted(distances_M, weights_hw[wanted_hw])
+        cells_hwC = self._source(image_HW3)
+        # Edits of one object leave the same hole again and again.
+        known: dict[bytes, float] = self._memo.setdefault("before", {})
+        key = weights_hw.tobytes()
+        if key not in known:
+            known[key] = weighted(self._nearest(cells_hwC[wanted_hw]), weights_hw[wanted_hw])
+        return known[key]
 
     def image_distance(
         self, edited_HW3: np.ndarray, image_HW3: np.ndarray, change_HW: np.ndarray
@@ -143,8 +150,13 @@ class PatchBank:
         # Compared by identity: one array object is used for all samples of an image.
         if self._memo.get("image") is not image_HW3:
             described_hwC = describe(image_HW3, self.teacher) / self.scale_C
-            self._memo.update(image=image_HW3, cells=described_hwC)
+            self._memo.update(image=image_HW3, cells=described_hwC, before={})
         return np.asarray(self._memo["cells"])
+
+    def _nearest(self, cells_MC: np.ndarray) -> np.ndarray:
+        if "lengths" not in self._memo:
+            self._memo["lengths"] = np.square(self.cells_NC).sum(1)
+        return nearest_distances(cells_MC, self.cells_NC, lengths_N=self._memo["lengths"])
 
     def _window(
         self, image_HW3: np.ndarray, where_HW: np.ndarray
@@ -167,20 +179,31 @@ class PatchBank:
         return (top // CELL, left // CELL), last[2]
 
 
-def nearest_distances(cells_MC: np.ndarray, bank_NC: np.ndarray, chunk: int = CHUNK) -> np.ndarray:
+def nearest_distances(
+    cells_MC: np.ndarray,
+    bank_NC: np.ndarray,
+    chunk: int = CHUNK,
+    lengths_N: np.ndarray | None = None,
+) -> np.ndarray:
     """(M,) float32: Euclidean distance of each cell to its nearest bank entry; both float32.
 
-    `chunk` cells are compared at a time. ValueError for an empty bank.
+    `chunk` cells are compared at a time; `lengths_N` are the squared lengths of the bank's entries,
+    where they are known. ValueError for an empty bank.
     """
     # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one matrix product instead of M x N x C differences. Rounding
     # can make it slightly negative.
-    lengths_N = np.square(bank_NC).sum(1)
+    if lengths_N is None:
+        lengths_N = np.square(bank_NC).sum(1)
     squared_M = np.empty(len(cells_MC), np.float32)
     for at in range(0, len(cells_MC), chunk):
         part_mC = cells_MC[at : at + chunk]
-        products_mN = part_mC @ bank_NC.T
-        nearest_m = (lengths_N - 2 * products_mN).min(1)
-        squared_M[at : at + chunk] = nearest_m + np.square(part_mC).sum(1)
+        products_mN = (-2 * part_mC) @ bank_NC.T
+        # In place and a few rows at a time: they are still in the cache when the least is taken.
+        for row in range(0, len(part_mC), ROWS):
+            rows_rN = products_mN[row : row + ROWS]
+            rows_rN += lengths_N
+            squared_M[at + row : at + row + len(rows_rN)] = rows_rN.min(1)
+        squared_M[at : at + chunk] += np.square(part_mC).sum(1)
     return np.sqrt(np.maximum(squared_M, 0))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from pipeline.edits.apply import LEFT_BEHIND
 from pipeline.edits.registry import placed_masks
 from pipeline.gate.patch_bank import PatchBank
 from pipeline.imaging.artifacts import (
@@ -49,6 +50,9 @@ def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[s
         "border": border_share(change_HW),
         "foreground_share": edit.parameters.get("foreground_share", 0.0),
     }
+    # Measured when the edit was applied, where the other parts are known.
+    if LEFT_BEHIND in edit.parameters:
+        scores[LEFT_BEHIND] = edit.parameters[LEFT_BEHIND]
     if not area:
         return scores
     near = window(change_HW | sample.object_HW)
@@ -199,7 +203,11 @@ def _noise(
     kind = kind_of(edit.kind)
     if kind.resamples:
         before = float(noise_level(source_hw3, object_hw).mean())
-        after = float(noise_level(edited_hw3, object_hw).mean())
+        # Where it is now: the place that a shrunk object leaves shows background.
+        placed = placed_masks(edit, [object_hw])
+        now_hw = placed[0] & object_hw if placed else object_hw
+        now_hw = now_hw if np.count_nonzero(now_hw) >= MIN_INPAINTED else object_hw
+        after = float(noise_level(edited_hw3, now_hw).mean())
         return after / before if before >= GRADIENT_FLOOR / 4 else 1.0
     # In a control whose object was pasted back, nearly all of the mask is the object itself.
     if (kind.control and kind.mask_shows == "object") or not inpainted_hw.any():

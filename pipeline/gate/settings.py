@@ -46,6 +46,11 @@ class GateSettings(Settings):
     max_border: Fraction = Field(
         default=0.10, description="share of the image's border pixels in the change mask"
     )
+    max_left_behind: Fraction = Field(
+        default=0.004,
+        description="what touches the place of a removed object, differs from the background "
+        "around and is no other part, as a share of that place: a leg, a stub",
+    )
     max_seam_ratio: float = Field(
         default=2.0,
         gt=0,

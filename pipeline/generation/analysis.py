@@ -16,7 +16,7 @@ from pipeline.generation.outcome import Outcome
 from pipeline.generation.plan import RunPlan
 from pipeline.imaging.decode import file_digest, load_image
 from pipeline.models import build as models
-from pipeline.records import ForegroundMask, ObjectProposals
+from pipeline.records import Analysis, ObjectProposals
 
 
 def analyse_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
@@ -38,10 +38,8 @@ def analyse(plan: RunPlan, image: PlannedImage) -> Outcome:
     return Outcome(image.name, analysis_seconds=round(time.perf_counter() - started, 4))
 
 
-def analysis_of(
-    plan: RunPlan, image: PlannedImage
-) -> tuple[np.ndarray, ForegroundMask, ObjectProposals]:
-    """Pixels, foreground and proposals of one image, from the cache or from the models.
+def analysis_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysis]:
+    """Pixels of one image and what was found in it, from the cache or from the models.
 
     Pixels are (H, W, 3) uint8 RGB at the size of the settings. Raises ImageError when the file
     cannot be used, or has changed since the plan was made.
@@ -54,16 +52,15 @@ def analysis_of(
     # After reading, not before: these are then the pixels that the key promises.
     if file_digest(Path(image.path)) != image.digest:
         raise ImageError(f"{image.path}: replaced during the run; run again")
-    foreground, proposals = models_for(plan).analyse(pixels_HW3)
-    arrays, facts = pack_analysis(pixels_HW3, foreground, proposals)
-    plan.cache.write("analysis", image.analysis_key, arrays, facts)
-    return pixels_HW3, foreground, proposals
+    analysis = models_for(plan).analyse(pixels_HW3)
+    plan.cache.write("analysis", image.analysis_key, *pack_analysis(pixels_HW3, analysis))
+    return pixels_HW3, analysis
 
 
 def pixels_and_objects(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
     """An image as donors and the calibration of the gate need it."""
-    pixels_HW3, _, proposals = analysis_of(plan, image)
-    return pixels_HW3, proposals
+    pixels_HW3, analysis = analysis_of(plan, image)
+    return pixels_HW3, analysis.proposals
 
 
 def models_for(plan: RunPlan) -> models.Models:

@@ -88,7 +88,7 @@ class StageCache:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             return arrays, json.loads(arrays.pop("facts").tobytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except DAMAGED:
             # Deleted, so that `has` does not find what `read` cannot.

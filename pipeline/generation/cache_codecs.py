@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.dataset.lineage import cached_attempt
 from pipeline.generation.cache import StageCache
 from pipeline.records import (
+    Analysis,
     Attempt,
     Edit,
     ForegroundMask,
@@ -25,9 +26,12 @@ from pipeline.records import (
 
 
 def pack_analysis(
-    pixels_HW3: np.ndarray, foreground: ForegroundMask, proposals: ObjectProposals
+    pixels_HW3: np.ndarray, analysis: Analysis
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and facts of the analysis of one image: (H, W, 3) uint8 pixels, masks as bits."""
+    foreground, proposals, soft = analysis.foreground, analysis.proposals, analysis.soft
+    # Most masks are found under both limits, and stored once.
+    soft_N, only_NHW = _known_masks(proposals.masks_NHW, soft.masks_NHW)
     arrays = {
         "pixels": pixels_HW3,
         # One bit per pixel instead of one byte.
@@ -35,6 +39,10 @@ def pack_analysis(
         "proposals": np.packbits(proposals.masks_NHW),
         "scores": proposals.scores_N,
         "parents": proposals.parent_N,
+        "soft": soft_N,
+        "soft_only": np.packbits(only_NHW),
+        "soft_scores": soft.scores_N,
+        "soft_parents": soft.parent_N,
     }
     if proposals.vectors_NC is not None:
         arrays["vectors"] = proposals.vectors_NC
@@ -43,13 +51,15 @@ def pack_analysis(
         "fallback": foreground.fallback,
         "backend": foreground.backend,
         "relaxed": list(proposals.relaxed),
+        "again": proposals.again,
+        "soft_relaxed": list(soft.relaxed),
     }
     return arrays, facts
 
 
 def unpack_analysis(
     arrays: dict[str, np.ndarray], facts: dict[str, Any]
-) -> tuple[np.ndarray, ForegroundMask, ObjectProposals]:
+) -> tuple[np.ndarray, Analysis]:
     """The inverse of `pack_analysis`."""
     pixels_HW3 = arrays["pixels"]
     size = pixels_HW3.shape[:2]
@@ -60,9 +70,29 @@ def unpack_analysis(
     masks_NHW = _bits(arrays["proposals"], (len(arrays["scores"]), *size))
     proposals = ObjectProposals(
         masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"]),
-        arrays.get("vectors"), arrays["parents"],
+        arrays.get("vectors"), arrays["parents"], facts["again"],
     )  # fmt: skip
-    return pixels_HW3, foreground, proposals
+    soft_N = arrays["soft"]
+    only = int(soft_N.max(initial=-1)) + 1 - len(masks_NHW)
+    every_NHW = np.concatenate([masks_NHW, _bits(arrays["soft_only"], (max(only, 0), *size))])
+    soft = ObjectProposals(
+        every_NHW[soft_N], arrays["soft_scores"], foreground.mask_HW,
+        tuple(facts["soft_relaxed"]), parent_N=arrays["soft_parents"],
+    )  # fmt: skip
+    return pixels_HW3, Analysis(foreground, proposals, soft)
+
+
+def _known_masks(known_NHW: np.ndarray, masks_MHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each mask is among the known ones and, behind them, the new ones: (M,) int32; and the
+    new ones."""
+    places = {mask_HW.tobytes(): number for number, mask_HW in enumerate(known_NHW)}
+    new: list[np.ndarray] = []
+    at = []
+    for mask_HW in masks_MHW:
+        at.append(places.setdefault(mask_HW.tobytes(), len(known_NHW) + len(new)))
+        if at[-1] == len(known_NHW) + len(new):
+            new.append(mask_HW)
+    return np.array(at, np.int32), np.array(new, np.bool_).reshape(-1, *known_NHW.shape[1:])
 
 
 def pack_attempts(attempts: Sequence[Attempt]) -> tuple[dict[str, np.ndarray], list[Any]]:
@@ -137,9 +167,11 @@ def read_result(
     samples = cache.read("samples", keys[1])
     if analysis is None or samples is None:
         return None
-    pixels_HW3, foreground, proposals = unpack_analysis(*analysis)
+    pixels_HW3, found = unpack_analysis(*analysis)
     attempts = unpack_attempts(*samples, pixels_HW3)
-    return ImageResult(name, digest, split, pixels_HW3, foreground, proposals, attempts)
+    return ImageResult(
+        name, digest, split, pixels_HW3, found.foreground, found.proposals, attempts
+    )  # fmt: skip
 
 
 def _bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

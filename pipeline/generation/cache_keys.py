@@ -28,8 +28,15 @@ CALIBRATION_CODE = (
 )  # fmt: skip
 SAMPLES_CODE = (
     "imaging", "models", "models/inpaint", "part_kinds", "edits", "edits/kinds",
-    "edits/compositing", "gate", "rulebook", "generation/sampler.py", *_RECORDS,
+    "edits/compositing", "gate", "rulebook", "generation/asked.py", "generation/sampler.py",
+    "generation/study.py", "generation/parts_codecs.py", *_RECORDS,
 )  # fmt: skip
+# On top of the analysis: which of its masks are parts, and their descriptors.
+PARTS_CODE = (
+    "imaging", "models", "rulebook/descriptors.py", "rulebook/parts.py",
+    "generation/parts_codecs.py", "generation/study.py", *_RECORDS,
+)  # fmt: skip
+ASKED_CODE = ("imaging", "models", "part_kinds", "generation/asked.py", *_RECORDS)
 STORE_CODE = ("dataset", "sources", "sources/layouts", "imaging", "generation/publish.py")
 
 # Number of other images of its split from which an image may take objects.
@@ -158,7 +165,7 @@ def with_keys(
     An image's samples depend on its own analysis, on those of its donors and on the calibration.
     """
     analysis = {
-        image.name: _analysis_key(settings, weights, image.digest) for image in (*images, *others)
+        image.name: analysis_key(settings, weights, image.digest) for image in (*images, *others)
     }
     # Only then the samples: their keys contain the keys of everything they are made from.
     calibration = _calibration_key(
@@ -249,7 +256,7 @@ def _descriptor_digest(settings: CategorySettings) -> str:
     return weight_files.sha256(teacher_file(settings))
 
 
-def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: str) -> str:
+def analysis_key(settings: CategorySettings, weights: dict[str, str], image: str) -> str:
     """Key of one image's foreground and proposals; `image` is its digest."""
     # The inpainter does not enter: another one may reuse the analysis.
     stage_weights = [
@@ -269,6 +276,30 @@ def _analysis_key(settings: CategorySettings, weights: dict[str, str], image: st
             "software": software(),
             "code": code_digest(ANALYSIS_CODE),
         }
+    )
+
+
+def parts_key(analysis: str) -> str:
+    """Key of the parts that rule books see in one image; `analysis` is the key of its analysis."""
+    # The network is bundled, so there is one without asking for a policy.
+    describer = weight_files.sha256(weight_files.require(TEACHER))
+    return digest_of(
+        {"analysis": analysis, "describer": describer, "code": code_digest(PARTS_CODE)}
+    )
+
+
+def look_key(analysis: str, boxes: Sequence[Sequence[float]]) -> str:
+    """Key of what the proposal model finds in boxes (pixels) of one image."""
+    return digest_of({"analysis": analysis, "boxes": boxes, "code": code_digest(ANALYSIS_CODE)})
+
+
+def asked_key(analysis: str, calibration: str) -> str:
+    """Key of what was found when one image was asked for missing parts.
+
+    `analysis` is the key of its analysis, `calibration` that of the category, which has the kinds.
+    """
+    return digest_of(
+        {"analysis": analysis, "calibration": calibration, "code": code_digest(ASKED_CODE)}
     )
 
 

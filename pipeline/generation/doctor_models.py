@@ -105,10 +105,10 @@ def rehearse(settings: CategorySettings, image: Path, missing: list[str]) -> str
         loaded = models.load(settings.models, settings.proposals, files)
         ready = time.perf_counter()
         image_HW3 = load_image(image, settings.image_size)
-        foreground, proposals = loaded.analyse(image_HW3)
+        found = loaded.analyse(image_HW3)
         # The largest object is removed; without any, the product itself.
-        found_NHW = proposals.masks_NHW
-        masks_NHW = found_NHW if len(found_NHW) else foreground.mask_HW[None]
+        found_NHW = found.proposals.masks_NHW
+        masks_NHW = found_NHW if len(found_NHW) else found.foreground.mask_HW[None]
         loaded.inpaint(image_HW3, masks_NHW[masks_NHW.sum((1, 2)).argmax()])
         done = time.perf_counter()
     # Whatever the libraries raise: that it does not run is the finding.

@@ -20,13 +20,13 @@ from pipeline.dataset.files import BUILDING, PLANS
 from pipeline.dataset.version import version_folders, versions
 from pipeline.errors import AnomalysmithError, UserError
 from pipeline.generation.cache import CACHE, StageCache
-from pipeline.generation.cache_keys import PlannedImage, with_keys
+from pipeline.generation.cache_keys import PlannedImage, asked_key, parts_key, with_keys
 from pipeline.generation.plan import RunPlan, load_plan, saved_plans
 from pipeline.utils.files import locked_if_free, named_disk_errors
 
 Kind = Literal["cache entry", "plan", "unfinished version", "aside file"]
 _ENTRY = re.compile(r"[0-9a-f]{64}\.npz")
-_STAGES = ("analysis", "normality", "samples")
+_STAGES = ("analysis", "asked", "normality", "parts", "samples")
 # Seconds.
 _DAY = 86_400.0
 
@@ -162,6 +162,8 @@ def _plans(
             needed.add(("normality", calibration))
             for image in keyed:
                 needed.add(("analysis", image.analysis_key))
+                needed.add(("asked", asked_key(image.analysis_key, calibration)))
+                needed.add(("parts", parts_key(image.analysis_key)))
                 # Images of other categories only donate.
                 if not image.category:
                     needed.add(("samples", image.samples_key))

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.dataset.version import Version
 from pipeline.dataset.version_writer import VersionHeader
 from pipeline.errors import ImageError
-from pipeline.generation.cache_codecs import read_result
+from pipeline.generation.asked import result_of
 from pipeline.generation.cache_keys import code_version, software
 from pipeline.generation.calibrate import normal_model_of
 from pipeline.generation.plan import RunPlan
@@ -91,16 +91,14 @@ def _results(plan: RunPlan, failed: list[dict[str, str]]) -> Iterator[ImageResul
         # Failed images were reported before; the version lists them.
         if image.name in known:
             continue
-        # Both entries of the image.
-        keys = (image.analysis_key, image.samples_key)
-        result = read_result(plan.cache, image.name, image.digest, image.split, keys)
+        result = result_of(plan, image)
         # The entry was deleted or damaged since: generate it again.
         if result is None:
             outcome = generate_image(plan, image)
             if outcome.error:
                 failed.append({"name": image.name, "error": outcome.error})
                 continue
-            result = read_result(plan.cache, image.name, image.digest, image.split, keys)
+            result = result_of(plan, image)
         if result is not None:
             yield result
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import CategorySettings
-from pipeline.dataset.version import latest
+from pipeline.dataset.version import Version, latest
 from pipeline.errors import ImageError, UserError
 from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.cache_keys import STORE_CODE, PlannedImage, code_digest, with_keys
@@ -113,6 +113,16 @@ def folder_of_newest(store: Path, category: str) -> Path | None:
     plan = StageCache(store / CACHE).root / "plans" / f"{newest.index['plan_digest']}.json"
     try:
         return Path(json.loads(plan.read_text())["settings"]["root"])
+    # Deleted since, or of another release: then nothing is known.
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def plan_of(version: Version) -> RunPlan | None:
+    """The plan that a version of this store was made by, where it is still there and readable."""
+    plans = StageCache(version.dir.parent.parent / CACHE).root / "plans"
+    try:
+        return load_plan(plans / f"{version.index['plan_digest']}.json")
     # Deleted since, or of another release: then nothing is known.
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -18,6 +18,7 @@ from pipeline.edits.context import ImageContext
 from pipeline.edits.plan import plan
 from pipeline.edits.settings import EditSettings
 from pipeline.errors import UserError
+from pipeline.generation.asked import with_missing_parts
 from pipeline.generation.cache_keys import software
 from pipeline.generation.stored_images import StoredImages
 from pipeline.models import build as models
@@ -88,8 +89,11 @@ def _difference(
     record, source = shard.record(j), shard.source(j)
     original_HW3 = shard.original(source)
     # Stage by stage, so that the answer names the first one that differs.
-    foreground, proposals = made_by.analyse(original_HW3)
-    if not np.array_equal(foreground.mask_HW, shard.foreground(source)):
+    found = made_by.analyse(original_HW3)
+    if kinds is not None:
+        found = with_missing_parts(made_by, kinds, original_HW3, found)
+    proposals = found.proposals
+    if not np.array_equal(found.foreground.mask_HW, shard.foreground(source)):
         return "the foreground differs"
     if not np.array_equal(proposals.masks_NHW, shard.proposals(source)[0]):
         return "the proposals differ"

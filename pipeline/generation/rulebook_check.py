@@ -14,12 +14,11 @@ import numpy as np
 from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import Version
 from pipeline.errors import ImageError, UserError
-from pipeline.imaging.decode import load_image
-from pipeline.models import build as models
+from pipeline.generation.study import StudiedFinder
+from pipeline.imaging.decode import file_digest, load_image
 from pipeline.records import GOOD
 from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.check import broken_rules, recognised_in
-from pipeline.rulebook.parts import finder
 from pipeline.rulebook.second_look import Finder, parts_of
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
@@ -62,24 +61,16 @@ class Agreement:
         }
 
 
-def part_finder(settings: CategorySettings) -> Finder:
-    """The function that finds parts as a run of this category would."""
-    from pipeline.models import device as devices
-
-    # As in a run: the same sums give the same parts.
-    devices.one_thread()
-    # The models of a run, as its masks decide what parts look like.
-    files = models.resolve(settings.models, settings.policy.allow_noncommercial)
-    return finder(models.load(settings.models, settings.proposals, files))
-
-
 def good_images(
-    settings: CategorySettings, splits: Sequence[str], limit: int | None = None
+    settings: CategorySettings,
+    find: StudiedFinder,
+    splits: Sequence[str],
+    limit: int | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and (H, W, 3) uint8 pixels of the good images of some splits, sorted by name.
 
-    With `limit`, images are taken at even distances, so they are from all over the folder. Raises
-    UserError when there is none; unreadable images are skipped.
+    With `limit`, images are taken at even distances, so they are from all over the folder. `find`
+    hears of which file each is. Raises UserError when there is none; unreadable images are skipped.
     """
     listing = read_source(
         settings.kind, settings.root, settings.name, settings.follow_links, settings.options
@@ -99,9 +90,12 @@ def good_images(
         wanted = [wanted[k] for k in np.linspace(0, len(wanted) - 1, limit).round().astype(int)]
     for entry in wanted:
         try:
-            yield entry.name, load_image(Path(entry.path), settings.image_size)
+            image_HW3 = load_image(Path(entry.path), settings.image_size)
+            # After reading, not before: a file may be replaced meanwhile.
+            find.of_file(image_HW3, file_digest(Path(entry.path)))
         except ImageError:
             continue
+        yield entry.name, image_HW3
 
 
 def check_normals(
@@ -115,7 +109,7 @@ def check_normals(
 
 
 def check_version(
-    book: RuleBook, find: Finder, version: Version, limit: int | None = None
+    book: RuleBook, find: StudiedFinder, version: Version, limit: int | None = None
 ) -> Agreement:
     """Evaluate every rule on the originals of a version, and check which rules its samples break.
 
@@ -132,6 +126,7 @@ def check_version(
         if limit is not None and agreement.normals == limit:
             break
         checked.add(record["name"])
+        find.of_file(image_HW3, record["digest"])
         _check(agreement, book, find, record["name"], image_HW3)
     for image_HW3, pixels_HW3, change_HW, record in version.samples():
         if "rule" not in record or record["source"]["name"] not in checked:

@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.dataset.shard_reader import ShardReader
 from pipeline.dataset.version import Version
 from pipeline.edits.donors import Donors
-from pipeline.gate.calibration import Limits, NormalImage, NormalModel, learn, observed_parts
+from pipeline.gate.calibration import NormalImage, NormalModel, learn, observed_parts
+from pipeline.gate.limits import Limits
 from pipeline.gate.settings import uses_patches
 from pipeline.generation.cache_keys import TEACHER, PlannedImage, calibration_images, donors_of
 from pipeline.models.weights import store as weights
@@ -83,9 +84,12 @@ class StoredImages:
 
         def load() -> tuple[np.ndarray, ObjectProposals]:
             masks_NHW, scores_N = shard.proposals(i)
-            image_HW3 = shard.original(i)
+            image_HW3, record = shard.original(i), shard.image_record(i)
+            # As they were before missing parts were asked for: the run learned from these.
+            first = len(scores_N) - record.get("asked_again", 0)
+            masks_NHW, scores_N = masks_NHW[:first], scores_N[:first]
             # Absent in versions of older releases, which knew no hierarchy.
-            parents = shard.image_record(i).get("parents", [WHOLE_PART] * len(scores_N))
+            parents = record.get("parents", [WHOLE_PART] * first)[:first]
             return image_HW3, ObjectProposals(
                 masks_NHW, scores_N, shard.foreground(i),
                 vectors_NC=self._embed(image_HW3, masks_NHW) if self._embed else None,

@@ -20,7 +20,8 @@
 | zero bytes, truncated, no image         | ImageError                                           |
 | a side below 16 px, above 80 megapixels | ImageError (the second before any pixel is decoded)  |
 
-Images are resized by Pillow's bilinear filter, which averages when it shrinks. The aspect ratio is
+Images are resized by Pillow's bilinear filter, which averages when it shrinks; JPEG files of many
+megapixels are decoded at a half, a quarter or an eighth first (decision 0030). The aspect ratio is
 not kept, as in the detectors. Masks use the nearest pixel, so no new grey value appears. An
 `ImageError` is one line: the file, what was found, what to do.
 """
@@ -49,7 +50,7 @@ from pipeline.imaging.bit_depth import (
     to_eight_bits,
 )
 from pipeline.imaging.mask_values import deep_grey_values, grey_values, without_soft_edges
-from pipeline.imaging.png_chunks import without_optional
+from pipeline.imaging.png_chunks import may_be_turned_at_the_end, without_optional
 from pipeline.imaging.unsupported import tiff_fault, why_unsupported
 from pipeline.records import MAX_PIXELS
 from pipeline.utils.file_hash import sha256_file
@@ -68,6 +69,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 MIN_SIDE = 16
 # The EXIF tag, and its values that swap width and height.
 ORIENTATION_TAG, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+# Pixels from which a JPEG file is decoded at reduced scale where a smaller image is wanted, and
+# how many times the wanted side is decoded at least, so that the filter still averages.
+LARGE, SPARE = 6_000_000, 2
 
 # All that Pillow's decoders are known to raise on damaged bytes.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError,
@@ -98,8 +103,11 @@ def read_header(path: Path) -> ImageHeader:
 
     def header(image: Image.Image) -> ImageHeader:
         width, height = image.size
+        # Pillow decodes a PNG to see whether EXIF follows the pixels; its chunks tell that, too.
+        bare = image.format == "PNG" and not may_be_turned_at_the_end(path)
+        exif = Image.Image.getexif(image) if bare else image.getexif()
         # Orientations that rotate by a quarter turn swap the sides.
-        sideways = image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
+        sideways = exif.get(ORIENTATION_TAG) in SIDEWAYS
         size_HW = (width, height) if sideways else (height, width)
         return ImageHeader(
             image.format or "?", image.mode, size_HW, int(getattr(image, "n_frames", 1))
@@ -115,6 +123,7 @@ def load_image(path: Path, size_HW: tuple[int, int] | None = None) -> np.ndarray
     """
 
     def pixels(image: Image.Image) -> np.ndarray:
+        _decode_reduced(image, size_HW)
         return np.array(_resized(_as_rgb(path, image), size_HW, Image.Resampling.BILINEAR))
 
     return _read(path, pixels)
@@ -222,6 +231,17 @@ def _check_size(path: Path, width: int, height: int) -> None:
         raise _error(
             path, f"{width} x {height} px, expected at most {MAX_PIXELS:,} pixels", "scale it down"
         )
+
+
+def _decode_reduced(image: Image.Image, size_HW: tuple[int, int] | None) -> None:
+    """Let the decoder of a large JPEG file shrink it, where the size that is wanted allows that."""
+    if size_HW is None or image.width * image.height < LARGE:
+        return
+    height, width = (SPARE * side for side in size_HW)
+    if image.getexif().get(ORIENTATION_TAG) in SIDEWAYS:
+        height, width = width, height
+    # The smallest scale of at least this size; other formats have none and are decoded in full.
+    image.draft(None, (width, height))
 
 
 def _as_rgb(path: Path, opened: Image.Image) -> Image.Image:

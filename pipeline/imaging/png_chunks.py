@@ -11,6 +11,8 @@ from pathlib import Path
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Header, palette, pixels, end; and the transparent colour, which changes what is shown.
 _NEEDED = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
+# Those that may say how the image is turned: EXIF itself, and texts that hold it or XMP.
+_TURNING = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
 
 
 def without_optional(path: Path) -> bytes | None:
@@ -31,6 +33,16 @@ def significant_bits(path: Path) -> int | None:
         if kind == b"IDAT":
             break
     return None
+
+
+def may_be_turned_at_the_end(path: Path) -> bool:
+    """True when something behind the pixels may tell the orientation; False for other files."""
+    pixels = False
+    for kind, _ in _chunks(path.read_bytes()):
+        pixels |= kind == b"IDAT"
+        if pixels and kind in _TURNING:
+            return True
+    return False
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:

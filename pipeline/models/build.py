@@ -30,7 +30,7 @@ from pipeline.models.settings import (
     ProposalSettings,
 )
 from pipeline.models.weights import store as weights
-from pipeline.records import ForegroundMask, ObjectProposals
+from pipeline.records import Analysis
 
 # Backend of the manifest -> entry of the weights registry. The best one comes first: `auto` takes
 # the first whose file is found, and the last one is bundled.
@@ -102,14 +102,14 @@ class Models:
     embed: Any
     fill: Filler | None = None
 
-    def analyse(self, image_HW3: np.ndarray) -> tuple[ForegroundMask, ObjectProposals]:
-        """Foreground and proposals of an image (uint8 RGB), each proposal with its embedding."""
+    def analyse(self, image_HW3: np.ndarray) -> Analysis:
+        """Foreground and proposals of an image (uint8 RGB); those for edits with embeddings."""
         # Proposals are searched inside the foreground only.
         foreground = self.foreground(image_HW3)
-        proposals = self.proposals(image_HW3, foreground)
+        proposals, soft = self.proposals.with_parts(image_HW3, foreground)
         # By these part kinds are told apart, here and where the image is a donor.
         vectors_NC = self.embed(image_HW3, proposals.masks_NHW)
-        return foreground, replace(proposals, vectors_NC=vectors_NC)
+        return Analysis(foreground, replace(proposals, vectors_NC=vectors_NC), soft)
 
 
 def resolve(settings: ModelSettings, allow_noncommercial: bool = True) -> ModelFiles:

@@ -36,9 +36,11 @@ def passes(
     whole_K = inside_hw.new_ones(inside_hw.numel(), dtype=torch.float32)
     each_K3 = torch.stack([whole_K, inside_hw.flatten().float(), frame_hw.flatten().float()], 1)
     flat_NK = logits_Nhw.flatten(1)
-    area_N, overlap_N, border_N = ((flat_NK > 0).float() @ each_K3).unbind(1)
-    surely_N = (flat_NK > STABILITY_OFFSET).float() @ whole_K
-    maybe_N = (flat_NK > -STABILITY_OFFSET).float() @ whole_K
+    # Compared straight into floats, without a bool array that is converted afterwards.
+    above_NK = torch.empty_like(flat_NK)
+    area_N, overlap_N, border_N = (torch.gt(flat_NK, 0, out=above_NK) @ each_K3).unbind(1)
+    surely_N = torch.gt(flat_NK, STABILITY_OFFSET, out=above_NK) @ whole_K
+    maybe_N = torch.gt(flat_NK, -STABILITY_OFFSET, out=above_NK) @ whole_K
     # Limits are compared as products, so that an empty mask divides nothing by zero.
     share_N = area_N / inside_hw.numel()
     return (

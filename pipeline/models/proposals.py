@@ -10,8 +10,8 @@ Shapes: P prompts; N masks (up to 3 per prompt); H, W image; h, w logits (a quar
 input side for an official SAM, half of it for the small one); K = h x w.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +36,7 @@ from pipeline.models.prompts import (
     part_boxes,
     standing_out,
 )
-from pipeline.models.settings import ProposalSettings
+from pipeline.models.settings import ProposalSettings, softer
 from pipeline.models.small_sam.decoder import DetailDecoder, decode_confident
 from pipeline.records import ForegroundMask, ObjectProposals
 
@@ -52,7 +52,11 @@ class _Candidates:
 
     logits_Nhw: torch.Tensor
     iou_N: torch.Tensor
-    scale: tuple[int, int]  # input-frame height and width that the logits were cut from
+    # Of each group of boxes: how many masks the points and the groups up to it have given.
+    ends: tuple[int, ...]
+
+    def first(self, count: int) -> "_Candidates":
+        return _Candidates(self.logits_Nhw[:count], self.iou_N[:count], ())
 
 
 class SamProposals:
@@ -75,28 +79,69 @@ class SamProposals:
         """The settings in use, with the thresholds of the backend where the user set none."""
         return self._settings
 
-    def with_settings(self, **changes: Any) -> "SamProposals":
-        """The same model with other settings; the weights are shared."""
-        settings = self._settings.model_copy(update=changes)
-        return SamProposals(self._sam, settings, self._compute, self._batch)
-
-    @torch.inference_mode()
     def __call__(self, image_HW3: np.ndarray, foreground: ForegroundMask) -> ObjectProposals:
         """Objects inside the foreground, highest predicted IoU first; possibly none.
 
         `image_HW3` is RGB uint8. The result names the relaxations that were needed.
         """
+        return self._by_limits(image_HW3, foreground, (self._settings,))[0]
+
+    def with_parts(
+        self, image_HW3: np.ndarray, foreground: ForegroundMask
+    ) -> tuple[ObjectProposals, ObjectProposals]:
+        """The objects for edits, and those that rule books choose parts from (`softer` limits)."""
+        limits = self._settings, softer(self._settings)
+        objects, parts = self._by_limits(image_HW3, foreground, limits)
+        return objects, parts
+
+    def parts(self, image_HW3: np.ndarray, foreground: ForegroundMask) -> ObjectProposals:
+        """The second of `with_parts` alone."""
+        limits = self._settings, softer(self._settings)
+        return self._by_limits(image_HW3, foreground, limits, first=1)[0]
+
+    @torch.inference_mode()
+    def _by_limits(
+        self,
+        image_HW3: np.ndarray,
+        foreground: ForegroundMask,
+        limits: Sequence[ProposalSettings],
+        first: int = 0,
+    ) -> list[ObjectProposals]:
+        """The objects of one pass of the model under each of several limits, from the first one on.
+
+        What one of them finds does not depend on those that follow; it also has the masks of the
+        prompts of those before it.
+        """
         contrast = contrast_hw(image_HW3)
         # U²-Net sees the striking parts only, so a mask may also lie on what stands out otherwise.
         search_HW = foreground.mask_HW | standing_out(contrast, foreground.mask_HW.shape)
         points_P2 = foreground_points(search_HW, self._settings.points)
-        boxes_P4 = part_boxes(
-            foreground.mask_HW, contrast, self._settings.min_area, self._settings.max_area
-        )
-        candidates = self._decode(image_HW3, points_P2, boxes_P4)
+        boxes = [
+            part_boxes(foreground.mask_HW, contrast, one.min_area, one.max_area) for one in limits
+        ]
+        # Every box once, in the group of the first limits that ask for it.
+        for later in range(1, len(boxes)):
+            asked = {tuple(box) for group in boxes[:later] for box in group.tolist()}
+            new = [tuple(box) not in asked for box in boxes[later].tolist()]
+            boxes[later] = boxes[later][new]
+        candidates = self._decode(image_HW3, points_P2, *boxes)
+        return [
+            self._read(candidates.first(end), image_HW3, search_HW, foreground, one)
+            for one, end in list(zip(limits, candidates.ends, strict=True))[first:]
+        ]
+
+    def _read(
+        self,
+        candidates: _Candidates,
+        image_HW3: np.ndarray,
+        search_HW: np.ndarray,
+        foreground: ForegroundMask,
+        limits: ProposalSettings,
+    ) -> ObjectProposals:
+        """The objects among decoded masks; limits are relaxed where none passes."""
         # Decoding is the expensive part. It happens once, and each relaxation only filters again.
         relaxed: tuple[str, ...] = ()
-        settings = self._settings
+        settings = limits
         kept = self._filter(candidates, search_HW, settings)
         for name, change in RELAXATIONS:
             if kept is not None:
@@ -107,7 +152,20 @@ class SamProposals:
         if kept is None:
             empty_NHW = np.zeros((0, *image_HW3.shape[:2]), np.bool_)
             kept = empty_NHW, np.zeros(0, np.float32)
-        return in_order(*kept, foreground, relaxed, self._settings, image_HW3)
+        return in_order(*kept, foreground, relaxed, limits, image_HW3)
+
+    @torch.inference_mode()
+    def asked(
+        self, image_HW3: np.ndarray, foreground_HW: np.ndarray, boxes_P4: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What passes the softer limits in boxes (x0, y0, x1, y1 in pixels): masks (M, H, W) bool
+        and their predicted IoUs (M,) float32, the surest first."""
+        search_HW = foreground_HW | standing_out(contrast_hw(image_HW3), foreground_HW.shape)
+        kept = None
+        if len(boxes_P4):
+            candidates = self._decode_boxes(image_HW3, boxes_P4)
+            kept = self._filter(candidates, search_HW, softer(self._settings))
+        return kept or (np.zeros((0, *foreground_HW.shape), np.bool_), np.zeros(0, np.float32))
 
     @torch.inference_mode()
     def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray:
@@ -116,8 +174,7 @@ class SamProposals:
         The caller knows what it is looking for: a mask goes only where another is the same.
         """
         height, width = image_HW3.shape[:2]
-        boxes_P4 = np.clip(boxes_P4, 0, [width - 1, height - 1, width - 1, height - 1])
-        candidates = self._decode(image_HW3, np.zeros((0, 2)), boxes_P4.astype(np.float32))
+        candidates = self._decode_boxes(image_HW3, boxes_P4)
         order_N = torch.argsort(candidates.iou_N, descending=True, stable=True)
         kept_N = without_duplicates(candidates.logits_Nhw[order_N] > 0, SAME)
         masks = []
@@ -127,10 +184,19 @@ class SamProposals:
             masks.append(largest_component(big_HW)[0])
         return np.array(masks, np.bool_).reshape(-1, height, width)
 
+    def _decode_boxes(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> _Candidates:
+        height, width = image_HW3.shape[:2]
+        boxes_P4 = np.clip(boxes_P4, 0, [width - 1, height - 1, width - 1, height - 1])
+        return self._decode(image_HW3, np.zeros((0, 2)), boxes_P4.astype(np.float32))
+
     def _decode(
-        self, image_HW3: np.ndarray, points_P2: np.ndarray, boxes_P4: np.ndarray
+        self, image_HW3: np.ndarray, points_P2: np.ndarray, *boxes: np.ndarray
     ) -> _Candidates:
-        """Embed the image once and decode all prompts in batches that fit into memory."""
+        """Embed the image once and decode all prompts in batches that fit into memory.
+
+        `boxes` are groups of them, (P, 4) each. A batch holds prompts of one group, so that its
+        masks have the same bits whatever follows.
+        """
         sam, device = self._sam, self._compute.device
         resized = self._resize.apply_image(image_HW3)
         # The longest side fills the model's input, as in segment-anything's SamPredictor.
@@ -140,8 +206,10 @@ class SamProposals:
         embedding = self._embed(pixels_13hw)
         coords = self._resize.apply_coords(points_P2.astype(np.float64), image_HW3.shape[:2])
         coords_P12 = torch.as_tensor(coords, dtype=torch.float32, device=device)[:, None]
-        corners = self._resize.apply_boxes(boxes_P4.astype(np.float64), image_HW3.shape[:2])
-        corners_P4 = torch.as_tensor(corners, dtype=torch.float32, device=device)
+        groups: list[torch.Tensor] = [coords_P12]
+        for boxes_P4 in boxes:
+            corners = self._resize.apply_boxes(boxes_P4.astype(np.float64), image_HW3.shape[:2])
+            groups.append(torch.as_tensor(corners, dtype=torch.float32, device=device))
 
         def decode(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # Outside autocast: 8 significant bits of bfloat16 cannot hold a pixel coordinate.
@@ -154,16 +222,20 @@ class SamProposals:
                 masks_Nhw, iou_N = self._decode_prompts(embedding, sparse, dense, min_iou)
             return masks_Nhw.float(), iou_N.float()
 
-        # The next image starts with the batch size that fitted.
-        of_points, self._batch = in_batches(coords_P12, self._batch, decode)
-        of_boxes, self._batch = in_batches(corners_P4, self._batch, decode)
-        logits, ious = zip(*of_points, *of_boxes, strict=True)
+        decoded: list[tuple[torch.Tensor, torch.Tensor]] = []
+        ends: list[int] = []
+        for group in groups:
+            # The next image starts with the batch size that fitted.
+            of_group, self._batch = in_batches(group, self._batch, decode)
+            decoded += of_group
+            ends.append(sum(len(iou_N) for _, iou_N in decoded))
+        logits, ious = zip(*decoded, strict=True)
         height, width = resized.shape[:2]
         logits_Nhw = torch.cat(logits)
         # Cut off the padding to a square, which the model adds to the right and below.
         per_logit = sam.image_encoder.img_size / logits_Nhw.shape[-1]
         rows, columns = round(height / per_logit), round(width / per_logit)
-        return _Candidates(logits_Nhw[:, :rows, :columns], torch.cat(ious), (height, width))
+        return _Candidates(logits_Nhw[:, :rows, :columns], torch.cat(ious), tuple(ends[1:]))
 
     def _embed(self, pixels_13hw: torch.Tensor) -> torch.Tensor:
         """The image embedding of RGB 0-255."""

@@ -187,3 +187,22 @@ class ProposalSettings(Settings):
     max_proposals: int = Field(
         default=32, ge=1, le=256, description="objects kept per image, best first"
     )
+
+
+# Overrides of the proposal settings under which a rule book looks for parts: smaller and larger
+# ones count than for edits.
+_PARTS_LIMITS: dict[str, Any] = {
+    "min_area": 0.001,
+    "max_area": 0.30,
+    "max_foreground_share": 0.80,
+    "max_proposals": 96,
+}
+# Factor on the minimum stability of their outlines: under highlights or film outlines are soft, and
+# good masks (a tenth of the bolts in a bag) would be dropped.
+_STABILITY_FACTOR = 0.8
+
+
+def softer(settings: ProposalSettings) -> ProposalSettings:
+    """The limits for parts that rule books count, given those for objects that are edited."""
+    stability = _STABILITY_FACTOR * (settings.min_stability or 0.0)
+    return settings.model_copy(update=_PARTS_LIMITS | {"min_stability": stability})

@@ -54,6 +54,8 @@ COMPLETES = 0.5
 SAME_TURN = 0.6
 # How much less parts must correlate with it when turned by a quarter or a half.
 TURN_MARGIN = 0.1
+# A number of parts is usual when at least this share of the images has it, of at least that many.
+REGULAR, REGULAR_IMAGES = 0.75, 8
 # Factor beyond the seen sizes (square root of the area) from which a part has the wrong size.
 OTHER_SIZE = 1.08
 # Column of a vector that holds the size.
@@ -102,9 +104,13 @@ class PartKinds:
 
     def recognise(self, vectors_NC: np.ndarray) -> np.ndarray:
         """The kind of each part, (N,) int32; UNSURE for one-offs and for parts between kinds."""
+        return self.recognised(vectors_NC)[0]
+
+    def recognised(self, vectors_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and how far each part is from the nearest example, (N,) float64."""
         kinds_N = np.full(len(vectors_NC), UNSURE, np.int32)
         if not len(vectors_NC) or not len(self):
-            return kinds_N
+            return kinds_N, np.full(len(vectors_NC), np.inf)
         apart_NM = distances(self.space.of(vectors_NC[:, :-FACE]), self.points_MD)
         nearest_NK = np.stack(
             [apart_NM[:, self.kinds_M == kind].min(1) for kind in range(len(self))], 1
@@ -117,7 +123,24 @@ class PartKinds:
             second_N = np.partition(nearest_NK, 1, axis=1)[:, 1]
             sure_N &= second_N >= CLEARLY * first_N
         kinds_N[sure_N] = best_N[sure_N]
-        return kinds_N
+        return kinds_N, first_N
+
+    @property
+    def usual_K(self) -> np.ndarray:
+        """How many parts of each kind nearly every good image shows, (K,) int.
+
+        0 where no number is usual: nothing of the kind is missed in an image that has none.
+        """
+        usual_K = np.zeros(len(self), np.int64)
+        for kind in range(len(self)) if self.images >= REGULAR_IMAGES else ():
+            counts_I = np.bincount(self.images_M[self.kinds_M == kind], minlength=self.images)
+            if irregularity(counts_I) <= 1 - REGULAR and not self.incidental_K[kind]:
+                usual_K[kind] = np.bincount(counts_I).argmax()
+        return usual_K
+
+    def usual_size(self, kind: int) -> float:
+        """The middle of the sizes of good images: square root of the share of the image."""
+        return float(np.sqrt(self.sizes_K2[kind].prod()))
 
     def differ(self, first: int, second: int) -> bool:
         """True when two kinds are surely different; False for UNSURE ones."""

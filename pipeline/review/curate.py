@@ -102,7 +102,7 @@ def _image(shard: ShardReader, i: int) -> ImageResult:
     parents = record.get("parents", [WHOLE_PART] * len(masks[1]))
     proposals = ObjectProposals(
         masks[0], masks[1], foreground.mask_HW, tuple(record["relaxed"]),
-        parent_N=np.array(parents, np.int32),
+        parent_N=np.array(parents, np.int32), again=record.get("asked_again", 0),
     )  # fmt: skip
     return ImageResult(
         record["name"], record["digest"], record["split"], shard.original(i), foreground,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.gate.calibration import Limits
 from pipeline.gate.checks import CHECKS, SOURCE_MARGIN, Check, Origin, limit_of
+from pipeline.gate.limits import Limits
 from pipeline.gate.settings import GateSettings
 from pipeline.kinds import is_control, kind_of
 

@@ -18,17 +18,15 @@ Shapes: H, W image; 3 colour (RGB, uint8); N parts.
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.edits.registry import placed_masks
 from pipeline.kinds import kind_of
 from pipeline.records import Edit, ObjectProposals, Sample, Verdict
-from pipeline.rulebook.book import RuleBook, load
+from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.check import broken_rules, recognised_in
-from pipeline.rulebook.parts import Parts, finder
+from pipeline.rulebook.parts import Parts
 from pipeline.rulebook.second_look import Finder, parts_of
 
 # Rejection reasons of this judge; part of the dataset format.
@@ -45,11 +43,6 @@ TOUCHED = 0.2
 TAKEN = 0.6
 # Share of an edited object that this part must cover in turn.
 ITSELF = 0.5
-
-
-def judge_for(path: Path, models: Any) -> "Judge":
-    """The judge of a rule book with a run's models."""
-    return Judge(load(path), finder(models))
 
 
 class Judge:

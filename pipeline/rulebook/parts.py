@@ -2,7 +2,7 @@
 
 Proposals overlap and nest: a pair of fruits, one fruit, the highlight on it. `chosen` keeps the
 proposals with the highest scores and drops what overlaps them. Smaller and softer ones count than
-for edits (`PARTS_LIMITS`).
+for edits (`models.settings.softer`).
 
 Positions are given in the product's own frame (`ProductFrame`), so that a slightly rotated or
 shifted product has its parts at the same positions.
@@ -20,16 +20,6 @@ import numpy as np
 from pipeline.records import ForegroundMask, ObjectProposals
 from pipeline.rulebook.descriptors import PartDescriptor
 
-# Overrides of the proposal settings of a run.
-PARTS_LIMITS: dict[str, Any] = {
-    "min_area": 0.001,
-    "max_area": 0.30,
-    "max_foreground_share": 0.80,
-    "max_proposals": 96,
-}
-# Factor on the minimum stability of proposals: under highlights or film outlines are soft, and good
-# masks (a tenth of the bolts in a bag) would be dropped.
-STABILITY_FACTOR = 0.8
 # Largest share of the smaller of two parts that may overlap the other.
 MAX_SHARED = 0.25
 # Predicted IoU that is evidence neither for nor against a mask.
@@ -96,21 +86,13 @@ class PartFinder:
 
     def __init__(self, foreground: Any, proposals: Any, describe: Describe) -> None:
         self._foreground = foreground
-        softer = STABILITY_FACTOR * (proposals.settings.min_stability or 0.0)
-        self._proposals = proposals.with_settings(**PARTS_LIMITS, min_stability=softer)
+        self._proposals = proposals
         self.describe = describe
 
     def __call__(self, image_HW3: np.ndarray) -> Parts:
         foreground = self._foreground(image_HW3)
-        return self.inside(image_HW3, foreground)
-
-    def inside(
-        self, image_HW3: np.ndarray, foreground: ForegroundMask, frame: ProductFrame | None = None
-    ) -> Parts:
-        """The parts of an image whose foreground (and product frame) are already known."""
-        frame = frame or frame_of(foreground)
-        masks_NHW = chosen(self._proposals(image_HW3, foreground))
-        return Parts(masks_NHW, self.describe(image_HW3, masks_NHW, frame), frame)
+        soft = self._proposals.parts(image_HW3, foreground)
+        return parts_among(image_HW3, foreground, soft, self.describe)
 
     def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray:
         """Masks (M, H, W) bool that the proposal model finds in boxes (pixels), unfiltered."""
@@ -122,6 +104,14 @@ def finder(models: Any) -> PartFinder:
     from pipeline.rulebook.descriptors import Describer
 
     return PartFinder(models.foreground, models.proposals, Describer.bundled())
+
+
+def parts_among(
+    image_HW3: np.ndarray, foreground: ForegroundMask, soft: ObjectProposals, describe: Describe
+) -> Parts:
+    """The parts of an image (uint8) that has been analysed; `soft` as in `records.Analysis`."""
+    frame, masks_NHW = frame_of(foreground), chosen(soft)
+    return Parts(masks_NHW, describe(image_HW3, masks_NHW, frame), frame)
 
 
 def chosen(proposals: ObjectProposals) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.imaging.masks import bounding_box
+from pipeline.part_kinds.asking import apart, free_of, square
 from pipeline.rulebook.book import Place, RuleBook
 from pipeline.rulebook.check import frame_in, recognised, recognised_in
 from pipeline.rulebook.draft import Draft, draft
@@ -26,11 +27,8 @@ ODD = 1.5
 # A mask of the second look is taken when it is not odd, or nearer to good parts than what it
 # replaces by this factor.
 BETTER = 0.25
-# Side of a box relative to the square root of a part's area, for parts of no known length.
-ROOMY = 1.25
-# Share of a part that a new mask must cover to replace it, and of the new mask that good parts may
-# cover at most.
-REPLACED, SHARED = 0.5, 0.2
+# Share of a part that a new mask must cover to replace it.
+REPLACED = 0.5
 
 
 class Finder(Protocol):
@@ -73,10 +71,9 @@ def look_again(book: RuleBook, find: Finder, image_HW3: np.ndarray, parts: Parts
     if not boxes:
         return parts
     masks_MHW = find.within(image_HW3, np.array(boxes, np.float32))
-    kept_HW = parts.masks_NHW[[n for n in range(len(parts)) if n not in odd]].any(0)
-    masks_MHW = masks_MHW[
-        [(mask & kept_HW).sum() <= SHARED * mask.sum() and mask.any() for mask in masks_MHW]
-    ]
+    kept = [number for number in range(len(parts)) if number not in odd]
+    kept_HW = np.any(parts.masks_NHW[kept], axis=0)
+    masks_MHW = masks_MHW[free_of(masks_MHW, kept_HW)]
     fresh = find.describe(image_HW3, masks_MHW, parts.frame)
     named = recognised(book, fresh, frame_in(book, parts.frame, image_HW3.shape[:2]))
     # How odd the odd parts are that each mask covers.
@@ -90,11 +87,7 @@ def look_again(book: RuleBook, find: Finder, image_HW3: np.ndarray, parts: Parts
         if part.view != ANY_COLOUR and part.likeness <= _limit(part, instead)
     )
     # The best one first; of masks of the same part the others are dropped.
-    taken: list[int] = []
-    for _, number in good:
-        mask_HW = masks_MHW[number]
-        if all((mask_HW & masks_MHW[k]).sum() <= SHARED * mask_HW.sum() for k in taken):
-            taken.append(number)
+    taken = apart(masks_MHW, [number for _, number in good])
     if not taken:
         return parts
     new_HW = masks_MHW[taken].any(0)
@@ -129,7 +122,7 @@ def _around(
     for number in odd:
         x, y = parts.descriptors[number].centre
         for size in _sizes(book):
-            yield _square(x, y, size * parts.frame.size)
+            yield square(x, y, size * parts.frame.size)
         # Two halves of one part: the box of both.
         x0, y0, x1, y1 = bounding_box(parts.masks_NHW[number])
         for other in odd:
@@ -154,7 +147,7 @@ def _empty_slots(
             near = any(np.hypot(x - slot[0], y - slot[1]) <= 2 * place.radius for x, y in at)
             if not near:
                 x, y = frame.outward(np.array([slot]))[0].tolist()
-                yield _square(x, y, size)
+                yield square(x, y, size)
 
 
 def _sizes(book: RuleBook) -> list[float]:
@@ -162,8 +155,3 @@ def _sizes(book: RuleBook) -> list[float]:
     return [
         sum(rules.size) / 2 for rules in book.book.parts.values() if not isinstance(rules.size, str)
     ]
-
-
-def _square(x: float, y: float, size: float) -> tuple[float, ...]:
-    half = ROOMY * size / 2
-    return (x - half, y - half, x + half, y + half)

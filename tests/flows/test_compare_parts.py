@@ -86,6 +86,8 @@ def test_on_a_texture_parts_is_left_out_with_one_line(machine, tmp_path, monkeyp
 def test_reasons_stand_beside_hits(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "MachineFinder", ToyMachine)
     monkeypatch.setattr("detectors.models.parts.unexplained.BANK", 200)
+    monkeypatch.setattr("detectors.models.parts.surfaces.BANK", 200)
+    monkeypatch.setattr("detectors.models.parts.surfaces.ENLARGED", 64)
     boards = [toy.board(seed) for seed in range(10)]
     lacking = [board.copy() for board in boards]
     for board in lacking:

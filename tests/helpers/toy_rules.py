@@ -39,6 +39,10 @@ class ToyFinder:
         masks_NHW = np.array(masks, np.bool_).reshape(-1, *labels.shape)
         return Parts(masks_NHW, self.describe(image_HW3, masks_NHW, FRAME), FRAME)
 
+    def of_file(self, image_HW3: np.ndarray, digest: str) -> np.ndarray:
+        """The image; nothing is kept."""
+        return image_HW3
+
     def within(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> np.ndarray:
         """Nothing more: colours do not lie."""
         return np.zeros((0, *image_HW3.shape[:2]), np.bool_)

@@ -8,6 +8,7 @@ Shapes: h, w window; H, W image; 3 colour (RGB, float32, 0-255); N proposals; R 
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from pipeline.edits.compositing.cutout import Cutout
@@ -35,9 +36,12 @@ class Canvas:
         edit: Edit,
         objects_NHW: np.ndarray,
         inpaint: Callable[[np.ndarray], np.ndarray],
+        light_HW: np.ndarray,
+        stays_HW: np.ndarray,
     ) -> None:
         """`source_HW3` is uint8; `objects_NHW` are the masks of all proposals; `inpaint(hole_HW)`
-        returns the whole image with the hole filled."""
+        returns the whole image with the hole filled; `light_HW` is where the edited objects change
+        the light around them, which goes with them; `stays_HW` is what no hole may cut into."""
         self._whole_HW3, self._inpaint = source_HW3, inpaint
         height, width = source_HW3.shape[:2]
         x0, y0, x1, y1 = self._region = edit.parameters.get("region", (0, 0, width, height))
@@ -46,9 +50,11 @@ class Canvas:
         self.source_hw3: np.ndarray = source_HW3[self._window].astype(np.float32)
         self.work_hw3: np.ndarray = self.source_hw3.copy()
         self.change_hw: np.ndarray = np.zeros(self.source_hw3.shape[:2], np.bool_)
+        self._hole_hw = np.zeros_like(self.change_hw)
         objects_Nhw = objects_NHW[(slice(None), *self._window)]
         # `any` over the first axis is slower than the maximum of bytes.
         self._objects_hw = objects_Nhw.view(np.uint8).max(0, initial=0) > 0
+        self._light_hw, self._stays_hw = self.crop(light_HW), self.crop(stays_HW)
         # Every random number of the edit comes from here, in the order of the calls below.
         self.rng = np.random.default_rng(edit.seed)
         self.seed = edit.seed
@@ -56,6 +62,8 @@ class Canvas:
         self.feather = int(edit.parameters["feather"])
         # A pasted object changes pixels as far as its removal would, or as its soft edge reaches.
         self.reach = max(self.dilation, self.feather)
+        # A shadow with a new outline reaches as far as the light around the old one, on most sides.
+        self.shadow_reach = self.dilation
         # How many pixels a proposal's outline may be off, see `matting.alpha_matte`.
         self.band = max(1, self.dilation // 2)
         self.restores_noise = bool(edit.parameters["match_noise"])
@@ -69,11 +77,11 @@ class Canvas:
         return calm_level(self.source_hw3, np.ones(self.change_hw.shape, np.bool_))
 
     def without_object(self, mask_hw: np.ndarray) -> np.ndarray:
-        """The window with the dilated mask inpainted and noise added there, float32.
+        """The window with the hole of the mask inpainted and noise added there, float32.
 
         The canvas itself does not change.
         """
-        hole_hw = dilated(mask_hw, self.dilation)
+        hole_hw = self._hole(mask_hw)
         hole_HW = self.to_full(hole_hw)
         filled_hw3 = self._inpaint(hole_HW)[self._window]
         # Only the hole is taken over: some inpainters alter every pixel.
@@ -84,11 +92,18 @@ class Canvas:
             clean_hw3 = with_noise(clean_hw3, hole_hw, noise_3, self.rng)
         return clean_hw3
 
+    def _hole(self, mask_hw: np.ndarray) -> np.ndarray:
+        """What a removal fills: the dilated mask, and the light that the objects changed."""
+        hole_hw = dilated(mask_hw, self.dilation) | dilated(self._light_hw, 1)
+        # The outline itself may be off by `band`, and what it misses of the object must go.
+        return hole_hw & ~(self._stays_hw & ~dilated(mask_hw, self.band))
+
     def remove_object(self, mask_hw: np.ndarray) -> np.ndarray:
-        """Inpaint the dilated mask in place; returns the window without the object, float32."""
+        """Inpaint the hole of the mask in place; returns the window without the object, float32."""
         clean_hw3 = self.without_object(mask_hw)
-        hole_hw = dilated(mask_hw, self.dilation)
+        hole_hw = self._hole(mask_hw)
         self.work_hw3[hole_hw] = clean_hw3[hole_hw]
+        self._hole_hw |= hole_hw
         self.change_hw |= hole_hw
         return clean_hw3
 
@@ -106,17 +121,27 @@ class Canvas:
         other objects that `clean_hw3` lacks as well; their place tells nothing about the shadow.
         """
         dx, dy = int(offset[0]), int(offset[1])
-        reach_hw = dilated(mask_hw, self.reach)
+        reach_hw = dilated(mask_hw, self.reach) | self._light_of(mask_hw, beside_hw)
         ring_hw = reach_hw & ~mask_hw
         if beside_hw is not None:
             ring_hw &= ~dilated(beside_hw, self.dilation)
         near = window(reach_hw, self.dilation + SHADOW_MARGIN)
-        shadow_hw = shadow_of(
+        shadow_hw3 = shadow_of(
             self.source_hw3[near], clean_hw3[near], ring_hw[near], reach_hw[near], self.dilation
         )
         # The shadow moves with the object, and the change mask with both.
-        self._paste(cutout.moved(dx, dy), shadow_hw, near[1].start + dx, near[0].start + dy)
+        self._paste(cutout.moved(dx, dy), shadow_hw3, near[1].start + dx, near[0].start + dy)
         self.change_hw |= shifted(reach_hw, dx, dy)
+
+    def _light_of(self, mask_hw: np.ndarray, beside_hw: np.ndarray | None) -> np.ndarray:
+        """The light that one object changes: of several objects, it belongs to the nearest."""
+        if beside_hw is None or not beside_hw.any():
+            return self._light_hw
+        own_hw, other_hw = (
+            cv2.distanceTransform((~one_hw).astype(np.uint8), cv2.DIST_L2, 5)
+            for one_hw in (mask_hw, beside_hw)
+        )
+        return self._light_hw & (own_hw <= other_hw)
 
     def paste_new(self, cutout: Cutout, old_hw: np.ndarray, clean_hw3: np.ndarray) -> None:
         """Paste an object with a new outline; it casts the shadow of the object it replaces.
@@ -129,16 +154,19 @@ class Canvas:
         mask_hw = MaskCrop(cutout.mask_hw, x, y).full((size_hw[0], size_hw[1]))
         if not mask_hw.any():
             return
-        shadow_hw = shadow_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.dilation)
-        self._paste(cutout, shadow_hw, 0, 0)
-        self.change_hw |= dilated(mask_hw, self.reach)
+        # As far as the light that the old object changed, if that is farther.
+        shadow_hw = shadow_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.shadow_reach)
+        self._paste(cutout, shadow_hw[..., None], 0, 0)
+        self.change_hw |= dilated(mask_hw, max(self.reach, self.shadow_reach))
 
-    def _paste(self, cutout: Cutout, shadow_hw: np.ndarray, x: int, y: int) -> None:
-        """Multiply the window by the shadow factors, whose corner lies at x, y, then paste."""
-        rows, columns = shadow_hw.shape
+    def _paste(self, cutout: Cutout, shadow_hw3: np.ndarray, x: int, y: int) -> None:
+        """Multiply the window by the shadow factors, whose corner lies at x, y, then paste.
+
+        The factors are per channel, or one for all of them, (h, w, 1)."""
+        rows, columns = shadow_hw3.shape[:2]
         x0, y0, x1, y1 = clipped((x, y, x + columns, y + rows), self.change_hw.shape)
         if x0 < x1 and y0 < y1:
-            self.work_hw3[y0:y1, x0:x1] *= shadow_hw[y0 - y : y1 - y, x0 - x : x1 - x, None]
+            self.work_hw3[y0:y1, x0:x1] *= shadow_hw3[y0 - y : y1 - y, x0 - x : x1 - x]
         cutout.moved(-self.corner[0], -self.corner[1]).paste(self.work_hw3)
 
     def recolour(
@@ -149,7 +177,8 @@ class Canvas:
     ) -> None:
         """Recolour the object, see `recolor.recoloured`; the background stays as it is."""
         recoloured_hw3 = recoloured(self.source_hw3, mask_hw, lab, hue)
-        alpha_hw1 = alpha_matte(self.source_hw3, mask_hw, self.band, self.feather)[..., None]
+        alpha_hw = alpha_matte(self.source_hw3, mask_hw, self.band, self.feather, even=False)
+        alpha_hw1 = alpha_hw[..., None]
         # Blend, so that mixed pixels on the outline take only their share of the new colour.
         self.work_hw3 = alpha_hw1 * recoloured_hw3 + (1 - alpha_hw1) * self.source_hw3
         self.change_hw |= dilated(mask_hw, self.band)
@@ -158,6 +187,10 @@ class Canvas:
         """Take a region over from another image of the full size, uint8."""
         self.work_hw3[mask_hw] = generated_HW3[self._window][mask_hw]
         self.change_hw |= mask_hw
+
+    def hole_HW(self) -> np.ndarray:
+        """Where objects were removed, (H, W) bool."""
+        return self.to_full(self._hole_hw)
 
     def to_full(self, mask_hw: np.ndarray) -> np.ndarray:
         """A window mask as a full-size mask, (H, W) bool."""

@@ -11,16 +11,19 @@ import numpy as np
 NEAR_SIGMA = 3.0
 # RGB distance between object and background from which colour is more reliable than the outline.
 CONTRAST = 24.0
+# Gaussian sigma in pixels by which alpha is smoothed, and the factor on its slope afterwards.
+SMOOTH, STEEPER = 1.2, 2.2
 
 
 def alpha_matte(
-    source_hw3: np.ndarray, mask_hw: np.ndarray, band: int, feather: int = 3
+    source_hw3: np.ndarray, mask_hw: np.ndarray, band: int, feather: int = 3, *, even: bool = True
 ) -> np.ndarray:
     """Alpha of the object, (h, w) float32 in [0, 1].
 
     Within `band` pixels of the outline, alpha is the position of a pixel's colour on the line
     between the mean colours of object and background nearby. Where these are similar, alpha is the
-    blurred mask, `feather` pixels soft. Farther in it is 1, farther out 0.
+    blurred mask, `feather` pixels soft. Farther in it is 1, farther out 0. `even` smooths the
+    outline, for objects that are cut out: the texture of the background makes it ragged.
     """
     # The uncertain band lies between the eroded and the dilated mask.
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
@@ -36,12 +39,33 @@ def alpha_matte(
     axis_hw3 = object_hw3 - background_hw3
     length_hw = np.sqrt(_summed(axis_hw3**2))
     position_hw = _summed((source_hw3 - background_hw3) * axis_hw3) / np.maximum(length_hw**2, 1)
-    # Thin objects have no sure inside nearby, and no colour can be estimated there.
+    # Thin objects have no sure inside nearby, and no colour can be estimated there. The colours of
+    # a body tell nothing about its legs.
     seen_hw = np.minimum(object_hw1, background_hw1)[..., 0] > 1e-3
+    thin_hw = cv2.dilate(thin_pieces(mask_hw, band).astype(np.uint8), np.ones((3, 3))) > 0
+    seen_hw &= ~thin_hw
+    # Softened like a body, they would be half transparent.
+    soft_hw = np.where(thin_hw, np.clip(0.5 + STEEPER * (soft_hw - 0.5), 0, 1), soft_hw)
     trust_hw = np.clip(length_hw / CONTRAST - 0.5, 0, 1) * seen_hw
-    alpha_hw = trust_hw * np.clip(position_hw, 0, 1) + (1 - trust_hw) * soft_hw
+    position_hw = np.clip(position_hw, 0, 1)
+    if even:
+        # A steeper slope gives the blurred edge its sharpness back.
+        position_hw = cv2.GaussianBlur(position_hw, (0, 0), SMOOTH)
+        position_hw = np.clip(0.5 + STEEPER * (position_hw - 0.5), 0, 1)
+    alpha_hw = trust_hw * position_hw + (1 - trust_hw) * soft_hw
     alpha_hw = np.where(inner_hw, 1, np.where(outer_hw, alpha_hw, 0))
     return alpha_hw.astype(np.float32)
+
+
+def thin_pieces(mask_hw: np.ndarray, band: int) -> np.ndarray:
+    """The pieces of a mask hardly wider than 2 * `band` pixels, (h, w) bool: legs, wires."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 3, 2 * band + 3))
+    mask_hw = mask_hw.astype(np.uint8)
+    thin_hw = mask_hw - cv2.morphologyEx(mask_hw, cv2.MORPH_OPEN, disc)
+    # Rounded corners of thick pieces are no thin pieces.
+    _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(thin_hw)
+    large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= 4 * band * band)
+    return np.isin(labels_hw, large[large > 0])
 
 
 def _summed(layers_hw3: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ import numpy as np
 
 # Ratios that count as shadow. Darker ones come from neighbouring objects, brighter ones from
 # inpainting errors; both are clipped.
-SHADOW_RANGE = (0.55, 1.05)
+SHADOW_RANGE = (0.35, 1.05)
+# Grey levels on both sides of a ratio, which keep it stable in the dark.
+STABLE = 4
 # Number of directions from an object's centre in which its shadow is tabulated.
 BEARINGS = 24
 
@@ -24,7 +26,9 @@ def shadow_of(
     reach_HW: np.ndarray,
     dilation: int,
 ) -> np.ndarray:
-    """The factor by which an object darkens its surroundings, (H, W) float32; 1 outside `reach_HW`.
+    """The factor by which an object darkens its surroundings, per channel, (H, W, 3) float32.
+
+    1 outside `reach_HW`. A shadow on wood is redder than the wood: its light comes from the wood.
 
     It is measured in `ring_HW`, where the background is visible; `clean_HW3` is the image without
     the object. Smoothed, as shadows are, and faded out towards the edge of `reach_HW` so that no
@@ -33,11 +37,12 @@ def shadow_of(
     # Normalised convolution: only pixels of the ring contribute.
     weight_HW = ring_HW.astype(np.float32)
     sigma = max(1.0, dilation / 4)
-    total_HW = cv2.GaussianBlur(weight_HW, (0, 0), sigma) + 1e-6
-    ratio_HW = _ratio(image_HW3, clean_HW3)
-    smooth_HW = cv2.GaussianBlur(ratio_HW * weight_HW, (0, 0), sigma) / total_HW
-    shadow_HW = 1 + (np.clip(smooth_HW, *SHADOW_RANGE) - 1) * _fade(reach_HW, dilation)
-    return np.where(reach_HW, shadow_HW, 1).astype(np.float32)
+    total_HW1 = cv2.GaussianBlur(weight_HW, (0, 0), sigma)[..., None] + 1e-6
+    ratio_HW3 = (image_HW3 + STABLE) / (clean_HW3 + STABLE)
+    smooth_HW3 = cv2.GaussianBlur(ratio_HW3 * weight_HW[..., None], (0, 0), sigma) / total_HW1
+    fade_HW1 = _fade(reach_HW, dilation)[..., None]
+    shadow_HW3 = 1 + (np.clip(smooth_HW3, *SHADOW_RANGE) - 1) * fade_HW1
+    return np.where(reach_HW[..., None], shadow_HW3, 1).astype(np.float32)
 
 
 def shadow_around(
@@ -77,9 +82,8 @@ def shadow_around(
 
 def _ratio(image_HW3: np.ndarray, clean_HW3: np.ndarray) -> np.ndarray:
     """Brightness of one image divided by that of another; any leading axes."""
-    # 4 grey levels on both sides keep the ratio stable in the dark.
     bright, clean = (
-        (image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3) + 4
+        (image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3) + STABLE
         for image in (image_HW3, clean_HW3)
     )
     return (bright / clean).astype(np.float32)

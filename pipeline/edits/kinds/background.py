@@ -13,6 +13,10 @@ from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import dilated, shifted
 from pipeline.records import Edit
 
+# A place is left out when a share of it between this and the rest lies on the product: an inpainter
+# fills it with product or with what lies beside it, and either is visible (decision 0030).
+STRADDLES = 0.05
+
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
     if context.fill is not None and settings.ground_prompts:
@@ -41,11 +45,15 @@ def _bare_place(context: ImageContext, rng: np.random.Generator) -> Found | None
             taken_HW = product_HW if number < PLACES // 2 else objects_HW
             x = int(rng.integers(1, width - columns))
             y = int(rng.integers(1, height - rows))
-            top, left = max(0, y - margin), max(0, x - margin)
-            if not taken_HW[top : y + rows + margin, left : x + columns + margin].any():
-                offset = (x - crop.x, y - crop.y)
-                parameters = {"shape": shape, "offset": list(offset)}
-                return (), parameters, [crop.moved(*offset).box_4]
+            near = np.s_[max(0, y - margin) : y + rows + margin,
+                         max(0, x - margin) : x + columns + margin]  # fmt: skip
+            if taken_HW[near].any():
+                continue
+            offset = (x - crop.x, y - crop.y)
+            place = crop.moved(*offset)
+            on_product = place.share_on(context.proposals.foreground_HW)
+            if not STRADDLES < on_product < 1 - STRADDLES:
+                return (), {"shape": shape, "offset": list(offset)}, [place.box_4]
     return None
 
 

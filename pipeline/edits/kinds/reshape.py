@@ -25,8 +25,9 @@ STEP = 15
 LEAST_TURN = 30
 # Share of the edits that mirror the object instead of rotating it.
 MIRRORED = 1 / 12
-# Ranges of the scale: clearly smaller or clearly larger. Values in between are hardly visible.
-SCALES = ((0.5, 0.75), (1.3, 1.7))
+# Ranges of the scale: clearly smaller or clearly larger. Values in between are hardly visible, and
+# beyond them the photograph does not hold the details.
+SCALES = ((0.5, 0.75), (1.3, 1.5))
 # Aspect ratio from which an object is scaled along its length only: a cable, a rod.
 SLENDER = 3.0
 # Area in pixels below which a shrunk object would no longer be recognisable.

@@ -2,7 +2,8 @@
 
 PatchMatch copies texture that a network smears, and a network continues shapes that PatchMatch
 tears; which of the two is right differs from hole to hole. What "near to normal images" means is
-not known here: the caller passes a function that measures it (the gate's patch distance).
+not known here: the caller passes a function that measures it (the gate's patch distance), and from
+which distance a fill is good enough not to try another one (decision 0030).
 
 Shapes: H, W image; 3 colour (RGB, uint8).
 """
@@ -56,19 +57,24 @@ class CandidateInpainter:
         hole_HW: np.ndarray,
         avoid_HW: np.ndarray | None,
         distance: FillDistance | None,
+        near_enough: float | None = None,
     ) -> tuple[np.ndarray, FillChoice]:
         """The nearest candidate's image and the choice; the first one's without `distance`.
 
-        Of equally near candidates the first one wins. The answer depends on the arguments alone.
+        Of equally near candidates the first one wins. Candidates after one that is at most
+        `near_enough` away are not run. The answer depends on the arguments alone.
         """
         if distance is None:
             return self(image_HW3, hole_HW, avoid_HW), FillChoice(next(iter(self.inpainters)))
-        fills = {
-            name: inside(in_groups(inpaint, image_HW3, hole_HW, avoid_HW), image_HW3, hole_HW)
-            for name, inpaint in self.inpainters.items()
-        }
-        # Rounded before they are compared, so that the record alone shows why one was kept.
-        found = {name: round(float(distance(fill, hole_HW)), 5) for name, fill in fills.items()}
+        fills: dict[str, np.ndarray] = {}
+        found: dict[str, float] = {}
+        for name, inpaint in self.inpainters.items():
+            filled_HW3 = in_groups(inpaint, image_HW3, hole_HW, avoid_HW)
+            fills[name] = inside(filled_HW3, image_HW3, hole_HW)
+            # Rounded before they are compared, so that the record alone shows why one was kept.
+            found[name] = round(float(distance(fills[name], hole_HW)), 5)
+            if near_enough is not None and found[name] <= near_enough:
+                break
         nearest = min(found, key=lambda name: found[name])
         return fills[nearest], FillChoice(nearest, found)
 

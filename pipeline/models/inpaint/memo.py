@@ -19,8 +19,9 @@ class MemoInpainter:
 
     The result is the inpainter's inside the hole and the image itself outside. Only the bounding
     box of each hole is stored, a few kilobytes each. `avoided(hole_HW)` is what must not be copied
-    into a hole, (H, W) bool or None, and `distance`, where it is set, chooses between candidates.
-    Both must depend on the hole alone: the answer is used for every edit with that hole.
+    into a hole, (H, W) bool or None, and `distance`, where it is set, chooses between candidates
+    until one is `near_enough`. All must depend on the hole alone: the answer is used for every edit
+    with that hole.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class MemoInpainter:
         self._inpaint, self._image_HW3, self._avoided = inpaint, image_HW3, avoided
         # Set before the first hole by whoever knows the normal images; they are no part of a model.
         self.distance: FillDistance | None = None
+        self.near_enough: float | None = None
         self._known: dict[tuple[object, ...], tuple[np.ndarray, FillChoice | None]] = {}
 
     def __call__(
@@ -66,4 +68,6 @@ class MemoInpainter:
         if recorded is not None and recorded.inpainter in self._inpaint.inpainters:
             chosen = self._inpaint.inpainters[recorded.inpainter]
             return in_groups(chosen, self._image_HW3, hole_HW, avoid_HW), recorded
-        return self._inpaint.choose(self._image_HW3, hole_HW, avoid_HW, self.distance)
+        return self._inpaint.choose(
+            self._image_HW3, hole_HW, avoid_HW, self.distance, self.near_enough
+        )

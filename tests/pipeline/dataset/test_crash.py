@@ -144,16 +144,16 @@ def test_a_kill_before_each_step_that_changes_the_disk_loses_nothing(tmp_path, e
 
 def keep_writing_entries(root: Path) -> None:
     store, number = StageCache(root), 0
-    pixels, foreground, proposals, attempts = random_stages(0, 64, 48, 9)
+    pixels, analysis, attempts = random_stages(0, 64, 48, 9)
     while True:
         number += 1
         key = f"{number:064x}"
-        store.write("analysis", key, *pack_analysis(pixels, foreground, proposals))
+        store.write("analysis", key, *pack_analysis(pixels, analysis))
         store.write("samples", key, *pack_attempts(attempts))
 
 
 def test_a_killed_run_leaves_complete_cache_entries_or_none(tmp_path):
-    pixels, _, _, attempts = random_stages(0, 64, 48, 9)
+    pixels, _, attempts = random_stages(0, 64, 48, 9)
     rng, entries = np.random.default_rng(7), 0
     for trial in range(20):
         root = tmp_path / f"{trial}"

@@ -1,5 +1,8 @@
 """The gate: each check rejects the sample made to fail it, and a sound sample is accepted."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -7,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.gate import scores as gate_scores
-from pipeline.gate.calibration import Limits
 from pipeline.gate.checks import CHECKS, FALLBACK_LIMITS, limit_of
 from pipeline.gate.judge import judge
+from pipeline.gate.limits import Limits
 from pipeline.gate.settings import GateSettings
 from pipeline.imaging.noise import MAX_NOISE, add_noise, noise_level, ring_of
 from pipeline.records import Edit, Sample
@@ -126,6 +129,18 @@ def test_noise_is_raised_to_the_level_of_the_ring(sigma):
     around, inside = noise_level(image, ring_of(hole)), noise_level(noisy, hole)
     np.testing.assert_allclose(inside, around, rtol=0.25)
     assert np.array_equal(noisy[~hole], filled[~hole])
+
+
+def test_the_noise_of_a_shrunk_object_is_measured_on_the_object():
+    """And not on the noiseless background that shows where it was."""
+    rng = np.random.default_rng(0)
+    image, after = np.full((96, 96, 3), 255.0), np.full((96, 96, 3), 255.0)
+    for pixels, radius in ((image, 24), (after, 12)):
+        pixels[disc(radius)] = 120 + rng.normal(0, 4, (np.count_nonzero(disc(radius)), 3))
+    edit = Edit("wrong_size", (0,), {"scale": 0.5, "along": None}, 0)
+    sample = Sample(edit, after.clip(0, 255).astype(np.uint8), disc(26), disc(24))
+    scores = gate_scores.measure(sample, image.clip(0, 255).astype(np.uint8))
+    assert 0.8 < scores["noise_ratio"] < 1.5
 
 
 def test_texture_is_not_mistaken_for_noise():
@@ -293,3 +308,11 @@ def test_two_edits_together_must_leave_enough_of_image_and_product():
         sample = Sample(edit, both, holes.any(0), holes.any(0))
         verdict = judge(sample, image, GateSettings(max_change_area=area))
         assert verdict.reason == reason
+
+
+def test_pages_read_the_checks_without_loading_a_network():
+    program = "import sys, pipeline.gate.checks; print(*{'torch', 'scipy', 'cv2'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

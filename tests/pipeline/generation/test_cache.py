@@ -12,7 +12,12 @@ from small_stages import random_stages
 
 from pipeline.errors import UserError
 from pipeline.generation.cache import StageCache
-from pipeline.generation.cache_codecs import pack_analysis, pack_attempts, read_result
+from pipeline.generation.cache_codecs import (
+    pack_analysis,
+    pack_attempts,
+    read_result,
+    unpack_analysis,
+)
 from pipeline.utils.files import locked_if_free
 
 KEY = "ab" * 32
@@ -22,8 +27,9 @@ KEY = "ab" * 32
 @given(st.integers(0, 99), st.integers(8, 21), st.integers(8, 21), st.integers(0, 4))
 def test_records_come_back_as_they_went_in(tmp_path_factory, seed, height, width, count):
     store = StageCache(tmp_path_factory.mktemp("cache"))
-    pixels, foreground, proposals, attempts = random_stages(seed, height, width, count)
-    store.write("analysis", KEY, *pack_analysis(pixels, foreground, proposals))
+    pixels, analysis, attempts = random_stages(seed, height, width, count)
+    foreground, proposals, soft = analysis.foreground, analysis.proposals, analysis.soft
+    store.write("analysis", KEY, *pack_analysis(pixels, analysis))
     store.write("samples", KEY, *pack_attempts(attempts))
     back = read_result(store, "a.png", "d", "train", (KEY, KEY))
     assert np.array_equal(back.pixels_HW3, pixels)
@@ -32,6 +38,12 @@ def test_records_come_back_as_they_went_in(tmp_path_factory, seed, height, width
     assert np.array_equal(back.proposals.masks_NHW, proposals.masks_NHW)
     assert np.array_equal(back.proposals.scores_N, proposals.scores_N)
     assert back.proposals.relaxed == ("area",)
+    stored = store.read("analysis", KEY)
+    found = unpack_analysis(*stored)[1].soft
+    assert np.array_equal(found.masks_NHW, soft.masks_NHW)
+    assert np.array_equal(found.scores_N, soft.scores_N)
+    # What both limits find is stored once.
+    assert len(stored[0]["soft_only"]) == -(-height * width // 8)
     for before, after in zip(attempts, back.attempts, strict=True):
         assert after.verdict == before.verdict
         assert (after.number, after.attempt, after.kind, after.seed, after.seconds) == (

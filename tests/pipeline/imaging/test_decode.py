@@ -40,6 +40,17 @@ def test_every_format_is_read_and_the_header_agrees(tmp_path, suffix):
     assert read_header(path).size_HW == (24, 40)
 
 
+def test_a_header_is_read_without_decoding(tmp_path):
+    path = saved(Image.fromarray(COLOUR_HW3), tmp_path / "a.png")
+    content = bytearray(path.read_bytes())
+    pixels = content.index(b"IDAT") + 4
+    content[pixels : pixels + 40] = bytes(40)
+    path.write_bytes(content)
+    assert read_header(path).size_HW == (24, 40)
+    with pytest.raises(ImageError):
+        load_image(path)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(tmp_path, orientation):
     """A phone stores the sensor's image and a tag; viewers, and we, show it upright."""
@@ -149,6 +160,26 @@ def test_images_shrink_by_averaging_and_give_up_their_aspect(tmp_path):
     image_HW3 = load_image(saved(Image.fromarray(stripes_HW), tmp_path / "a.png"), (16, 16))
     assert image_HW3.shape == (16, 16, 3)
     assert abs(image_HW3[:, 2:-2].astype(int) - 127).max() <= 8
+
+
+@pytest.mark.parametrize(("rows", "grey_levels"), [(2000, 0), (2100, 4)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_of_many_megapixels_is_decoded_at_reduced_scale(
+    tmp_path, rows, grey_levels, orientation
+):
+    """Below six megapixels every pixel is decoded, as before; above, hardly a value changes."""
+    coarse = Image.fromarray(RNG.integers(0, 256, (7, 10, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = coarse.resize((2990, rows), Image.Resampling.BICUBIC)
+    path = saved(large, tmp_path / "a.jpg", exif=exif)
+    # As pixels of a format that has no reduced scale.
+    upright = Image.fromarray(load_image(path))
+    whole_HW3 = load_image(saved(upright, tmp_path / "a.bmp"), (160, 96))
+    reduced_HW3 = load_image(path, (160, 96))
+    off_HW3 = np.abs(reduced_HW3.astype(int) - whole_HW3)
+    assert off_HW3.max() <= grey_levels
+    assert off_HW3.any() == bool(grey_levels)
 
 
 @given(st.sets(st.integers(1, 255), min_size=1, max_size=6), st.integers(16, 80))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.imaging.masks import bounding_box
 from pipeline.models import mask_filter, prompts, proposals
 from pipeline.models.device import Compute
-from pipeline.models.settings import ProposalSettings
+from pipeline.models.settings import ProposalSettings, softer
 from pipeline.models.weights import store as weights
 from pipeline.records import ForegroundMask
 
@@ -123,6 +123,37 @@ def test_the_bundled_model_finds_the_parts_of_a_rendered_tray(small, scene):
 
     hits = [best(instance.mask_HW) > 0.6 for instance in scene.instances]
     assert np.mean(hits) > 0.5, f"{sum(hits)} of {len(hits)} parts"
+
+
+def test_edits_find_the_same_whatever_rule_books_ask_for_in_the_same_pass(
+    small, scene, monkeypatch
+):
+    propose, foreground = small(), ForegroundMask(scene.product_HW)
+    alone = propose(scene.image_HW3, foreground)
+    embedded = []
+    embed = propose._embed
+    monkeypatch.setattr(propose, "_embed", lambda pixels: embedded.append(1) or embed(pixels))
+    objects, parts = propose.with_parts(scene.image_HW3, foreground)
+    assert embedded == [1]
+    assert np.array_equal(objects.masks_NHW, alone.masks_NHW)
+    assert np.array_equal(objects.scores_N, alone.scores_N)
+    assert np.array_equal(parts.masks_NHW, propose.parts(scene.image_HW3, foreground).masks_NHW)
+    # Softer limits: what is found under the others is nearly always found under these, too.
+    assert len(parts) > len(objects)
+
+
+def test_answers_in_boxes_pass_the_softer_limits(small, scene):
+    boxes = [bounding_box(instance.mask_HW) for instance in scene.instances]
+    ask = small().asked
+    masks, scores = ask(scene.image_HW3, scene.product_HW, np.array(boxes, np.float32))
+    limits = softer(ProposalSettings())
+    assert len(masks) == len(scores) > 3
+    assert (np.diff(scores) <= 0).all()
+    assert (masks.mean((1, 2)) > 0.9 * limits.min_area).all()
+    assert (masks.mean((1, 2)) < 1.1 * limits.max_area).all()
+    ious = [(a & b).sum() / (a | b).sum() for a, b in combinations(masks, 2)]
+    assert max(ious) < 0.95
+    assert len(ask(scene.image_HW3, scene.product_HW, np.zeros((0, 4)))[0]) == 0
 
 
 def test_in_boxes_a_part_keeps_its_variants_that_count_as_one_object_elsewhere(small, scene):

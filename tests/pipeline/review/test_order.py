@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_reviews import ids, scored_version
 
-from pipeline.gate.calibration import Limits
 from pipeline.gate.checks import findings, stored_limits
+from pipeline.gate.limits import Limits
 from pipeline.gate.settings import GateSettings
 from pipeline.kinds import KINDS
 from pipeline.records import Edit

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from small_reviews import decide, ids, scored_version
 
 from pipeline.errors import UserError
-from pipeline.gate.calibration import Limits
 from pipeline.gate.checks import CHECKS, findings
+from pipeline.gate.limits import Limits
 from pipeline.gate.settings import GateSettings
 from pipeline.records import Edit
 from pipeline.review.about import reviews_of

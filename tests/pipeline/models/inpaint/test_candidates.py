@@ -45,6 +45,17 @@ def test_of_equal_candidates_and_without_a_measure_the_first_one_is_taken():
     assert slow.calls == 0
 
 
+@pytest.mark.parametrize(("grey", "tried"), [(95, 0), (94, 1)])
+def test_a_fill_that_is_near_enough_saves_the_others(grey, tried):
+    slow = Painted(99)
+    memo = MemoInpainter(CandidateInpainter({"cheap": Painted(grey), "slow": slow}), IMAGE_HW3)
+    memo.distance, memo.near_enough = from_100, 5.0
+    _, choice = memo(HOLE_HW)
+    assert choice is not None
+    assert (choice.inpainter, slow.calls) == (("slow" if tried else "cheap"), tried)
+    assert list(choice.distances) == ["cheap", "slow"][: 1 + tried]
+
+
 def test_a_hole_is_chosen_for_once_and_a_recorded_choice_is_repeated():
     cheap, slow = Painted(20), Painted(99)
     memo = MemoInpainter(CandidateInpainter({"cheap": cheap, "slow": slow}), IMAGE_HW3)

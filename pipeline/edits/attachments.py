@@ -1,0 +1,235 @@
+"""What belongs to a part beside its mask: attached pieces, and the light that it changes around it.
+
+A proposal may end where the part does not: the body of a transistor without its legs. And a part
+darkens what it lies on. Whoever removes or moves a part must take both along. The surroundings,
+farther out than that, tell what is background: a smooth colour (a plane and slow deviations from
+it) and its spread. What differs from it and is connected to the mask is attached. Pieces end nearby
+and stick out; a stripe of the background runs on.
+
+Shapes: H, W image; h, w window around the part; 3 colour (CIELAB, float32); R pixels of a region.
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from pipeline.edits.background_colour import deviation
+from pipeline.edits.fill_sources import lies_on_product, not_background, surrounds
+from pipeline.edits.things import (
+    ENOUGH,
+    FINE,
+    FINE_SPREAD,
+    NEXT,
+    OFF,
+    UNLIKE,
+    is_thing,
+    reach_of,
+    things,
+    touching,
+)
+from pipeline.imaging.masks import dilated
+from pipeline.records import ObjectProposals, bounding_box
+from pipeline.settings import pixels_at
+
+# How far changed light is followed, in pixels at 256: shadows, and the bright rim of a soft edge.
+SHADOW_REACH, RIM_REACH = 24, 6
+# Largest area of a piece, of a remnant, and of all changed light, as shares of the part's own.
+MOST_PIECE, MOST_REMNANT, MOST_LIGHT = 0.3, 0.1, 1.5
+# Pixels at 256 by which a removal dilates, as `edits.dilation` does by default, and how often what
+# would still touch the hole then is added to it.
+HOLE, ROUNDS = 4, 2
+# A piece sticks out at least that far, in pixels at 256 and as a share of where it is attached.
+STICKS_OUT, SLENDER = 3.0, 0.6
+# Distance from the background, in spreads, beyond which light is changed.
+LIT = 3.5
+# Smoothing in pixels at 256 before changes of light are looked for.
+COARSE = 2.0
+# CIELAB spread (L, a, b) below which the light of a background counts as even.
+COARSE_SPREAD = np.array([1.5, 1.0, 1.0], np.float32)
+# CIELAB distance from the background of a thing that stays, and half of its least width in pixels
+# at 256.
+MUCH_CONTRAST, BROAD = 15.0, 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attached:
+    """Pieces that belong to the part, the light that it changes, and things beside it that no
+    proposal shows and that stay: what a leg is mounted on. (h, w) bool in the window `near` (rows,
+    columns); none covers the part's mask."""
+
+    near: tuple[slice, slice]
+    pieces_hw: np.ndarray
+    light_hw: np.ndarray
+    stays_hw: np.ndarray
+
+
+def with_attachments(
+    image_HW3: np.ndarray, proposals: ObjectProposals
+) -> tuple[ObjectProposals, dict[int, Attached]]:
+    """The proposals with the pieces that belong to them, and what is attached to each, by index.
+
+    Only whole parts and the product itself grow; pieces of them are never edited.
+    """
+    surroundings = Surroundings(image_HW3, proposals)
+    asked = np.flatnonzero(proposals.whole_N | proposals.product_N).tolist()
+    answers = {index: surroundings.attached(index) for index in asked}
+    found = {index: attached for index, attached in answers.items() if attached is not None}
+    grown = {index: attached for index, attached in found.items() if attached.pieces_hw.any()}
+    if grown:
+        masks_NHW = proposals.masks_NHW.copy()
+        for index, attached in grown.items():
+            masks_NHW[(index, *attached.near)] |= attached.pieces_hw
+        proposals = replace(proposals, masks_NHW=masks_NHW)
+    return proposals, found
+
+
+class Surroundings:
+    """One image (H, W, 3) uint8 with its proposals, prepared to ask for each of its parts."""
+
+    def __init__(self, image_HW3: np.ndarray, proposals: ObjectProposals) -> None:
+        self._proposals = proposals
+        self._size_HW = image_HW3.shape[:2]
+        lab_HW3 = cv2.cvtColor(image_HW3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        self._fine_HW3, self._coarse_HW3 = (
+            cv2.GaussianBlur(lab_HW3, (0, 0), self._px(sigma)) for sigma in (FINE, COARSE)
+        )
+
+    def _px(self, length_256: float) -> float:
+        return pixels_at(length_256, (self._size_HW[0], self._size_HW[1]))
+
+    def attached(self, index: int) -> Attached | None:
+        """What is attached to a whole part; None where its surroundings do not tell."""
+        mask_HW = self._proposals.masks_NHW[index]
+        x0, y0, x1, y1 = box_4 = bounding_box(mask_HW)
+        reach = reach_of(mask_HW)
+        pad = int(2 * reach) + 2
+        near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
+        mask_hw = mask_HW[near]
+        distance_hw = cv2.distanceTransform((~mask_hw).astype(np.uint8), cv2.DIST_L2, 5)
+        off = self._px(OFF)
+        others_hw = dilated(self._others(index, box_4)[near], round(off)) & (distance_hw > off)
+        unlike_HW = not_background(
+            mask_HW, box_4, self._proposals.foreground_HW, list(self._proposals.masks_NHW)
+        )
+        far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach)
+        far_hw &= ~others_hw & ~unlike_HW[near]
+        if np.count_nonzero(far_hw) < ENOUGH:
+            return None
+        # Only on its own kind of background: what is beside the product belongs to no label on it.
+        free_hw = (distance_hw > 0) & ~others_hw
+        if lies_on_product(mask_HW, box_4, self._proposals.foreground_HW):
+            free_hw &= self._proposals.foreground_HW[near]
+        fine = deviation(self._fine_HW3[near], far_hw, FINE_SPREAD)
+        stays_hw = self._staying(fine, distance_hw, free_hw, reach)
+        free_hw &= ~stays_hw
+        pieces_hw = self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
+        light_hw = self._light(near, mask_hw, distance_hw, free_hw, far_hw, reach)
+        light_hw |= self._remnants(near, fine, mask_hw, pieces_hw, light_hw, free_hw, reach)
+        return Attached(near, pieces_hw, light_hw & ~pieces_hw, stays_hw & ~pieces_hw)
+
+    def _others(self, index: int, box_4: tuple[int, int, int, int]) -> np.ndarray:
+        """Other parts, (H, W) bool, without those that the part lies on."""
+        mask_HW = self._proposals.masks_NHW[index]
+        others_HW = np.zeros_like(mask_HW)
+        for other in np.flatnonzero(self._proposals.whole_N).tolist():
+            other_HW = self._proposals.masks_NHW[other]
+            if other != index and not surrounds(other_HW, mask_HW, box_4):
+                others_HW |= other_HW
+        return others_HW & ~mask_HW
+
+    def _staying(
+        self,
+        fine: tuple[np.ndarray, np.ndarray],
+        distance_hw: np.ndarray,
+        free_hw: np.ndarray,
+        reach: float,
+    ) -> np.ndarray:
+        """Broad things that touch the mask and reach farther than its pieces may, (h, w) bool."""
+        residual_hw3, spreads_hw = fine
+        off, found_hw = self._px(OFF), np.zeros_like(free_hw)
+        unlike_hw = ((spreads_hw > UNLIKE) & free_hw & (distance_hw <= reach + 1)).astype(np.uint8)
+        # Without what is narrow: the end of a leg goes with the leg.
+        side = 2 * round(self._px(BROAD)) + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        _, labels_hw = cv2.connectedComponents(cv2.morphologyEx(unlike_hw, cv2.MORPH_OPEN, disc))
+        near = np.unique(labels_hw[distance_hw <= 2 * off + NEXT])
+        for number in np.intersect1d(near, np.unique(labels_hw[distance_hw > reach])).tolist():
+            thing_hw = labels_hw == number
+            if number and np.linalg.norm(residual_hw3[thing_hw], axis=1).mean() >= MUCH_CONTRAST:
+                found_hw |= thing_hw
+        return found_hw
+
+    def _pieces(
+        self,
+        near: tuple[slice, slice],
+        fine: tuple[np.ndarray, np.ndarray],
+        mask_hw: np.ndarray,
+        distance_hw: np.ndarray,
+        free_hw: np.ndarray,
+        reach: float,
+    ) -> np.ndarray:
+        """Pieces that touch the mask, end within `reach` pixels and stick out, (h, w) bool."""
+        lab_hw3 = self._fine_HW3[near]
+        residual_hw3, spreads_hw = fine
+        off = self._px(OFF)
+        found_hw = np.zeros_like(mask_hw)
+        unlike_hw = (spreads_hw > UNLIKE) & free_hw
+        for piece_hw in touching(unlike_hw, distance_hw, off, reach):
+            attached = np.count_nonzero(piece_hw & (distance_hw <= off + NEXT))
+            sticks_out = float(distance_hw[piece_hw].max()) - off
+            if sticks_out < max(self._px(STICKS_OUT), SLENDER * attached):
+                continue
+            if np.count_nonzero(piece_hw) > MOST_PIECE * np.count_nonzero(mask_hw):
+                continue
+            if is_thing(piece_hw, residual_hw3, spreads_hw, lab_hw3, distance_hw > off):
+                found_hw |= piece_hw
+        if not found_hw.any():
+            return found_hw
+        # The strip between mask and piece, where the outline may be off.
+        bridge_hw = dilated(found_hw, round(off) + 1) & (distance_hw <= off + 1) & ~mask_hw
+        return found_hw | (bridge_hw & (spreads_hw > UNLIKE))
+
+    def _remnants(
+        self,
+        near: tuple[slice, slice],
+        fine: tuple[np.ndarray, np.ndarray],
+        mask_hw: np.ndarray,
+        pieces_hw: np.ndarray,
+        light_hw: np.ndarray,
+        free_hw: np.ndarray,
+        reach: float,
+    ) -> np.ndarray:
+        """Small things that the hole of a removal would cut or touch, (h, w) bool."""
+        lab_hw3 = self._fine_HW3[near]
+        remnants_hw = np.zeros_like(mask_hw)
+        for _ in range(ROUNDS):
+            hole_hw = dilated(mask_hw | pieces_hw, round(self._px(HOLE)))
+            hole_hw |= dilated(light_hw | remnants_hw, 1)
+            most = MOST_REMNANT * np.count_nonzero(mask_hw)
+            for thing_hw in things(lab_hw3, fine, hole_hw, free_hw, reach):
+                if np.count_nonzero(thing_hw) <= most:
+                    remnants_hw |= thing_hw
+        return remnants_hw
+
+    def _light(
+        self,
+        near: tuple[slice, slice],
+        mask_hw: np.ndarray,
+        distance_hw: np.ndarray,
+        free_hw: np.ndarray,
+        far_hw: np.ndarray,
+        reach: float,
+    ) -> np.ndarray:
+        """Where the part changes the light, connected to its mask; (h, w) bool."""
+        residual_hw3, spreads_hw = deviation(self._coarse_HW3[near], far_hw, COARSE_SPREAD)
+        # Shadows are darker and may be long. What is brighter is the blurred rim of the part, or a
+        # bright patch of the background, which is nobody's.
+        shadow_hw = (residual_hw3[..., 0] < 0) & (distance_hw <= self._px(SHADOW_REACH))
+        rim_hw = distance_hw <= self._px(RIM_REACH)
+        lit_hw = (spreads_hw > LIT) & free_hw & (distance_hw <= reach) & (shadow_hw | rim_hw)
+        _, labels_hw = cv2.connectedComponents((lit_hw | mask_hw).astype(np.uint8))
+        lit_hw &= np.isin(labels_hw, np.unique(labels_hw[mask_hw]))
+        if np.count_nonzero(lit_hw) > MOST_LIGHT * np.count_nonzero(mask_hw):
+            return lit_hw & rim_hw
+        return lit_hw

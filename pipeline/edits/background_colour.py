@@ -1,0 +1,76 @@
+"""The colour of the background around a part, and how a place differs from it.
+
+A plane in CIELAB, fitted to the most common colour of a region so that stripes do not pull it, and
+slow deviations from the plane. Differences are counted in spreads of the region itself: what stands
+out on plain paper is lost on wood.
+
+Shapes: h, w window; 3 colour (CIELAB, float32); R pixels of a region.
+"""
+
+import cv2
+import numpy as np
+
+# CIELAB spread (L, a, b) below which a background counts as plain, where its plane is fitted.
+PLAIN = np.array([1.0, 0.5, 0.5], np.float32)
+# Pixels of which the plane is fitted.
+FITTED = 600
+# Factor by which images shrink for blurs that are wide anyway.
+SLOWER = 4
+# Part of the deviations that are surely no stripes or stains, and its quantile in spreads.
+CALM, CALM_SPREADS = 0.35, 0.4538
+
+
+def deviation(
+    lab_hw3: np.ndarray, far_hw: np.ndarray, least_3: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How a window differs from the background that `far_hw` shows: the difference (h, w, 3), and
+    its length in spreads of the background (h, w), float32; no spread is below `least_3`."""
+    residual_hw3 = lab_hw3 - _plane(lab_hw3, far_hw)
+    calm_hw = far_hw & (np.abs(residual_hw3) <= 3 * _spread(residual_hw3[far_hw], least_3)).all(2)
+    # Slow deviations from the plane, as far as the background around tells of them.
+    residual_hw3 = residual_hw3 - _slow(residual_hw3, calm_hw)
+    scaled_hw3 = residual_hw3 / _spread(residual_hw3[far_hw], least_3)
+    return residual_hw3, np.sqrt(np.square(scaled_hw3) @ np.ones(3, np.float32))
+
+
+def _slow(residual_hw3: np.ndarray, calm_hw: np.ndarray) -> np.ndarray:
+    """The mean of a region's values around every pixel, 0 where there are none, (h, w, 3)."""
+    height, width = calm_hw.shape
+    # So wide a blur needs no full resolution.
+    small = max(1, width // SLOWER), max(1, height // SLOWER)
+    weight_hw = cv2.resize(calm_hw.astype(np.float32), small, interpolation=cv2.INTER_AREA)
+    sums_hw3 = cv2.resize(residual_hw3 * calm_hw[..., None], small, interpolation=cv2.INTER_AREA)
+    sigma = max(small) / 8
+    weight_hw = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
+    slow_hw3 = cv2.GaussianBlur(sums_hw3, (0, 0), sigma) / np.maximum(weight_hw, 0.02)
+    return cv2.resize(slow_hw3, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _plane(lab_hw3: np.ndarray, far_hw: np.ndarray) -> np.ndarray:
+    """The plane through the most common colour of a region, (h, w, 3); stripes do not pull it."""
+    height, width = far_hw.shape
+    y_hw, x_hw = np.mgrid[:height, :width].astype(np.float32)
+    terms_hw3 = np.stack([np.ones_like(x_hw), x_hw / width - 0.5, y_hw / height - 0.5], 2)
+    step = max(1, np.count_nonzero(far_hw) // FITTED)
+    terms_R3, colours_R3 = terms_hw3[far_hw][::step], lab_hw3[far_hw][::step]
+    fitted_R3 = np.broadcast_to(np.median(colours_R3, axis=0), colours_R3.shape)
+    for _ in range(5):
+        off_R3 = colours_R3 - fitted_R3
+        # Tukey's biweight: what is far away has no weight at all.
+        share_R = np.square(off_R3 / (4.5 * _spread(off_R3, PLAIN))).sum(1)
+        weight_R1 = np.clip(1 - share_R, 0, 1)[:, None]
+        plane_33 = np.linalg.lstsq(terms_R3 * weight_R1, colours_R3 * weight_R1, rcond=None)[0]
+        fitted_R3 = terms_R3 @ plane_33
+    return (terms_hw3 @ plane_33).astype(np.float32)
+
+
+def _spread(residual_R3: np.ndarray, least_3: np.ndarray) -> np.ndarray:
+    """The standard deviation of the calmer part of the deviations, (3,), at least `least_3`."""
+    calm_3 = np.quantile(np.abs(residual_R3), CALM, axis=0) / CALM_SPREADS
+    return np.maximum(calm_3, least_3).astype(np.float32)
+
+
+def gradient(lab_hw3: np.ndarray) -> np.ndarray:
+    """How much the colour changes per pixel, (h, w)."""
+    steps = [cv2.Sobel(lab_hw3, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))]
+    return np.sqrt(sum(np.square(step_hw3).sum(2) for step_hw3 in steps))

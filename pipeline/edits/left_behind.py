@@ -1,0 +1,80 @@
+"""What an edit left of a removed object beside its place: a leg, a stub, a fleck.
+
+Shapes: H, W image; h, w window around the hole; 3 colour (CIELAB, float32).
+"""
+
+import cv2
+import numpy as np
+
+from pipeline.edits.background_colour import deviation
+from pipeline.edits.things import (
+    ENOUGH,
+    FINE,
+    FINE_SPREAD,
+    NEXT,
+    OFF,
+    UNLIKE,
+    reach_of,
+    things,
+    touching,
+)
+from pipeline.imaging.masks import dilated
+from pipeline.records import bounding_box
+from pipeline.settings import pixels_at
+
+# CIELAB distance up to which what lies beside a hole continues what was removed.
+CONTINUES = 12.0
+# Share of a hole's rim that may be no background: a stripe, the wall of a compartment.
+MOST_CUT = 0.35
+# Pixels at 256 around the end of such a thing in which the removed object is looked for.
+BESIDE = 8
+
+
+def left_behind(
+    images: tuple[np.ndarray, np.ndarray],
+    object_HW: np.ndarray,
+    hole_HW: np.ndarray,
+    other_HW: np.ndarray,
+    unlike_HW: np.ndarray,
+) -> float:
+    """What touches a filled hole and is no background, as a share of the hole; 0 = nothing.
+
+    `images` (uint8) are those before and after the edit that removed `object_HW`. `other_HW` are
+    known parts, which may stay, and `unlike_HW` what does not show the background around
+    (`fill_sources.not_background`). What reaches far counts only where it continues the object: the
+    rest of a leg. Where more than `MOST_CUT` of the hole's rim is no background, it is that share
+    of the rim. 0 also where the surroundings do not tell.
+    """
+    size_HW = hole_HW.shape[0], hole_HW.shape[1]
+    x0, y0, x1, y1 = bounding_box(hole_HW)
+    reach = reach_of(hole_HW)
+    pad = int(2 * reach) + 2
+    near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
+    hole_hw = hole_HW[near]
+    distance_hw = cv2.distanceTransform((~hole_hw).astype(np.uint8), cv2.DIST_L2, 5)
+    free_hw = ~dilated(other_HW[near], round(pixels_at(OFF, size_HW)))
+    far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach) & free_hw & ~unlike_HW[near]
+    if np.count_nonzero(far_hw) < ENOUGH:
+        return 0.0
+    before_hw3, lab_hw3 = (
+        cv2.GaussianBlur(
+            cv2.cvtColor(image_HW3[near].astype(np.float32) / 255, cv2.COLOR_RGB2LAB),
+            (0, 0),
+            pixels_at(FINE, size_HW),
+        )
+        for image_HW3 in images
+    )
+    found = deviation(lab_hw3, far_hw, FINE_SPREAD)
+    left = sum(int(thing_hw.sum()) for thing_hw in things(lab_hw3, found, hole_hw, free_hw, reach))
+    seen_hw = object_HW[near]
+    for region_hw in touching((found[1] > UNLIKE) & free_hw, distance_hw, 0, reach, ends=False):
+        next_hw = region_hw & (distance_hw <= 2 * NEXT)
+        own_hw = seen_hw & dilated(next_hw, round(pixels_at(BESIDE, size_HW)))
+        if own_hw.any():
+            step_3 = before_hw3[own_hw].mean(0) - before_hw3[next_hw].mean(0)
+            if np.linalg.norm(step_3) < CONTINUES:
+                left += int(region_hw.sum())
+    # Where much of the rim is no background the hole cuts through something: no fill can be right.
+    rim_hw = (distance_hw > 0) & (distance_hw <= NEXT)
+    cut = float((free_hw & (found[1] > UNLIKE))[rim_hw].mean())
+    return max(left / np.count_nonzero(hole_hw), cut if cut > MOST_CUT else 0.0)

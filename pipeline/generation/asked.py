@@ -1,0 +1,57 @@
+"""Between calibration and samples: ask again in images that lack a part of a recurring kind.
+
+Part kinds are learned from what was found at first, and every image is asked once, after that; see
+`part_kinds.asking`. Images that lack nothing, nearly all of them, have no entry in the cache.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.generation.analysis import analysis_of, models_for
+from pipeline.generation.cache_codecs import pack_analysis, read_result, unpack_analysis
+from pipeline.generation.cache_keys import PlannedImage, asked_key
+from pipeline.generation.calibrate import normal_model_of
+from pipeline.generation.plan import RunPlan
+from pipeline.models.build import Models
+from pipeline.part_kinds.asking import ask_again, missing_parts
+from pipeline.part_kinds.kinds import PartKinds
+from pipeline.records import Analysis, ImageResult
+
+
+def asked_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysis]:
+    """Pixels of one image and what was found in it, also when it was asked again."""
+    pixels_HW3, analysis = analysis_of(plan, image)
+    kinds = _kinds_of(plan)
+    if kinds is None or not missing_parts(kinds, analysis.proposals).any():
+        return pixels_HW3, analysis
+    key = asked_key(image.analysis_key, plan.calibration_key)
+    stored = plan.cache.read("asked", key)
+    if stored is not None:
+        return unpack_analysis(*stored)
+    asked = with_missing_parts(models_for(plan), kinds, pixels_HW3, analysis)
+    plan.cache.write("asked", key, *pack_analysis(pixels_HW3, asked))
+    return pixels_HW3, asked
+
+
+def with_missing_parts(
+    models: Models, kinds: PartKinds, image_HW3: np.ndarray, analysis: Analysis
+) -> Analysis:
+    """The analysis with what the models find when they are asked for missing parts."""
+    found = ask_again(kinds, image_HW3, analysis, models.proposals.asked, models.embed)
+    return replace(analysis, proposals=found)
+
+
+def result_of(plan: RunPlan, image: PlannedImage) -> ImageResult | None:
+    """The result of one image as a version holds it; None when the cache lacks a part of it."""
+    keys = (image.analysis_key, image.samples_key)
+    result = read_result(plan.cache, image.name, image.digest, image.split, keys)
+    kinds = _kinds_of(plan)
+    if result is None or kinds is None or not missing_parts(kinds, result.proposals).any():
+        return result
+    return replace(result, proposals=asked_of(plan, image)[1].proposals)
+
+
+def _kinds_of(plan: RunPlan) -> PartKinds | None:
+    """The part kinds of the category; None where edits do not use them."""
+    return normal_model_of(plan).part_kinds if plan.settings.edits.uses_part_kinds else None

@@ -1,0 +1,208 @@
+"""What is attached to a part goes with it: legs beside its mask, and the shadow that it casts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.edits.apply import LEFT_BEHIND, apply, as_planned
+from pipeline.edits.compositing.cutout import cut_out
+from pipeline.edits.context import ImageContext
+from pipeline.edits.donors import Donors
+from pipeline.edits.left_behind import left_behind
+from pipeline.edits.plan import plan
+from pipeline.gate.judge import judge
+from pipeline.imaging.masks import MaskCrop, dilated
+from pipeline.models.inpaint.base import OpenCvInpainter
+from pipeline.records import WHOLE_PART, WHOLE_PRODUCT, Edit, ObjectProposals
+
+SIZE = 128
+CLOTH = np.array([150.0, 140.0, 120.0])
+BODY = np.s_[50:80, 46:76]
+# Three bright legs of a body, of which the proposal knows nothing.
+LEGS = (np.s_[80:96, 50:53], np.s_[80:98, 60:63], np.s_[80:95, 70:73])
+
+
+def cloth(seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 3, (SIZE, SIZE, 3))
+    return CLOTH * np.linspace(0.9, 1.1, SIZE)[:, None, None] + noise
+
+
+def rectangle(at: tuple[slice, slice]) -> np.ndarray:
+    mask_HW = np.zeros((SIZE, SIZE), np.bool_)
+    mask_HW[at] = True
+    return mask_HW
+
+
+def legs() -> np.ndarray:
+    return np.logical_or.reduce([rectangle(leg) for leg in LEGS])
+
+
+def part(image_HW3: np.ndarray, with_legs: bool = True) -> np.ndarray:
+    image_HW3 = image_HW3.copy()
+    image_HW3[BODY] = (25, 22, 28)
+    if with_legs:
+        image_HW3[legs()] = (235, 235, 240)
+    return np.clip(image_HW3, 0, 255).astype(np.uint8)
+
+
+def proposals(*masks_HW: np.ndarray) -> ObjectProposals:
+    masks_NHW = np.stack(masks_HW)
+    return ObjectProposals(masks_NHW, np.full(len(masks_NHW), 0.9, np.float32), masks_NHW.any(0))
+
+
+def context(image_HW3: np.ndarray, *more_HW: np.ndarray) -> ImageContext:
+    found = proposals(rectangle(BODY), *more_HW)
+    return ImageContext(image_HW3, found, OpenCvInpainter("telea"))
+
+
+def shadowed() -> np.ndarray:
+    """A body without legs, whose soft shadow falls to the right; red light remains in it."""
+    distance = np.arange(SIZE) - 76.0
+    fall = np.where(distance >= 0, np.exp(-((distance / 6) ** 2)), 0)
+    image_HW3 = cloth()
+    image_HW3[50:80] *= 1 - fall[:, None] * np.array([0.25, 0.4, 0.5])
+    return part(image_HW3, with_legs=False)
+
+
+def missing(made: ImageContext, target: int = 0) -> Edit:
+    for seed in range(20):
+        edit = plan(made, np.random.default_rng(seed), kind="missing")
+        if edit is not None and edit.targets == (target,):
+            return edit
+    raise AssertionError("no removal of that part")
+
+
+def test_the_legs_of_a_removed_body_go_with_it():
+    made = context(part(cloth()))
+    sample = apply(missing(made), made)
+    there = sample.pixels_HW3[dilated(legs(), 1)].astype(float)
+    assert np.abs(there - cloth()[dilated(legs(), 1)]).mean() < 12
+    assert sample.object_HW[legs()].mean() > 0.9
+    assert sample.edit.parameters[LEFT_BEHIND] == 0
+
+
+def test_the_legs_of_a_moved_body_move_with_it():
+    image_HW3 = part(cloth())
+    made = context(image_HW3)
+    for seed in range(30):
+        edit = plan(made, np.random.default_rng(seed), kind="misplaced")
+        if edit is not None:
+            break
+    assert edit is not None
+    dx, dy = edit.parameters["offset"]
+    after_HW3 = apply(edit, made).pixels_HW3.astype(float)
+    moved = np.roll(legs(), (dy, dx), (0, 1))
+    # As bright as they were: legs are no half-transparent pieces of the dark body.
+    assert after_HW3[moved].mean() > 0.9 * image_HW3[legs()].mean()
+    assert np.abs(after_HW3[legs()] - cloth()[legs()]).mean() < 12
+
+
+def test_a_stripe_of_the_background_that_touches_a_part_stays():
+    striped = cloth()
+    striped[:, 58:64] *= 0.4
+    made = context(part(striped, with_legs=False))
+    assert not made.attached[0].pieces_hw.any()
+
+
+def test_another_part_that_touches_is_no_piece_of_it():
+    other = np.s_[80:92, 50:60]
+    image_HW3 = part(cloth(), with_legs=False)
+    image_HW3[other] = (200, 40, 40)
+    alone, known = context(image_HW3), context(image_HW3, rectangle(other))
+    assert alone.proposals.masks_NHW[0][other].any()
+    assert not known.proposals.masks_NHW[0][other].any()
+
+
+def test_a_shadow_is_light_and_no_piece_and_goes_with_the_part():
+    made = context(shadowed())
+    attached = made.attached[0]
+    assert not attached.pieces_hw.any()
+    right = rectangle(np.s_[54:76, 77:82])
+    assert made.light_of([0])[right].mean() > 0.9
+    after_HW3 = apply(missing(made), made).pixels_HW3.astype(float)
+    assert np.abs(after_HW3[right] - cloth()[right]).mean() < 8
+
+
+def test_a_part_that_is_put_back_has_the_shadow_that_it_had():
+    image_HW3 = shadowed()
+    made = context(image_HW3)
+    edit = plan(made, np.random.default_rng(0), kind="control_noop")
+    assert edit is not None
+    after_HW3 = apply(edit, made).pixels_HW3.astype(float)
+    near = rectangle(np.s_[54:76, 78:84])
+    # Per channel: a shadow is not a grey veil.
+    shade, before = after_HW3[near].mean(0), image_HW3[near].mean(0)
+    assert np.abs(shade - before).max() < 8
+
+
+def test_what_stays_beside_the_hole_is_noticed_and_rejected():
+    image_HW3 = part(cloth())
+    hole_HW = dilated(rectangle(BODY), 2)
+    after_HW3 = np.where(hole_HW[..., None], cloth(1), image_HW3).clip(0, 255).astype(np.uint8)
+    nothing = np.zeros_like(hole_HW)
+    before_and_after, body_HW = (image_HW3, after_HW3), rectangle(BODY)
+    left = left_behind(before_and_after, body_HW, hole_HW, nothing, nothing)
+    assert left > 0.05
+    # Known parts may stay, and a clean removal leaves nothing.
+    assert left_behind(before_and_after, body_HW, hole_HW, dilated(legs(), 1), nothing) == 0
+    clean_HW3 = np.clip(cloth(), 0, 255).astype(np.uint8)
+    assert left_behind((image_HW3, clean_HW3), body_HW, hole_HW, nothing, nothing) == 0
+    made = context(image_HW3)
+    sample = apply(missing(made), made)
+    # The only part of its scene, as if there were others.
+    for value, reason in ((0.0, ""), (left, "left_behind")):
+        parameters = {**sample.edit.parameters, "foreground_share": 0.2, LEFT_BEHIND: value}
+        judged = replace(sample, edit=replace(sample.edit, parameters=parameters))
+        assert judge(judged, image_HW3).reason == reason
+
+
+def test_the_rest_of_a_rod_is_noticed_and_a_stripe_below_it_is_not():
+    """Both run on; only one of them continues what was removed."""
+    rod, removed = np.s_[:, 60:66], rectangle(np.s_[40:90, 60:66])
+    for colour, noticed in (((25, 25, 28), True), ((90, 60, 40), False)):
+        image_HW3 = np.clip(cloth(), 0, 255).astype(np.uint8)
+        image_HW3[rod] = colour
+        image_HW3[removed] = (25, 25, 28)
+        hole_HW = dilated(removed, 2)
+        after_HW3 = np.where(hole_HW[..., None], cloth(1), image_HW3).clip(0, 255).astype(np.uint8)
+        nothing = np.zeros_like(hole_HW)
+        left = left_behind((image_HW3, after_HW3), removed, hole_HW, nothing, nothing)
+        assert (left > 0.004) == noticed
+
+
+def test_what_applying_recorded_is_no_part_of_the_plan():
+    made = context(part(cloth()))
+    edit = missing(made)
+    assert as_planned(apply(edit, made).edit) == edit
+
+
+def test_a_product_shrinks_together_with_its_parts():
+    product, inner = rectangle(np.s_[20:108, 20:108]), rectangle(np.s_[50:78, 50:78])
+    parents = np.array([WHOLE_PRODUCT, WHOLE_PART], np.int32)
+    masks_NHW, scores_N = np.stack([product, inner]), np.full(2, 0.9, np.float32)
+    found = ObjectProposals(masks_NHW, scores_N, product, parent_N=parents)
+    made = ImageContext(part(cloth()), found)
+    after = MaskCrop.of(rectangle(np.s_[40:88, 40:88]))
+    assert made.overlap_with_others(after, (0,), 1e9) == 0
+    assert made.overlap_with_others(after, (), 1e9) > 0
+
+
+def test_a_donor_brings_its_legs_along():
+    image_HW3, found = part(cloth()), proposals(rectangle(BODY))
+    donors = Donors.of({"donor": lambda: (image_HW3, found)}, {"donor": "d" * 64})
+    made = ImageContext(part(cloth(1), with_legs=False), found, donors=donors)
+    crop = made.donor_crop(donors.objects[0])
+    assert crop.full((SIZE, SIZE))[legs()].mean() > 0.9
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_thin_pieces_keep_their_own_colour_when_cut_out(width: int):
+    image_HW3 = part(cloth(), with_legs=False)
+    leg = np.s_[80:96, 60 : 60 + width]
+    image_HW3[leg] = (235, 235, 240)
+    mask_HW = rectangle(BODY) | rectangle(leg)
+    cutout = cut_out(image_HW3, MaskCrop.of(mask_HW), band=2, feather=3)
+    at = np.s_[84 - cutout.y : 94 - cutout.y, 60 - cutout.x : 60 + width - cutout.x]
+    assert cutout.pixels_hw3[at].min() > 220
+    assert cutout.cover_hw[at].mean() > 0.7
