@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.base import Batch, Batches, Detector, Reason, Region, Scores
-from detectors.models.puad.fusion import choose, fused, scales
+from detectors.networks.fusion import choose, fused, scales
 
 # Normals whose maps set the scale of both maps.
 MAPS = 32

@@ -13,7 +13,7 @@ Shapes: B batch; h, w cells of the finer level; P = h * w; C channels of both le
 entries; M candidates of the greedy coreset.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ class PatchMemory(AnyShape):
     scale_C: Tensor
 
     def __init__(
-        self, channels: tuple[int, int], bank: int, subset: Subset = "random", seed: int = 0
+        self, channels: tuple[int, ...], bank: int, subset: Subset = "random", seed: int = 0
     ) -> None:
         super().__init__()
         self.channels, self.bank, self.subset, self.seed = channels, bank, subset, seed
@@ -50,13 +50,13 @@ class PatchMemory(AnyShape):
         self.register_buffer("scale_C", torch.ones(sum(channels)))
 
     @torch.no_grad()
-    def fill(self, normals: Iterable[Pair], images: int) -> None:
+    def fill(self, normals: Iterable[Sequence[Tensor]], images: int) -> None:
         """Fill the bank from the levels of `images` normals; with fewer cells than `bank`, all."""
         chosen: np.ndarray | None = None
         # `at` is the number of the first cell of a batch among all cells.
         kept, at = [], 0
-        for middle_BChw, coarse_BChw in normals:
-            cells_BChw = described(middle_BChw, coarse_BChw)
+        for levels in normals:
+            cells_BChw = described(*levels)
             # Drawn as soon as their number is known, so only the drawn cells are kept in memory.
             if chosen is None:
                 chosen = self._drawn(images * cells_BChw.shape[2] * cells_BChw.shape[3])
@@ -70,19 +70,14 @@ class PatchMemory(AnyShape):
         # Scaled again, as the root mean square is now that of the selected cells.
         self.bank_NC = self._scaled(cells_NC)
 
-    def forward(self, middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:
-        """The distance of every cell to its nearest entry, (B, h, w)."""
-        cells_BPC = self.cells(middle_BChw, coarse_BChw)
-        # In chunks, because all distances at once can exceed the memory.
-        distances_BP = torch.cdist(cells_BPC, self.bank_NC[:CHUNK]).amin(2)
-        for at in range(CHUNK, len(self.bank_NC), CHUNK):
-            part_BP = torch.cdist(cells_BPC, self.bank_NC[at : at + CHUNK]).amin(2)
-            distances_BP = torch.minimum(distances_BP, part_BP)
-        return distances_BP.unflatten(1, middle_BChw.shape[2:])
+    def forward(self, *levels: Tensor) -> Tensor:
+        """The distance of every cell of the first level to its nearest entry, (B, h, w)."""
+        distances_BP = nearest_distances(self.cells(*levels), self.bank_NC)
+        return distances_BP.unflatten(1, levels[0].shape[2:])
 
-    def cells(self, middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:
-        """The scaled cells (B, P, C) of the two levels."""
-        scaled_BChw = described(middle_BChw, coarse_BChw) / self.scale_C.view(-1, 1, 1)
+    def cells(self, *levels: Tensor) -> Tensor:
+        """The scaled cells (B, P, C) of the levels."""
+        scaled_BChw = described(*levels) / self.scale_C.view(-1, 1, 1)
         return scaled_BChw.flatten(2).transpose(1, 2)
 
     def _drawn(self, cells: int) -> np.ndarray:
@@ -93,18 +88,36 @@ class PatchMemory(AnyShape):
 
     def _scaled(self, cells_NC: Tensor) -> Tensor:
         """The cells, divided by the root mean square length of their level; sets `scale_C`."""
-        parts = cells_NC.split(list(self.channels), 1)
-        scales = [part.square().sum(1).mean().sqrt().expand(part.shape[1]) for part in parts]
-        self.scale_C = torch.cat(scales)
+        self.scale_C = level_scales(cells_NC, self.channels)
         return cells_NC / self.scale_C
 
 
-def described(middle_BChw: Tensor, coarse_BChw: Tensor) -> Tensor:
-    """(B, C, h, w) float32: the averaged levels, concatenated, not yet scaled."""
+def described(*levels: Tensor) -> Tensor:
+    """(B, C, h, w) float32: the averaged levels on the cells of the first, concatenated, not yet
+    scaled."""
     # PatchCore's locally aware features: averages over 3 x 3 neighbourhoods.
-    middle, coarse = (F.avg_pool2d(level.float(), 3, 1, 1) for level in (middle_BChw, coarse_BChw))
-    coarse = F.interpolate(coarse, middle.shape[2:], mode="bilinear", align_corners=False)
-    return torch.cat((middle, coarse), 1)
+    first, *others = (F.avg_pool2d(level.float(), 3, 1, 1) for level in levels)
+    return torch.cat([first, *(_on_cells_of(first, other) for other in others)], 1)
+
+
+def _on_cells_of(first_BChw: Tensor, other_BChw: Tensor) -> Tensor:
+    return F.interpolate(other_BChw, first_BChw.shape[2:], mode="bilinear", align_corners=False)
+
+
+def level_scales(cells_NC: Tensor, channels: Sequence[int]) -> Tensor:
+    """(C,): the root mean square length of every level, whose widths are `channels`."""
+    parts = cells_NC.split(list(channels), 1)
+    return torch.cat([part.square().sum(1).mean().sqrt().expand(part.shape[1]) for part in parts])
+
+
+def nearest_distances(cells_PC: Tensor, bank_NC: Tensor) -> Tensor:
+    """The distance of every cell, (P, C) or (B, P, C), to its nearest entry of the bank."""
+    # In chunks, because all distances at once can exceed the memory.
+    nearest_P = torch.cdist(cells_PC, bank_NC[:CHUNK]).amin(-1)
+    for at in range(CHUNK, len(bank_NC), CHUNK):
+        part_P = torch.cdist(cells_PC, bank_NC[at : at + CHUNK]).amin(-1)
+        nearest_P = torch.minimum(nearest_P, part_P)
+    return nearest_P
 
 
 def coreset_rows(cells_MC: Tensor, count: int, seed: int) -> Tensor:

@@ -26,7 +26,7 @@ from detectors.base import Batches
 from detectors.networks.mahalanobis import Covariance, Gaussian
 from detectors.networks.patch_memory import Pair
 
-# Images whose features are computed in all views; more normals need fewer views.
+# Images, counting every view, whose features are computed; more normals need fewer views.
 MOST_IMAGES = 1600
 # The levels that are pooled, as places in a pair: stride 8, stride 16, both.
 _LEVELS = ((0,), (1,), (0, 1))
@@ -49,8 +49,10 @@ class PooledDistance(nn.Module):
         grids: Sequence[int],
         views: Sequence[int] = (1, 8),
         covariance: Covariance = "ledoit_wolf",
+        most_images: int = MOST_IMAGES,
     ) -> None:
         super().__init__()
+        self.most_images = most_images
         self.covariance: Covariance = covariance
         whole = [Way(levels, 1, count) for count in views for levels in _LEVELS if 1 in grids]
         # Turned images move parts into other regions, and deep features suffice to tell the parts.
@@ -68,7 +70,7 @@ class PooledDistance(nn.Module):
         images = [batch["image"] for batch in normals]
         count = sum(map(len, images))
         most = max(way.views for way in self.ways)
-        affordable = max(1, min(most, MOST_IMAGES // max(count, 1)))
+        affordable = max(1, min(most, self.most_images // max(count, 1)))
         # The features of every view: (images, R, D) per levels and grid.
         seen: list[dict[tuple[tuple[int, ...], int], Tensor]] = []
         for view in range(affordable):

@@ -5,14 +5,15 @@ bottleneck. From there one decoder rebuilds F from the global semantics (G, corr
 more start from the local tokens: one estimates F (L), the other G (P). F - L is large at local
 anomalies. G - P is large at logical ones: P sees the image place by place, while G sees it through
 the bottleneck's semantic tokens, which correct what is not normal. Details that the paper leaves
-open follow its released code of June 2023.
+open follow its released code of June 2023. With `regions` (ours) F - G and L - G make a second
+image score (`detectors.networks.residual_score`).
 
 Shapes: B batch; H, W image, both `size`; h, w cells of a level; C channels; K maps (branch times
 level: local fine to coarse, then global).
 """
 
-import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,17 +31,17 @@ from detectors.models.glcf.fusion import (
     stated_weights,
 )
 from detectors.models.glcf.networks import Decoder, PatchEmbedding, SemanticAggregation, as_cells
+from detectors.models.glcf.rows import as_levels, as_rows
 from detectors.models.glcf.settings import GlcfSettings
 from detectors.networks.feature_cache import FeatureCache
 from detectors.networks.mahalanobis import Gaussian
 from detectors.networks.pyramids import (
-    STRIDES,
-    Channels,
     Levels,
     Pyramid,
     StandardisedPyramid,
     pyramid_of,
 )
+from detectors.networks.residual_score import Residuals, ResidualScore
 from pipeline.models.backbone import normalise
 
 # The compared levels, of stride 4, 8 and 16.
@@ -51,12 +52,21 @@ BRANCHES = ("local", "global")
 STATED_PX = 224
 
 
+class Seen(NamedTuple):
+    """What scores are made of: the maps, what the image contains, L - G, and of cells F - G."""
+
+    maps_BKHW: Tensor
+    content_BC: Tensor
+    residuals: Residuals
+
+
 class Glcf(Detector):
     """The detector. `settings.score` says how an image is scored, its map is the fused map.
 
     `mean_K` and `deviation_K` standardise the maps, `weight_K` are their fusion weights.
     """
 
+    exact = True
     settings: GlcfSettings
     mean_K: Tensor
     deviation_K: Tensor
@@ -95,6 +105,9 @@ class Glcf(Detector):
         values = 2 * maps + channels[3]
         self.register_buffer("spread_J", torch.ones(values, dtype=torch.float64))
         self.typical = Gaussian(values)
+        self.residual: ResidualScore | None = None
+        if settings.regions:
+            self.residual = ResidualScore(channels[1:3], settings.regions)
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -107,7 +120,7 @@ class Glcf(Detector):
             # Not more than the limit is computed in vain.
             if not self.cache.open:
                 break
-            self.cache.add(batch.get("index"), _as_rows(self._levels(batch["image"])))
+            self.cache.add(batch.get("index"), as_rows(self._levels(batch["image"])))
         self.cache.close()
 
     def losses(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
@@ -142,7 +155,7 @@ class Glcf(Detector):
         # Two scalars per map and image, averaged over the images.
         means, deviations, values = [], [], []
         for batch in train if self.settings.statistics == "train" else held_out:
-            maps_BKHW, content_BC = self._seen(batch["image"])
+            maps_BKHW, content_BC, _ = self._seen(batch["image"])
             values.append(_statistics(maps_BKHW, content_BC))
             means.append(maps_BKHW.double().mean((2, 3)))
             deviations.append(maps_BKHW.double().std((2, 3), correction=0))
@@ -155,9 +168,14 @@ class Glcf(Detector):
             self.spread_J.copy_(values_NJ.std(0, correction=0).clamp_min(1e-6))
             self.typical.fit(values_NJ / self.spread_J, "ledoit_wolf")
         self.weight_K.copy_(torch.from_numpy(self._stated()))
+        if self.residual is not None:
+            self.residual.fit(lambda images: self._seen(images).residuals, train)
 
     def parts(self, images_B3HW: Tensor) -> Tensor:
         """The image score, or with calibrated weights what it is made of under any weights."""
+        if self.residual is not None:
+            seen = self._seen(images_B3HW)
+            return self.residual.parts(self._published(seen), seen.residuals)
         if self.settings.score == "distance" or self.settings.weights == "stated":
             return super().parts(images_B3HW)
         # Scores depend on the maps' covariances only, which need far less memory than the maps.
@@ -168,8 +186,11 @@ class Glcf(Detector):
     def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
         """With `weights: calibrated`, choose those that separate synthetic anomalies best.
 
-        The stated weights win among equally good ones.
+        The stated weights win among equally good ones. With `regions`, choose what is pooled.
         """
+        if self.residual is not None:
+            self.residual.fuse(normals_NP, pairs_MP, labels_M)
+            return
         if normals_NP.shape[1:] != (len(self.weight_K) ** 2,) or not len(pairs_MP):
             return
         covariance_NKK, covariance_MKK = (
@@ -182,6 +203,8 @@ class Glcf(Detector):
         self.weight_K.copy_(torch.from_numpy(best_K))
 
     def combined(self, parts_BP: Tensor) -> Tensor:
+        if self.residual is not None:
+            return self.residual.combined(parts_BP)
         if parts_BP.shape[1] == 1:
             return super().combined(parts_BP)
         covariance_BKK = parts_BP.unflatten(1, (len(self.weight_K), -1))
@@ -190,13 +213,11 @@ class Glcf(Detector):
         return squares_B.clamp_min(0).sqrt()
 
     def forward(self, images_B3HW: Tensor) -> Scores:
-        maps_BKHW, content_BC = self._seen(images_B3HW)
-        fused_BHW = self._weighted(maps_BKHW).sum(1)
-        if self.settings.score == "distance":
-            values_BJ = _statistics(maps_BKHW, content_BC) / self.spread_J
-            return Scores(self.typical(values_BJ), fused_BHW)
-        # Not the maximum: the paper scores an image by the deviation of its map.
-        return Scores(fused_BHW.flatten(1).std(1, correction=0), fused_BHW)
+        seen = self._seen(images_B3HW)
+        image_B = self._published(seen)
+        if self.residual is not None:
+            image_B = self.residual(image_B, seen.residuals)
+        return Scores(image_B, self._weighted(seen.maps_BKHW).sum(1))
 
     def explain(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         of_branch = self._weighted(self._maps(images_B3HW)).split(len(LEVELS), 1)
@@ -207,7 +228,7 @@ class Glcf(Detector):
         rows_BN11 = self.cache.get(batch.get("index"))
         if rows_BN11 is None:
             return self._levels(batch["image"])
-        return _as_levels(rows_BN11, self.pyramid.channels, self.settings.size)
+        return as_levels(rows_BN11, self.pyramid.channels, self.settings.size)
 
     def _correspondence_target(self, batch: Batch, f: Three) -> Three:
         """The levels that G must rebuild from the global semantics of those images."""
@@ -241,10 +262,18 @@ class Glcf(Detector):
 
     def _maps(self, images_B3HW: Tensor) -> Tensor:
         """The smoothed difference maps (B, K, H, W) at the size of the image."""
-        return self._seen(images_B3HW)[0]
+        return self._seen(images_B3HW).maps_BKHW
 
-    def _seen(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps, and the mean of the local tokens (B, C): what the image contains.
+    def _published(self, seen: Seen) -> Tensor:
+        """The image scores (B,) that `settings.score` names."""
+        if self.settings.score == "distance":
+            values_BJ = _statistics(seen.maps_BKHW, seen.content_BC) / self.spread_J
+            return self.typical(values_BJ)
+        # Not the maximum: the paper scores an image by the deviation of its map.
+        return self._weighted(seen.maps_BKHW).sum(1).flatten(1).std(1, correction=0)
+
+    def _seen(self, images_B3HW: Tensor) -> Seen:
+        """The maps, the mean of the local tokens, and the residuals.
 
         Always in float32: G and its estimate are so close to each other that bfloat16 rounding is
         as large as the differences between images.
@@ -271,7 +300,9 @@ class Glcf(Detector):
         # Smoothed before statistics and fusion. Both are linear, so this equals smoothing the final
         # map, as the paper describes it.
         sigma = self.settings.sigma * self.settings.size / STATED_PX
-        return gaussian_smoothed(torch.cat(maps, 1), sigma), z_local.mean((2, 3))
+        maps_BKHW = gaussian_smoothed(torch.cat(maps, 1), sigma)
+        residuals = Residuals((local[1] - g[1], local[2] - g[2]), f[2] - g[2])
+        return Seen(maps_BKHW, z_local.mean((2, 3)), residuals)
 
     def _normalised(self, maps_BKHW: Tensor) -> Tensor:
         """Standardised maps (B, K, H, W)."""
@@ -313,24 +344,6 @@ def _statistics(maps_BKHW: Tensor, content_BC: Tensor) -> Tensor:
     return torch.cat([scales_BJ.clamp_min(1e-12).log(), content_BC.double()], 1)
 
 
-def _as_rows(levels: Levels) -> Tensor:
-    """All levels of an image as one row (B, N, 1, 1), because the cache keeps one tensor."""
-    return torch.cat([level_BChw.flatten(1) for level_BChw in levels], 1)[:, :, None, None]
-
-
-def _as_levels(rows_BN11: Tensor, channels: Channels, size: int) -> Levels:
-    """The levels that `_as_rows` joined, for images of `size` pixels."""
-    shapes = [
-        (c, size // stride, size // stride) for c, stride in zip(channels, STRIDES, strict=True)
-    ]
-    parts = rows_BN11.flatten(1).split([math.prod(shape) for shape in shapes], 1)
-    f0, f1, f2, f3 = (
-        part.unflatten(1, shape).contiguous(memory_format=torch.channels_last)
-        for part, shape in zip(parts, shapes, strict=True)
-    )
-    return f0, f1, f2, f3
-
-
 def build(settings: GlcfSettings, weights: Path | None) -> Glcf:
     """GLCF on the pyramid that `settings.teacher` names; randomly initialised without a file."""
     pyramid = pyramid_of(settings.teacher, weights, settings.size)
@@ -350,7 +363,7 @@ ENTRY = DetectorEntry(
         GlcfSettings(
             size=192, teacher="efficientnet-lite0", width=96, depth=2, encoder_heads=4,
             decoder_heads=4, blocks=(1, 1), standardise=True, learning_rate=2e-3,
-            branch_weights=(1, 1), score="distance",
+            branch_weights=(1, 1), score="distance", regions=(1, 2, 3, 4, 6, 8),
         ),
         Schedule(steps=200, batch_size=4, folds=3),
     ),

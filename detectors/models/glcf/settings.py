@@ -6,11 +6,12 @@ paper's Swin-T model) where the paper is silent.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from detectors.base import DetectorSettings
 from detectors.data.source_sampler import SourceSettings
 from detectors.models.glcf.networks import Aggregation, UpSampling
+from detectors.networks.residual_score import Grids
 
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -116,6 +117,7 @@ class GlcfSettings(DetectorSettings, SourceSettings):
         "distance = Mahalanobis distance, from those of normals, of the means and deviations of "
         "all maps and of the mean local token, which also finds what an image lacks",
     )
+    regions: Grids = ()
     statistics: Literal["train", "validation"] = Field(
         default="train", description="split of the normals that give the maps' mean and deviation"
     )
@@ -145,6 +147,12 @@ class GlcfSettings(DetectorSettings, SourceSettings):
         if not sum(weights):
             raise ValueError("at least one weight must be above zero")
         return weights
+
+    @model_validator(mode="after")
+    def _chooses_one_thing(self) -> "GlcfSettings":
+        if self.regions and self.weights == "calibrated":
+            raise ValueError("weights=calibrated needs regions=[], which choose another score")
+        return self
 
     def sources(self) -> SourceSettings:
         """The settings of the sampler."""

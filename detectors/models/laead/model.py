@@ -249,11 +249,8 @@ ENTRY = DetectorEntry(
     "doi 10.3390/s25165016.",
     build=build,
     paper=(LaEadSettings(), Schedule(steps=70_000, batch_size=1)),
-    cpu=(
-        # Regions stand for the context that the extractor's attention sees.
-        LaEadSettings(**PUAD.cpu[0].model_dump() | {"regions": (1, 2, 3, 4, 6, 8)}),
-        PUAD.cpu[1],
-    ),
+    # Without trained networks nothing is left of what tells the two apart.
+    cpu=(LaEadSettings(**PUAD.cpu[0].model_dump()), PUAD.cpu[1]),
     tiny=(
         # PUAD's tiny config, plus an extractor of 32 channels.
         LaEadSettings(**PUAD.tiny[0].model_dump(), extractor_width=0.0625, heads=2),

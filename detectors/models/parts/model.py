@@ -1,7 +1,7 @@
 """Parts: counts the parts of a product, checks their places and looks, and says what is wrong.
 
-It cannot see what is wrong inside of a part that looks good as a whole: a scratch, a stain, a crack
-that leaves it its shape. And it is for products with parts: on textures it refuses to be fitted.
+It looks at every part under magnification, too (`surfaces.py`): a crack, a stain, a missing piece.
+It is for products with parts: on textures it refuses to be fitted.
 
 Parts are found and described as for rule books. Rules are those of a given book, or of a draft from
 the training normals (`pipeline/rulebook/draft.py`), after the composition maps of SALAD (Fučka et
@@ -16,6 +16,7 @@ Shapes: B batch; N normals; M samples; R rules; P kinds of rules; H, W image; 3 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from detectors.models.parts.finder import BatchFinder, MachineFinder
 from detectors.models.parts.map import empty_places, painted
 from detectors.models.parts.places import Places
 from detectors.models.parts.settings import PartsSettings
-from detectors.models.parts.statistics import UNEXPLAINED, extensions
+from detectors.models.parts.statistics import SURFACE, UNEXPLAINED, extensions
 from detectors.models.parts.stored_book import StoredBook
+from detectors.models.parts.surfaces import Known, Surface, Surfaces
 from detectors.models.parts.surprise import Judged, Normals, offs_of
 from detectors.models.parts.unexplained import Strange, Unexplained
 from pipeline.imaging.masks import bounding_box
@@ -46,11 +48,15 @@ BROKEN, KEPT, NOTABLE, MOST = 0.1, 0.02, 3.0, 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """The parts of an image as a rule book sees them, what no kind explains, and all findings."""
+    """The parts of an image as a rule book sees them, what no kind explains, and all findings.
+
+    `surfaces` are those of recognised parts.
+    """
 
     parts: Parts
     named: Sequence[RecognisedPart]
     strange: Strange
+    surfaces: Sequence[Surface]
     findings: Sequence[Finding]
 
 
@@ -72,7 +78,9 @@ class PartsDetector(Detector):
         self.stored = StoredBook()
         self.places = Places()
         self.normals = Normals()
-        self.unexplained = Unexplained((finder.levels.middle, finder.levels.coarse))
+        channels = finder.levels.middle, finder.levels.coarse
+        self.unexplained = Unexplained(channels)
+        self.surfaces = Surfaces(channels)
         # Book, images and what was seen in them: scores, reasons and regions ask for the same.
         self._last: tuple[RuleBook, Tensor, list[Seen]] | None = None
 
@@ -104,11 +112,27 @@ class PartsDetector(Detector):
             strange += self.unexplained.of(levels_of, found[here], named[here])
             at = here.stop
         self.unexplained.settle(strange)
+        surfaces = self._surfaces_of_fit(normals, found, named)
         # Places are judged by the other images: an image knows all of its own.
         self.normals.offs_NR = offs_of([
             self._findings(*one, own)
-            for own, one in enumerate(zip(found, named, strange, strict=True))
+            for own, one in enumerate(zip(found, named, strange, surfaces, strict=True))
         ])  # fmt: skip
+
+    def _surfaces_of_fit(
+        self, normals: Batches, found: Sequence[Parts], named: Sequence[Sequence[RecognisedPart]]
+    ) -> list[list[Surface]]:
+        """Learn the surfaces of good parts, unless a given book says all that is to be checked."""
+        if self.settings.rules is not None:
+            return [[] for _ in found]
+        known = [self._known(*one) for one in zip(found, named, strict=True)]
+        kinds, describe = len(self.book.book.parts), partial(self.finder.patches, keep=True)
+        return self.surfaces.learn(normals, known, kinds, describe)
+
+    def _known(self, parts: Parts, seen: Sequence[RecognisedPart]) -> Known:
+        names = list(self.book.book.parts)
+        kinds = [names.index(one.name) if one.name in names else -1 for one in seen]
+        return parts.masks_NHW, kinds
 
     def _drafted(self, normals: Batches) -> RuleBook:
         """A draft from parts that were looked at again by a first draft."""
@@ -143,12 +167,18 @@ class PartsDetector(Detector):
 
     def _map(self, one: Seen) -> np.ndarray:
         judged = self.normals.judged(self.book, one.findings)
-        scored = [(each.score, each.finding) for each in judged]
+        # Patches have maps of their own, as high as the score.
+        own = {UNEXPLAINED: one.strange.map_HW / (one.strange.distance or 1.0)}
+        by_number = {surface.number: surface for surface in one.surfaces}
+        for each in judged:
+            if each.finding.rule.endswith(f".{SURFACE}") and each.finding.parts:
+                (number,) = each.finding.parts
+                own[each.finding.rule] = by_number[number].map_HW(one.strange.map_HW.shape)
+        scored = [(each.score, each.finding) for each in judged if each.finding.rule not in own]
         map_HW = painted(one.parts, scored, self._frame(one.parts))
-        # Its own map, as high as its score.
-        for score, finding in scored:
-            if finding.rule == UNEXPLAINED and one.strange.distance:
-                np.maximum(map_HW, score * one.strange.map_HW / one.strange.distance, out=map_HW)
+        for each in judged:
+            if each.finding.rule in own:
+                np.maximum(map_HW, each.score * own[each.finding.rule], out=map_HW)
         return map_HW
 
     def reasons(self, images_B3HW: Tensor) -> list[list[Reason]]:
@@ -192,8 +222,12 @@ class PartsDetector(Detector):
             parts = self.finder.parts_by(book, images_B3HW)
             named = [recognised_in(book, one) for one in parts]
             strange = self.unexplained.of(self.finder.patches(images_B3HW), parts, named)
+            # Without a draft no kind has a window, so there are none.
+            known = [self._known(*one) for one in zip(parts, named, strict=True)]
+            surfaces = self.surfaces.of(images_B3HW, known, self.finder.patches)
             seen = [
-                Seen(*one, self._findings(*one)) for one in zip(parts, named, strange, strict=True)
+                Seen(*one, self._findings(*one))
+                for one in zip(parts, named, strange, surfaces, strict=True)
             ]
             last = self._last = book, images_B3HW.cpu().clone(), seen
         return last[2]
@@ -206,7 +240,12 @@ class PartsDetector(Detector):
         return frame_in(self.book, parts.frame, parts.masks_NHW.shape[1:])
 
     def _findings(
-        self, parts: Parts, seen: Sequence[RecognisedPart], strange: Strange, own: int = -1
+        self,
+        parts: Parts,
+        seen: Sequence[RecognisedPart],
+        strange: Strange,
+        surfaces: Sequence[Surface],
+        own: int = -1,
     ) -> list[Finding]:
         """Every rule on one image, in the order of `rule_names`; `own` is its number in the fit."""
         found = findings_of(self.book, seen)
@@ -215,7 +254,8 @@ class PartsDetector(Detector):
         # A person who gave a book has said all that is to be checked.
         if self.settings.rules is None:
             where = self.places.worst(list(self.book.book.parts), parts, seen, own)
-            found += extensions(self.book, seen, where)
+            height, width = parts.masks_NHW.shape[1:]
+            found += extensions(self.book, seen, surfaces, where, (height, width))
         return found
 
 

@@ -19,8 +19,8 @@ from detectors.base import Batches, Detector, DetectorEntry, Schedule
 from detectors.models.efficientad.model import ENTRY as EFFICIENTAD
 from detectors.models.efficientad.model import EfficientAd, RawOutputs
 from detectors.models.puad.frozen import FrozenPuad
-from detectors.models.puad.fusion import WEIGHTS, fused, scales, separation_at
 from detectors.models.puad.settings import PuadSettings
+from detectors.networks.fusion import WEIGHTS, fused, scales, separation_at
 from detectors.networks.mahalanobis import Gaussian
 from detectors.networks.teachers import Teacher, teacher_for
 from pipeline.models.backbone import normalise
@@ -129,6 +129,8 @@ ENTRY = DetectorEntry(
             fusion="max",
             tune_fusion=True,
             penalty="none",
+            # With the whole image alone, parts that stay in their compartments are hard to tell.
+            regions=(1, 2, 3, 4, 6, 8),
         ),
         Schedule(steps=0, batch_size=8, folds=5),
     ),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detectors.models.efficientad.settings import EfficientAdSettings
-from detectors.models.puad.fusion import Rule
+from detectors.networks.fusion import Rule
 from detectors.networks.mahalanobis import Covariance
 
 

@@ -7,6 +7,9 @@ learn to output the features that a frozen teacher has of the clean original. At
 branch's map is the cosine distance between its features and the teacher's features of the same
 image; the final map is the sum over the branches.
 
+With `regions` (ours) what repaired features leave over of present ones is a second score
+(`detectors.networks.residual_score`).
+
 The paper fixes branches, losses and optimiser. What it leaves open (U-Net, noise, share of clean
 images, early stopping, fusion of levels) is a setting, with a default of our own.
 
@@ -30,8 +33,9 @@ from detectors.data.perlin import corrupt
 from detectors.data.rotation import rotated
 from detectors.data.source_sampler import SourceSettings
 from detectors.networks.corruption import LEVELS, CorruptionSettings, noise_textures
-from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean
+from detectors.networks.cosine import cosine_distance, fuse_levels, top_mean, unit_length
 from detectors.networks.denoising_student import Decoder, Student
+from detectors.networks.residual_score import Grids, Residuals, ResidualScore
 from detectors.networks.standardised_trunk import StandardisedTrunk
 from detectors.networks.unet import Skips, UNet
 from pipeline.models.backbone import Levels, Trunk, normalise
@@ -86,6 +90,8 @@ class SemRecSettings(CorruptionSettings, SourceSettings):
         description="learning rate schedule: cosine = warm-up over a tenth of the steps, then a "
         "decay to 0, for short runs",
     )
+    # Not in the paper.
+    regions: Grids = ()
 
     def sources(self) -> SourceSettings:
         """The settings of the sampler."""
@@ -123,6 +129,11 @@ class SemRec(Detector):
             )
         self.branches = nn.ModuleDict(branches)
         self.register_buffer("ranges_22", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        self.residual: ResidualScore | None = None
+        if settings.regions:
+            self.residual = ResidualScore(channels[1:], settings.regions)
+            # Distances under a narrow covariance amplify rounding.
+            self.exact = True
         # Not a buffer: only training needs textures, so checkpoints do not store them.
         self.textures_K3SS = textures_K3SS
         self.to(memory_format=torch.channels_last)
@@ -173,7 +184,10 @@ class SemRec(Detector):
 
     @torch.no_grad()
     def calibrate(self, train: Batches, held_out: Batches) -> None:
-        """With `branch_norm: val_quantile`, set the quantiles of each branch's map."""
+        """With `branch_norm: val_quantile` the quantiles of each branch's map, and with `regions`
+        the Gaussians."""
+        if self.residual is not None:
+            self.residual.fit(lambda images: self._seen(images)[1], train)
         if self.settings.branch_norm == "none":
             return
         values: dict[str, list[np.ndarray]] = {name: [] for name in self.branches}
@@ -187,11 +201,27 @@ class SemRec(Detector):
                 # A constant map has equal quantiles: avoid a division by zero.
                 self.ranges_22[row] = torch.tensor([low, max(high, low + 1e-6)])
 
+    def parts(self, images_B3HW: Tensor) -> Tensor:
+        if self.residual is None:
+            return super().parts(images_B3HW)
+        maps, residuals = self._seen(images_B3HW)
+        return self.residual.parts(self._top(self._sum(maps)), residuals)
+
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        if self.residual is not None:
+            self.residual.fuse(normals_NP, pairs_MP, labels_M)
+
+    def combined(self, parts_BP: Tensor) -> Tensor:
+        if self.residual is None:
+            return super().combined(parts_BP)
+        return self.residual.combined(parts_BP)
+
     def forward(self, images_B3HW: Tensor) -> Scores:
-        maps = [self._scaled(name, map_BHW) for name, map_BHW in self._maps(images_B3HW).items()]
-        # The final map is the sum over the branches.
-        maps_BHW = torch.stack(maps).sum(0)
-        image_B = top_mean(maps_BHW, self.settings.top_pixels, self.settings.size)
+        maps, residuals = self._seen(images_B3HW)
+        maps_BHW = self._sum(maps)
+        image_B = self._top(maps_BHW)
+        if self.residual is not None:
+            image_B = self.residual(image_B, residuals)
         return Scores(image_B, maps_BHW)
 
     def explain(self, images_B3HW: Tensor) -> dict[str, Tensor]:
@@ -202,16 +232,35 @@ class SemRec(Detector):
 
     def _maps(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Each branch's map (B, size, size), not scaled."""
+        return self._seen(images_B3HW)[0]
+
+    def _seen(self, images_B3HW: Tensor) -> tuple[dict[str, Tensor], Residuals]:
+        """The branches' maps, and what the last branch, `object` if there is one, changes at
+        strides 8 and 16."""
+        kind = images_B3HW.device.type
+        # Re-enter with autocast off.
+        if self.exact and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self._seen(images_B3HW)
         images = normalise(images_B3HW)
         target = self.teacher(images)
-        maps = {}
+        maps, decoded = {}, target
         for name, branch in self.branches.items():
             # A branch without an encoder of its own continues from the teacher's deepest level.
             decoded = branch(target[2]) if isinstance(branch, Decoder) else branch(images)
             levels = [cosine_distance(*pair) for pair in zip(decoded, target, strict=True)]
             chosen = self.settings.mapped(levels)
             maps[name] = fuse_levels(chosen, self.settings.size, self.settings.level_fusion)
-        return maps
+        middle_BChw, coarse_BChw = (residual(target[at], decoded[at]) for at in (1, 2))
+        return maps, Residuals((middle_BChw, coarse_BChw), coarse_BChw)
+
+    def _sum(self, maps: dict[str, Tensor]) -> Tensor:
+        """The final map, the sum over the branches."""
+        return torch.stack([self._scaled(name, map_BHW) for name, map_BHW in maps.items()]).sum(0)
+
+    def _top(self, maps_BHW: Tensor) -> Tensor:
+        """The scores (B,) of maps."""
+        return top_mean(maps_BHW, self.settings.top_pixels, self.settings.size)
 
     def _decoded(self, branch: nn.Module, normalised_B3HW: Tensor) -> Levels:
         """A branch's levels, with its own encoder or on top of the teacher's features."""
@@ -241,6 +290,15 @@ class SemRec(Detector):
         share_B1hw = F.interpolate(changed_BHW[:, None].float(), map_Bhw.shape[1:], mode="area")
         weight_Bhw = 1 + (self.settings.mask_weight - 1) * share_B1hw[:, 0]
         return (weight_Bhw * map_Bhw).sum() / weight_Bhw.sum()
+
+
+def residual(target_BChw: Tensor, decoded_BChw: Tensor) -> Tensor:
+    """What is left of the target without its projection on the decoded features, cell by cell.
+
+    The loss leaves the length of decoded features open, so each cell takes the best one.
+    """
+    unit_BChw = unit_length(decoded_BChw)
+    return target_BChw - (target_BChw * unit_BChw).sum(1, keepdim=True) * unit_BChw
 
 
 def cosine_rate(step: int, steps: int) -> float:
@@ -279,7 +337,7 @@ ENTRY = DetectorEntry(
         SemRecSettings(
             teacher="efficientnet-lite0", standardise=True, branches="object", unet_base=8,
             map_levels=("coarse",), top_pixels=1300, learning_rate=2e-3, rate="cosine",
-            noise="perlin_self",
+            noise="perlin_self", regions=(1, 2, 3, 4, 6, 8),
         ),
         Schedule(steps=600, batch_size=4, folds=2),
     ),

@@ -6,7 +6,7 @@ import torch
 from toy_normals import ToyBatches, judged, onnx_scores, toy_images
 
 from detectors.models.puad.frozen import FrozenPuad
-from detectors.models.puad.fusion import fused
+from detectors.networks.fusion import fused
 from detectors.registry import assemble, configure
 
 TRAIN, HELD = toy_images(10), toy_images(8, seed=1)
@@ -46,12 +46,12 @@ def test_the_score_is_made_of_both_standardised_scores(rule: str) -> None:
             np.linalg.norm(cells[:, None] - bank_NC[None], axis=2).min(1).max()
             for cells in cells_BPC
         ]
-        gaussian = fitted.distances.gaussians[0][0]
+        gaussian = fitted.scores.distances.gaussians[0][0]
         gaps = middle.double().mean((2, 3)).numpy() - gaussian.mean_D.numpy()
         squares = np.einsum("bd,de,be->b", gaps, gaussian.precision_DD.numpy(), gaps)
         return np.stack([worst, np.sqrt(squares)], 1)
 
-    assert int(fitted.way) == 0
+    assert int(fitted.scores.way) == 0
     held = two(HELD)
     scaled = (two(others) - held.mean(0)) / held.std(0)
     expected = scaled.sum(1) if rule == "sum" else scaled.max(1)
@@ -73,17 +73,17 @@ def test_without_a_difference_the_settings_stay() -> None:
     """All parts are the same number, so no way and no weight separates better than another."""
     detector = made(fusion="sum")
     rng = torch.Generator().manual_seed(0)
-    parts = 1 + len(detector.distances.ways)
+    parts = 1 + len(detector.scores.distances.ways)
     normals_NP = torch.randn(200, 1, generator=rng).double().expand(-1, parts)
     pairs_MP = torch.randn(200, 1, generator=rng).double().expand(-1, parts)
     detector.fuse(normals_NP, pairs_MP, torch.ones(200, dtype=torch.int64))
-    assert (int(detector.way), float(detector.weight)) == (0, 0.5)
+    assert (int(detector.scores.way), float(detector.scores.weight)) == (0, 0.5)
 
 
 def test_the_way_that_separates_is_chosen() -> None:
     detector = made(fusion="sum")
     rng = torch.Generator().manual_seed(0)
-    parts = 1 + len(detector.distances.ways)
+    parts = 1 + len(detector.scores.distances.ways)
     normals_NP = torch.randn(100, parts, generator=rng).double()
     pairs_MP = torch.randn(120, parts, generator=rng).double()
     labels_M = (torch.arange(120) < 80).long()
@@ -91,8 +91,8 @@ def test_the_way_that_separates_is_chosen() -> None:
     pairs_MP[labels_M == 1, 4] += 3
     pairs_MP[:, 2] += 6
     detector.fuse(normals_NP, pairs_MP, labels_M)
-    assert int(detector.way) == 3
-    assert float(detector.weight) < 0.5
+    assert int(detector.scores.way) == 3
+    assert float(detector.scores.weight) < 0.5
 
 
 def test_a_state_dict_is_the_whole_detector(fitted: FrozenPuad) -> None:

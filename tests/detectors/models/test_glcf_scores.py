@@ -17,6 +17,7 @@ from detectors.models.glcf.fusion import (
     scores_of,
     stated_weights,
 )
+from detectors.models.glcf.model import Seen
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.3, 4.0])
@@ -96,9 +97,10 @@ def test_the_distance_finds_too_little_as_well_as_too_much():
     for detector, less_is_anomalous in ((deviation, False), (distance, True)):
         detector.calibrate(ToyBatches(images), ToyBatches(toy_images(3)))
         scores = detector(images).image_B
-        maps, content = detector._seen(images)
+        maps, content, residuals = detector._seen(images)
         for factor, anomalous in ((0.25, less_is_anomalous), (4, True)):
-            detector._seen = lambda _, seen=(factor * maps, content): seen
+            scaled = Seen(factor * maps, content, residuals)
+            detector._seen = lambda _, seen=scaled: seen
             changed = detector(images).image_B
             assert (changed.min() > scores.max()) == anomalous
 

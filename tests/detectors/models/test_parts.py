@@ -41,6 +41,8 @@ def few_patches():
     """Flat boards need few patches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detectors.models.parts.unexplained.BANK", 200)
+        patch.setattr("detectors.models.parts.surfaces.BANK", 200)
+        patch.setattr("detectors.models.parts.surfaces.ENLARGED", 64)
         yield
 
 
@@ -228,6 +230,22 @@ def test_what_no_good_image_shows_is_a_reason_of_its_own(detector):
     assert "times as far from it as usual" in named["unknown.looks"].found
     map_HW = detector(tensor([crossed])).maps_BHW[0]
     assert map_HW[110, 62] > 0.5 * map_HW.max()
+
+
+def test_a_scratch_is_a_reason_and_is_shown_where_it_is(detector):
+    """Pale on a red disc, so that the finder sees the same disc."""
+    scratched = toy.board(900)
+    scratched[30:38, 34:36] = (235, 160, 160)
+    named = {reason.rule: reason for reason in detector.reasons(tensor([scratched]))[0]}
+    part, (x0, y0, x1, y1) = named["part_1.surface"].boxes
+    assert x0 < 35 < x1
+    assert y0 < 34 < y1
+    assert (x1 - x0) * (y1 - y0) < (part[2] - part[0]) * (part[3] - part[1]) / 2
+    assert "times as far from it as usual" in named["part_1.surface"].found
+    map_HW = detector(tensor([scratched])).maps_BHW[0]
+    assert map_HW[34, 35] > 0.5 * map_HW.max()
+    # Parts of the same kind are not concerned.
+    assert map_HW[94, 32] < 0.1 * map_HW.max()
 
 
 def test_the_networks_of_a_machine_are_named():

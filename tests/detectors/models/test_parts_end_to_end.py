@@ -40,6 +40,8 @@ def toy_machine():
         patch.setattr(model, "MachineFinder", ToyMachine)
         # Flat boards need few patches.
         patch.setattr("detectors.models.parts.unexplained.BANK", 200)
+        patch.setattr("detectors.models.parts.surfaces.BANK", 200)
+        patch.setattr("detectors.models.parts.surfaces.ENLARGED", 64)
         yield
 
 
@@ -85,7 +87,9 @@ def checkpoint(version: Version, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     for name, pixels in (("good", toy.board(100)), ("lacks", lacking(101))):
-        Image.fromarray(pixels).resize((200, 200)).save(tmp_path / f"{name}.png")
+        # Twice as large and as sharp: normals that are all alike forgive no other surface.
+        pixels = pixels.repeat(2, 0).repeat(2, 1)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     return tmp_path
 
 

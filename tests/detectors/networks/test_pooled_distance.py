@@ -3,14 +3,13 @@
 from itertools import product
 
 import numpy as np
-import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from toy_normals import ToyBatches
 
 from detectors.networks.patch_memory import Pair
-from detectors.networks.pooled_distance import MOST_IMAGES, PooledDistance, Way, turned
+from detectors.networks.pooled_distance import PooledDistance, Way, turned
 
 CHANNELS = (3, 4)
 
@@ -115,15 +114,13 @@ def test_a_part_in_a_wrong_place_is_seen_by_regions_alone() -> None:
     assert moved[:, whole].median() < 3 * normal[:, whole].median()
 
 
-def test_many_normals_are_not_turned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectors.networks.pooled_distance.MOST_IMAGES", 12)
-    assert MOST_IMAGES == 1600
+def test_many_normals_are_not_turned() -> None:
     calls = []
 
     def counted(images_B3HW: Tensor) -> Pair:
         calls.append(len(images_B3HW))
         return levels_of(images_B3HW)
 
-    pooled = PooledDistance(CHANNELS, grids=(1,))
+    pooled = PooledDistance(CHANNELS, grids=(1,), most_images=12)
     pooled.fit(counted, ToyBatches(scattered(6, seed=0)))
     assert sum(calls) == 12

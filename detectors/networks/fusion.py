@@ -34,7 +34,7 @@ def fused(scores_B2: Tensor, weight: Tensor, rule: Rule) -> Tensor:
         return 2 * (scores_B2 * weights_2).sum(1)
     # Without weight a score does not count, not even as zero.
     counts_2 = weights_2 > 0
-    scaled_B2 = scores_B2 * (weights_2 / weights_2.amax())
+    scaled_B2 = scores_B2 * (weights_2 / weights_2.amax(0))
     return torch.where(counts_2, scaled_B2, scaled_B2.new_tensor(-torch.inf)).amax(1)
 
 
