@@ -23,6 +23,8 @@ DARKEST = 0.45
 BRIGHTEST = 2.2
 # Lightness above the object's mean from which a pixel counts as highlight.
 HIGHLIGHT = 18.0
+# Lightness that the rest of an object reaches at most, so that highlights still differ from it.
+BELOW_WHITE = 75.0
 
 
 def recoloured(
@@ -63,11 +65,16 @@ def _in_hue(mean_3: np.ndarray, hue: float | None) -> np.ndarray:
 
 
 def _scaled_lightness(lightness_hw: np.ndarray, mean: float, wanted: float) -> np.ndarray:
-    """Lightness times a factor, blended back to white in highlights."""
+    """Lightness times a factor; highlights end at white, where they began."""
     factor = float(np.clip(wanted / max(mean, 1.0), DARKEST, BRIGHTEST))
     start = min(95.0, mean + HIGHLIGHT)
-    shine_hw = np.clip((lightness_hw - start) / (100 - start), 0, 1) ** 2
-    return factor * lightness_hw + (100 - factor * 100) * shine_hw
+    factor = max(min(factor, BELOW_WHITE / start), DARKEST)
+    shine_hw = np.clip((lightness_hw - start) / (100 - start), 0, 1)
+    if factor <= 1:
+        return factor * lightness_hw + (100 - factor * 100) * shine_hw**2
+    # Brightened, most highlights would be beyond white, and bright pieces of a dark object (its
+    # legs) one white area: they share what is left between the brightest part of it and white.
+    return factor * np.minimum(lightness_hw, start) + (100 - factor * start) * shine_hw
 
 
 def _rotated_chroma(ab_hw2: np.ndarray, mean_2: np.ndarray, wanted_2: np.ndarray) -> np.ndarray:

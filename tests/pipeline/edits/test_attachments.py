@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -168,6 +169,20 @@ def test_the_rest_of_a_rod_is_noticed_and_a_stripe_below_it_is_not():
         after_HW3 = np.where(hole_HW[..., None], cloth(1), image_HW3).clip(0, 255).astype(np.uint8)
         nothing = np.zeros_like(hole_HW)
         left = left_behind((image_HW3, after_HW3), removed, hole_HW, nothing, nothing)
+        assert (left > 0.004) == noticed
+
+
+def test_a_hole_that_cuts_a_board_is_noticed_and_one_in_a_soft_stain_is_not():
+    """Both have little of the surrounding background on their rim; only a board has edges there."""
+    stripes_HW = np.zeros((SIZE, SIZE), np.float32)
+    for start in range(44, 80, 9):
+        stripes_HW[40:90, start : start + 5] = 1
+    stain_HW = cv2.GaussianBlur(rectangle(np.s_[40:90, 44:80]).astype(np.float32), (0, 0), 7)
+    removed_HW, nothing = rectangle(np.s_[54:76, 52:72]), np.zeros((SIZE, SIZE), np.bool_)
+    for dark_HW, noticed in ((stripes_HW, True), (stain_HW, False)):
+        image_HW3 = np.clip(cloth() * (1 - 0.5 * dark_HW[..., None]), 0, 255).astype(np.uint8)
+        images = (image_HW3, image_HW3)
+        left = left_behind(images, removed_HW, dilated(removed_HW, 2), nothing, nothing)
         assert (left > 0.004) == noticed
 
 

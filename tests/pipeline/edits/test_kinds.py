@@ -7,6 +7,7 @@ from skimage.measure import label, regionprops
 from small_parts import BLUE, GREEN, RED, YELLOW, bar, disc, draw, kit, kit_donors
 
 from pipeline.edits.apply import apply
+from pipeline.edits.compositing.recolor import recoloured
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import NO_DONORS, Donors
 from pipeline.edits.plan import plan
@@ -169,6 +170,16 @@ def test_a_highlight_stays_white_and_grey_becomes_colourful():
     assert "hue" in sample.edit.parameters
     assert (sample.pixels_HW3[61:63, 61:63] > 225).all()
     assert np.ptp(sample.pixels_HW3[70:76, 60:70].mean((0, 1))) > 30
+
+
+def test_bright_pieces_of_a_dark_object_do_not_become_one_white_area():
+    greys = np.full((64, 64), 25, np.float32)
+    greys[:, 48:] = np.linspace(90, 170, 64)[:, None]
+    lit = recoloured(np.repeat(greys[..., None], 3, 2), np.ones((64, 64), bool), lab=(60, 20, 20))
+    leg = rgb2lab(lit[4:-4, 52:60] / 255)[..., 0].mean(1)
+    assert (np.diff(leg) > 0).all()
+    assert np.ptp(leg) > 8
+    assert leg.max() < 97
 
 
 def test_an_object_of_the_wrong_type_comes_from_a_donor_or_another_place():
