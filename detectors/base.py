@@ -250,7 +250,8 @@ class DetectorEntry:
     of the teacher that `settings.teacher` names; without a file all weights are random, to be
     filled from a checkpoint. `paper`, `cpu` and `tiny` are settings and schedule of the profiles:
     the published configuration; the one for work without a GPU, on a frozen ImageNet backbone,
-    which trains within minutes; and a tiny one for tests.
+    which trains within minutes; and a tiny one for tests. `cpu_is` names a detector that is the
+    same one in the profile `cpu`.
     """
 
     name: str
@@ -261,3 +262,4 @@ class DetectorEntry:
     paper: tuple[DetectorSettings, Schedule]
     cpu: tuple[DetectorSettings, Schedule]
     tiny: tuple[DetectorSettings, Schedule]
+    cpu_is: str = ""

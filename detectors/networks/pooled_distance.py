@@ -26,7 +26,8 @@ from detectors.base import Batches
 from detectors.networks.mahalanobis import Covariance, Gaussian
 from detectors.networks.patch_memory import Pair
 
-# Images, counting every view, whose features are computed; more normals need fewer views.
+# Images, counting every view, whose features are computed: more normals need fewer views, and of
+# more normals than that each counts as it is.
 MOST_IMAGES = 1600
 # The levels that are pooled, as places in a pair: stride 8, stride 16, both.
 _LEVELS = ((0,), (1,), (0, 1))
@@ -71,21 +72,21 @@ class PooledDistance(nn.Module):
         count = sum(map(len, images))
         most = max(way.views for way in self.ways)
         affordable = max(1, min(most, self.most_images // max(count, 1)))
+        # Ways that differ in their views alone share their features.
+        one_each = {(way.levels, way.grid): way for way in self.ways}
         # The features of every view: (images, R, D) per levels and grid.
         seen: list[dict[tuple[tuple[int, ...], int], Tensor]] = []
-        for view in range(affordable):
-            levels = [levels_of(turned(batch_B3HW, view)) for batch_B3HW in images]
-            seen.append(
-                {
-                    (way.levels, way.grid): torch.cat([pooled(one, way) for one in levels])
-                    for way in self.ways
-                    if levels
-                }
-            )
+        for view in range(affordable if images else 0):
+            # Pooled batch by batch: the levels of thousands of images would fill the memory.
+            batches: list[dict[tuple[tuple[int, ...], int], Tensor]] = []
+            for batch_B3HW in images:
+                levels = levels_of(turned(batch_B3HW, view))
+                batches.append({key: pooled(levels, way) for key, way in one_each.items()})
+            seen.append({key: torch.cat([one[key] for one in batches]) for key in one_each})
         for way, gaussians in zip(self.ways, self.gaussians, strict=True):
             assert isinstance(gaussians, nn.ModuleList)
             key = way.levels, way.grid
-            features = [of_view[key] for of_view in seen[: way.views] if key in of_view]
+            features = [of_view[key] for of_view in seen[: way.views]]
             for region, gaussian in enumerate(gaussians):
                 assert isinstance(gaussian, Gaussian)
                 # Without normals the Gaussian raises its own error on an empty tensor.

@@ -37,7 +37,7 @@ Grids = Annotated[
 ]
 # Residuals of cells of normals in the memory; at stride 16 an image of 256 px has 256.
 BANK = 2500
-# Images, counting every view, whose residuals are computed: reconstructing takes time.
+# As in `pooled_distance`; fewer, as reconstructing takes time.
 MOST_IMAGES = 400
 
 

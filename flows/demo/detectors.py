@@ -14,7 +14,7 @@ from pipeline.models.weights import store as weights
 # The product whose parts have fixed places: ten normals say most about such a one.
 PRODUCT = "bottle"
 # Those that need no training; each takes less than a minute.
-DETECTORS = ("nearest", "puad", "laead")
+DETECTORS = ("nearest", "laead")
 # Their backbone, and the one that ships with the program.
 BACKBONE, BUNDLED = "efficientnet-lite0", "bundled-teacher"
 

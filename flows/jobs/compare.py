@@ -98,7 +98,8 @@ def planned(job: CompareJob) -> Plan:
     for name in names:
         one = _training(job, name, profile, version, out, changes.get(name, ()))
         # Detectors that the user names are trained, or their error is the user's to read.
-        why = "" if job.detectors else _unfit(one, profile, gpu)
+        twin = DETECTORS[name].cpu_is if profile == "cpu" and name not in changes else ""
+        why = "" if job.detectors else _unfit(one, profile, gpu, twin)
         if why:
             left_out[name] = why
         else:
@@ -239,10 +240,12 @@ def _training(
     return job_of_some(options)
 
 
-def _unfit(one: TrainJob, profile: str, gpu: bool) -> str:
-    """Why a detector does not fit this machine; empty when it does."""
+def _unfit(one: TrainJob, profile: str, gpu: bool, twin: str) -> str:
+    """Why a detector does not fit this machine, or need not be compared; empty when it does."""
     from pipeline.models.weights import store as weights
 
+    if twin:
+        return f"in the profile {profile} it is the same as {twin}"
     steps, teacher = one.recipe.schedule.steps, one.recipe.settings.teacher
     if profile == "paper" and steps and not gpu:
         return f"{steps:,} steps at the size of its paper need a GPU; name it to train it anyway"

@@ -73,14 +73,8 @@ def models_finder(opened: Opened) -> Any:
     """
     from pipeline.generation.reproduce import models_of
     from pipeline.generation.study import finder_of_version
-    from pipeline.models import device as devices
 
-    def load() -> Any:
-        # As in a run: the same sums give the same parts.
-        devices.one_thread()
-        return models_of(opened.version)
-
-    return finder_of_version(opened.version, load)
+    return finder_of_version(opened.version, lambda: models_of(opened.version))
 
 
 @dataclass

@@ -138,14 +138,19 @@ class ImageContext:
 
     def light_margin(self, targets: Sequence[int]) -> int:
         """How many pixels the light around some objects reaches beyond their boxes."""
-        most = 0
-        for target in targets:
-            light_HW = self.light_of([target])
-            if light_HW.any():
-                box, inner = bounding_box(light_HW), self.crops[target].box_4
-                most = max(most, inner[0] - box[0], inner[1] - box[1])
-                most = max(most, box[2] - inner[2], box[3] - inner[3])
-        return most
+        margins = (
+            self.cached(partial(self._light_margin, target), "light margin", target)
+            for target in targets
+        )
+        return max(margins, default=0)
+
+    def _light_margin(self, target: int) -> int:
+        light_HW = self.light_of([target])
+        if not light_HW.any():
+            return 0
+        box, inner = bounding_box(light_HW), self.crops[target].box_4
+        before = max(inner[0] - box[0], inner[1] - box[1])
+        return max(0, before, box[2] - inner[2], box[3] - inner[3])
 
     def background_of(self, target: int) -> np.ndarray:
         """Where the target may be placed: on the foreground if the foreground surrounds it, else

@@ -110,9 +110,8 @@ def folder_of_newest(store: Path, category: str) -> Path | None:
     newest = latest(store, category)
     if newest is None:
         return None
-    plan = StageCache(store / CACHE).root / "plans" / f"{newest.index['plan_digest']}.json"
     try:
-        return Path(json.loads(plan.read_text())["settings"]["root"])
+        return Path(json.loads(_plan_file(newest).read_text())["settings"]["root"])
     # Deleted since, or of another release: then nothing is known.
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -120,12 +119,16 @@ def folder_of_newest(store: Path, category: str) -> Path | None:
 
 def plan_of(version: Version) -> RunPlan | None:
     """The plan that a version of this store was made by, where it is still there and readable."""
-    plans = StageCache(version.dir.parent.parent / CACHE).root / "plans"
     try:
-        return load_plan(plans / f"{version.index['plan_digest']}.json")
+        return load_plan(_plan_file(version))
     # Deleted since, or of another release: then nothing is known.
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _plan_file(version: Version) -> Path:
+    cache = StageCache(version.dir.parent.parent / CACHE)
+    return cache.root / "plans" / f"{version.index['plan_digest']}.json"
 
 
 def load_plan(path: Path) -> RunPlan:

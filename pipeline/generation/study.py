@@ -65,8 +65,15 @@ class StudiedFinder:
 
     @cached_property
     def _find(self) -> PartFinder:
-        loaded = self._load()
+        loaded = self._models()
         return PartFinder(loaded.foreground, loaded.proposals, self.describe)
+
+    def _models(self) -> Models:
+        from pipeline.models import device
+
+        # As in a run: the same sums give the same parts.
+        device.one_thread()
+        return self._load()
 
     def __call__(self, image_HW3: np.ndarray) -> Parts:
         """The parts of an image."""
@@ -81,7 +88,7 @@ class StudiedFinder:
         if entry is not None:
             analysis = unpack_analysis(*entry)[1]
         else:
-            analysis = self._load().analyse(image_HW3)
+            analysis = self._models().analyse(image_HW3)
             self._keep("analysis", analysis_at, *pack_analysis(image_HW3, analysis))
         parts = parts_among(image_HW3, analysis.foreground, analysis.soft, self.describe)
         self._keep("parts", key, *pack_parts(parts))
@@ -109,25 +116,28 @@ class StudiedFinder:
 def finder_for(settings: CategorySettings) -> StudiedFinder:
     """The part finder of a category, as a run of it would find parts."""
     files = models.resolve(settings.models, settings.policy.allow_noncommercial)
-
-    def load() -> Models:
-        from pipeline.models import device
-
-        # As in a run: the same sums give the same parts.
-        device.one_thread()
-        return models.load(settings.models, settings.proposals, files)
-
+    load = partial(models.load, settings.models, settings.proposals, files)
     key_of = partial(analysis_key, settings, files.digests())
     return StudiedFinder(load, StageCache(settings.store / CACHE), key_of)
 
 
 def finder_of_version(version: Version, load: Callable[[], Models]) -> StudiedFinder:
-    """The part finder for the images of a version; `load` gives the models it was made with."""
-    store = version.dir.parent.parent
-    plan = plan_of(version)
+    """The part finder for the images of a version; `load` gives the models it was made with.
+
+    The cache is used only where a run would make the version's analyses again to the last bit:
+    another release may decode its files otherwise, and another machine compute otherwise.
+    """
     # A copy of a version without its store knows no plan, and nothing is in a cache.
-    known = (partial(analysis_key, plan.settings, plan.weights),) if plan else ()
-    return StudiedFinder(load, StageCache(store / CACHE), *known)
+    plan = plan_of(version)
+    made = {image.digest: image.analysis_key for image in plan.images} if plan else {}
+
+    def key_of(digest: str) -> str | None:
+        if plan is None or digest not in made:
+            return None
+        key = analysis_key(plan.settings, plan.weights, digest)
+        return key if key == made[digest] else None
+
+    return StudiedFinder(load, StageCache(version.dir.parent.parent / CACHE), key_of)
 
 
 def _digest(image_HW3: np.ndarray) -> bytes:

@@ -161,6 +161,10 @@ def test_detectors_without_their_weights_are_left_out_by_default(anomalysmith, v
     why = " ".join(row["why"] for row in paper["left_out"])
     assert "need a GPU" in why
     assert "weights pull" in why
+    cpu = anomalysmith(*words, "--profile", "cpu", "--json").json
+    assert {row["detector"]: row["why"] for row in cpu["left_out"]}["puad"] == (
+        "in the profile cpu it is the same as laead"
+    )
     tiny = anomalysmith(*words, "--profile", "tiny", "--json").json
     assert len(tiny["detectors"]) >= 7
     assert tiny["left_out"] == []

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.base import Box
+from detectors.models.parts.windows import peak_of
 from detectors.networks.any_shape import AnyShape
 from detectors.networks.patch_memory import Pair, PatchMemory
 from pipeline.imaging.masks import bounding_box
@@ -31,8 +32,6 @@ BANK = 3000
 # Probability of its kind from which a part explains its pixels, and share of a cell that parts must
 # explain.
 LIKELY, COVERED = 0.5, 0.5
-# Cells of at least this share of the highest distance belong to what is shown.
-NEAR_PEAK = 0.75
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,10 +101,7 @@ def _strange(distances_hw: np.ndarray, parts: Parts, seen: Sequence[RecognisedPa
     map_HW[explained_HW] = 0
     if not peak:
         return Strange(0.0, None, map_HW)
-    y, x = np.unravel_index(int(left_hw.argmax()), cells)
-    near_hw = (left_hw >= NEAR_PEAK * peak).astype(np.uint8)
-    _, labels_hw = cv2.connectedComponents(near_hw)
-    shown_hw = (labels_hw == labels_hw[y, x]).astype(np.uint8)
+    shown_hw = peak_of(left_hw).astype(np.uint8)
     shown_HW = cv2.resize(shown_hw, (width, height), interpolation=cv2.INTER_NEAREST) > 0
     # A part that is not explained is shown as a whole.
     for number, mask_HW in enumerate(parts.masks_NHW):

@@ -52,6 +52,12 @@ def window_around(mask_HW: np.ndarray, side: float) -> Window:
 
 def peak_box(map_HW: np.ndarray) -> Box:
     """The box around the highest value of a map and what is nearly as high beside it."""
+    return bounding_box(peak_of(map_HW))
+
+
+def peak_of(map_HW: np.ndarray) -> np.ndarray:
+    """The highest value of a map and what is nearly as high beside it, (H, W) bool."""
     near_HW = (map_HW >= NEAR_PEAK * map_HW.max()).astype(np.uint8)
     _, labels_HW = cv2.connectedComponents(near_HW)
-    return bounding_box(labels_HW == labels_HW.flat[int(map_HW.argmax())])
+    peak_HW: np.ndarray = labels_HW == labels_HW.flat[int(map_HW.argmax())]
+    return peak_HW

@@ -135,4 +135,5 @@ ENTRY = DetectorEntry(
         Schedule(steps=0, batch_size=8, folds=5),
     ),
     tiny=(PuadSettings(**EFFICIENTAD.tiny[0].model_dump()), EFFICIENTAD.tiny[1]),
+    cpu_is="laead",
 )

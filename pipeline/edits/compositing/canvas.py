@@ -62,8 +62,6 @@ class Canvas:
         self.feather = int(edit.parameters["feather"])
         # A pasted object changes pixels as far as its removal would, or as its soft edge reaches.
         self.reach = max(self.dilation, self.feather)
-        # A shadow with a new outline reaches as far as the light around the old one, on most sides.
-        self.shadow_reach = self.dilation
         # How many pixels a proposal's outline may be off, see `matting.alpha_matte`.
         self.band = max(1, self.dilation // 2)
         self.restores_noise = bool(edit.parameters["match_noise"])
@@ -154,10 +152,9 @@ class Canvas:
         mask_hw = MaskCrop(cutout.mask_hw, x, y).full((size_hw[0], size_hw[1]))
         if not mask_hw.any():
             return
-        # As far as the light that the old object changed, if that is farther.
-        shadow_hw = shadow_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.shadow_reach)
+        shadow_hw = shadow_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.dilation)
         self._paste(cutout, shadow_hw[..., None], 0, 0)
-        self.change_hw |= dilated(mask_hw, max(self.reach, self.shadow_reach))
+        self.change_hw |= dilated(mask_hw, self.reach)
 
     def _paste(self, cutout: Cutout, shadow_hw3: np.ndarray, x: int, y: int) -> None:
         """Multiply the window by the shadow factors, whose corner lies at x, y, then paste.

@@ -1,5 +1,6 @@
 """Mahalanobis distances of pooled features: against scikit-learn, and what each way is for."""
 
+import weakref
 from itertools import product
 
 import numpy as np
@@ -124,3 +125,18 @@ def test_many_normals_are_not_turned() -> None:
     pooled = PooledDistance(CHANNELS, grids=(1,), most_images=12)
     pooled.fit(counted, ToyBatches(scattered(6, seed=0)))
     assert sum(calls) == 12
+
+
+def test_only_the_levels_of_one_batch_are_held_at_a_time() -> None:
+    """Those of thousands of normals would fill the memory."""
+    made: list[weakref.ref[Tensor]] = []
+
+    def watched(images_B3HW: Tensor) -> Pair:
+        assert sum(one() is not None for one in made) <= 1
+        levels = levels_of(images_B3HW)
+        made.append(weakref.ref(levels[0]))
+        return levels
+
+    batches = ToyBatches(scattered(12, seed=0), batch_size=2)
+    PooledDistance(CHANNELS, grids=(1, 2)).fit(watched, batches)
+    assert len(made) == 6 * 8
