@@ -29,8 +29,8 @@ CONTINUES = 12.0
 # Share of a hole's rim that may be no background: a stripe, the wall of a compartment.
 MOST_CUT = 0.35
 # Pixels at 256 around a hole in which that thing must have edges, and the percentile of how much
-# colour changes per pixel there. Measured: 1.1 to 1.5 in a stain of wood, 2.8 to 5.0 on a board.
-AROUND, EDGES = 4, 75
+# colour changes per pixel there. Measured: 1.3 to 1.9 in a stain of wood, 5.8 to 8.9 on a board.
+AROUND, EDGES = 4, 90
 # Pixels at 256 around the end of such a thing in which the removed object is looked for.
 BESIDE = 8
 
