@@ -31,8 +31,10 @@ COLOURS = (
     (160, 90, 200),
     (40, 190, 190),
 )
+# Share of the image from which a mask is the product, whose tint would cover its parts.
+PRODUCT = 0.15
 # Category and kind of the strips at the top of the README.
-HERO = (("tray", "missing"), ("pins", "misplaced"), ("bag", "extra"), ("tray", "swapped"))
+HERO = (("tray", "missing"), ("bottle", "wrong_type"), ("pins", "extra"), ("tray", "swapped"))
 
 
 def strip(shard: ShardReader, row: int) -> np.ndarray:
@@ -56,11 +58,13 @@ def strip(shard: ShardReader, row: int) -> np.ndarray:
 
 
 def outlined(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
-    """Proposals as tinted areas with an outline."""
+    """Proposals as tinted areas with an outline; of the product itself the outline alone."""
     drawn_HW3 = image_HW3.copy()
     for number, mask_HW in enumerate(masks_NHW):
         colour = COLOURS[number % len(COLOURS)]
-        drawn_HW3[mask_HW] = (0.55 * drawn_HW3[mask_HW] + 0.45 * np.array(colour)).astype(np.uint8)
+        if mask_HW.mean() < PRODUCT:
+            tinted = 0.55 * drawn_HW3[mask_HW] + 0.45 * np.array(colour)
+            drawn_HW3[mask_HW] = tinted.astype(np.uint8)
         outline, _ = cv2.findContours(
             mask_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
         )
