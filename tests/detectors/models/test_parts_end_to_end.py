@@ -156,8 +156,8 @@ def test_it_is_no_graph(checkpoint, tmp_path):
     ("beside", "steps"),
     [
         ("nearest", 0),
-        ("semrec", 2),
         ("efficientad", 2),
+        pytest.param("semrec", 2, marks=pytest.mark.slow),
         pytest.param("glcf", 2, marks=pytest.mark.slow),
         pytest.param("destseg", 2, marks=pytest.mark.slow),
     ],
