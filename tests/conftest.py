@@ -158,7 +158,12 @@ def pulled() -> Callable[[str], Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests where there is no device; torch is only asked when such a test exists."""
+    """The longest file first; skip `gpu` tests where there is no device.
+
+    torch is only asked when such a test exists.
+    """
+    # A worker has it for a minute; as the last one it would keep the other worker waiting.
+    items.sort(key=lambda item: item.path.name != "test_golden.py")
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     if not wanted:
         return
