@@ -23,8 +23,8 @@ from pipeline.edits.things import (
     NEXT,
     OFF,
     UNLIKE,
+    around,
     is_thing,
-    reach_of,
     things,
     touching,
 )
@@ -101,12 +101,9 @@ class Surroundings:
     def attached(self, index: int) -> Attached | None:
         """What is attached to a whole part; None where its surroundings do not tell."""
         mask_HW = self._proposals.masks_NHW[index]
-        x0, y0, x1, y1 = box_4 = bounding_box(mask_HW)
-        reach = reach_of(mask_HW)
-        pad = int(2 * reach) + 2
-        near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
+        box_4 = bounding_box(mask_HW)
+        near, reach, distance_hw = around(mask_HW, box_4)
         mask_hw = mask_HW[near]
-        distance_hw = cv2.distanceTransform((~mask_hw).astype(np.uint8), cv2.DIST_L2, 5)
         off = self._px(OFF)
         others_hw = dilated(self._others(index, box_4)[near], round(off)) & (distance_hw > off)
         unlike_HW = not_background(

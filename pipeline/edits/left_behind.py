@@ -16,7 +16,7 @@ from pipeline.edits.things import (
     OFF,
     SHARP,
     UNLIKE,
-    reach_of,
+    around,
     things,
     touching,
 )
@@ -51,12 +51,8 @@ def left_behind(
     of the rim. 0 also where the surroundings do not tell.
     """
     size_HW = hole_HW.shape[0], hole_HW.shape[1]
-    x0, y0, x1, y1 = bounding_box(hole_HW)
-    reach = reach_of(hole_HW)
-    pad = int(2 * reach) + 2
-    near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
+    near, reach, distance_hw = around(hole_HW, bounding_box(hole_HW))
     hole_hw = hole_HW[near]
-    distance_hw = cv2.distanceTransform((~hole_hw).astype(np.uint8), cv2.DIST_L2, 5)
     free_hw = ~dilated(other_HW[near], round(pixels_at(OFF, size_HW)))
     far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach) & free_hw & ~unlike_HW[near]
     if np.count_nonzero(far_hw) < ENOUGH:

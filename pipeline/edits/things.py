@@ -42,6 +42,19 @@ def reach_of(mask_HW: np.ndarray) -> float:
     return float(np.clip(REACH * np.sqrt(np.count_nonzero(mask_HW)), low, high))
 
 
+def around(
+    mask_HW: np.ndarray, box_4: tuple[int, int, int, int]
+) -> tuple[tuple[slice, slice], float, np.ndarray]:
+    """Where to look around a mask with box `box_4`: the window (rows, columns), how far what
+    belongs to the mask may reach in pixels, and the distance from the mask in the window, (h, w).
+    """
+    reach = reach_of(mask_HW)
+    x0, y0, x1, y1 = box_4
+    pad = int(2 * reach) + 2
+    near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
+    return near, reach, cv2.distanceTransform((~mask_HW[near]).astype(np.uint8), cv2.DIST_L2, 5)
+
+
 def touching(
     unlike_hw: np.ndarray,
     distance_hw: np.ndarray,
