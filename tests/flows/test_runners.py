@@ -22,7 +22,7 @@ from flows.orchestration.runners import ADDRESS, MAX_DEATHS, RUNNER, Pool, chose
 from flows.orchestration.worker_check import require_alike, software_here
 from pipeline.errors import UserError
 
-IMAGES = 12
+IMAGES = 8
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,7 @@ def test_training_runs_in_bfloat16_and_scoring_in_float32():
     ("teacher", "score"),
     [
         ("bundled-teacher", "deviation"),
-        ("bundled-teacher", "distance"),
+        pytest.param("bundled-teacher", "distance", marks=pytest.mark.slow),
         pytest.param("swin-tiny", "deviation", marks=pytest.mark.slow),
     ],
 )

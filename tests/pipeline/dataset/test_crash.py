@@ -32,7 +32,6 @@ from pipeline.generation.cache_codecs import (
     unpack_attempts,
 )
 
-KILLS = 50
 EARLIER_PLAN = "e" * 64
 FORK = multiprocessing.get_context("fork")
 # Audit events of the interpreter, before each of which a process can be killed.
@@ -99,10 +98,11 @@ def check_after_the_kill(store: Path, whole: Version) -> None:
     assert {path.name for path in (store / "tray").glob(".*")} <= {".lock", ".plans"}
 
 
-def test_fifty_kills_at_random_moments_lose_nothing(tmp_path, earlier, whole):
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing(tmp_path, earlier, whole, kills):
     rng = np.random.default_rng(50)
     duration = seconds_of(write, shutil.copytree(earlier, tmp_path / "measure"))
-    for trial in range(KILLS):
+    for trial in range(kills):
         delay, killed, store = rng.random() * duration, False, tmp_path / f"{trial}"
         # A child that was done before its time is tried again with half the time.
         while not killed:
