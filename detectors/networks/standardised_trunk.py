@@ -33,7 +33,11 @@ class StandardisedTrunk(nn.Module):
         self.statistics.measure(self.trunk, normals)
 
     def forward(self, images_B3HW: Tensor) -> Levels:
-        fine, middle, coarse = self.statistics(self.trunk(images_B3HW))
+        return self.standardised(self.trunk(images_B3HW))
+
+    def standardised(self, levels: Levels) -> Levels:
+        """Levels of the trunk on the scale of the normals."""
+        fine, middle, coarse = self.statistics(levels)
         return fine, middle, coarse
 
     def train(self, mode: bool = True) -> "StandardisedTrunk":

@@ -2,17 +2,16 @@
 
     scores = TwoScores(channels=(40, 112), grids=(1, 2, 3))
     scores.fit(levels_of, normals)                      # Gaussians (`PooledDistance`)
-    parts_BP = scores.parts(maps_BK, levels)            # scores of maps, a distance per way
-    scores.fuse(normals_NP, pairs_MP, labels_M)         # scales; the best map, way and weight
-    image_B = scores(maps_BK, levels)                   # only the chosen distance is computed
+    parts_BP = scores.parts(map_B, levels)              # the map's score, a distance per way
+    scores.fuse(normals_NP, pairs_MP, labels_M)         # scales; the best way and weight
+    image_B = scores(map_B, levels)                     # only the chosen distance is computed
 
-Which map, which way of pooling, and how much either score counts is chosen on synthetic anomalies.
+Which way of pooling, and how much either score counts is chosen on synthetic anomalies.
 
-Shapes: B batch; N normals; M samples; K maps; J ways to pool; P = K + J parts.
+Shapes: B batch; N normals; M samples; J ways to pool; P = 1 + J parts.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -22,19 +21,17 @@ from detectors.base import Batches
 from detectors.networks.fusion import Rule, choose, fused, scales
 from detectors.networks.mahalanobis import Covariance
 from detectors.networks.patch_memory import Pair
-from detectors.networks.pooled_distance import MOST_IMAGES, PooledDistance
+from detectors.networks.pooled_distance import PooledDistance
 
 
 class TwoScores(nn.Module):
-    """`mean_P` and `deviation_P` standardise the parts; `map` and `way` are the places of the
-    chosen ones.
+    """`mean_P` and `deviation_P` standardise the parts; `way` is the place of the chosen one.
 
     `weight` is that of the map's score; it begins at `usual`. Without `tune` nothing is chosen.
     """
 
     mean_P: Tensor
     deviation_P: Tensor
-    map: Tensor
     way: Tensor
     weight: Tensor
 
@@ -43,47 +40,40 @@ class TwoScores(nn.Module):
         channels: Sequence[int],
         grids: Sequence[int],
         *,
-        maps: int = 1,
         covariance: Covariance = "ledoit_wolf",
         rule: Rule = "max",
         usual: float = 0.5,
         tune: bool = True,
-        most_images: int = MOST_IMAGES,
     ) -> None:
         super().__init__()
-        self.maps = maps
         self.rule: Rule = rule
         self.usual, self.tune = usual, tune
-        self.distances = PooledDistance(
-            channels, grids, covariance=covariance, most_images=most_images
-        )
-        parts = maps + len(self.distances.ways)
+        self.distances = PooledDistance(channels, grids, covariance=covariance)
+        parts = 1 + len(self.distances.ways)
         self.register_buffer("mean_P", torch.zeros(parts))
         self.register_buffer("deviation_P", torch.ones(parts))
-        self.register_buffer("map", torch.zeros((), dtype=torch.int64))
         self.register_buffer("way", torch.zeros((), dtype=torch.int64))
         self.register_buffer("weight", torch.tensor(usual))
-        # Both again as numbers: an exporter cannot index by what a buffer holds.
-        self.chosen = 0, 0
+        # Again as a number: an exporter cannot index by what a buffer holds.
+        self.chosen = 0
 
     def fit(self, levels_of: Callable[[Tensor], Pair], normals: Batches) -> None:
         """The Gaussians of the training normals."""
         self.distances.fit(levels_of, normals)
 
-    def parts(self, maps_BK: Tensor, levels: Pair) -> Tensor:
-        """The scores of the maps and the distances in all ways, (B, P)."""
-        return torch.cat((maps_BK, self.distances(levels)), 1)
+    def parts(self, map_B: Tensor, levels: Pair) -> Tensor:
+        """The score of the map and the distances in all ways, (B, P)."""
+        return torch.cat((map_B[:, None], self.distances(levels)), 1)
 
     @torch.no_grad()
     def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
-        """Standardise the parts on held-out normals; choose map, way and weight on synthetic
-        anomalies.
+        """Standardise the parts on held-out normals; choose way and weight on synthetic anomalies.
 
-        The first map, the simplest way and the weight nearest to the usual one win unless another
-        separates clearly better (`fusion.MARGIN`).
+        The simplest way and the weight nearest to the usual one win unless another separates
+        clearly better (`fusion.MARGIN`).
         """
         # A run that fuses again must not keep an earlier choice.
-        self._choose(0, 0)
+        self._choose(0)
         self.weight.fill_(self.usual)
         if len(normals_NP):
             mean_P, deviation_P = scales(normals_NP)
@@ -95,34 +85,33 @@ class TwoScores(nn.Module):
             (parts.to(self.mean_P) - self.mean_P) / self.deviation_P
             for parts in (normals_NP, pairs_MP)
         )
-        places = list(product(range(self.maps), range(len(self.distances.ways))))
-        pairs = ((self._two(normals_NP, *at), self._two(pairs_MP, *at)) for at in places)
+        ways = range(len(self.distances.ways))
+        pairs = ((_two(normals_NP, way), _two(pairs_MP, way)) for way in ways)
         chosen, weight = choose(pairs, labels_M, self.rule, self.usual, len(normals_NP))
-        self._choose(*places[chosen])
+        self._choose(chosen)
         self.weight.fill_(weight)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         """Image scores (B,) of parts."""
         scaled_BP = (parts_BP - self.mean_P) / self.deviation_P
-        return fused(self._two(scaled_BP, *self.chosen), self.weight, self.rule)
+        return fused(_two(scaled_BP, self.chosen), self.weight, self.rule)
 
-    def forward(self, maps_BK: Tensor, levels: Pair) -> Tensor:
-        """Image scores (B,) from the maps' scores and the levels that are pooled."""
-        place, way = self.chosen
-        two = (maps_BK[:, place], self.distances.one(levels, way))
-        parts_2 = torch.tensor((place, self.maps + way), device=maps_BK.device)
+    def forward(self, map_B: Tensor, levels: Pair) -> Tensor:
+        """Image scores (B,) from the map's score and the levels that are pooled."""
+        two = (map_B, self.distances.one(levels, self.chosen))
+        parts_2 = torch.tensor((0, 1 + self.chosen), device=map_B.device)
         scaled_B2 = (torch.stack(two, 1) - self.mean_P[parts_2]) / self.deviation_P[parts_2]
         return fused(scaled_B2, self.weight, self.rule)
 
-    def _choose(self, place: int, way: int) -> None:
-        self.map.fill_(place)
+    def _choose(self, way: int) -> None:
         self.way.fill_(way)
-        self.chosen = place, way
+        self.chosen = way
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
-        self.chosen = int(self.map), int(self.way)
+        self.chosen = int(self.way)
 
-    def _two(self, scaled_NP: Tensor, place: int, way: int) -> Tensor:
-        """The score of one map and the distance of one way, (N, 2)."""
-        return torch.stack((scaled_NP[:, place], scaled_NP[:, self.maps + way]), 1)
+
+def _two(scaled_NP: Tensor, way: int) -> Tensor:
+    """The score of the map and the distance of one way, (N, 2)."""
+    return torch.stack((scaled_NP[:, 0], scaled_NP[:, 1 + way]), 1)

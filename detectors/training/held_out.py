@@ -53,6 +53,15 @@ class HeldOut:
             pair_folds_M=np.full_like(self.pair_folds_M, fold),
         )
 
+    def shifted(self, shift_P: np.ndarray) -> "HeldOut":
+        """The same images with that much added to the parts of all of them."""
+        # Without images the number of parts is unknown.
+        normals_NP, pairs_MP = (
+            parts + shift_P if len(parts) else parts
+            for parts in (self.normal_parts_NP, self.pair_parts_MP)
+        )
+        return replace(self, normal_parts_NP=normals_NP, pair_parts_MP=pairs_MP)
+
     def scored(self, normal_scores_N: np.ndarray, pair_scores_M: np.ndarray) -> "HeldOut":
         """The same images with these scores."""
         return replace(self, normal_scores_N=normal_scores_N, pair_scores_M=pair_scores_M)

@@ -79,5 +79,5 @@ class FrozenPuad(Detector):
 
 
 def _worst(map_Bhw: Tensor) -> Tensor:
-    """The score of a map, (B, 1)."""
-    return map_Bhw.amax((1, 2))[:, None]
+    """The score of a map, (B,)."""
+    return map_Bhw.amax((1, 2))

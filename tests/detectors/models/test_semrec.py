@@ -13,6 +13,7 @@ from detectors.base import Scores
 from detectors.models.semrec import model as semrec
 from detectors.models.semrec.model import SemRec, SemRecSettings
 from detectors.networks.cosine import cosine_distance
+from detectors.networks.remembered import Remembered
 from detectors.networks.unet import UNet
 from pipeline.models.backbone import Trunk, normalise
 
@@ -129,6 +130,32 @@ def test_the_teacher_never_moves():
         one = detector.train().teacher(images)
         other = detector.eval().teacher(images)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_targets_are_computed_once_for_all_steps_and_fits(standardise, monkeypatch):
+    fitted, images = small(standardise=standardise, branches="object"), toy_images(4)
+    fitted.prepare([{"image": images}])
+    part = small(standardise=standardise, branches="object")
+    part.inherit(fitted)
+    part.prepare([{"image": images[:3]}])
+    with torch.no_grad():
+        computed = part.teacher(normalise(images[[2, 0]]))
+        monkeypatch.setattr(part.teacher, "forward", None)
+        for one, other in zip(part._target(images[[2, 0]]), computed, strict=True):
+            assert torch.equal(one, other)
+    assert not any("targets" in name for name in part.state_dict())
+
+
+def test_what_the_memory_does_not_hold_is_computed(monkeypatch):
+    detector, images = small(), toy_images(4)
+    monkeypatch.setattr(detector, "targets", Remembered(most=0))
+    detector.prepare([{"image": images}])
+    assert not detector.targets.known
+    with torch.no_grad():
+        expected = detector.teacher(normalise(images))
+    for one, other in zip(detector._target(images), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_rotations_turn_original_and_edit_alike(monkeypatch):

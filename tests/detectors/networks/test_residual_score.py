@@ -49,28 +49,12 @@ def test_parts_are_the_published_score_the_nearest_residual_and_the_pooled_ones(
     cells_BPC = fitted.memory.cells(residuals_of(images).cells_BChw)
     nearest = (cells_BPC[:, :, None] - fitted.memory.bank_NC).norm(dim=3).amin(2).amax(1)
     torch.testing.assert_close(parts_BP[:, 1], nearest, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(
-        parts_BP[:, 2:], fitted.scores.distances(residuals_of(images).pooled)
-    )
+    torch.testing.assert_close(parts_BP[:, 2:], fitted.distances(residuals_of(images).pooled))
 
 
 def test_turned_views_do_not_enter_the_memory(fitted: ResidualScore) -> None:
     """Twenty images of 64 cells of stride 8."""
     assert len(fitted.memory.bank_NC) == 20 * 64
-
-
-def test_synthetics_choose_the_map_and_the_way_that_see(fitted: ResidualScore) -> None:
-    rng = torch.Generator().manual_seed(0)
-    parts = 2 + len(fitted.scores.distances.ways)
-    normals_NP = torch.randn(100, parts, generator=rng).double()
-    pairs_MP = torch.randn(120, parts, generator=rng).double()
-    labels_M = (torch.arange(120) < 80).long()
-    # Half of the anomalies have an odd cell, the others are seen by the fourth way alone.
-    pairs_MP[:40, 1] += 6
-    pairs_MP[40:80, 2 + 3] += 6
-    fitted.fuse(normals_NP, pairs_MP, labels_M)
-    assert (int(fitted.scores.map), int(fitted.scores.way)) == (1, 3)
-    assert 0 < float(fitted.scores.weight) < 1
 
 
 def test_an_odd_cell_is_found_and_the_score_is_made_of_its_parts(fitted: ResidualScore) -> None:
@@ -90,16 +74,3 @@ def test_without_synthetics_the_published_score_stays_alone(fitted: ResidualScor
     parts_BP = parts_of(fitted, images_of(6, seed=7, lit=True))
     published_B = (parts_BP[:, 0] - normals_NP[:, 0].mean()) / normals_NP[:, 0].std(correction=0)
     torch.testing.assert_close(fitted.combined(parts_BP), published_B.float())
-
-
-def test_a_way_that_sees_nothing_does_not_enter_the_score_of_few_normals(
-    fitted: ResidualScore,
-) -> None:
-    """A margin that suits so few must not keep a fusion with noise."""
-    rng = torch.Generator().manual_seed(0)
-    parts = 2 + len(fitted.scores.distances.ways)
-    normals_NP = torch.randn(20, parts, generator=rng).double()
-    pairs_MP = torch.randn(100, parts, generator=rng).double()
-    pairs_MP[:, 1] += 2.5
-    fitted.fuse(normals_NP, pairs_MP, torch.ones(100, dtype=torch.int64))
-    assert (int(fitted.scores.map), float(fitted.scores.weight)) == (1, 1.0)

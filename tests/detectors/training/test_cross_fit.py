@@ -108,7 +108,7 @@ def test_every_normal_and_every_sample_is_judged_once_by_a_fit_without_it(
 
 
 def test_a_fold_is_the_training_without_its_images(version: Version, tmp_path: Path) -> None:
-    """The scores of a fold are those of a version that never had these images."""
+    """Its scores are those of a version that never had these images, all lower by one number."""
     found = run(version, tmp_path / "run", folds=2)
     data = FitData.folds(version, 2)[1]
     from detectors.training.distributed import Ranks
@@ -126,7 +126,10 @@ def test_a_fold_is_the_training_without_its_images(version: Version, tmp_path: P
     judged = alone.validation.judge(alone.compute)
     of_fold = found.normal_folds_N == 1
     assert found.normal_places_N2[of_fold].tolist() == [list(place) for place in data.held]
-    np.testing.assert_array_equal(found.normal_parts_NP[of_fold], judged.normal_parts_NP)
+    # See `fold_shift`: what a fit scores too high as it has seen fewer images.
+    lower_NP = judged.normal_parts_NP - found.normal_parts_NP[of_fold]
+    assert (lower_NP >= 0).all()
+    np.testing.assert_allclose(lower_NP, lower_NP[:1].repeat(len(lower_NP), 0), atol=1e-12)
 
 
 def test_scores_of_the_validation_split_are_those_of_the_checkpoint(

@@ -1,0 +1,100 @@
+"""One image score from any number of parts: their mean under weights that synthetic anomalies set.
+
+    weighted = WeightedParts(parts=13)
+    weighted.fuse(normals_NP, pairs_MP, labels_M)      # scales and weights
+    image_B = weighted(parts_BP)
+
+The weights are those of a logistic regression of anomalies against normals and controls: not
+negative, since a large part must not make an image look better, and shrunk (ridge), since parts
+are many, alike, and judged on few images. So parts that separate equally well share the weight,
+where a choice of one of them would be chance.
+
+Shapes: B batch; N normals; M samples; K = N + M; P parts.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detectors.networks.fusion import scales
+
+# Weight of the squared weights in the loss, which is a mean over images. From 0.003 to 0.03 parts
+# of held-out folds are separated equally well (docs/decisions/0029-scores-of-residuals.md).
+RIDGE = 0.01
+
+
+class WeightedParts(nn.Module):
+    """`mean_P` and `deviation_P` standardise the parts, `weight_P` sums to 1.
+
+    Before `fuse`, and without synthetic anomalies, the first part is the score.
+    """
+
+    mean_P: Tensor
+    deviation_P: Tensor
+    weight_P: Tensor
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_P", torch.zeros(parts))
+        self.register_buffer("deviation_P", torch.ones(parts))
+        self.register_buffer("weight_P", torch.eye(parts)[0])
+
+    @torch.no_grad()
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+        """Standardise the parts on held-out normals, and weigh them by held-out samples.
+
+        `labels_M` is 1 for anomalies and 0 for controls.
+        """
+        # A run that fuses again must not keep earlier weights.
+        self.weight_P.copy_(torch.eye(len(self.weight_P))[0])
+        if not len(normals_NP):
+            return
+        mean_P, deviation_P = scales(normals_NP)
+        self.mean_P.copy_(mean_P)
+        self.deviation_P.copy_(deviation_P)
+        if (labels_M == 1).any():
+            normals, pairs = (
+                ((parts - mean_P) / deviation_P).cpu().numpy() for parts in (normals_NP, pairs_MP)
+            )
+            weight_P = regression_weights(normals, pairs, labels_M.cpu().numpy())
+            # Where nothing separates, no part has any weight.
+            if weight_P.any():
+                self.weight_P.copy_(torch.from_numpy(weight_P / weight_P.sum()))
+
+    def forward(self, parts_BP: Tensor) -> Tensor:
+        """Image scores (B,): normals have mean 0."""
+        return ((parts_BP - self.mean_P) / self.deviation_P * self.weight_P).sum(1)
+
+
+def regression_weights(
+    normals_NP: np.ndarray, pairs_MP: np.ndarray, labels_M: np.ndarray
+) -> np.ndarray:
+    """The weights (P,) >= 0 of a ridge logistic regression on standardised parts.
+
+    Anomalies count as much as all others together, of which controls are half, however few there
+    are: a score that finds traces of editing is no use.
+    """
+    # SciPy takes half a second to import.
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    parts_KP = np.concatenate([normals_NP, pairs_MP])
+    sign_K = np.concatenate([-np.ones(len(normals_NP)), np.where(labels_M == 1, 1.0, -1.0)])
+    groups_K = np.concatenate([np.zeros(len(normals_NP), int), np.where(labels_M == 1, 2, 1)])
+    counts_3 = np.bincount(groups_K, minlength=3)
+    others = int((counts_3[:2] > 0).sum())
+    share_K = np.array([0.5 / others, 0.5 / others, 0.5])[groups_K] / counts_3[groups_K]
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        weight_P, offset = values[:-1], values[-1]
+        margin_K = sign_K * (parts_KP @ weight_P + offset)
+        slope_K = -share_K * sign_K * expit(-margin_K)
+        value = share_K @ np.logaddexp(0, -margin_K) + RIDGE * weight_P @ weight_P
+        gradient_P = parts_KP.T @ slope_K + 2 * RIDGE * weight_P
+        return float(value), np.append(gradient_P, slope_K.sum())
+
+    count = parts_KP.shape[1]
+    bounds = [(0, None)] * count + [(None, None)]
+    found = minimize(loss, np.zeros(count + 1), jac=True, bounds=bounds, method="L-BFGS-B")
+    weight_P: np.ndarray = found.x[:-1]
+    return weight_P

@@ -1,0 +1,79 @@
+"""The weights of the parts of a score: which parts get some, and how much."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from detectors.networks.weighted_parts import RIDGE, WeightedParts, regression_weights
+
+PARTS = 5
+
+
+def drawn(seen: dict[int, float], normals: int = 100, anomalies: int = 80, controls: int = 40):
+    """Noise; part p of every anomaly is higher by `seen[p]`."""
+    rng = torch.Generator().manual_seed(0)
+    normals_NP = torch.randn(normals, PARTS, generator=rng).double()
+    pairs_MP = torch.randn(anomalies + controls, PARTS, generator=rng).double()
+    labels_M = (torch.arange(anomalies + controls) < anomalies).long()
+    for part, by in seen.items():
+        pairs_MP[:anomalies, part] += by
+    return normals_NP, pairs_MP, labels_M
+
+
+def weights_of(*given: torch.Tensor) -> list[float]:
+    weighted = WeightedParts(PARTS)
+    weighted.fuse(*given)
+    return weighted.weight_P.tolist()
+
+
+def test_parts_that_see_share_the_weight_and_noise_has_next_to_none() -> None:
+    weights = weights_of(*drawn({1: 2.0, 3: 2.0}))
+    assert sum(weights) == pytest.approx(1)
+    assert min(weights[1], weights[3]) > 0.3
+    assert weights[1] + weights[3] > 0.9
+
+
+def test_copies_of_a_part_weigh_the_same() -> None:
+    """Where a choice of one of them would be chance."""
+    normals_NP, pairs_MP, labels_M = drawn({1: 1.0})
+    normals_NP[:, 2], pairs_MP[:, 2] = normals_NP[:, 1], pairs_MP[:, 1]
+    weights = weights_of(normals_NP, pairs_MP, labels_M)
+    assert weights[1] == pytest.approx(weights[2], abs=1e-4)
+
+
+def test_no_part_counts_against_an_anomaly() -> None:
+    weights = weights_of(*drawn({0: 1.0, 4: -2.0}))
+    assert weights[4] == 0
+    assert min(weights) >= 0
+
+
+def test_a_part_that_finds_controls_too_weighs_less_than_a_weaker_one_that_does_not() -> None:
+    normals_NP, pairs_MP, labels_M = drawn({2: 2.0}, controls=10)
+    # Traces of editing: stronger than the anomaly, in controls as well.
+    pairs_MP[:, 0] += 4
+    weights = weights_of(normals_NP, pairs_MP, labels_M)
+    assert weights[2] > weights[0]
+
+
+def test_weights_are_those_of_scikit_learns_regression() -> None:
+    normals_NP, pairs_MP, labels_M = (one.numpy() for one in drawn({0: 1.5, 1: 1.0, 2: 0.8}))
+    found = regression_weights(normals_NP[:, :3], pairs_MP[:, :3], labels_M)
+    share = np.concatenate(
+        [np.full(100, 0.25 / 100), np.full(80, 0.5 / 80), np.full(40, 0.25 / 40)]
+    )
+    # Its penalty is half the squared weights, on a sum over images.
+    other = LogisticRegression(C=1 / (2 * RIDGE), tol=1e-8)
+    truth = np.concatenate([np.zeros(100), labels_M])
+    other.fit(np.concatenate([normals_NP, pairs_MP])[:, :3], truth, sample_weight=share)
+    np.testing.assert_allclose(found, other.coef_[0], atol=1e-3)
+
+
+def test_without_synthetic_anomalies_the_first_part_is_the_score() -> None:
+    normals_NP, pairs_MP, labels_M = drawn({1: 3.0})
+    weighted = WeightedParts(PARTS)
+    weighted.fuse(normals_NP, pairs_MP, labels_M)
+    # An earlier choice is forgotten.
+    weighted.fuse(normals_NP, pairs_MP, torch.zeros_like(labels_M))
+    first_N = (normals_NP[:, 0] - normals_NP[:, 0].mean()) / normals_NP[:, 0].std(correction=0)
+    torch.testing.assert_close(weighted(normals_NP.float()), first_N.float())
