@@ -2,12 +2,14 @@
 
     python -m benchmarks.generation [--quick] [--images N] [--memory N] [--peers .venv-peers]
     python -m benchmarks.generation --source mvtec_ad:DATA/bottle [--limit N]
+    python -m benchmarks.generation --given-proposals [--peers .venv-peers]
 
 The baselines are segment-anything's generator, anomalib's Perlin generator (in its own environment,
 as `make test-peers` builds it), eager PyTorch, a loop that embeds the image for every click, and
 our own first run. Processor time of one thread; the claims are about ratios. `--memory 5000` adds
 the rows about memory, which take a quarter of an hour; `--quick` leaves out ViT-B and uses few
-images. With `--source` the table has one row per stage of `generate` of that folder, and no other.
+images. With `--source` the table has one row per stage of `generate` of that folder, and no other;
+with `--given-proposals` it has the rows of the classical profile.
 """
 
 import argparse
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] = ()) -> list[Claim]:
     peers = Path(os.environ.get("PEERS", ".venv-peers"))
     parser.add_argument("--peers", type=Path, default=peers, help="environment with anomalib")
     parser.add_argument("--source", metavar="KIND:PATH", help="only the stages of this folder")
+    parser.add_argument("--given-proposals", action="store_true", help="only these rows")
     parser.add_argument("--limit", type=int, help="its first images by name")
     args = parser.parse_args(arguments)
     # One thread: processor time would add up several.
@@ -42,6 +45,8 @@ def main(arguments: Sequence[str] = ()) -> list[Claim]:
     # Rows follow one by one, as soon as they are measured.
     print_head()
     found = measured(args.images or (1 if args.quick else 4), args.quick, args.memory, args.peers)
+    if args.given_proposals:
+        found = pipeline.given_proposals(4 * (args.images or 1), args.peers)
     if args.source:
         found = stages.rows(args.source, args.limit)
     rows = []

@@ -5,6 +5,7 @@ network and the gate's teacher with its patch bank. The rest is reading, filteri
 judging and writing.
 """
 
+import gc
 import os
 import subprocess
 import tempfile
@@ -58,6 +59,14 @@ def rows(images: int, peers: Path) -> Iterator[Claim]:
         root = Path(folder) / "bag"
         for gate in (False, True):
             yield many_edits(settings_of(root, Path(folder) / f"many-{gate}", MANY, patches=gate))
+    yield from given_proposals(images, peers)
+
+
+def given_proposals(images: int, peers: Path) -> Iterator[Claim]:
+    """The rows of the classical profile alone, on rendered bags."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_loco(Path(folder), "bag", train=images, validation=1, test_good=1,
+                          per_defect=0, size=256)  # fmt: skip
         yield from classical(root, Path(folder), peers)
 
 
@@ -154,6 +163,8 @@ def classical(root: Path, folder: Path, peers: Path) -> Iterator[Claim]:
 
 def _samples_per_second(run: RunPlan) -> tuple[float, int]:
     accepted = [0]
+    # As the command does once its models are loaded.
+    gc.freeze()
 
     def generate_and_write() -> None:
         generate_batch(run, run.images)

@@ -7,13 +7,13 @@ compress well are chunked row by row behind a filter. Small columns are one chun
 
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Literal, Protocol
 from zlib import crc32
 
 import numpy as np
 
 from pipeline.dataset.hdf5_file import CRC, Handle
+from pipeline.dataset.memory_file import MemoryFile
 from pipeline.errors import IntegrityError, UserError
 
 Profile = Literal["default", "portable", "fast"]
@@ -22,7 +22,7 @@ PROFILES: tuple[Profile, ...] = ("default", "portable", "fast")
 # Bounds on the version of HDF5's file format: since 1.10 HDF5's own metadata carries checksums.
 LIBVER = ("v110", "v110")
 # Bytes that are handed to HDF5 at a time.
-BLOCK = 2 << 20
+BLOCK = 1 << 20
 
 
 class Rows(Protocol):
@@ -56,7 +56,8 @@ Column = Pixels | Small
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edits:
-    """Full-size edited images, rebuilt during iteration from the crop that each edit changed.
+    """Full-size edited images, rebuilt during iteration from the crop that each edit changed. Each
+    is gone when the next one comes.
 
     `crops` holds a box (x0 y0 x1 y1, exclusive end) and the uint8 difference from the original
     inside it, modulo 256. With `originals`, `sources` gives each edit's row among them and whole
@@ -72,14 +73,15 @@ class Edits:
         return len(self.crops)
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        # One array for all: memory that is new to the process takes longer than what it holds.
+        full = np.zeros(self.shape, np.uint8)
         for row, ((x0, y0, x1, y1), crop) in enumerate(self.crops):
-            if self.originals is None:
-                full = np.zeros(self.shape, np.uint8)
-            else:
-                full = self.originals[self.sources[row]].copy()
+            if self.originals is not None:
+                np.copyto(full, self.originals[self.sources[row]])
             # uint8 wraps around, which undoes the difference exactly.
             full[y0:y1, x0:x1] += crop
             yield full
+            full[y0:y1, x0:x1] = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,20 +121,18 @@ def file_image(columns: Iterable[Column], attrs: dict[str, Any], profile: Profil
     import h5py
 
     packing, columns = _packing(profile), list(columns)
-    # Allocate what is not compressed at once; growing later would copy the whole buffer.
-    room = (1 << 20) + sum(_plain_bytes(column, packing) for column in columns)
-    options = {"driver": "core", "backing_store": False, "block_size": room, "libver": LIBVER}
-    # The name is never that of a file; it differs per call, so files open at once stay apart.
-    with h5py.File(f"shard-in-memory-{id(attrs)}", "w", **options) as file:
+    # Growing later would copy the whole buffer.
+    memory = MemoryFile(sum(map(_most_bytes, columns)))
+    with h5py.File(memory, "w", libver=LIBVER) as file:
         file.attrs.update(attrs)
         for column in columns:
             if isinstance(column, Small):
                 _write_small(file, column, packing)
+            elif column.packs and packing:
+                _write_packed(file, column, packing)
             else:
-                _write_pixels(file, column, packing)
-        # Without a flush the image lacks what HDF5 still caches.
-        file.flush()
-        return memoryview(file.id.get_file_image())
+                _write_whole(file, column, memory)
+    return memory.content()
 
 
 def compare(reader: Handle, columns: Iterable[Column]) -> None:
@@ -142,9 +142,15 @@ def compare(reader: Handle, columns: Iterable[Column]) -> None:
         if isinstance(column, Small):
             _same(reader, column.name, "the column", reader.array(column.name), column.values)
             continue
+        # Of contiguous rows the bytes are compared; their checksums are only read, which checks
+        # those of HDF5: they were computed from the same rows.
+        mapped = reader.mapped(column.name)
+        if mapped is not None:
+            reader.array(column.name + CRC)
         for rows, expected in _blocks(column):
             what = f"one of the rows {rows.start} to {rows.stop - 1}"
-            _same(reader, column.name, what, reader.stored(column.name, rows), expected)
+            got = reader.stored(column.name, rows) if mapped is None else mapped[rows]
+            _same(reader, column.name, what, got, expected)
 
 
 def _same(reader: Handle, name: str, what: str, got: np.ndarray, expected: np.ndarray) -> None:
@@ -166,38 +172,57 @@ def _packing(profile: Profile) -> dict[str, Any]:
     return dict(hdf5plugin.LZ4())
 
 
-def _plain_bytes(column: Column, packing: dict[str, Any]) -> int:
-    """Bytes that a column takes uncompressed; 0 where a filter will make it small."""
+def _most_bytes(column: Column) -> int:
+    """Bytes that a column hardly exceeds; of compressed differences only the crops count."""
     if isinstance(column, Small):
         return column.values.nbytes
-    return 0 if column.packs and packing else len(column.rows) * int(np.prod(column.shape))
+    whole = len(column.rows) * int(np.prod(column.shape))
+    if column.packs and isinstance(column.rows, Edits):
+        return whole // 64 + sum(crop.nbytes for _, crop in column.rows.crops)
+    return whole
 
 
-def _write_pixels(file: Any, column: Pixels, packing: dict[str, Any]) -> None:
-    shape, packed = (len(column.rows), *column.shape), bool(column.packs and packing)
-    options: dict[str, Any] = {}
+def _write_packed(file: Any, column: Pixels, packing: dict[str, Any]) -> None:
+    shape = (len(column.rows), *column.shape)
     # HDF5 allows no chunk of size zero, so empty columns stay contiguous.
-    if packed and all(shape):
-        options = {"chunks": (1, *column.shape), "fletcher32": True, **packing}
+    chunked = {"chunks": (1, *column.shape), "fletcher32": True, **packing} if all(shape) else {}
     # Timestamps would give equal data different bytes.
-    data = file.create_dataset(column.name, shape, np.uint8, track_times=False, **options)
-    checksums = np.zeros(len(column.rows), np.uint32)
+    data = file.create_dataset(column.name, shape, np.uint8, track_times=False, **chunked)
     for rows, block in _blocks(column):
         data[rows] = block
+
+
+def _write_whole(file: Any, column: Pixels, memory: MemoryFile) -> None:
+    """Contiguous rows: HDF5 sets their place aside, and they are copied there once."""
+    import h5py
+
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    made.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    shape = (len(column.rows), *column.shape)
+    data = file.create_dataset(column.name, shape, np.uint8, track_times=False, dcpl=made)
+    offset, checksums = data.id.get_offset(), np.zeros(len(column.rows), np.uint32)
+    for number, row in enumerate(column.rows):
+        memory.put(offset + number * row.size, row)
         # HDF5 computes fletcher32 for chunks only; contiguous rows carry checksums of their own.
-        if not packed:
-            checksums[rows] = [crc32(row.data) for row in block]
-    if not packed:
-        _write_small(file, Small(column.name + CRC, checksums), {})
+        checksums[number] = crc32(np.ascontiguousarray(row).data)
+    _write_small(file, Small(column.name + CRC, checksums), {})
 
 
 def _blocks(column: Pixels) -> Iterator[tuple[slice, np.ndarray]]:
-    """The rows of a column in blocks, because a call into HDF5 costs as much as a small row."""
-    rows, start = iter(column.rows), 0
+    """The rows of a column in blocks, because a call into HDF5 costs as much as a small row. Each
+    block is gone when the next one comes."""
     count = max(1, BLOCK // max(1, int(np.prod(column.shape))))
-    while some := list(islice(rows, count)):
-        yield slice(start, start + len(some)), np.stack(some)
-        start += len(some)
+    block = np.empty((min(count, len(column.rows)), *column.shape), np.uint8)
+    start = held = 0
+    for row in column.rows:
+        block[held] = row
+        held += 1
+        if held == len(block):
+            yield slice(start, start + held), block
+            start, held = start + held, 0
+    if held:
+        yield slice(start, start + held), block[:held]
 
 
 def _write_small(file: Any, column: Small, packing: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ fletcher32.
 """
 
 import struct
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,11 @@ class PackedRows:
         # The filter stores a block as it is when LZ4 cannot make it smaller.
         if packed == size:
             return np.frombuffer(content, np.uint8).reshape(self.shape)
-        unpacked = self._codec.decompress(content, size)
+        unpacked = _lz4().decompress(content, size)
         return np.frombuffer(unpacked, np.uint8).reshape(self.shape)
 
     def _find(self, data: Any) -> None:
         """Look up where the file holds each row's chunk."""
-        import pyarrow
-
-        self._codec = pyarrow.Codec("lz4_raw")
         places = [(0, 0)] * len(data)
 
         def note(chunk: Any) -> None:
@@ -69,6 +67,14 @@ class PackedRows:
         # A chunk that is missing or unfiltered makes the whole array HDF5's business.
         if all(_HEAD.size + _SUM < end - start for start, end in places):
             self._places = places
+
+
+@cache
+def _lz4() -> Any:
+    """The codec, once a row is read again: commands that read each row once need no PyArrow."""
+    import pyarrow
+
+    return pyarrow.Codec("lz4_raw")
 
 
 def _filters(data: Any) -> list[int]:
