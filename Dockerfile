@@ -41,10 +41,12 @@ WORKDIR /app
 COPY . .
 # `make` is told that the packages are there. The program belongs to root, what it makes to its user.
 # The default model files go where this user's programs look for them; the second `pull` fetches
-# nothing, but fails the build where the first one had no success.
+# nothing, but fails the build where the first one had no success. Compiled here, because its user
+# could not: every start would compile the program again.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     export ANOMALYSMITH_WEIGHTS=/home/smith/.cache/anomalysmith/weights \
     && make --touch locked && make install && "$VENV/bin/anomalysmith" weights pull \
+    && "$VENV/bin/python" -m compileall -q detectors flows pipeline scenes \
     && install --directory --owner=smith /app/out /data /home/smith/.prefect
 ENV PATH=/opt/venv/bin:$PATH \
     DO_NOT_TRACK=1 \
@@ -55,6 +57,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=180 \
+    PYDANTIC_DISABLE_PLUGINS=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

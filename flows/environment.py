@@ -19,6 +19,8 @@ PROGRAM = NO_TELEMETRY | {
     # that they wait for, where other programs run: a training was ten times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
+    # No library of ours has one, and looking for them opens the metadata of all packages.
+    "PYDANTIC_DISABLE_PLUGINS": "1",
     # rembg would compile functions that are never called here (docs/decisions).
     "NUMBA_DISABLE_JIT": "1",
     # On slow machines the start takes about as long as the default of 20 s.

@@ -38,6 +38,9 @@ from pipeline.generation.outcome import Ledger
 from pipeline.generation.plan import RunPlan, load_plan
 from pipeline.utils.repeated import repeated
 
+# Batches that each worker gets at least, so that none waits long for the last one.
+ROUNDS = 4
+
 
 class CategoriesFailed(AnomalysmithError):
     """Some categories failed and the others are published; one line per failed one."""
@@ -148,10 +151,10 @@ def generate_anomalies(
 
     A category that fails does not stop the others; the run fails at its end.
 
-    The parameters have the meaning of the options of `anomalysmith generate`. `batch_size` images
-    form one task. `runner` is where tasks run, by default what ANOMALYSMITH_RUNNER names, else
-    `threads`; `runner_address` is a running Dask scheduler or Ray cluster. Neither these nor
-    `workers` change the result.
+    The parameters have the meaning of the options of `anomalysmith generate`. At most `batch_size`
+    images form one task, fewer where workers would wait for each other at the end. `runner` is
+    where tasks run, by default what ANOMALYSMITH_RUNNER names, else `threads`; `runner_address` is
+    a running Dask scheduler or Ray cluster. Neither these nor `workers` change the result.
     """
     # Arguments are checked before anything starts.
     where = chosen(runner, runner_address)
@@ -240,7 +243,8 @@ def _generate_missing(
 
     def batches(images: Any) -> list[dict[str, Any]]:
         numbers = sorted(index[image.name] for image in images)
-        parts = [numbers[n : n + batch_size] for n in range(0, len(numbers), batch_size)]
+        size = max(1, min(batch_size, -(-len(numbers) // (ROUNDS * watch.workers))))
+        parts = [numbers[n : n + size] for n in range(0, len(numbers), size)]
         return [{"plan": path, "numbers": part, "made_on": software_here()} for part in parts]
 
     normals = images_to_analyse(plan)

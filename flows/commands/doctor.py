@@ -41,7 +41,9 @@ def doctor_command(
     deep: Annotated[
         bool,
         typer.Option(
-            "--deep", help="Also load the models and run them on one image of each category."
+            "--deep",
+            help="Also decode every pixel, load the models and run them on one image of each "
+            "category.",
         ),
     ] = False,
     as_json: Json = False,

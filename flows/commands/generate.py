@@ -1,5 +1,6 @@
 """`anomalysmith generate`: one dataset version per category, with a progress bar and a summary."""
 
+import gc
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,17 @@ from pipeline.utils.text_table import table
 if TYPE_CHECKING:
     from flows.jobs.generate import GenerateReport
     from pipeline.config.schema import CategorySettings
+    from pipeline.generation.outcome import Ledger
+
+
+class _Bar(ImageBar):
+    """The progress bar of a command, which has its process for itself."""
+
+    def generation_started(self, category: str, images: int, ledger: "Ledger") -> None:
+        # Libraries and models stay to the end: the garbage collector need not look at their half a
+        # million objects again and again.
+        gc.freeze()
+        super().generation_started(category, images, ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +175,7 @@ def _run(settings: "CategorySettings", limit: int | None, workers: int | None) -
     """Generate one category with a progress bar."""
     from flows.jobs.generate import generate
 
-    report = generate(settings, limit=limit, workers=workers, watcher=ImageBar())
+    report = generate(settings, limit=limit, workers=workers, watcher=_Bar())
     # A version without anomalies is valid, but hardly what was meant.
     if not report.anomalous and settings.edits.per_image:
         print_note(

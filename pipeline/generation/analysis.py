@@ -17,6 +17,7 @@ from pipeline.generation.plan import RunPlan
 from pipeline.imaging.decode import file_digest, load_image
 from pipeline.models import build as models
 from pipeline.records import Analysis, ObjectProposals
+from pipeline.utils.free_memory import give_back
 
 
 def analyse_batch(plan: RunPlan, images: Sequence[PlannedImage]) -> list[Outcome]:
@@ -54,6 +55,7 @@ def analysis_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysi
         raise ImageError(f"{image.path}: replaced during the run; run again")
     analysis = models_for(plan).analyse(pixels_HW3)
     plan.cache.write("analysis", image.analysis_key, *pack_analysis(pixels_HW3, analysis))
+    give_back(pixels_HW3[..., 0].size)
     return pixels_HW3, analysis
 
 

@@ -1,7 +1,7 @@
 """Check everything that a run would use: images, masks, models, device, store.
 
-A run records bad files and goes on; this finds them beforehand and changes nothing. It decodes
-each file once, compares masks with images and test files with training files, and tells how to get
+A run records bad files and goes on; this finds them beforehand and changes nothing. It reads each
+file to its end, compares masks with images and test files with training files, and tells how to get
 what is missing.
 """
 
@@ -28,7 +28,7 @@ from pipeline.generation.doctor_models import (
     rehearse,
     weights_health,
 )
-from pipeline.imaging.decode import file_digest, load_image, read_header
+from pipeline.imaging.decode import check_image, file_digest, load_image, read_header
 from pipeline.imaging.mask_doubts import MaskDoubt, mask_doubt
 from pipeline.records import SPLITS, SourceEntry
 from pipeline.sources.ground_truth import load_regions
@@ -119,14 +119,14 @@ def examine(
     """Check everything that a run with these settings, one or more, would use.
 
     What is wrong with one category is reported and does not keep the others from being checked.
-    `deep` also loads the models and runs them on one image of each category.
+    `deep` also decodes every pixel, loads the models and runs them on one image of each category.
     """
     # Messages are collected here by all checks, in the order of the categories.
     missing: list[str] = []
     found = []
     for category in settings:
         models = chosen_models(category, missing)
-        health, image = _category(category, models, progress)
+        health, image = _category(category, models, progress, deep)
         if deep and image is not None and models:
             health = replace(health, tried=rehearse(category, image, missing))
         found.append(health)
@@ -168,7 +168,7 @@ def examine(
 
 
 def _category(
-    settings: CategorySettings, models: Mapping[str, str], progress: Progress | None
+    settings: CategorySettings, models: Mapping[str, str], progress: Progress | None, deep: bool
 ) -> tuple[CategoryHealth, Path | None]:
     """One category and its first good training image; an unusable folder is reported as `error`."""
     base: dict[str, Any] = {
@@ -192,12 +192,12 @@ def _category(
     entries = split_entries(
         listing.entries, settings.splits.validation_fraction, settings.split_seed
     )
-    # First what the listing of the folder found, then what decoding found.
+    # First what the listing of the folder found, then what reading the files found.
     bad = [BadFile(problem.name, problem.reason) for problem in listing.problems]
     files: list[_File] = []
     # Decoding releases the interpreter lock, so threads suffice.
     with ThreadPoolExecutor(max_workers=_cores()) as pool:
-        checks = pool.map(lambda entry: _check(entry, listing.defects_config), entries)
+        checks = pool.map(lambda entry: _check(entry, listing.defects_config, deep), entries)
         for number, file in enumerate(checks, 1):
             files.append(file)
             if progress:
@@ -225,7 +225,7 @@ def _category(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One entry after its file was decoded; `fault` is why a run would skip it."""
+    """One entry after its file was read; `fault` is why a run would skip it."""
 
     entry: SourceEntry
     fault: str = ""
@@ -237,12 +237,20 @@ class _File:
     doubt: MaskDoubt | None = None
 
 
-def _check(entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None) -> _File:
-    """Decode one file and its masks."""
+def _check(
+    entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None, deep: bool
+) -> _File:
+    """Read one file and decode its masks; `deep` decodes the file, too."""
+    dark = False
     try:
         # The header gives the mode before decoding to RGB; the digest finds copies.
         header = read_header(entry.path)
-        image_HW3 = load_image(entry.path)
+        # PIL's 16-bit modes all start with I.
+        if deep or header.mode.startswith("I"):
+            brightest = int(load_image(entry.path).max())
+            dark = header.mode.startswith("I") and brightest < DARK
+        else:
+            check_image(entry.path)
         digest = file_digest(entry.path)
     except ImageError as error:
         return _File(entry, _without_path(error, entry.path), unreadable=True)
@@ -254,8 +262,6 @@ def _check(entry: SourceEntry, defects_config: Sequence[dict[str, Any]] | None) 
             doubt = mask_doubt(entry.name, np.asarray(masks_KHW.any(0)))
         except ImageError as error:
             fault = _without_path(error, entry.path)
-    # PIL's 16-bit modes all start with I.
-    dark = header.mode.startswith("I") and int(image_HW3.max()) < DARK
     return _File(entry, fault, False, header.size_HW, header.mode, digest, dark, doubt)
 
 

@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import UserError, WeightsError
-from pipeline.models.inpaint.base import Filler, Inpainter
 from pipeline.models.settings import (
     MODEL_STAGES,
     FillBackend,
@@ -31,6 +30,9 @@ from pipeline.models.settings import (
 )
 from pipeline.models.weights import store as weights
 from pipeline.records import Analysis
+
+if TYPE_CHECKING:
+    from pipeline.models.inpaint.base import Filler, Inpainter
 
 # Backend of the manifest -> entry of the weights registry. The best one comes first: `auto` takes
 # the first whose file is found, and the last one is bundled.
@@ -95,12 +97,12 @@ class Models:
 
     foreground: Any
     proposals: Any
-    inpaint: Inpainter
+    inpaint: "Inpainter"
     files: ModelFiles
     compute: str
     # (image_HW3, masks_NHW) -> (N, C) vectors, see `part_embedding.Embedder`.
     embed: Any
-    fill: Filler | None = None
+    fill: "Filler | None" = None
 
     def analyse(self, image_HW3: np.ndarray) -> Analysis:
         """Foreground and proposals of an image (uint8 RGB); those for edits with embeddings."""
@@ -203,6 +205,7 @@ def build_sam(backend: str, path: Path) -> Any:
         from pipeline.models.small_sam.build import small_sam
 
         return small_sam(path)
+    from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
     from segment_anything import sam_model_registry
 
     from pipeline.models.weights.safe_load import load_into
@@ -227,7 +230,7 @@ def build_embedder(backend: str, path: Path) -> Any:
 
 def build_inpainter(
     backend: str, path: Path | None, settings: InpaintBackend, compute: Any
-) -> Inpainter:
+) -> "Inpainter":
     """OpenCV, PatchMatch, a server, lama-cleaner in process, LaMa as TorchScript, or candidates."""
     from pipeline.models.inpaint import base
 
@@ -259,7 +262,7 @@ def build_inpainter(
     return TorchScriptLama(path, compute, SMALL_SIDE if backend == "small_lama" else None)
 
 
-def build_filler(path: Path | None, settings: FillBackend, compute: Any) -> Filler | None:
+def build_filler(path: Path | None, settings: FillBackend, compute: Any) -> "Filler | None":
     """A diffusers pipeline from its folder; None without one."""
     if path is None:
         return None

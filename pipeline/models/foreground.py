@@ -28,6 +28,7 @@ from PIL import Image
 from pipeline.errors import DeviceError
 from pipeline.models.reduced_network import reduced_network
 from pipeline.records import ForegroundMask
+from pipeline.utils.postponed import postponed
 
 # Saliency (0-1, after rembg's stretch) above which a pixel is foreground.
 THRESHOLD = 0.5
@@ -44,6 +45,13 @@ MIN_COMPONENT = 0.003
 CLEAR = 0.15
 # An answer without any object has no map to judge: it counts as one that is doubtful throughout.
 NO_OBJECT = 1.0
+# What rembg imports for cutting products out with soft edges, which nothing here asks for: 80 MB,
+# and with Numba's compiler 83 s at its first start.
+_MATTING = {
+    "pymatting.alpha.estimate_alpha_cf": "estimate_alpha_cf",
+    "pymatting.foreground.estimate_foreground_ml": "estimate_foreground_ml",
+    "pymatting.util.util": "stack_images",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +212,7 @@ class _PeakRecorder:
 
 def _open_session(path: Path, providers: list[str]) -> Any:
     """A rembg session on exactly this file, single-threaded, without any download."""
-    with _quiet_import():
+    with postponed(_MATTING):
         from rembg import new_session
     import onnxruntime as ort
 
@@ -219,13 +227,6 @@ def _open_session(path: Path, providers: list[str]) -> Any:
     with _environment(U2NET_HOME=str(path.parent)):
         arguments = {} if official else {"model_path": str(path)}
         return new_session(name, sess_opts=options, providers=providers, **arguments)
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Import rembg without compiling its alpha-matting code, which is never called (83 s cold)."""
-    with _environment(NUMBA_DISABLE_JIT="1"):
-        yield
 
 
 @contextmanager

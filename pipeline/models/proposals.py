@@ -10,6 +10,8 @@ Shapes: P prompts; N masks (up to 3 per prompt); H, W image; h, w logits (a quar
 input side for an official SAM, half of it for the small one); K = h x w.
 """
 
+from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

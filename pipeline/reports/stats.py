@@ -117,9 +117,15 @@ def _areas(version: Version) -> dict[str, dict[str, float]]:
             share = float(np.count_nonzero(shard.mask(j))) / (height * width)
             shares.setdefault(shard.kind(j), []).append(share)
     return {
-        kind: {f"{q:g}": float(np.quantile(found, q)) for q in QUANTILES}
+        kind: {f"{q:g}": _quantile(sorted(found), q) for q in QUANTILES}
         for kind, found in sorted(shares.items())
     }
+
+
+def _quantile(values: list[float], q: float) -> float:
+    """What `np.quantile` says of sorted values, without the tenth of a second that it imports."""
+    place = q * (len(values) - 1)
+    return float(np.interp(place, range(len(values)), values))
 
 
 def _bytes(size: int) -> str:

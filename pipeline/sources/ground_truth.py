@@ -56,7 +56,8 @@ def load_regions(
                 f"{path}: the mask is {grey_HW.shape[1]} x {grey_HW.shape[0]} px, its image "
                 f"{true_size[1]} x {true_size[0]} px; export the mask at the image's size"
             )
-        for value in np.unique(grey_HW[grey_HW > 0]) if known else (DEFECT_VALUE,):
+        found = np.flatnonzero(np.bincount(grey_HW.ravel(), minlength=256)[1:]) + 1
+        for value in found if known else (DEFECT_VALUE,):
             if known and int(value) not in known:
                 raise ImageError(
                     f"{path}: grey value {value} is not in defects_config.json "

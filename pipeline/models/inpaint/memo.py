@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.imaging.region_values import copy_region
 from pipeline.models.inpaint.base import Inpainter, in_groups
 from pipeline.models.inpaint.candidates import CandidateInpainter, FillChoice, FillDistance
 from pipeline.records import bounding_box
@@ -56,7 +57,7 @@ class MemoInpainter:
             self._known[key] = found_HW3[box].copy(), choice
         known_hw3, choice = self._known[key]
         filled_HW3 = self._image_HW3.copy()
-        np.copyto(filled_HW3[box], known_hw3, where=hole_HW[box][..., None])
+        copy_region(known_hw3, hole_HW[box], filled_HW3[box])
         return filled_HW3, choice
 
     def _filled(

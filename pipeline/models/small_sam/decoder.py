@@ -14,6 +14,8 @@ Shapes: B images; P prompts per image; N = B x P, image by image; T tokens per p
 embedding cells; C channels; K = 4 masks; M masks that are kept.
 """
 
+from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
+
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 
 from pipeline.models.small_sam.encoder import HALF, Features, unpack
+
+# Prompts are decoded in multiples of this number where the products are compiled.
+STEP = 8
 
 
 class DetailDecoder(MaskDecoder):
@@ -94,14 +99,23 @@ def decode_confident(
     Like `predict_masks` for one image with `multimask_output` (K = 3). IoUs are predicted from the
     tokens alone, before any mask is upscaled, and two of three masks usually fall below the limit.
     """
-    features = unpack(packed_1Chw)
+    features, prompts = unpack(packed_1Chw), len(sparse_NTC)
+    # oneDNN, which multiplies bfloat16 on CPUs, compiles the forty matrix products again for every
+    # number of rows, half a second an image, and keeps a thousand of them, 0.4 GB. A row does not
+    # depend on the others. In float32 nothing is compiled.
+    reduced = packed_1Chw.device.type == "cpu" and packed_1Chw.dtype == torch.bfloat16
+    step = STEP if reduced else 1
+    sparse_NTC = sparse_NTC[_whole_steps(torch.arange(prompts), step)]
     tokens_NTC, cells_NLC = _attend(decoder, features, dense_1Chw, position_1Chw, sparse_NTC)
     # Mask 0 is the single-mask output, which is not used here.
     iou_NK = decoder.iou_prediction_head(tokens_NTC[:, 0])[:, 1:].float()
     # Upscale the prompts with at least one confident mask, then select among their masks.
-    needed_N = (iou_NK >= min_iou).any(1)
-    good_NK = (iou_NK >= min_iou)[needed_N]
-    if not len(good_NK):
+    confident = (iou_NK[:prompts] >= min_iou).any(1).nonzero()[:, 0]
+    needed_N = _whole_steps(confident, step)
+    good_NK = iou_NK[needed_N] >= min_iou
+    # Those that fill the last step give no mask.
+    good_NK[len(confident) :] = False
+    if not len(confident):
         side = features.half_BChw.shape[2:]
         return iou_NK.new_zeros((0, *side)), iou_NK.new_zeros(0)
     mask_tokens = tokens_NTC[needed_N, 2 : 1 + decoder.num_mask_tokens].unbind(1)
@@ -113,8 +127,16 @@ def decode_confident(
     coarse_Mhw = coarse_NKhw[good_NK].float()
     logits_Mhw = F.interpolate(coarse_Mhw[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
     fine_MC = _channel_weights(decoder.detail_hypernetworks[1:], mask_tokens)[good_NK]
-    fine_ML = fine_MC @ features.half_BChw[0].flatten(1).to(fine_MC.dtype)
-    return logits_Mhw + fine_ML.view_as(logits_Mhw), iou_NK[needed_N][good_NK]
+    rows_M = _whole_steps(torch.arange(len(fine_MC)), step)
+    fine_ML = fine_MC[rows_M] @ features.half_BChw[0].flatten(1).to(fine_MC.dtype)
+    fine_Mhw = fine_ML[: len(fine_MC)].view_as(logits_Mhw)
+    return logits_Mhw + fine_Mhw, iou_NK[needed_N][good_NK]
+
+
+def _whole_steps(indices_N: Tensor, step: int) -> Tensor:
+    """The indices, the last one repeated up to a multiple of `step`."""
+    more = -len(indices_N) % step
+    return torch.cat([indices_N, indices_N[-1:].expand(more)]) if more else indices_N
 
 
 def _attend(
