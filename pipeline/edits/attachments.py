@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.edits.background_colour import deviation
+from pipeline.edits.background_colour import deviation, gradient
 from pipeline.edits.fill_sources import lies_on_product, not_background, surrounds
 from pipeline.edits.things import (
     ENOUGH,
@@ -47,6 +47,11 @@ LIT = 3.5
 COARSE = 2.0
 # CIELAB spread (L, a, b) below which the light of a background counts as even.
 COARSE_SPREAD = np.array([1.5, 1.0, 1.0], np.float32)
+# Edges that are no shadow's: at least that steep (CIELAB per pixel at 256), that much steeper than
+# the percentile of the background's own, and that long (pixels at 256).
+EDGE, SHARPER, USUAL, LONG = 3.0, 2.5, 75, 8
+# Share of a region's rim with such edges below which it ends softly.
+SOFTLY = 0.3
 # CIELAB distance from the background of a thing that stays, and half of its least width in pixels
 # at 256.
 MUCH_CONTRAST, BROAD = 15.0, 4
@@ -121,7 +126,7 @@ class Surroundings:
         stays_hw = self._staying(fine, distance_hw, free_hw, reach)
         free_hw &= ~stays_hw
         pieces_hw = self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
-        light_hw = self._light(near, mask_hw, distance_hw, free_hw, far_hw, reach)
+        light_hw = self._light(near, mask_hw, pieces_hw, distance_hw, free_hw, far_hw, reach)
         light_hw |= self._remnants(near, fine, mask_hw, pieces_hw, light_hw, free_hw, reach)
         return Attached(near, pieces_hw, light_hw & ~pieces_hw, stays_hw & ~pieces_hw)
 
@@ -213,6 +218,7 @@ class Surroundings:
         self,
         near: tuple[slice, slice],
         mask_hw: np.ndarray,
+        pieces_hw: np.ndarray,
         distance_hw: np.ndarray,
         free_hw: np.ndarray,
         far_hw: np.ndarray,
@@ -225,8 +231,38 @@ class Surroundings:
         shadow_hw = (residual_hw3[..., 0] < 0) & (distance_hw <= self._px(SHADOW_REACH))
         rim_hw = distance_hw <= self._px(RIM_REACH)
         lit_hw = (spreads_hw > LIT) & free_hw & (distance_hw <= reach) & (shadow_hw | rim_hw)
-        _, labels_hw = cv2.connectedComponents((lit_hw | mask_hw).astype(np.uint8))
-        lit_hw &= np.isin(labels_hw, np.unique(labels_hw[mask_hw]))
+        lit_hw = connected(lit_hw, mask_hw)
+        # Shadows are soft. An edge farther out is that of a neighbour which nobody proposed.
+        edges_hw = self._edges(near, mask_hw | pieces_hw, far_hw)
+        without_hw = connected(lit_hw & ~edges_hw, mask_hw)
+        _, labels_hw = cv2.connectedComponents((lit_hw & ~without_hw).astype(np.uint8))
+        for number in range(1, int(labels_hw.max()) + 1):
+            # Unless what lies behind it ends softly, as a shadow does.
+            behind_hw = labels_hw == number
+            ends_hw = dilated(behind_hw, 1) & ~lit_hw & ~mask_hw
+            if not ends_hw.any() or edges_hw[ends_hw].mean() < SOFTLY:
+                without_hw |= behind_hw
+        lit_hw = without_hw
         if np.count_nonzero(lit_hw) > MOST_LIGHT * np.count_nonzero(mask_hw):
             return lit_hw & rim_hw
         return lit_hw
+
+    def _edges(
+        self, near: tuple[slice, slice], part_hw: np.ndarray, far_hw: np.ndarray
+    ) -> np.ndarray:
+        """Long edges away from the part, sharper than those of the background, (h, w) bool."""
+        step_hw = gradient(self._fine_HW3[near]) * self._px(1)
+        least = max(EDGE, SHARPER * float(np.percentile(step_hw[far_hw], USUAL)))
+        # Next to the part it may be that of its own side.
+        edges_hw = (step_hw >= least) & ~dilated(part_hw, round(self._px(RIM_REACH)))
+        _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(edges_hw.astype(np.uint8))
+        extents = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1)
+        long = np.flatnonzero(extents >= self._px(LONG))
+        return dilated(np.isin(labels_hw, long[long > 0]), 1)
+
+
+def connected(region_hw: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
+    """The pixels of a region that are connected to a mask, (h, w) bool."""
+    _, labels_hw = cv2.connectedComponents((region_hw | mask_hw).astype(np.uint8))
+    found_hw: np.ndarray = region_hw & np.isin(labels_hw, np.unique(labels_hw[mask_hw]))
+    return found_hw

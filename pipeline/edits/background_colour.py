@@ -10,6 +10,8 @@ Shapes: h, w window; 3 colour (CIELAB, float32); R pixels of a region.
 import cv2
 import numpy as np
 
+from pipeline.imaging.region_values import copy_region, median, quantile, values_in
+
 # CIELAB spread (L, a, b) below which a background counts as plain, where its plane is fitted.
 PLAIN = np.array([1.0, 0.5, 0.5], np.float32)
 # Pixels of which the plane is fitted.
@@ -26,11 +28,26 @@ def deviation(
     """How a window differs from the background that `far_hw` shows: the difference (h, w, 3), and
     its length in spreads of the background (h, w), float32; no spread is below `least_3`."""
     residual_hw3 = lab_hw3 - _plane(lab_hw3, far_hw)
-    calm_hw = far_hw & (np.abs(residual_hw3) <= 3 * _spread(residual_hw3[far_hw], least_3)).all(2)
+    most_3 = 3 * _spread(values_in(residual_hw3, far_hw), least_3)
+    within_hw3 = np.abs(residual_hw3) <= _by_row(most_3, residual_hw3)
+    # Channels are combined by hand, here and below: NumPy is slow along an axis of three.
+    calm_hw = far_hw & within_hw3[..., 0] & within_hw3[..., 1] & within_hw3[..., 2]
     # Slow deviations from the plane, as far as the background around tells of them.
     residual_hw3 = residual_hw3 - _slow(residual_hw3, calm_hw)
-    scaled_hw3 = residual_hw3 / _spread(residual_hw3[far_hw], least_3)
-    return residual_hw3, np.sqrt(np.square(scaled_hw3) @ np.ones(3, np.float32))
+    spread_3 = _spread(values_in(residual_hw3, far_hw), least_3)
+    return residual_hw3, np.sqrt(_length2(residual_hw3 / _by_row(spread_3, residual_hw3)))
+
+
+def _by_row(values_3: np.ndarray, image_hw3: np.ndarray) -> np.ndarray:
+    """One value per channel, (w, 3), for arithmetic with an image."""
+    return np.full(image_hw3.shape[1:], values_3)
+
+
+def _length2(vectors_hw3: np.ndarray) -> np.ndarray:
+    """The squared length of the vector of each pixel, (h, w)."""
+    squares_hw3 = np.square(vectors_hw3)
+    total_hw: np.ndarray = squares_hw3[..., 0] + squares_hw3[..., 1] + squares_hw3[..., 2]
+    return total_hw
 
 
 def _slow(residual_hw3: np.ndarray, calm_hw: np.ndarray) -> np.ndarray:
@@ -39,7 +56,9 @@ def _slow(residual_hw3: np.ndarray, calm_hw: np.ndarray) -> np.ndarray:
     # So wide a blur needs no full resolution.
     small = max(1, width // SLOWER), max(1, height // SLOWER)
     weight_hw = cv2.resize(calm_hw.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    sums_hw3 = cv2.resize(residual_hw3 * calm_hw[..., None], small, interpolation=cv2.INTER_AREA)
+    calm_hw3 = np.zeros_like(residual_hw3)
+    copy_region(residual_hw3, calm_hw, calm_hw3)
+    sums_hw3 = cv2.resize(calm_hw3, small, interpolation=cv2.INTER_AREA)
     sigma = max(small) / 8
     weight_hw = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
     slow_hw3 = cv2.GaussianBlur(sums_hw3, (0, 0), sigma) / np.maximum(weight_hw, 0.02)
@@ -49,28 +68,35 @@ def _slow(residual_hw3: np.ndarray, calm_hw: np.ndarray) -> np.ndarray:
 def _plane(lab_hw3: np.ndarray, far_hw: np.ndarray) -> np.ndarray:
     """The plane through the most common colour of a region, (h, w, 3); stripes do not pull it."""
     height, width = far_hw.shape
-    y_hw, x_hw = np.mgrid[:height, :width].astype(np.float32)
-    terms_hw3 = np.stack([np.ones_like(x_hw), x_hw / width - 0.5, y_hw / height - 0.5], 2)
+    terms_hw3 = np.ones((height, width, 3), np.float32)
+    terms_hw3[..., 1] = np.arange(width, dtype=np.float32) / width - 0.5
+    terms_hw3[..., 2] = (np.arange(height, dtype=np.float32) / height - 0.5)[:, None]
     step = max(1, np.count_nonzero(far_hw) // FITTED)
-    terms_R3, colours_R3 = terms_hw3[far_hw][::step], lab_hw3[far_hw][::step]
-    fitted_R3 = np.broadcast_to(np.median(colours_R3, axis=0), colours_R3.shape)
+    terms_R3, colours_R3 = (values_in(one, far_hw)[::step] for one in (terms_hw3, lab_hw3))
+    fitted_R3 = np.broadcast_to(median(colours_R3), colours_R3.shape)
     for _ in range(5):
         off_R3 = colours_R3 - fitted_R3
         # Tukey's biweight: what is far away has no weight at all.
-        share_R = np.square(off_R3 / (4.5 * _spread(off_R3, PLAIN))).sum(1)
+        share_R = _length2(off_R3 / (4.5 * _spread(off_R3, PLAIN)))
         weight_R1 = np.clip(1 - share_R, 0, 1)[:, None]
-        plane_33 = np.linalg.lstsq(terms_R3 * weight_R1, colours_R3 * weight_R1, rcond=None)[0]
+        # The normal equations: three unknowns need no decomposition of all pixels.
+        weighed_R3 = (terms_R3 * weight_R1).astype(np.float64)
+        gram_33 = weighed_R3.T @ weighed_R3
+        moments_33 = weighed_R3.T @ (colours_R3 * weight_R1)
+        plane_33 = np.linalg.lstsq(gram_33, moments_33, rcond=None)[0].astype(np.float32)
         fitted_R3 = terms_R3 @ plane_33
     return (terms_hw3 @ plane_33).astype(np.float32)
 
 
 def _spread(residual_R3: np.ndarray, least_3: np.ndarray) -> np.ndarray:
     """The standard deviation of the calmer part of the deviations, (3,), at least `least_3`."""
-    calm_3 = np.quantile(np.abs(residual_R3), CALM, axis=0) / CALM_SPREADS
+    calm_3 = quantile(np.abs(residual_R3), CALM) / CALM_SPREADS
     return np.maximum(calm_3, least_3).astype(np.float32)
 
 
 def gradient(lab_hw3: np.ndarray) -> np.ndarray:
     """How much the colour changes per pixel, (h, w)."""
-    steps = [cv2.Sobel(lab_hw3, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))]
-    return np.sqrt(sum(np.square(step_hw3).sum(2) for step_hw3 in steps))
+    along_hw3, down_hw3 = (
+        cv2.Sobel(lab_hw3, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))
+    )
+    return np.sqrt(_length2(along_hw3) + _length2(down_hw3))

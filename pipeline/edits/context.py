@@ -28,8 +28,9 @@ from pipeline.edits.attachments import Attached, Surroundings, with_attachments
 from pipeline.edits.compositing.cutout import Cutout, cut_out
 from pipeline.edits.donors import NO_DONORS, DonorRef, Donors
 from pipeline.edits.fill_sources import lies_on_product, not_background
+from pipeline.edits.outlines import outline_is_seen
 from pipeline.errors import RecordError
-from pipeline.imaging.masks import MaskCrop, disjoint
+from pipeline.imaging.masks import MaskCrop
 from pipeline.models.inpaint.base import Filler, FillMode, Inpainter
 from pipeline.models.inpaint.memo import MemoInpainter
 from pipeline.part_kinds.kinds import PartKinds
@@ -111,6 +112,15 @@ class ImageContext:
         """Objects inside the image's edges; moving a truncated one would show its cut edge."""
         return [i for i, crop in enumerate(self.crops) if crop.inside_frame(self.size_HW)]
 
+    def outline_is_seen(self, source: int | DonorRef) -> bool:
+        """True when the outline of an object, of this image or of a donor, is one of the image."""
+        if isinstance(source, int):
+            image_HW3, mask_HW = self.image_HW3, self.proposals.masks_NHW[source]
+        else:
+            image_HW3 = self.donors.image_and_mask(source)[0]
+            mask_HW = self.donor_crop(source).full(self.donors.size_HW(source))
+        return self.cached(lambda: outline_is_seen(image_HW3, mask_HW), "outline", source)
+
     def objects_HW(self) -> np.ndarray:
         """The union of all objects on the product, (H, W) bool; do not modify it."""
         return self.cached(lambda: self.union(~self.proposals.product_N), "objects")
@@ -173,35 +183,6 @@ class ImageContext:
             self.proposals.foreground_HW,
             list(self.proposals.masks_NHW),
         )
-
-    def overlap_with_others(self, crop: MaskCrop, targets: tuple[int, ...], reach: float) -> float:
-        """Share of an outline that overlaps other objects of at most `reach` pixels in area.
-
-        `targets` do not count, and where one is the product itself, nor do its parts, which go with
-        it. Larger objects (a compartment, a label) are background to stand on, not obstacles.
-        """
-        x0, y0, x1, y1 = box_4 = crop.box_4
-        if any(self.is_product(target) for target in targets):
-            beside_N = self.cached(lambda: self.proposals.beside_N, "beside")
-            targets = (*targets, *np.flatnonzero(~beside_N).tolist())
-        # Box tests first: most objects are far away.
-        others = [
-            index
-            for index, (other, area) in enumerate(
-                zip(self.crops, self.areas_N.tolist(), strict=True)
-            )
-            if area <= reach and index not in targets and not disjoint(box_4, other.box_4)
-        ]
-        if not others:
-            return 0.0
-        # All in the outline's own box.
-        taken_hw = np.zeros(crop.mask_hw.shape, np.bool_)
-        for index in others:
-            taken_hw |= self.proposals.masks_NHW[index, y0:y1, x0:x1]
-        # Pixels of the targets become free, even where other objects overlap them.
-        for target in targets:
-            taken_hw &= ~self.proposals.masks_NHW[target, y0:y1, x0:x1]
-        return float(np.count_nonzero(taken_hw & crop.mask_hw)) / max(1, crop.area)
 
     def thumbnail(self, index: int, cell: int) -> Thumbnail:
         """An object's thumbnail with cells of `cell` pixels."""
@@ -286,15 +267,25 @@ class ImageContext:
 
     def _donor_crop(self, ref: DonorRef) -> MaskCrop:
         image_HW3, mask_HW = self.donors.image_and_mask(ref)
+        known = self.donors.pieces_of(ref.image)
+        if ref.proposal not in known:
+            known[ref.proposal] = self._donor_pieces(ref, image_HW3)
+        pieces = known[ref.proposal]
+        return MaskCrop.of(mask_HW if pieces is None else mask_HW | pieces.full(mask_HW.shape))
+
+    def _donor_pieces(self, ref: DonorRef, image_HW3: np.ndarray) -> MaskCrop | None:
         proposals = self.donors.proposals_of(ref.image)
         around = self.cached(
             lambda: Surroundings(image_HW3, proposals), "donor surroundings", ref.image
         )
-        attached = around.attached(ref.proposal) if proposals.whole_N[ref.proposal] else None
-        if attached is not None:
-            mask_HW = mask_HW.copy()
-            mask_HW[attached.near] |= attached.pieces_hw
-        return MaskCrop.of(mask_HW)
+        # As in `with_attachments`: the product itself may have legs, too.
+        grows = proposals.whole_N[ref.proposal] or proposals.product_N[ref.proposal]
+        attached = around.attached(ref.proposal) if grows else None
+        if attached is None or not attached.pieces_hw.any():
+            return None
+        rows, columns = attached.near
+        pieces = MaskCrop.of(attached.pieces_hw)
+        return pieces.moved(columns.start, rows.start)
 
     def cutout(self, source: int | DonorRef, band: int, feather: int) -> Cutout:
         """An object of this image or of a donor, without its background.

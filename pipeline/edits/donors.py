@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RecordError
+from pipeline.imaging.masks import MaskCrop
 from pipeline.records import ObjectProposals
 
 # Loads a donor's (H, W, 3) uint8 pixels and its proposals, as stored.
 DonorImage = Callable[[], tuple[np.ndarray, ObjectProposals]]
+# What belongs to objects of one donor image beside their masks, by proposal; None = nothing.
+DonorPieces = dict[int, MaskCrop | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Donors:
     _digests: Mapping[str, str] = field(default_factory=dict)
     # Category by image name, only for images of another category.
     _categories: Mapping[str, str] = field(default_factory=dict)
+    # By image name; whoever finds pieces adds them, for all images with the same donors.
+    _pieces: Mapping[str, DonorPieces] = field(default_factory=dict)
     _loaded: dict[str, tuple[np.ndarray, ObjectProposals]] = field(default_factory=dict)
     _objects: tuple[DonorRef, ...] | None = None
 
@@ -63,12 +68,14 @@ class Donors:
         images: Mapping[str, DonorImage],
         digests: Mapping[str, str] | None = None,
         categories: Mapping[str, str] | None = None,
+        pieces: Mapping[str, DonorPieces] | None = None,
     ) -> "Donors":
         """Donors by image name; `digests` are the SHA-256 of their source files, for lineage.
 
-        `categories` names the category of each image that is of another one.
+        `categories` names the category of each image that is of another one. `pieces` are added
+        to as they are found.
         """
-        return cls(images, digests or {}, categories or {})
+        return cls(images, digests or {}, categories or {}, pieces or {n: {} for n in images})
 
     def __bool__(self) -> bool:
         return bool(self._images)
@@ -84,10 +91,16 @@ class Donors:
 
     @property
     def other_products(self) -> Sequence[DonorRef]:
-        """What donors of other categories show: the product, or the parts where there is none."""
+        """What donors of other categories show: the product, or the parts where there is none.
+
+        No product beside which other things lie, as the holes of a board: its mask takes along what
+        touches it.
+        """
         found = []
         for name in sorted(self._categories):
             refs, proposals = self._refs(name), self._load(name)[1]
+            if (proposals.whole_N & proposals.beside_N).any():
+                continue
             whole_N = proposals.product_N if proposals.product_N.any() else proposals.whole_N
             found += [ref for ref, whole in zip(refs, whole_N.tolist(), strict=True) if whole]
         return found
@@ -116,6 +129,10 @@ class Donors:
         """All objects of a donor image, which must be among `objects`."""
         return self._load(name)[1]
 
+    def pieces_of(self, name: str) -> DonorPieces:
+        """What is known so far of a donor image; the caller adds what it finds."""
+        return self._pieces[name]
+
     def size_HW(self, ref: DonorRef) -> tuple[int, int]:
         """Height and width of a donor's image."""
         height, width = self.image_and_mask(ref)[1].shape
@@ -131,7 +148,12 @@ class Donors:
         digest, category = self._digests.get(name, ""), self._categories.get(name, "")
         return [
             DonorRef(
-                name, digest, i, (box[0], box[1], box[2], box[3]), int(mask_HW.sum()), category
+                name,
+                digest,
+                i,
+                (box[0], box[1], box[2], box[3]),
+                int(np.count_nonzero(mask_HW)),
+                category,
             )
             for i, (mask_HW, box) in enumerate(
                 zip(proposals.masks_NHW, proposals.boxes_N4.tolist(), strict=True)

@@ -57,14 +57,7 @@ def left_behind(
     far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach) & free_hw & ~unlike_HW[near]
     if np.count_nonzero(far_hw) < ENOUGH:
         return 0.0
-    before_hw3, lab_hw3 = (
-        cv2.GaussianBlur(
-            cv2.cvtColor(image_HW3[near].astype(np.float32) / 255, cv2.COLOR_RGB2LAB),
-            (0, 0),
-            pixels_at(FINE, size_HW),
-        )
-        for image_HW3 in images
-    )
+    lab_hw3 = _smooth(images[1][near], pixels_at(FINE, size_HW))
     found = deviation(lab_hw3, far_hw, FINE_SPREAD)
     left = sum(int(thing_hw.sum()) for thing_hw in things(lab_hw3, found, hole_hw, free_hw, reach))
     seen_hw = object_HW[near]
@@ -72,6 +65,7 @@ def left_behind(
         next_hw = region_hw & (distance_hw <= 2 * NEXT)
         own_hw = seen_hw & dilated(next_hw, round(pixels_at(BESIDE, size_HW)))
         if own_hw.any():
+            before_hw3 = _smooth(images[0][near], pixels_at(FINE, size_HW))
             step_3 = before_hw3[own_hw].mean(0) - before_hw3[next_hw].mean(0)
             if np.linalg.norm(step_3) < CONTINUES:
                 left += int(region_hw.sum())
@@ -79,7 +73,16 @@ def left_behind(
     # A stain or another light is no thing: its edges are soft.
     rim_hw = (distance_hw > 0) & (distance_hw <= NEXT)
     cut = float((free_hw & (found[1] > UNLIKE))[rim_hw].mean())
-    around_hw = (distance_hw > 0) & (distance_hw <= round(pixels_at(AROUND, size_HW))) & free_hw
-    edges = gradient(lab_hw3)[around_hw]
-    cuts = cut > MOST_CUT and float(np.percentile(edges, EDGES)) >= SHARP * CONTRAST
-    return max(left / np.count_nonzero(hole_hw), cut if cuts else 0.0)
+    if cut > MOST_CUT:
+        around_hw = (distance_hw > 0) & (distance_hw <= round(pixels_at(AROUND, size_HW))) & free_hw
+        edges = gradient(lab_hw3)[around_hw]
+        cut = cut if float(np.percentile(edges, EDGES)) >= SHARP * CONTRAST else 0.0
+    else:
+        cut = 0.0
+    return max(left / np.count_nonzero(hole_hw), cut)
+
+
+def _smooth(image_hw3: np.ndarray, sigma: float) -> np.ndarray:
+    """A window (uint8) in CIELAB without its finest noise."""
+    lab_hw3 = cv2.cvtColor(image_hw3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return cv2.GaussianBlur(lab_hw3, (0, 0), sigma)

@@ -37,6 +37,9 @@ PRODUCT_MOVE = 0.1
 # A product with fewer parts of known kinds is edited as a whole, too: a bottle's mouth is not all
 # that can be wrong with it.
 FEW_PARTS = 3
+# So many things of the background lie at most that multiple of their own size from a product that
+# is mounted on it.
+AMID, NEAR = 2, 1.5
 # CIELAB distance up to which a pixel looks like the surroundings of the object, and the share of a
 # destination that must look so.
 ALIKE = 14.0
@@ -62,28 +65,60 @@ def kind_of_object(context: ImageContext, source: int | DonorRef) -> int:
     return int(context.cached(recognised, "part kinds", name)[index])
 
 
-def worth_editing(context: ImageContext, *, movable: bool = False) -> list[int]:
+def worth_editing(
+    context: ImageContext,
+    *,
+    movable: bool = False,
+    outlined: bool = False,
+    uncovers: bool = False,
+) -> list[int]:
     """Objects worth editing, best level only: whole parts, else the product itself, else what is no
     part of the product (the holes of the board that it is mounted on); first those of a known kind.
 
-    A product with few known parts counts as one of them. `movable` leaves out objects that the
-    image's edge cuts off.
+    A product with few known parts counts as one of them. `outlined` leaves out objects of which the
+    proposal shows a piece only, and `movable` those as well as objects that the image's edge cuts
+    off. `uncovers` is for edits that show what lies behind the object.
     """
     found = context.movable() if movable else list(range(len(context)))
+    if movable or outlined:
+        found = [index for index in found if context.outline_is_seen(index)]
     # Pieces of parts never: without a cap the part is broken, which is no logical anomaly.
     whole = [index for index in found if context.is_whole(index)]
     product = [index for index in found if context.is_product(index)]
     beside = [index for index in whole if _is_incidental(context, index)]
     levels = [[index for index in whole if index not in beside], product, beside]
+    if context.cached(lambda: _is_mounted(context), "mounted"):
+        levels = [] if uncovers else levels[:1]
     if context.part_kinds is not None:
         known = [
             [index for index in level if kind_of_object(context, index) != UNSURE]
             for level in levels
         ]
-        if len(known[0]) < FEW_PARTS:
+        if len(known) > 1 and len(known[0]) < FEW_PARTS:
             known[0] += known[1]
         levels = known + levels
     return next(filter(None, levels), [])
+
+
+def _is_mounted(context: ImageContext) -> bool:
+    """True for a product amid things of its background, as a part on a board with holes.
+
+    Where they touch it nobody tells them from it: whoever cuts it out or recolours it takes some
+    along, and nothing tells which of them it covers.
+    """
+    kinds, proposals = context.part_kinds, context.proposals
+    if kinds is None or not proposals.product_N.any():
+        return False
+    away_HW = cv2.distanceTransform(
+        (~context.union(proposals.product_N)).astype(np.uint8), cv2.DIST_L2, 5
+    )
+    near = [
+        index
+        for index in np.flatnonzero(proposals.whole_N).tolist()
+        if kinds.is_incidental(kind_of_object(context, index))
+        and away_HW[proposals.masks_NHW[index]].min() <= NEAR * np.sqrt(context.areas_N[index])
+    ]
+    return len(near) >= AMID
 
 
 def _is_incidental(context: ImageContext, index: int) -> bool:

@@ -5,13 +5,15 @@ import numpy as np
 
 from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.context import ImageContext
+from pipeline.edits.fill_sources import surrounds
 from pipeline.edits.part_identity import worth_editing
-from pipeline.imaging.masks import MaskCrop
+from pipeline.imaging.masks import MaskCrop, disjoint
 
 # Random destinations that are tried before an edit is abandoned.
 PLACES = 96
-# Largest share of an object that may overlap other objects of similar or smaller size.
-MAX_OVERLAP = 0.15
+# Largest share of an object that may overlap others, and largest share by which it may overlap one
+# whole part, of either of them: parts do not lie across one another.
+MAX_OVERLAP, TOUCHING = 0.15, 0.05
 # Smallest share of an object that must lie on the kind of background that it came from.
 MIN_BACKGROUND = 0.95
 
@@ -30,10 +32,67 @@ def fits(
     return (
         crop.inside_frame(context.size_HW)
         and crop.share_on(background_HW) >= held
-        and context.overlap_with_others(crop, (target,), SIMILAR_AREA * crop.area) <= MAX_OVERLAP
+        and is_free(context, crop, (target,))
     )
 
 
-def shuffled(context: ImageContext, rng: np.random.Generator) -> list[int]:
+def is_free(context: ImageContext, crop: MaskCrop, targets: tuple[int, ...]) -> bool:
+    """True where an outline lies on no obstacle to speak of. `targets` are none, and where one is
+    the product itself, nor are its parts, which go with it."""
+    x0, y0, x1, y1 = box_4 = crop.box_4
+    if any(context.is_product(target) for target in targets):
+        beside_N = context.cached(lambda: context.proposals.beside_N, "beside")
+        targets = (*targets, *np.flatnonzero(~beside_N).tolist())
+    # Box tests first: most objects are far away.
+    others = [
+        index
+        for index in obstacles(context, crop.area)
+        if index not in targets and not disjoint(box_4, context.crops[index].box_4)
+    ]
+    if not others:
+        return True
+    # All in the outline's own box. Pixels of the targets become free, even under other objects.
+    free_hw = crop.mask_hw & ~context.union(targets)[y0:y1, x0:x1]
+    taken_hw = np.zeros(crop.mask_hw.shape, np.bool_)
+    for index in others:
+        shared_hw = context.proposals.masks_NHW[index, y0:y1, x0:x1] & free_hw
+        smaller = min(crop.area, int(context.areas_N[index]))
+        # A mark on what lies there may be hidden, but no whole part.
+        if context.is_whole(index) and np.count_nonzero(shared_hw) > TOUCHING * smaller:
+            return False
+        taken_hw |= shared_hw
+    return bool(np.count_nonzero(taken_hw) <= MAX_OVERLAP * crop.area)
+
+
+def obstacles(context: ImageContext, area: int) -> list[int]:
+    """The objects that another one of that area (pixels) may not be laid on.
+
+    Every whole part, unless something lies on it: a tray, a board, a bottle with its label. Of
+    these, and of pieces of parts, those that are hardly larger.
+    """
+    carries_N = context.cached(lambda: _carriers(context), "carriers")
+    return [
+        index
+        for index, other in enumerate(context.areas_N.tolist())
+        if other <= SIMILAR_AREA * area or (context.is_whole(index) and not carries_N[index])
+    ]
+
+
+def _carriers(context: ImageContext) -> np.ndarray:
+    """Which objects surround a whole part, (N,) bool."""
+    masks_NHW = context.proposals.masks_NHW
+    carries_N = np.zeros(len(context), np.bool_)
+    for part in filter(context.is_whole, range(len(context))):
+        box_4 = context.crops[part].box_4
+        for index in np.flatnonzero(~carries_N).tolist():
+            if index != part and not disjoint(box_4, context.crops[index].box_4):
+                carries_N[index] = surrounds(masks_NHW[index], masks_NHW[part], box_4)
+    return carries_N
+
+
+def shuffled(
+    context: ImageContext, rng: np.random.Generator, *, uncovers: bool = True
+) -> list[int]:
     """The movable objects that are worth editing (indices) in random order."""
-    return [int(index) for index in rng.permutation(worth_editing(context, movable=True))]
+    found = worth_editing(context, movable=True, uncovers=uncovers)
+    return [int(index) for index in rng.permutation(found)]

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from pipeline.edits.background_colour import gradient
-from pipeline.imaging.masks import dilated
+from pipeline.imaging.masks import dilated, window
+from pipeline.imaging.region_values import labels_in, values_in
 from pipeline.settings import pixels_at
 
 # How far attached pieces may reach, as a share of the root of the part's area, and in px at 256.
@@ -30,7 +31,7 @@ FINE_SPREAD = np.array([2.0, 1.0, 1.0], np.float32)
 SURE, UNLIKE = 6.0, 4.0
 # CIELAB distance of a piece from the background, and how much of it its edge changes per pixel:
 # shadows are softer.
-CONTRAST, SHARP = 7.0, 0.3
+CONTRAST, SHARP = 7.0, 0.27
 # Background pixels without which nothing can be told.
 ENOUGH = 100
 
@@ -68,8 +69,8 @@ def touching(
     # One pixel beyond the reach, to see what runs on.
     unlike_hw = unlike_hw & (distance_hw > off) & (distance_hw <= reach + 1)
     _, labels_hw = cv2.connectedComponents(unlike_hw.astype(np.uint8))
-    begins = np.unique(labels_hw[(distance_hw > off) & (distance_hw <= off + NEXT)])
-    runs_on = np.unique(labels_hw[distance_hw > reach])
+    begins = labels_in(labels_hw, (distance_hw > off) & (distance_hw <= off + NEXT))
+    runs_on = labels_in(labels_hw, distance_hw > reach)
     wanted = np.setdiff1d(begins, runs_on) if ends else np.intersect1d(begins, runs_on)
     for number in wanted[wanted > 0].tolist():
         yield labels_hw == number
@@ -101,9 +102,12 @@ def is_thing(
 
     Shadows and patches of the background are softer. Only the edge in `free_hw` counts.
     """
-    contrast = float(np.linalg.norm(residual_hw3[region_hw], axis=1).mean())
+    contrast = float(np.linalg.norm(values_in(residual_hw3, region_hw), axis=1).mean())
     if contrast < CONTRAST or not (spreads_hw[region_hw] > SURE).any():
         return False
+    # Small things are many: only the window of each is looked at.
+    near = window(region_hw, 3)
+    region_hw, free_hw = region_hw[near], free_hw[near]
     inner_hw = cv2.erode(region_hw.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     rim_hw = dilated(region_hw, 1) & ~inner_hw & free_hw
-    return float(gradient(lab_hw3)[rim_hw].mean()) >= SHARP * contrast
+    return float(gradient(lab_hw3[near])[rim_hw].mean()) >= SHARP * contrast

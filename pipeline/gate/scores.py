@@ -24,6 +24,7 @@ from pipeline.imaging.artifacts import (
 )
 from pipeline.imaging.masks import dilated, window
 from pipeline.imaging.noise import noise_level
+from pipeline.imaging.region_values import values_in
 from pipeline.kinds import kind_of
 from pipeline.records import Edit, Sample
 
@@ -156,7 +157,9 @@ def delta_e(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray)
 def delta_es(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
     """(N,) float32: the CIE76 distance of every pixel of a region."""
     lab = [
-        cv2.cvtColor(image[where_HW][None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+        cv2.cvtColor(values_in(image, where_HW)[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[
+            0
+        ]
         for image in (edited_HW3, image_HW3)
         if where_HW.any()
     ]

@@ -19,7 +19,7 @@ from pipeline.config.schema import CategorySettings
 from pipeline.dataset.lineage import REVIEWED
 from pipeline.edits.apply import apply, edit_key
 from pipeline.edits.context import ImageContext
-from pipeline.edits.donors import Donors
+from pipeline.edits.donors import DonorPieces, Donors
 from pipeline.edits.part_identity import objection
 from pipeline.edits.plan import plan as plan_edit
 from pipeline.edits.presets import kinds_of
@@ -40,6 +40,7 @@ from pipeline.models.build import Models
 from pipeline.records import Attempt, Edit, Sample, Verdict
 from pipeline.rulebook.book import load
 from pipeline.rulebook.judge import Judge
+from pipeline.utils.free_memory import give_back
 
 # Attempts with one kind before the next kind is tried: some kinds fail on every object of an image.
 TRIES_PER_KIND = 3
@@ -81,6 +82,9 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     )  # fmt: skip
     arrays, facts = pack_attempts(attempts)
     plan.cache.write("samples", image.samples_key, arrays, facts)
+    # What this image alone needed is free from here on.
+    del attempts, arrays, context, analysis, proposals
+    give_back(image_HW3[..., 0].size)
     seconds = time.perf_counter() - started
     return replace(
         Outcome.of(image.name, facts, cached=False),
@@ -224,7 +228,15 @@ def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
         {donor.name: partial(pixels_and_objects, plan, donor) for donor in donors},
         {donor.name: donor.digest for donor in donors},
         {donor.name: donor.category for donor in donors if donor.category},
+        {donor.name: _donor_pieces(donor.analysis_key) for donor in donors},
     )
+
+
+# An image is the donor of several others, which come soon: pieces cost more to find than to keep.
+@lru_cache(maxsize=1024)
+def _donor_pieces(analysis_key: str) -> DonorPieces:
+    """The pieces of one donor image, empty at first; one dictionary for all images of a process."""
+    return {}
 
 
 def _rules(

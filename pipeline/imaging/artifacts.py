@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pipeline.imaging.noise import high_pass, residual_level, ring_of
+from pipeline.imaging.region_values import values_in
 
 # Pixels around a mask that the measures depend on: the noise ring, the bands, and their filters.
 MARGIN = 24
@@ -72,7 +73,7 @@ def noise_ratio(image_HW3: np.ndarray, inside_HW: np.ndarray, change_HW: np.ndar
 
 def clipped_share(image_HW3: np.ndarray, where_HW: np.ndarray) -> float:
     """Share of a region's pixels that are fully black or fully white; 0 for an empty region."""
-    inside_N3 = image_HW3[where_HW]
+    inside_N3 = values_in(image_HW3, where_HW)
     if not len(inside_N3):
         return 0.0
     # Maximum and minimum of three channels by pairs: a reduction over so short an axis is slow.

@@ -8,7 +8,6 @@ image without a value above 4095 is an error, since it would come out black.
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -67,6 +66,9 @@ def to_eight_bits(values: np.ndarray, depth: Depth | None) -> np.ndarray:
 
 def colour_samples(path: Path) -> np.ndarray:
     """(H, W, 3 or 4) uint16 RGB or RGBA of a PNG or TIFF, as stored; ValueError if unreadable."""
+    # For few files, and slow to import.
+    import cv2
+
     # Not by a path: OpenCV cannot open every name.
     content = np.frombuffer(path.read_bytes(), np.uint8)
     values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)

@@ -27,8 +27,9 @@ def grey_values(image: Image.Image) -> np.ndarray:
     # By way of RGB, so that palette indices become their colours.
     rgb = image.convert("RGB")
     rgb_HW3 = np.asarray(rgb)
-    # The luma of a dark blue is 0.
-    grey_HW = np.maximum(np.asarray(rgb.convert("L")), rgb_HW3.any(-1).astype(np.uint8))
+    # The luma of a dark blue is 0. `any` over the last axis is twenty times slower.
+    marked_HW = rgb_HW3[..., 0] | rgb_HW3[..., 1] | rgb_HW3[..., 2]
+    grey_HW = np.maximum(np.asarray(rgb.convert("L")), np.minimum(marked_HW, 1))
     if not image.has_transparency_data:
         return grey_HW
     visible_HW = np.asarray(image.convert("RGBA"))[..., 3] >= _VISIBLE
@@ -51,7 +52,7 @@ def deep_grey_values(values_HW: np.ndarray) -> np.ndarray:
 
 def without_soft_edges(grey_HW: np.ndarray, lossy: bool) -> np.ndarray:
     """The mask as 0 and 255 where its file is lossy or its edges are smooth; else unchanged."""
-    if not lossy and len(np.unique(grey_HW)) <= _MOST_LABELS:
+    if not lossy and np.count_nonzero(np.bincount(grey_HW.ravel())) <= _MOST_LABELS:
         return grey_HW
     low, high = int(grey_HW.min()), int(grey_HW.max())
     if high <= _NOISE:

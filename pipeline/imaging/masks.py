@@ -6,7 +6,7 @@ exclusive end. Angles are degrees, clockwise as displayed (y points down).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -24,6 +24,8 @@ class MaskCrop:
     mask_hw: np.ndarray
     x: int
     y: int
+    # The area once it was counted: planning asks for it at hundreds of places.
+    _counted: list[int] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, mask_HW: np.ndarray) -> "MaskCrop":
@@ -44,10 +46,12 @@ class MaskCrop:
 
     @property
     def area(self) -> int:
-        return int(np.count_nonzero(self.mask_hw))
+        if not self._counted:
+            self._counted.append(int(np.count_nonzero(self.mask_hw)))
+        return self._counted[0]
 
     def moved(self, dx: int, dy: int) -> "MaskCrop":
-        return MaskCrop(self.mask_hw, self.x + dx, self.y + dy)
+        return MaskCrop(self.mask_hw, self.x + dx, self.y + dy, self._counted)
 
     def inside_frame(self, size_HW: tuple[int, int]) -> bool:
         """True when the whole box lies in the image and touches none of its edges."""

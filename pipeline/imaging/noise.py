@@ -12,6 +12,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from pipeline.imaging.region_values import median, values_in
+
 # Width in pixels of the ring around a hole whose noise level the hole should have.
 RING = 9
 # Gaussian sigma in pixels: wide enough to pass most pixel noise, narrow enough to remove shading.
@@ -62,13 +64,8 @@ def residual_level(residual_HW3: np.ndarray, where_HW: np.ndarray) -> np.ndarray
     """`noise_level` of a region, given the image's `high_pass`."""
     if np.count_nonzero(where_HW) < MIN_PIXELS:
         return np.zeros(3, np.float32)
-    size_3R = np.abs(np.ascontiguousarray(residual_HW3[where_HW].T))
-    # The median by hand: `np.median` is much slower along the first axis.
-    middle = size_3R.shape[1] // 2
-    size_3R = np.partition(size_3R, (middle - 1, middle), axis=1)
-    low = middle if size_3R.shape[1] % 2 else middle - 1
-    median_3 = (size_3R[:, low] + size_3R[:, middle]) / 2
-    return (MAD_TO_SIGMA * median_3).astype(np.float32)
+    deviation_3 = median(np.abs(values_in(residual_HW3, where_HW)))
+    return (MAD_TO_SIGMA * deviation_3).astype(np.float32)
 
 
 def high_pass(image_HW3: np.ndarray) -> np.ndarray:

@@ -13,15 +13,21 @@ Shapes: N parts of one image; M parts of all normal images; K kinds; C vector; D
 `space.Space`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from pipeline.imaging.part_shape import FACE_SIDE
 from pipeline.models.part_embedding import FACE, PLAIN, UNITS
+from pipeline.part_kinds.grouping import (
+    SIZE_GAP,
+    completed,
+    components,
+    irregularity,
+    sized,
+)
 from pipeline.part_kinds.space import Space, distances
 
 # The kind of a part that is far from every known one, or between two kinds.
@@ -47,9 +53,6 @@ NEARLY, OWN_PLACE = 90, 0.35
 # Places nearer than this share of a part's length belong together. Where they spread over more than
 # the second multiple of its length, the kind lies anywhere, too, however many places were seen.
 TOGETHER, SPREAD = 0.5, 2.0
-# A usually absent component is merged into another one if it completes that one's usual number in
-# at least this share of the images that show it.
-COMPLETES = 0.5
 # Correlation of upright parts with their mean from which a kind is always turned the same way.
 SAME_TURN = 0.6
 # How much less parts must correlate with it when turned by a quarter or a half.
@@ -115,6 +118,12 @@ class PartKinds:
         nearest_NK = np.stack(
             [apart_NM[:, self.kinds_M == kind].min(1) for kind in range(len(self))], 1
         )
+        # Where several kinds are near, those of clearly another size are out of the question.
+        low_K, high_K = np.log(self.sizes_K2).T
+        logs_N1 = vectors_NC[:, _SIZE, None] * UNITS[_SIZE]
+        sized_NK = np.maximum(low_K - logs_N1, logs_N1 - high_K) < SIZE_GAP / 2
+        fitting_N1 = (sized_NK & (nearest_NK <= REACH * self.reach)).any(1, keepdims=True)
+        nearest_NK = np.where(fitting_N1 & ~sized_NK, np.inf, nearest_NK)
         best_N = nearest_NK.argmin(1)
         first_N = nearest_NK.min(1)
         sure_N = first_N <= REACH * self.reach
@@ -184,7 +193,7 @@ class PartKinds:
         apart_PP[images_P[:, None] == images_P[None]] = np.inf
         if np.percentile(apart_PP.min(1), NEARLY) > OWN_PLACE * extent:
             return False
-        clusters_P = _components(places_P2, TOGETHER * extent)
+        clusters_P = components(places_P2, TOGETHER * extent)
         spans = [np.ptp(places_P2[clusters_P == one], axis=0) for one in np.unique(clusters_P)]
         return float(max(np.linalg.norm(span) for span in spans)) <= SPREAD * extent
 
@@ -214,9 +223,11 @@ def learn(observed: Sequence[Observed]) -> PartKinds | None:
     apart_MM = distances(points_MD, points_MD)
     elsewhere_MM = np.where(images_M[:, None] == images_M[None], np.inf, apart_MM)
     reach = LINK * float(np.percentile(elsewhere_MM.min(1), USUAL))
-    labels_M = _completed(_components(points_MD, reach), images_M, len(observed))
     # Components that do not recur are one-offs: their parts stay unsure.
     least = max(2, RECURS * len(observed))
+    logs_M = vectors_MC[:, _SIZE] * UNITS[_SIZE]
+    labels_M = sized(components(points_MD, reach), logs_M, images_M)
+    labels_M = completed(labels_M, logs_M, images_M, len(observed))
     recurring = [
         label for label in np.unique(labels_M)
         if len(np.unique(images_M[labels_M == label])) >= least
@@ -231,7 +242,7 @@ def learn(observed: Sequence[Observed]) -> PartKinds | None:
     gaps_KK = np.array(
         [[apart_MM[np.ix_(one, other)].min() for other in of_kind] for one in of_kind]
     ).reshape(len(of_kind), len(of_kind))
-    sizes_M = np.exp(vectors_MC[:, _SIZE] * UNITS[_SIZE])
+    sizes_M = np.exp(logs_M)
     return PartKinds(
         space, points_MD[known_M], kinds_M[known_M], centres_M2[known_M], images_M[known_M],
         gaps_KK,
@@ -276,58 +287,6 @@ def _turned_alike(faces_MS: np.ndarray) -> bool:
         for k in (1, 2, 3)
     )
     return upright >= SAME_TURN and upright - turned >= TURN_MARGIN
-
-
-def _components(points_MD: np.ndarray, reach: float) -> np.ndarray:
-    """Labels of the single-linkage clusters at that distance, (M,)."""
-    if len(points_MD) < 2:
-        return np.zeros(len(points_MD), np.int64)
-    labels_M: np.ndarray = fcluster(linkage(points_MD, "single"), reach, "distance")
-    return labels_M
-
-
-def _completed(labels_M: np.ndarray, images_M: np.ndarray, images: int) -> np.ndarray:
-    """The labels, with a usually absent component merged into one that lacks exactly its parts.
-
-    A part seen from an odd side is far from the others of its kind, but it occurs where one of them
-    is missing: together they have the usual number more often.
-    """
-    labels_M = labels_M.copy()
-
-    def counts(label: int) -> np.ndarray:
-        return np.bincount(images_M[labels_M == label], minlength=images)
-
-    # The smallest first: several odd views may belong to one kind.
-    for odd in sorted(np.unique(labels_M), key=lambda k: (int((labels_M == k).sum()), k)):
-        odd_I = counts(odd)
-        if np.bincount(odd_I).argmax() > 0:
-            continue
-        others = {int(label): counts(label) for label in np.unique(labels_M) if label != odd}
-        usual = {label: of for label, of in others.items() if np.bincount(of).argmax() > 0}
-        best = completed_by(odd_I, usual)
-        if best is not None:
-            labels_M[labels_M == odd] = best
-    return labels_M
-
-
-def completed_by(odd_I: np.ndarray, others: Mapping[int, np.ndarray]) -> int | None:
-    """The one of `others` whose usual number the odd parts complete; None when they do not.
-
-    All are counts per image. Completing means: in at least COMPLETES of the images that show the
-    odd parts, the other kind has its usual number only together with them.
-    """
-    gains = {
-        key: irregularity(counts_I) - irregularity(counts_I + odd_I)
-        for key, counts_I in others.items()
-    }
-    best = max(gains, key=lambda key: gains[key], default=None)
-    enough = best is not None and gains[best] >= COMPLETES * float((odd_I > 0).mean())
-    return best if enough else None
-
-
-def irregularity(counts_I: np.ndarray) -> float:
-    """Share of the images whose count is not the most frequent one, in [0, 1)."""
-    return float(1 - np.bincount(counts_I).max() / len(counts_I))
 
 
 def pack(kinds: PartKinds) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.stats import binom
 
-from pipeline.part_kinds.kinds import completed_by, irregularity
+from pipeline.part_kinds.grouping import completed_by, irregularity
 
 # Gap between two halves, in standard deviations of finding noise, that makes them two kinds.
 GAP = 3.5

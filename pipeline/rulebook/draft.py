@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.part_kinds.kinds import irregularity
+from pipeline.part_kinds.grouping import irregularity
 from pipeline.part_kinds.space import Space, distances
 from pipeline.rulebook.book import (
     Book,

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from pipeline.part_kinds.kinds import irregularity
+from pipeline.part_kinds.grouping import irregularity
 from pipeline.rulebook.book import Colour, Place, Turn
 
 # Share of the images that must show a kind for it to get rules.

@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 
 from pipeline.edits.compositing.cutout import Cutout
+from pipeline.edits.compositing.levels import levelled
 from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.noise_match import background_near, calm_level, with_noise
 from pipeline.edits.compositing.recolor import recoloured
 from pipeline.edits.compositing.shadows import shadow_around, shadow_of
 from pipeline.imaging.masks import MaskCrop, clipped, dilated, shifted, window
 from pipeline.imaging.noise import RING
+from pipeline.imaging.region_values import copy_region
 from pipeline.records import Edit
 
 # Pixels around the region that the window holds: sensor noise is measured on a ring outside the
@@ -84,7 +86,8 @@ class Canvas:
         filled_hw3 = self._inpaint(hole_HW)[self._window]
         # Only the hole is taken over: some inpainters alter every pixel.
         clean_hw3 = self.source_hw3.copy()
-        clean_hw3[hole_hw] = filled_hw3[hole_hw]
+        copy_region(filled_hw3.astype(np.float32), hole_hw, clean_hw3)
+        clean_hw3 = levelled(clean_hw3, self.source_hw3, hole_hw, self._objects_hw)
         if self.restores_noise:
             noise_3 = calm_level(self.source_hw3, background_near(hole_hw, self._objects_hw, RING))
             clean_hw3 = with_noise(clean_hw3, hole_hw, noise_3, self.rng)
@@ -100,7 +103,7 @@ class Canvas:
         """Inpaint the hole of the mask in place; returns the window without the object, float32."""
         clean_hw3 = self.without_object(mask_hw)
         hole_hw = self._hole(mask_hw)
-        self.work_hw3[hole_hw] = clean_hw3[hole_hw]
+        copy_region(clean_hw3, hole_hw, self.work_hw3)
         self._hole_hw |= hole_hw
         self.change_hw |= hole_hw
         return clean_hw3
@@ -182,7 +185,7 @@ class Canvas:
 
     def fill(self, mask_hw: np.ndarray, generated_HW3: np.ndarray) -> None:
         """Take a region over from another image of the full size, uint8."""
-        self.work_hw3[mask_hw] = generated_HW3[self._window][mask_hw]
+        copy_region(generated_HW3[self._window].astype(np.float32), mask_hw, self.work_hw3)
         self.change_hw |= mask_hw
 
     def hole_HW(self) -> np.ndarray:
@@ -206,7 +209,7 @@ class Canvas:
         inside = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
         change_hw = np.zeros_like(self.change_hw)
         change_hw[inside] = self.change_hw[inside]
-        edited_R3 = np.clip(np.rint(self.work_hw3[change_hw]), 0, 255).astype(np.uint8)
+        edited_hw3 = np.clip(np.rint(self.work_hw3), 0, 255).astype(np.uint8)
         # A slice is a view, so this writes into the full image.
-        pixels_HW3[self._window][change_hw] = edited_R3
+        copy_region(edited_hw3, change_hw, pixels_HW3[self._window])
         return self.to_full(change_hw)

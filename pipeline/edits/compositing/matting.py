@@ -11,6 +11,9 @@ import numpy as np
 NEAR_SIGMA = 3.0
 # RGB distance between object and background from which colour is more reliable than the outline.
 CONTRAST = 24.0
+# Root mean square by which pixels of object or background may be off their mean, as a share of the
+# distance between the two; from twice as much on colour tells nothing.
+PLAIN = 0.25
 # Gaussian sigma in pixels by which alpha is smoothed, and the factor on its slope afterwards.
 SMOOTH, STEEPER = 1.2, 2.2
 
@@ -48,6 +51,9 @@ def alpha_matte(
     soft_hw = np.where(thin_hw, np.clip(0.5 + STEEPER * (soft_hw - 0.5), 0, 1), soft_hw)
     trust_hw = np.clip(length_hw / CONTRAST - 0.5, 0, 1) * seen_hw
     position_hw = np.clip(position_hw, 0, 1)
+    # Facets of a part, or stripes of its background, may lie anywhere between the two means.
+    off_hw = np.maximum(_spread(1 - position_hw, inner_hw), _spread(position_hw, ~outer_hw))
+    trust_hw *= np.clip(2 - off_hw / PLAIN, 0, 1)
     if even:
         # A steeper slope gives the blurred edge its sharpness back.
         position_hw = cv2.GaussianBlur(position_hw, (0, 0), SMOOTH)
@@ -68,6 +74,13 @@ def thin_pieces(mask_hw: np.ndarray, band: int) -> np.ndarray:
     return np.isin(labels_hw, large[large > 0])
 
 
+def _spread(off_hw: np.ndarray, where_hw: np.ndarray) -> np.ndarray:
+    """How far the pixels of a region are off nearby, root mean square, (h, w)."""
+    square_hw1 = np.square(off_hw)[..., None]
+    spread_hw: np.ndarray = np.sqrt(mean_near(square_hw1, where_hw, NEAR_SIGMA)[0][..., 0])
+    return spread_hw
+
+
 def _summed(layers_hw3: np.ndarray) -> np.ndarray:
     """The sum of three channels; NumPy's own sum over so short an axis is ten times slower."""
     total_hw: np.ndarray = layers_hw3[..., 0] + layers_hw3[..., 1] + layers_hw3[..., 2]
@@ -86,4 +99,6 @@ def mean_near(
     weight_hw = where_hw.astype(np.float32)
     total_hw1 = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
     blur_hw3 = cv2.GaussianBlur(source_hw3 * weight_hw[..., None], (0, 0), sigma)
+    # OpenCV drops an axis of one channel.
+    blur_hw3 = blur_hw3.reshape(source_hw3.shape)
     return blur_hw3 / np.maximum(total_hw1, 1e-6), total_hw1

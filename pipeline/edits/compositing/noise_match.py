@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pipeline.imaging.noise import HIGH_PASS_SIGMA, LUMINANCE, MAX_NOISE, high_pass, noise_level
+from pipeline.imaging.region_values import put_values, values_in
 
 # Lower quartile of the absolute value to standard deviation, for a normal distribution.
 QUARTILE_TO_SIGMA = 1 / 0.31864
@@ -26,7 +27,7 @@ def calm_level(image_hw3: np.ndarray, where_hw: np.ndarray) -> np.ndarray:
     """
     if np.count_nonzero(where_hw) < ENOUGH:
         return np.zeros(3, np.float32)
-    residual_3R = np.abs(np.ascontiguousarray(high_pass(image_hw3)[where_hw].T))
+    residual_3R = np.abs(np.ascontiguousarray(values_in(high_pass(image_hw3), where_hw).T))
     # Partition instead of quantile: no full sort, and no interpolation between pixels.
     quartile = residual_3R.shape[1] // 4
     level_3 = QUARTILE_TO_SIGMA * np.partition(residual_3R, quartile, axis=1)[:, quartile]
@@ -53,7 +54,8 @@ def with_noise(
     noise_R3 = LUMINANCE * rng.standard_normal((count, 1), np.float32)
     noise_R3 = noise_R3 + (1 - LUMINANCE**2) ** 0.5 * rng.standard_normal((count, 3), np.float32)
     noisy_hw3 = pixels_hw3.astype(np.float32)
-    noisy_hw3[where_hw] += noise_R3 * missing_3.astype(np.float32)
+    added_R3 = noise_R3 * missing_3.astype(np.float32)
+    put_values(noisy_hw3, where_hw, values_in(noisy_hw3, where_hw) + added_R3)
     return noisy_hw3
 
 

@@ -10,7 +10,7 @@ from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
 from pipeline.edits.part_identity import differ, exchange_offsets, unusual_place, worth_editing
-from pipeline.edits.placement import MAX_OVERLAP
+from pipeline.edits.placement import is_free
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import Box, MaskCrop, shifted
 from pipeline.records import Edit, ObjectProposals
@@ -27,7 +27,7 @@ def plan_swapped(
     """Two disjoint objects of similar area and different appearance, each centred on the other."""
     pairs = [
         pair
-        for pair in combinations(worth_editing(context, movable=True), 2)
+        for pair in combinations(worth_editing(context, movable=True, uncovers=True), 2)
         if differ(context, *pair)
     ]
     order = [pairs[index] for index in rng.permutation(len(pairs))]
@@ -51,7 +51,7 @@ def plan_wrong_order(
 
     All differ, because a ring through two of one kind would look like a plain swap.
     """
-    movable = worth_editing(context, movable=True)
+    movable = worth_editing(context, movable=True, uncovers=True)
     for attempt in range(RINGS if len(movable) >= 3 else 0):
         # The first half of the attempts requires clearly different colours.
         strict = attempt < RINGS // 2
@@ -82,12 +82,8 @@ def _offsets(context: ImageContext, ring: tuple[int, ...]) -> list[list[int]] | 
         for here, there in zip(middles, middles[1:] + middles[:1], strict=True)
     ]
     after = [crop.moved(*offset) for crop, offset in zip(crops, offsets, strict=True)]
-    reach = SIMILAR_AREA * float(areas.max())
     for crop in after:
-        if (
-            not crop.inside_frame(context.size_HW)
-            or context.overlap_with_others(crop, ring, reach) > MAX_OVERLAP
-        ):
+        if not crop.inside_frame(context.size_HW) or not is_free(context, crop, ring):
             return None
     # Among parts that may lie anywhere, nothing is wrong when two trade places.
     if not any(

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
 from pipeline.edits.part_identity import PRODUCT_MOVE, bare, unusual_place
-from pipeline.edits.placement import MAX_OVERLAP, MIN_BACKGROUND, PLACES, shuffled
+from pipeline.edits.placement import MIN_BACKGROUND, PLACES, is_free, shuffled
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import MaskCrop, shifted
 from pipeline.records import Edit, ObjectProposals
@@ -35,7 +34,7 @@ def plan_misplaced(
 
 def _moved(context: ImageContext, rng: np.random.Generator, *, stays: bool) -> Found | None:
     # One object after the other, as some have no free place.
-    for target in shuffled(context, rng)[:TARGETS]:
+    for target in shuffled(context, rng, uncovers=not stays)[:TARGETS]:
         offset = _free_offset(context, target, rng, stays=stays)
         if offset is not None:
             before = context.crops[target]
@@ -52,10 +51,6 @@ def _free_offset(
     All destinations are drawn at once: how many are used does not shift later random numbers.
     """
     crop = context.crops[target]
-    # Larger objects (a compartment, a label) are background to stand on, not obstacles.
-    others_N = context.areas_N <= SIMILAR_AREA * context.areas_N[target]
-    others_N[target] = stays
-    taken_HW = context.cached(lambda: context.union(others_N), "taken", target, stays)
     background_HW = context.background_of(target)
     rows, columns = crop.mask_hw.shape
     height, width = context.size_HW
@@ -75,7 +70,7 @@ def _free_offset(
         # On its own kind of background, and hardly on other objects.
         if place.share_on(background_HW) < MIN_BACKGROUND:
             continue
-        if place.share_on(taken_HW) > MAX_OVERLAP:
+        if not is_free(context, place, () if stays else (target,)):
             continue
         # A copy is one too many anywhere; a part that moved must lie where none belongs.
         if not (stays or unusual_place(context, target, place)):

@@ -18,7 +18,7 @@ HUES = tuple(range(60, 301, 30))
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
     # A colour that occurs in the image is more plausible than an arbitrary hue.
-    choice = worth_editing(context)
+    choice = worth_editing(context, outlined=True)
     if not choice:
         return None
     target = choice[int(rng.integers(len(choice)))]

@@ -12,8 +12,22 @@ from pipeline.records import Edit
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
     """Any part, including those truncated by the image's edge; never the product itself."""
+    return _planned(context, rng, uncovers=True)
+
+
+def plan_noop(
+    context: ImageContext, rng: np.random.Generator, settings: EditSettings
+) -> Found | None:
+    return _planned(context, rng, uncovers=False)
+
+
+def _planned(context: ImageContext, rng: np.random.Generator, *, uncovers: bool) -> Found | None:
     # Removal never shows a cut edge in mid-image, so truncated objects are allowed here.
-    choice = [index for index in worth_editing(context) if not context.is_product(index)]
+    choice = [
+        index
+        for index in worth_editing(context, uncovers=uncovers)
+        if not context.is_product(index)
+    ]
     if not choice:
         return None
     target = choice[int(rng.integers(len(choice)))]
@@ -41,4 +55,4 @@ def put_back(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
 
 
 MISSING = EditKind(plan, remove)
-CONTROL_NOOP = EditKind(plan, put_back)
+CONTROL_NOOP = EditKind(plan_noop, put_back)

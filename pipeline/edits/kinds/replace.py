@@ -56,7 +56,7 @@ def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) ->
     # Objects of this image and of all donors form one pool, addressed by one index.
     donors = context.donors
     count = len(context) + len(donors.objects)
-    for target in rng.permutation(worth_editing(context, movable=True)).tolist():
+    for target in rng.permutation(worth_editing(context, movable=True, uncovers=True)).tolist():
         for index in rng.permutation(count)[:CANDIDATES].tolist():
             source = index if index < len(context) else donors.objects[index - len(context)]
             found = context.cached(
@@ -73,7 +73,7 @@ def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) ->
 def _other_product(context: ImageContext, rng: np.random.Generator) -> Found | None:
     """Another category's product in a target's place."""
     sources = context.donors.other_products
-    for target in rng.permutation(worth_editing(context, movable=True)).tolist():
+    for target in rng.permutation(worth_editing(context, movable=True, uncovers=True)).tolist():
         for index in rng.permutation(len(sources))[:CANDIDATES].tolist():
             found = context.cached(
                 partial(_in_place, context, target, sources[index], False),
@@ -96,6 +96,9 @@ def _in_place(
         if source == target or place.overlaps(crop):
             return None
     else:
+        # Its pieces are only looked for where the mask alone is not too large for the place.
+        if source.area > SIMILAR_AREA * place.area:
+            return None
         crop, size_HW = context.donor_crop(source), context.donors.size_HW(source)
     if not _of_like_size(place, crop.area) or not crop.inside_frame(size_HW):
         return None
@@ -106,6 +109,8 @@ def _in_place(
     if not fits(context, target, after, context.background_of(target)):
         return None
     if not differ(context, target, source) or not bare(context, target, after):
+        return None
+    if not context.outline_is_seen(source):
         return None
     if isinstance(source, int):
         if (strict and not context.differ_in_colour(target, source)) or context.same_object_kind(

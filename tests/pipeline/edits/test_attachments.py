@@ -11,6 +11,7 @@ from pipeline.edits.compositing.cutout import cut_out
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import Donors
 from pipeline.edits.left_behind import left_behind
+from pipeline.edits.placement import is_free
 from pipeline.edits.plan import plan
 from pipeline.gate.judge import judge
 from pipeline.imaging.masks import MaskCrop, dilated
@@ -125,6 +126,18 @@ def test_a_shadow_is_light_and_no_piece_and_goes_with_the_part():
     assert np.abs(after_HW3[right] - cloth()[right]).mean() < 8
 
 
+def test_a_neighbour_that_nobody_proposed_is_no_shadow():
+    """A dark washer in the shadow's reach: its hole would be filled, and half of its ring."""
+    image_HW3 = cv2.GaussianBlur(shadowed(), (0, 0), 1)
+    ring_HW = np.hypot(*(np.mgrid[:SIZE, :SIZE] - np.array([66.0, 96.0])[:, None, None]))
+    ring_HW = (ring_HW <= 12) & (ring_HW >= 5)
+    image_HW3[ring_HW] = (95, 90, 80)
+    made = context(image_HW3)
+    light_HW = made.light_of([0])
+    assert light_HW[rectangle(np.s_[54:76, 77:81])].mean() > 0.9
+    assert not light_HW[:, 90:].any()
+
+
 def test_a_part_that_is_put_back_has_the_shadow_that_it_had():
     image_HW3 = shadowed()
     made = context(image_HW3)
@@ -200,12 +213,14 @@ def test_a_product_shrinks_together_with_its_parts():
     found = ObjectProposals(masks_NHW, scores_N, product, parent_N=parents)
     made = ImageContext(part(cloth()), found)
     after = MaskCrop.of(rectangle(np.s_[40:88, 40:88]))
-    assert made.overlap_with_others(after, (0,), 1e9) == 0
-    assert made.overlap_with_others(after, (), 1e9) > 0
+    assert is_free(made, after, (0,))
+    assert not is_free(made, after, ())
 
 
-def test_a_donor_brings_its_legs_along():
-    image_HW3, found = part(cloth()), proposals(rectangle(BODY))
+@pytest.mark.parametrize("level", [WHOLE_PART, WHOLE_PRODUCT])
+def test_a_donor_brings_its_legs_along(level: int):
+    found = replace(proposals(rectangle(BODY)), parent_N=np.array([level], np.int32))
+    image_HW3 = part(cloth())
     donors = Donors.of({"donor": lambda: (image_HW3, found)}, {"donor": "d" * 64})
     made = ImageContext(part(cloth(1), with_legs=False), found, donors=donors)
     crop = made.donor_crop(donors.objects[0])

@@ -164,7 +164,7 @@ def test_a_recoloured_object_has_the_colour_of_another_one_and_keeps_its_shading
 
 
 def test_a_highlight_stays_white_and_grey_becomes_colourful():
-    image, proposals = draw([disc(128, 64, 64, 20)], [(110, 110, 110)])
+    image, proposals = draw([disc(128, 64, 64, 20)], [(100, 100, 100)])
     image[60:64, 60:64] = 255
     sample = generated("wrong_colour", image, proposals)
     assert "hue" in sample.edit.parameters

@@ -123,10 +123,11 @@ def test_nothing_is_laid_over_a_part_that_nobody_recognised() -> None:
         assert after.share_on(unseen_HW) <= 1 - part_identity.BARE
 
 
-def other_category(vector: np.ndarray) -> Donors:
+def other_category(vector: np.ndarray, second_at: int = 40, level: int = 0) -> Donors:
     """A green disc on the photograph of another category, and a part of it that is no product."""
-    image, proposals = draw([disc(128, 40, 40, 13), disc(128, 40, 40, 4)], [GREEN, RED])
-    parent_N = np.array([WHOLE_PRODUCT, 0], np.int32)
+    masks = [disc(128, 40, 40, 13), disc(128, second_at, second_at, 4)]
+    image, proposals = draw(masks, [GREEN, RED])
+    parent_N = np.array([WHOLE_PRODUCT, level], np.int32)
     shown = replace(proposals, vectors_NC=vectors(vector, vector), parent_N=parent_N)
     return Donors.of(
         {"caps/000.png": lambda: (image, shown)},
@@ -145,6 +146,12 @@ def test_where_a_category_has_one_type_only_another_categorys_product_is_the_wro
     # The product, never a piece of it.
     assert {edit.parameters["donor"]["proposal"] for edit in edits} == {0}
     assert not any(objection(context, edit) for edit in edits)
+
+
+def test_a_product_amid_holes_of_a_board_is_not_given_to_others() -> None:
+    context = context_of(NUT, NUT)
+    context.donors = other_category(UNKNOWN, 70, WHOLE_PART)
+    assert not planned(context, "wrong_type")
 
 
 def test_the_same_product_in_another_category_is_no_wrong_type() -> None:
@@ -176,3 +183,34 @@ def test_parts_of_the_product_come_before_what_lies_beside_it() -> None:
         part_kinds=studied(PLACES),
     )
     assert {edit.targets[0] for edit in planned(context, "wrong_colour")} == {0}
+
+
+def test_a_product_amid_holes_of_its_board_is_left_alone() -> None:
+    """Some of the holes touch it, and its mask took them along: only its parts are edited."""
+    holes = [disc(128, y, x, 5) for y in (30, 64, 98) for x in (30, 98)]
+    product, label = disc(128, 64, 64, 28), disc(128, 64, 64, 8)
+    image, _ = draw([product, *holes, label], [GREEN, *[BLUE] * 6, RED])
+    _, proposals = draw([label, *holes, product], [RED, *[BLUE] * 6, GREEN])
+    parents = np.full(8, WHOLE_PART, np.int32)
+    parents[7] = WHOLE_PRODUCT
+
+    def board(number: int, holes: int) -> Observed:
+        rng = np.random.default_rng(number)
+        kinds = np.stack([BOLT, *[NUT] * holes, UNKNOWN]) + rng.normal(0, 0.5, (holes + 2, LENGTH))
+        found = np.hstack([kinds, np.zeros((holes + 2, FACE))]).astype(np.float32)
+        beside = np.array([False, *[True] * holes, False])
+        return Observed(found, rng.random((holes + 2, 2)), beside, product=True)
+
+    for count, targets in ((6, {0}), (1, {0, 7})):
+        kept = np.r_[0 : count + 1, 7]
+        known = ObjectProposals(
+            proposals.masks_NHW[kept], proposals.scores_N[kept], product,
+            parent_N=parents[kept], vectors_NC=board(99, count).vectors_NC,
+        )  # fmt: skip
+        kinds = part_kinds.learn([board(number, count) for number in range(20)])
+        context = ImageContext(image, known, part_kinds=kinds)
+        found = part_identity.worth_editing(context)
+        assert {int(kept[index]) for index in found} == targets
+        # Nothing tells what lies behind the label either: it is recoloured, but not removed.
+        assert bool(planned(context, "missing")) == (count == 1)
+        assert planned(context, "wrong_colour")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from pipeline.errors import ImageError
-from pipeline.imaging.decode import load_image, load_mask, read_header
+from pipeline.imaging.decode import check_image, load_image, load_mask, read_header
 from pipeline.records import MAX_PIXELS
 
 SAME_FOLDER = [HealthCheck.function_scoped_fixture]
@@ -60,10 +60,11 @@ SEEDS = seeds()
 
 
 def read_all(folder: Path, content: bytes) -> None:
-    """Read it with every reader of the program."""
+    """Read it with every reader of the program; what checks a file agrees with what decodes it."""
     path = folder / "image.png"
     path.write_bytes(content)
-    for read in (load_image, load_mask, read_header):
+    faults = {}
+    for read in (load_image, check_image, load_mask, read_header):
         said = ""
         try:
             found = read(path)
@@ -75,6 +76,8 @@ def read_all(folder: Path, content: bytes) -> None:
                 assert found.size <= 3 * MAX_PIXELS
         assert not said or said.startswith(f"{path}: ")
         assert "\n" not in said
+        faults[read] = said
+    assert bool(faults[check_image]) == bool(faults[load_image]), faults
 
 
 @settings(max_examples=400, suppress_health_check=SAME_FOLDER, deadline=None)

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.models.part_embedding import FACE, PLAIN, UNITS
 from pipeline.part_kinds import kinds as part_kinds
+from pipeline.part_kinds.grouping import sized
 from pipeline.part_kinds.kinds import UNSURE, Observed, PartKinds
 
 FEATURES = 20
@@ -100,6 +101,46 @@ def test_a_size_is_unusual_beyond_those_of_good_images(factor: float, unusual: b
     spread = np.exp(3 * UNITS[4])
     beyond = {1.0: 1.0, 0.6: 0.6 / spread, 1.5: 1.5 * spread}[factor]
     assert kinds.unusual_size(nut, middle * beyond) == unusual
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([[0.2, 0.1, 0.1]] * 8, 2),  # a bottle and two mouths
+        ([[0.1 + n / 100, 0.2 - n / 100] for n in range(9)], 1),  # nearer and farther
+        ([[0.1, 0.1]] * 4 + [[0.2, 0.2]] * 4, 1),  # the camera was nearer
+    ],
+)
+def test_parts_that_look_alike_are_two_kinds_where_images_show_two_sizes(
+    sizes: list[list[float]], expected: int
+) -> None:
+    images = np.repeat(np.arange(len(sizes)), [len(one) for one in sizes])
+    logs = np.log(np.concatenate(sizes)) + np.random.default_rng(9).normal(0, 0.01, len(images))
+    labels = sized(np.zeros(len(images), np.int64), logs, images)
+    assert len(np.unique(labels)) == expected
+
+
+def test_of_two_kinds_that_look_alike_the_size_decides() -> None:
+    """Few images: bottle and mouth are neighbours of one another, and size counts for nothing."""
+    rng = np.random.default_rng(10)
+
+    def image() -> Observed:
+        one = seen([NUT, NUT], rng)
+        one.vectors_NC[:, 4] = 0, 6
+        return one
+
+    images = [image() for _ in range(6)]
+    kinds = part_kinds.learn(images)
+    assert kinds is not None
+    assert len(kinds) == 2
+    # One looks exactly like a mouth that was seen, and has the size of a bottle.
+    new = images[0].vectors_NC[[0, 0]]
+    new[1, 4] = 6
+    small, large = kinds.recognise(new).tolist()
+    assert {small, large} == {0, 1}
+    middle = float(np.exp(3 * UNITS[4]))
+    assert kinds.unusual_size(small, middle)
+    assert kinds.unusual_size(large, middle)
 
 
 def test_a_turn_means_something_where_upright_parts_look_alike() -> None:

@@ -1,0 +1,30 @@
+"""A filled hole has no step along its rim, and keeps its texture."""
+
+import numpy as np
+
+from pipeline.edits.compositing.levels import levelled
+
+HOLE = np.zeros((64, 64), np.bool_)
+HOLE[16:48, 16:48] = True
+NOTHING = np.zeros_like(HOLE)
+
+
+def test_a_paler_patch_takes_the_level_of_its_surroundings():
+    rng = np.random.default_rng(0)
+    source = 120 + np.linspace(0, 8, 64)[None, :, None] + rng.normal(0, 2, (64, 64, 3))
+    filled = source.copy()
+    filled[HOLE] += 6
+    after = levelled(filled.astype(np.float32), source.astype(np.float32), HOLE, NOTHING)
+    assert np.array_equal(after[~HOLE], filled[~HOLE].astype(np.float32))
+    assert np.abs((after - source)[HOLE]).mean() < 1
+    assert after[HOLE].std() > 0.9 * filled[HOLE].std()
+
+
+def test_an_edge_that_the_fill_does_not_continue_is_not_smeared_into_it():
+    source = np.full((64, 64, 3), 120, np.float32)
+    source[:, 56:] = 30
+    wide = HOLE.copy()
+    wide[16:48, 48:60] = True
+    filled = source.copy()
+    filled[wide] = 120
+    assert np.abs(levelled(filled, source, wide, NOTHING) - filled).max() < 1
