@@ -8,6 +8,7 @@ that is computed about it is kept: outlines, neighbours, appearance, cutouts, in
 Shapes: H, W image; h, w crop; 3 colour (RGB, uint8); N objects (proposals).
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,15 +46,16 @@ def _no_inpainter(
     raise RecordError("this edit needs an inpainter, and the context has none; pass one to it")
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ImageContext:
     """One image (H, W, 3) uint8 RGB with its proposals; not to be shared between threads.
 
     `proposals` grow by what is attached to whole parts and was left out, see `attachments`.
     `inpainter` fills holes, `fill` generates from a prompt (None without a diffusion model), and
     `donors` hold objects of other images, and `part_kinds` tell equal parts from different ones.
-    Planning alone needs none of them. RecordError when image
-    and foreground differ in size.
+    Planning alone needs none of them. `inpaint` works as long as the context exists.
+
+    RecordError when image and foreground differ in size.
     """
 
     image_HW3: np.ndarray
@@ -82,7 +84,11 @@ class ImageContext:
         self.proposals, self.attached = with_attachments(self.image_HW3, self.proposals)
         self.crops = [MaskCrop.of(mask_HW) for mask_HW in self.proposals.masks_NHW]
         self.areas_N = np.array([crop.area for crop in self.crops], np.int64)
-        self.inpaint = MemoInpainter(self.inpainter, self.image_HW3, self.not_background)
+        # Weakly: holding each other, both would keep their images until the garbage collector runs.
+        context = weakref.proxy(self)
+        self.inpaint = MemoInpainter(
+            self.inpainter, self.image_HW3, lambda hole_HW: context.not_background(hole_HW)
+        )
 
     @property
     def size_HW(self) -> tuple[int, int]:
