@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.edits.background_colour import deviation, gradient
+from pipeline.edits.background_colour import deviation, gradient, lab_of
 from pipeline.edits.fill_sources import lies_on_product, not_background, surrounds
 from pipeline.edits.things import (
     ENOUGH,
@@ -29,6 +29,7 @@ from pipeline.edits.things import (
     touching,
 )
 from pipeline.imaging.masks import dilated
+from pipeline.imaging.region_values import labels_in, with_labels
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
 
@@ -95,7 +96,7 @@ class Surroundings:
     def __init__(self, image_HW3: np.ndarray, proposals: ObjectProposals) -> None:
         self._proposals = proposals
         self._size_HW = image_HW3.shape[:2]
-        lab_HW3 = cv2.cvtColor(image_HW3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        lab_HW3 = lab_of(image_HW3)
         self._fine_HW3, self._coarse_HW3 = (
             cv2.GaussianBlur(lab_HW3, (0, 0), self._px(sigma)) for sigma in (FINE, COARSE)
         )
@@ -155,8 +156,8 @@ class Surroundings:
         side = 2 * round(self._px(BROAD)) + 1
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         _, labels_hw = cv2.connectedComponents(cv2.morphologyEx(unlike_hw, cv2.MORPH_OPEN, disc))
-        near = np.unique(labels_hw[distance_hw <= 2 * off + NEXT])
-        for number in np.intersect1d(near, np.unique(labels_hw[distance_hw > reach])).tolist():
+        near = labels_in(labels_hw, distance_hw <= 2 * off + NEXT)
+        for number in np.intersect1d(near, labels_in(labels_hw, distance_hw > reach)).tolist():
             thing_hw = labels_hw == number
             if number and np.linalg.norm(residual_hw3[thing_hw], axis=1).mean() >= MUCH_CONTRAST:
                 found_hw |= thing_hw
@@ -258,11 +259,11 @@ class Surroundings:
         _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(edges_hw.astype(np.uint8))
         extents = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1)
         long = np.flatnonzero(extents >= self._px(LONG))
-        return dilated(np.isin(labels_hw, long[long > 0]), 1)
+        return dilated(with_labels(labels_hw, long[long > 0]), 1)
 
 
 def connected(region_hw: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
     """The pixels of a region that are connected to a mask, (h, w) bool."""
     _, labels_hw = cv2.connectedComponents((region_hw | mask_hw).astype(np.uint8))
-    found_hw: np.ndarray = region_hw & np.isin(labels_hw, np.unique(labels_hw[mask_hw]))
+    found_hw: np.ndarray = region_hw & with_labels(labels_hw, labels_in(labels_hw, mask_hw))
     return found_hw

@@ -94,6 +94,17 @@ def _spread(residual_R3: np.ndarray, least_3: np.ndarray) -> np.ndarray:
     return np.maximum(calm_3, least_3).astype(np.float32)
 
 
+def lab_of(image_hw3: np.ndarray) -> np.ndarray:
+    """An image or a window of one (RGB, 0-255) in CIELAB, float32."""
+    lab_hw3: np.ndarray = cv2.cvtColor(image_hw3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return lab_hw3
+
+
+def smooth_lab(image_hw3: np.ndarray, sigma: float) -> np.ndarray:
+    """The same without its finest noise."""
+    return cv2.GaussianBlur(lab_of(image_hw3), (0, 0), sigma)
+
+
 def gradient(lab_hw3: np.ndarray) -> np.ndarray:
     """How much the colour changes per pixel, (h, w)."""
     along_hw3, down_hw3 = (

@@ -3,10 +3,9 @@
 Shapes: H, W image; h, w window around the hole; 3 colour (CIELAB, float32).
 """
 
-import cv2
 import numpy as np
 
-from pipeline.edits.background_colour import deviation, gradient
+from pipeline.edits.background_colour import deviation, gradient, smooth_lab
 from pipeline.edits.things import (
     CONTRAST,
     ENOUGH,
@@ -57,7 +56,7 @@ def left_behind(
     far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach) & free_hw & ~unlike_HW[near]
     if np.count_nonzero(far_hw) < ENOUGH:
         return 0.0
-    lab_hw3 = _smooth(images[1][near], pixels_at(FINE, size_HW))
+    lab_hw3 = smooth_lab(images[1][near], pixels_at(FINE, size_HW))
     found = deviation(lab_hw3, far_hw, FINE_SPREAD)
     left = sum(int(thing_hw.sum()) for thing_hw in things(lab_hw3, found, hole_hw, free_hw, reach))
     seen_hw = object_HW[near]
@@ -65,7 +64,7 @@ def left_behind(
         next_hw = region_hw & (distance_hw <= 2 * NEXT)
         own_hw = seen_hw & dilated(next_hw, round(pixels_at(BESIDE, size_HW)))
         if own_hw.any():
-            before_hw3 = _smooth(images[0][near], pixels_at(FINE, size_HW))
+            before_hw3 = smooth_lab(images[0][near], pixels_at(FINE, size_HW))
             step_3 = before_hw3[own_hw].mean(0) - before_hw3[next_hw].mean(0)
             if np.linalg.norm(step_3) < CONTINUES:
                 left += int(region_hw.sum())
@@ -80,9 +79,3 @@ def left_behind(
     else:
         cut = 0.0
     return max(left / np.count_nonzero(hole_hw), cut)
-
-
-def _smooth(image_hw3: np.ndarray, sigma: float) -> np.ndarray:
-    """A window (uint8) in CIELAB without its finest noise."""
-    lab_hw3 = cv2.cvtColor(image_hw3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return cv2.GaussianBlur(lab_hw3, (0, 0), sigma)

@@ -10,7 +10,7 @@ Shapes: H, W image; h, w window; 3 colour (CIELAB, float32).
 import cv2
 import numpy as np
 
-from pipeline.edits.background_colour import gradient
+from pipeline.edits.background_colour import gradient, smooth_lab
 from pipeline.edits.things import FINE, OFF
 from pipeline.imaging.masks import dilated
 from pipeline.records import bounding_box
@@ -32,8 +32,7 @@ def outline_is_seen(image_HW3: np.ndarray, mask_HW: np.ndarray) -> bool:
     pad = off + around + 2
     near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
     mask_hw = mask_HW[near]
-    lab_hw3 = cv2.cvtColor(image_HW3[near].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    step_hw = gradient(cv2.GaussianBlur(lab_hw3, (0, 0), pixels_at(FINE, size_HW)))
+    step_hw = gradient(smooth_lab(image_HW3[near], pixels_at(FINE, size_HW)))
     step_hw *= pixels_at(1, size_HW)
     beside_hw = dilated(mask_hw, off + around) & ~dilated(mask_hw, off + 2)
     usual = float(np.percentile(step_hw[beside_hw], USUAL)) if beside_hw.any() else 0.0

@@ -16,6 +16,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 
+from pipeline.edits.background_colour import lab_of
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import DonorRef
 from pipeline.edits.fill_sources import RING
@@ -197,7 +198,7 @@ def bare(context: ImageContext, target: int, after: MaskCrop) -> bool:
         lambda: _colours_around(context, target), "colours around", target
     )
     x0, y0, x1, y1 = after.box_4
-    lab_hw3 = _lab(context.image_HW3[y0:y1, x0:x1])
+    lab_hw3 = lab_of(context.image_HW3[y0:y1, x0:x1])
     # The object's own pixels become free when it moves, and an overlap is checked elsewhere.
     outside_hw = after.mask_hw & ~context.proposals.masks_NHW[target, y0:y1, x0:x1]
     if not outside_hw.any():
@@ -276,10 +277,5 @@ def _colours_around(context: ImageContext, target: int) -> tuple[np.ndarray, np.
         ring_hw = outer_hw & ~inner_hw
     if not ring_hw.any():
         return np.full(3, -np.inf), np.full(3, np.inf)
-    low_3, high_3 = np.percentile(_lab(context.image_HW3[near])[ring_hw], USUAL, axis=0)
+    low_3, high_3 = np.percentile(lab_of(context.image_HW3[near])[ring_hw], USUAL, axis=0)
     return low_3, high_3
-
-
-def _lab(image_hw3: np.ndarray) -> np.ndarray:
-    lab_hw3: np.ndarray = cv2.cvtColor(image_hw3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return lab_hw3

@@ -40,7 +40,7 @@ def levelled(
     sure_hw = rim_hw & ~dilated(structure_hw, BAND)
     if not sure_hw.any():
         return filled_hw3
-    surface_hw3, weight_hw1 = mean_near(step_hw3, sure_hw, SIGMAS[-1])
+    surface_hw3, _ = mean_near(step_hw3, sure_hw, SIGMAS[-1])
     for sigma in reversed(SIGMAS[:-1]):
         finer_hw3, weight_hw1 = mean_near(step_hw3, sure_hw, sigma)
         share_hw1 = np.clip(weight_hw1 / 0.1, 0, 1)

@@ -6,6 +6,8 @@ Shapes: h, w window; 3 colour (RGB, float32, 0-255); 1 one value per pixel.
 import cv2
 import numpy as np
 
+from pipeline.imaging.region_values import with_labels
+
 # Gaussian sigma in pixels of the neighbourhood in which mean object and background colours are
 # estimated.
 NEAR_SIGMA = 3.0
@@ -71,7 +73,7 @@ def thin_pieces(mask_hw: np.ndarray, band: int) -> np.ndarray:
     # Rounded corners of thick pieces are no thin pieces.
     _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(thin_hw)
     large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= 4 * band * band)
-    return np.isin(labels_hw, large[large > 0])
+    return with_labels(labels_hw, large[large > 0])
 
 
 def _spread(off_hw: np.ndarray, where_hw: np.ndarray) -> np.ndarray:
