@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.ablation.__main__ import pair
 from benchmarks.ablation.tables import Runs, report
+from benchmarks.command import command
 from benchmarks.runs import Result, run
 from detectors.registry import PROFILES, Profile, configure
 from pipeline.dataset.version import Version, open_version
@@ -151,8 +152,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"glcf_ablation: {error}", file=sys.stderr)
-        sys.exit(2)
+    command("glcf_ablation", main)

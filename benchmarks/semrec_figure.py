@@ -11,7 +11,6 @@ Shapes: B batch; K regions of ground truth; H, W image; 3 colour (RGB, uint8).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.command import command
 from benchmarks.pictures import captioned, framed
 from detectors.data.dataset import VersionDataset, collate
 from detectors.data.resize import resize_images
@@ -140,8 +140,4 @@ def strip(case: Case, scales: dict[str, Scale]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"semrec_figure: {error}", file=sys.stderr)
-        sys.exit(2)
+    command("semrec_figure", main)

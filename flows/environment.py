@@ -39,8 +39,3 @@ if sys.platform != "linux":
     if "--json" in sys.argv:
         print(json.dumps({"error": _ERROR, "exit_code": 2}))
     sys.exit(2)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: the default number of workers."""
-    return max(1, len(os.sched_getaffinity(0)))

@@ -8,7 +8,7 @@ A flow run that is started again therefore continues where the last one stopped,
 equals that of `anomalysmith generate`.
 """
 
-from flows.environment import available_cpus  # isort: skip  first: it switches telemetry off
+from flows import environment as _quiet  # noqa: F401  isort: skip  first: telemetry off
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +36,7 @@ from pipeline.generation import sampler
 from pipeline.generation.cache import CACHE, StageCache
 from pipeline.generation.outcome import Ledger
 from pipeline.generation.plan import RunPlan, load_plan
+from pipeline.utils.free_cpus import usable_cpus, workers_for
 from pipeline.utils.repeated import repeated
 
 # Batches that each worker gets at least, so that none waits long for the last one.
@@ -169,9 +170,12 @@ def generate_anomalies(
         per_image=per_image,
         seed=seed,
     )
+    # On a cluster of its own the number only bounds the size of batches.
+    count = workers or (
+        usable_cpus() if where[1] else workers_for(get_run_logger().info, "the parameter workers")
+    )
     # One runner for all categories: workers keep their models.
-    with Pool(lambda: task_runner(where[0], workers, where[1])) as pool:
-        count = workers or available_cpus()
+    with Pool(lambda: task_runner(where[0], count, where[1])) as pool:
         run = partial(_one_category, limit=limit, batch_size=batch_size, pool=pool, workers=count)
         return _each(settings_of(choices), run)
 

@@ -57,13 +57,15 @@ class ForegroundMask:
 
     `peak` is the highest raw saliency in [0, 1] before rescaling. `fallback` is empty, or says why
     the whole image was taken instead of the model's output. `backend` names the network that made
-    the mask; with two of them it may differ from image to image.
+    the mask; with two of them it may differ from image to image. `pattern_HW` (bool) is background
+    that is known because it repeats itself, None where it does not; it is not stored.
     """
 
     mask_HW: np.ndarray
     peak: float = 1.0
     fallback: str = ""
     backend: str = ""
+    pattern_HW: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _expect("mask_HW", self.mask_HW, np.bool_, 2)

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.ablation.tables import Runs, report
+from benchmarks.command import command
 from benchmarks.runs import Result, run
 from detectors.registry import PROFILES, Profile, Recipe, configure
 from pipeline.dataset.version import Version, open_version, versions
@@ -210,8 +211,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"ablation: {error}", file=sys.stderr)
-        sys.exit(2)
+    command("ablation", main)

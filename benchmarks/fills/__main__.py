@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.fills.holes import Hole, Scene, at_objects, drawn_shapes, in_background, scenes
 from benchmarks.fills.measure import Fills, table
 from benchmarks.fills.removals import contact_sheet, removals, summary
+from benchmarks.fills.repeating import repeated_fill, repeating
 from pipeline.gate.calibration import NormalModel, learn
 from pipeline.generation.cache_keys import CALIBRATION_IMAGES, TEACHER
 from pipeline.models import build
@@ -53,7 +54,9 @@ def main() -> None:
         print(f"\n## {category}, {options.size} px\n", flush=True)
         found = list(scenes(options.photographs, category, models, options.size, options.images))
         normal_model = normal_model_of(found)
-        report(found, normal_model, inpainters)
+        # Where the background repeats itself it is a candidate, too.
+        known = {"repeated": repeated_fill} if repeating(found) else {}
+        report(found, normal_model, {**known, **inpainters})
         made = removals(found, chooser, normal_model)
         print(summary(made), flush=True)
         if options.sheet and made:

@@ -25,7 +25,7 @@ from pipeline.generation.plan import plan
 from pipeline.generation.sampler import generate_batch
 from pipeline.models import build as models
 from pipeline.models.inpaint import base as inpaint
-from pipeline.records import ForegroundMask, ObjectProposals
+from pipeline.records import Analysis, ForegroundMask, ObjectProposals
 
 # Side of an image, and number of images between two measurements.
 SIZE, EVERY = 128, 100
@@ -114,6 +114,11 @@ def _models() -> models.Models:
         scores_N = np.ones(len(masks_NHW), np.float32)
         return ObjectProposals(masks_NHW, scores_N, foreground.mask_HW)
 
+    def analyse(image_HW3: np.ndarray) -> Analysis:
+        foreground = find(image_HW3)
+        proposals = propose(image_HW3, foreground)
+        return Analysis(foreground, proposals, proposals)
+
     telea = inpaint.OpenCvInpainter("telea")
-    stand_in = SimpleNamespace(foreground=find, proposals=propose, inpaint=telea, fill=None)
+    stand_in = SimpleNamespace(analyse=analyse, inpaint=telea, fill=None)
     return stand_in  # type: ignore[return-value]

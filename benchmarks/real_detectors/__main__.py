@@ -14,13 +14,13 @@ nothing.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.command import command
 from benchmarks.real_detectors import ablation, reasons
 from benchmarks.real_detectors.contents import ARRANGEMENTS
 from benchmarks.real_detectors.folder import write_set, write_subset
@@ -31,7 +31,7 @@ from benchmarks.results import runs_of
 from benchmarks.runs import Result, hardware
 from detectors.registry import DETECTORS, PROFILES
 from pipeline.dataset.version import Version, open_version, versions
-from pipeline.errors import AnomalysmithError, UserError
+from pipeline.errors import UserError
 from pipeline.utils.files import write_atomic
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "mvtec_ad"
@@ -181,8 +181,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AnomalysmithError as error:
-        print(f"real_detectors: {error}", file=sys.stderr)
-        sys.exit(2)
+    command("real_detectors", main)

@@ -76,7 +76,7 @@ class Pools:
 def pools(photographs: Path) -> Pools:
     """The pools of all kinds; `photographs` is the folder of the MVTec AD categories.
 
-    FileNotFoundError when a category is missing there.
+    UserError when a category is missing there.
     """
     train, test, broken = {}, {}, {}
     for kind, (folder, find) in OBJECTS.items():

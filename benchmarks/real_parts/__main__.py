@@ -15,7 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.command import command
 from benchmarks.generation.proposals import generated
+from benchmarks.real_parts.cutouts import cutouts
 from benchmarks.real_parts.folder import write_folder
 from benchmarks.real_parts.scenes import ARRANGEMENTS, Scene, compose
 
@@ -47,6 +49,8 @@ def main() -> None:
     if args.write:
         write_folder(args.write, args.arrangement, args.count, args.photographs)
         return
+    # Missing photographs end it here, not after the models are loaded.
+    cutouts(args.photographs)
     from pipeline.models import build, device
 
     device.one_thread()
@@ -86,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command("real_parts", main)

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.command import command
 from benchmarks.real_parts.folder import write_folder
 from benchmarks.real_parts.scenes import ARRANGEMENTS
 from benchmarks.real_parts.truth import is_anomaly
@@ -107,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command("real_parts.anomalies", main)

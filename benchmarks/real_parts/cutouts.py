@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.imaging.decode import load_image
 
 # Photographs of one object that are used; more would only take longer to cut.
@@ -47,7 +48,7 @@ class Cutout:
 def cutouts(photographs: Path) -> dict[str, tuple[Cutout, ...]]:
     """Object -> its cut-outs, from `photographs`, the folder of the MVTec AD categories.
 
-    FileNotFoundError when a category is missing there.
+    UserError when a category is missing there.
     """
     found: dict[str, tuple[Cutout, ...]] = {}
     for name, (folder, find) in OBJECTS.items():
@@ -66,10 +67,13 @@ def board_HW3(photographs: Path) -> np.ndarray:
 
 
 def good_photographs(category: Path) -> Sequence[Path]:
-    """The category's photographs of good products, by name; FileNotFoundError without any."""
+    """The category's photographs of good products, by name; UserError without any."""
     found = sorted((category / "train" / "good").glob("*.png"))
     if not found:
-        raise FileNotFoundError(f"expected photographs in {category / 'train' / 'good'}, got none")
+        raise UserError(
+            f"expected photographs (*.png) in {category / 'train' / 'good'}, got none; name the "
+            "folder of MVTec AD with --photographs DIR"
+        )
     return found
 
 

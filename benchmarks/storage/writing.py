@@ -32,12 +32,16 @@ def writing(
     def whole(_: np.ndarray) -> None:
         write_shard(path, results)
 
+    def stored(rows: SampleRows) -> None:
+        with path.open("wb") as file:
+            file.writelines(file_image(rows.to_columns("default"), {}, "default").pieces())
+        sync(path)
+
     def unread(_: np.ndarray) -> None:
         rows = SampleRows()
         for result in results:
             rows.add(result)
-        path.write_bytes(file_image(rows.to_columns("default"), {}, "default"))
-        sync(path)
+        stored(rows)
 
     # Rows prepared in advance: their content digests are not part of the last measurement.
     ready = SampleRows()
@@ -45,8 +49,7 @@ def writing(
         ready.add(result)
 
     def pixels(_: np.ndarray) -> None:
-        path.write_bytes(file_image(ready.to_columns("default"), {}, "default"))
-        sync(path)
+        stored(ready)
 
     def png(rows: np.ndarray) -> None:
         write_png(folder / "png-again", [samples[row] for row in rows.tolist()])

@@ -94,7 +94,7 @@ class Compared:
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
     """All detectors on one version. `version` has its name, digest, category, licence and folder,
-    and what was reviewed, if anything.
+    whether its normals drift, and what was reviewed, if anything.
 
     `real` is empty where there is no real test split, or where it was not to be opened; it was
     measured after `recommendation` was made.

@@ -65,6 +65,8 @@ def cautions(found: Comparison) -> list[str]:
             f"The {reviews['rejected']} samples that people rejected in a review were left out; "
             f"the {reviews['unsure']} that are unsure or disputed are judged like the others."
         )
+    if drift := found.version.get("drift"):
+        lines.append(f"{drift[0].upper()}{drift[1:]}.")
     if found.smallest_rate > found.false_alarms:
         lines.append(
             f"{normals} held-out normal{'s' * (normals != 1)} cannot promise "

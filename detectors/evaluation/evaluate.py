@@ -258,6 +258,7 @@ def _remarks(
     else:
         # A threshold from few normals promises less than its name says.
         notes |= {name: f"{name}: {why[name]}" for name in THRESHOLDS if name in why}
+        notes |= {name: why[name] for name in ("drift",) if name in why}
     if card.parity.verdict == "differs":
         notes["parity"] = (
             f"in training, scores in {card.parity.precision} differed from float32 by up to "

@@ -25,6 +25,19 @@ def separation(
     return float(np.mean(found)) if found and len(anomalous) else None
 
 
+def controls_told(normal_N: np.ndarray, pair_M: np.ndarray, labels_M: np.ndarray) -> float:
+    """The AUROC of controls against normals, less two standard deviations of it by chance.
+
+    Above 0.5 the score sees traces of editing. 0 without either.
+    """
+    control_M = pair_M[labels_M == 0]
+    normals, controls = len(normal_N), len(control_M)
+    if not normals or not controls:
+        return 0.0
+    chance = ((normals + controls + 1) / (12 * normals * controls)) ** 0.5
+    return _auroc(normal_N, control_M) - 2 * chance
+
+
 def _auroc(negative_N: np.ndarray, positive_M: np.ndarray) -> float:
     """The probability that a positive score is higher, ties counted half (Mann-Whitney)."""
     ranks = rankdata(np.concatenate([negative_N, positive_M]))

@@ -5,13 +5,13 @@ of the distance.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detectors.metrics.separation import separation
+from detectors.metrics.separation import controls_told, separation
 
 Rule = Literal["sum", "max"]
 # Weights of the map's score that are compared.
@@ -46,14 +46,21 @@ def scales(normals_NP: Tensor) -> tuple[Tensor, Tensor]:
     return normals_NP.mean(0), torch.where(deviation_P > 1e-9, deviation_P, 1.0)
 
 
+class _Tried(NamedTuple):
+    """A candidate with a weight: how well it separates anomalies, and how well it tells controls
+    from normals."""
+
+    number: int
+    weight: float
+    separation: float
+    told: float
+
+
 def separation_at(
     weight: float, rule: Rule, normals_N2: Tensor, pairs_M2: Tensor, labels_M: Tensor
 ) -> float | None:
     """How well the fused scores separate anomalies; None without anomalies or without normals."""
-    normal_N, pair_M = (
-        fused(scores, torch.tensor(weight), rule).cpu().numpy() for scores in (normals_N2, pairs_M2)
-    )
-    return separation(normal_N, pair_M, labels_M.cpu().numpy())
+    return separation(*_fused_arrays(weight, rule, normals_N2, pairs_M2), labels_M.cpu().numpy())
 
 
 def choose(
@@ -67,14 +74,37 @@ def choose(
 
     A candidate is a pair of standardised scores, (N, 2) of `normals` normals and (M, 2) of samples.
     The first one and the weight nearest to `usual` win unless another is clearly better (`MARGIN`).
+    Where the winner tells controls from normals, an equally good one that does so least is taken
+    instead: a score that sees changes without a meaning sees the next change of the light, too.
     """
     margin = max(MARGIN, 0.5 / normals)
-    best, chosen = -1.0, (0, usual)
     # From simple to complicated, and from the usual weight outwards.
     near = sorted(WEIGHTS.tolist(), key=lambda one: abs(one - usual))
+    labels = labels_M.cpu().numpy()
+    tried: list[_Tried] = []
     for number, (normals_N2, pairs_M2) in enumerate(candidates):
         for weight in near:
-            found = separation_at(weight, rule, normals_N2, pairs_M2, labels_M)
-            if found is not None and found > best + margin:
-                best, chosen = found, (number, weight)
-    return chosen
+            scores = _fused_arrays(weight, rule, normals_N2, pairs_M2)
+            found = separation(*scores, labels)
+            # Without anomalies or normals it is so for all of them.
+            if found is None:
+                return 0, usual
+            tried.append(_Tried(number, weight, found, controls_told(*scores, labels)))
+    best = tried[0]
+    for one in tried:
+        if one.separation > best.separation + margin:
+            best = one
+    if best.told > 0.5:
+        equal = (one for one in tried if one.separation >= best.separation - margin)
+        best = min(equal, key=lambda one: one.told)
+    return best.number, best.weight
+
+
+def _fused_arrays(
+    weight: float, rule: Rule, normals_N2: Tensor, pairs_M2: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fused scores (N,) of normals and (M,) of samples."""
+    normal_N, pair_M = (
+        fused(scores, torch.tensor(weight), rule).cpu().numpy() for scores in (normals_N2, pairs_M2)
+    )
+    return normal_N, pair_M

@@ -58,6 +58,10 @@ class PooledDistance(nn.Module):
         whole = [Way(levels, 1, count) for count in views for levels in _LEVELS if 1 in grids]
         # Turned images move parts into other regions, and deep features suffice to tell the parts.
         self.ways = (*whole, *(Way(_LEVELS[1], grid, 1) for grid in grids if grid > 1))
+        if not self.ways:
+            raise ValueError(
+                f"expected at least one grid, got {tuple(grids)}; grids=(1,) pools whole images"
+            )
         self.gaussians = nn.ModuleList(
             nn.ModuleList(
                 Gaussian(sum(channels[level] for level in way.levels)) for _ in range(way.grid**2)

@@ -28,6 +28,8 @@ from pipeline.utils.files import named_disk_errors, sync, write_atomic
 from pipeline.utils.yaml_lines import first_error
 
 RESUME = "resume"
+# Beside the states: how many threads the training started with.
+THREADS = "threads"
 # File names inside a state folder.
 STATE, MODEL, OPTIMIZER, BEST = "state.json", "model.st", "optimizer.st", "best.st"
 # A state is written every two minutes, or more seldom where writing it (a large model, a slow
@@ -111,7 +113,7 @@ def write(
         sync(folder)
     # Only now is the older state superfluous.
     for other in folder.iterdir():
-        if other != target:
+        if other != target and other.name != THREADS:
             shutil.rmtree(other, ignore_errors=True)
 
 

@@ -10,13 +10,16 @@ Under `torchrun` all processes call `train`; rank 0 validates and writes.
 import os
 import shutil
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 
 from detectors.training import resume
+from detectors.training.calibration import Calibration
 from detectors.training.checkpoint import Card, ValidationPass, VersionCard, save, software
 from detectors.training.cross_fit import cross_fit
 from detectors.training.distributed import process_group
+from detectors.training.drift import drift_note
 from detectors.training.fit import Fit
 from detectors.training.fit_data import FitData
 from detectors.training.held_out import write_held_out
@@ -27,8 +30,8 @@ from detectors.training.progress import Watcher
 from detectors.training.run_identity import Inputs, finished, identity
 from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
-from pipeline.models.device import free_cpus
-from pipeline.utils.files import locked_if_free, require_writable
+from pipeline.utils.files import locked_if_free, require_writable, write_atomic
+from pipeline.utils.free_cpus import cpus
 
 
 def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
@@ -67,8 +70,8 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         data = FitData.of(version, reviewed.weights) if reviewed else FitData.of(version)
         if reviewed:
             watcher.say(reviewed.note)
-        if compute.device.type == "cpu" and (note := _note_on_threads(job.threads)):
-            watcher.say(note)
+        if compute.device.type == "cpu" and job.threads is None:
+            _choose_threads(job.out, watcher)
         fit = Fit(job, data, job.out, compute, ranks, watcher, inputs, bound)
         fit.run()
         report = TrainReport(job.out, fit.done, fit.spent(), rates=fit.rates)
@@ -80,19 +83,22 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         return report
 
 
-def _note_on_threads(asked: int | None) -> str:
-    """How many threads PyTorch uses, where that is more than other programs leave CPUs free.
-
-    Not changed here: the number of threads changes rounding, and so a resumed training.
-    """
-    threads, cpus = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    free = free_cpus(os.getloadavg()[0], cpus)
-    if asked is not None or threads <= free:
-        return ""
-    return (
-        f"{threads} threads on {cpus} CPUs, of which other programs leave about {free} free; "
-        f"--threads {free} may be faster"
-    )
+def _choose_threads(out: Path, watcher: Watcher) -> None:
+    """As many threads as CPUs are free: more wait for each other. A resumed training has those that
+    it started with, because their number changes rounding."""
+    # Asked for already; or another part of this program has set it, for itself and what follows.
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    note = out / resume.RESUME / resume.THREADS
+    if note.is_file():
+        torch.set_num_threads(int(note.read_text()))
+        watcher.say(f"threads as at the start of this training: {torch.get_num_threads()}")
+        return
+    found = cpus()
+    torch.set_num_threads(found.free)
+    note.parent.mkdir(exist_ok=True)
+    write_atomic(note, str(found.free).encode())
+    watcher.say(f"threads: {found.free}, as {found.describe()}; --threads N overrides")
 
 
 def check_options(job: TrainJob) -> None:
@@ -120,6 +126,9 @@ def _finish(fit: Fit) -> Card:
     calibration_fp32 = None
     if judged.held_fp32 is not None:
         calibration_fp32, _ = fit.validation.measure(judged.held_fp32)
+    if drift := drift_note(fit.data.version):
+        calibration = _noted(calibration, drift)
+        calibration_fp32 = calibration_fp32 and _noted(calibration_fp32, drift)
     history = fit.stopping.history
     # Without a pass at the kept step, the final calibration supplies its AUROC.
     if not any(earlier.step == fit.kept for earlier in history):
@@ -161,6 +170,13 @@ def _finish(fit: Fit) -> Card:
     )
     write_held_out(fit.job.out, held)
     return save(fit.job.out, fit.detector, card)
+
+
+def _noted(calibration: Calibration, drift: str) -> Calibration:
+    """The calibration with a note about what its thresholds hold for, if it has any."""
+    if calibration.threshold_5 is None:
+        return calibration
+    return calibration.model_copy(update={"notes": calibration.notes | {"drift": drift}})
 
 
 def _report(job: TrainJob, card: Card, rates: dict[str, float]) -> TrainReport:

@@ -112,7 +112,7 @@ def generate_command(
             metavar="N",
             min=1,
             help="Images processed at once; does not change the result.  "
-            "[default: the number of CPUs]",
+            "[default: the CPUs that other programs leave free]",
         ),
     ] = None,
     image_size: Annotated[

@@ -44,7 +44,9 @@ def plan_command(
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Images processed at once.  [default: the number of CPUs]"
+            metavar="N",
+            min=1,
+            help="Images processed at once.  [default: the CPUs that other programs leave free]",
         ),
     ] = None,
     as_json: Json = False,

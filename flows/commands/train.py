@@ -24,8 +24,8 @@ Threads = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Threads of PyTorch; one is the fastest where other programs keep the CPUs busy. "
-        " [default: the number of CPUs]",
+        help="Threads of PyTorch.  [default: the CPUs that other programs leave free, or "
+        "OMP_NUM_THREADS]",
     ),
 ]
 

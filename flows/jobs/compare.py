@@ -292,13 +292,17 @@ def _require_held_out(version: Version, crossed: bool) -> None:
 
 
 def _facts(version: Version, reviews: Path | None) -> dict[str, Any]:
-    facts = {
+    from detectors.training.drift import drift_note
+
+    facts: dict[str, Any] = {
         "name": version.name,
         "digest": version.digest,
         "category": version.category,
         "licence": version.index.get("licence") or "",
         "folder": str(version.dir),
     }
+    if drift := drift_note(version):
+        facts["drift"] = drift
     return facts | ({"reviews": _reviewed(version, reviews)} if reviews else {})
 
 

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flows.environment import available_cpus
 from flows.jobs.example_scenes import is_rendered
 from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import Version, find_by_plan, latest
@@ -19,6 +18,7 @@ from pipeline.generation.plan import RunPlan
 from pipeline.generation.timings import STAGES, how_of, known, units_per_item
 from pipeline.models import build as models
 from pipeline.reports.diff.compare import flat
+from pipeline.utils.free_cpus import cpus
 
 # Stages whose images are spread over workers; in all others one worker works and the others wait.
 PER_IMAGE = ("analysis", "samples")
@@ -53,7 +53,7 @@ def forecast(settings: CategorySettings, limit: int | None, workers: int | None)
             "anomalous": to_sample * settings.edits.per_image,
             "controls": to_sample * settings.edits.controls_per_image,
         },
-        **_duration(plan, stages, workers or available_cpus()),
+        **_duration(plan, stages, workers or cpus().free),
     }
 
 

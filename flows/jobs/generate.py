@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.environment import available_cpus
 from flows.jobs.example_scenes import ensure_rendered
 from flows.jobs.progress import Watcher
 from flows.jobs.stopwatch import Stopwatch
@@ -26,6 +25,7 @@ from pipeline.generation.cache_keys import PlannedImage
 from pipeline.generation.plan import RunPlan
 from pipeline.kinds import is_control
 from pipeline.utils.files import require_writable
+from pipeline.utils.free_cpus import workers_for
 
 if TYPE_CHECKING:
     from pipeline.generation.outcome import Outcome
@@ -92,7 +92,7 @@ def generate(
     """Run one category up to its published version, or find the version that exists already.
 
     `limit` takes the first images by name; `workers` images are processed at once, by default as
-    many as there are CPUs. The result does not depend on `workers`.
+    many as CPUs are free. The result does not depend on `workers`.
     """
     started, watcher = time.perf_counter(), watcher or Watcher()
     plan = make_plan(settings, limit, watcher)
@@ -102,7 +102,10 @@ def generate(
     if version is None:
         # Before hours of work, not after them.
         require_writable(settings.store / settings.name, by_libraries=True)
-        watch = Stopwatch(plan, workers or available_cpus())
+        # Without an image to process there is nothing to spread.
+        if workers is None and plan.missing():
+            workers = workers_for(watcher.say, "--workers N")
+        watch = Stopwatch(plan, workers or 1)
         wait = f"waiting: `gc` is cleaning {settings.store}"
         with plan.cache.in_use(lambda: watcher.say(wait)):
             # Everything into the cache first, then all of it into a version.

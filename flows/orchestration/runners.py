@@ -8,7 +8,7 @@ When a worker process dies, only its batch is lost. Dask and Ray pass the batch 
 themselves; batches lost by a broken process pool are submitted again here.
 """
 
-from flows.environment import available_cpus  # isort: skip  first: it switches telemetry off
+from flows import environment as _quiet  # noqa: F401  isort: skip  first: telemetry off
 
 import os
 from collections.abc import Callable, Sequence
@@ -51,21 +51,19 @@ def chosen(name: str | None, address: str | None) -> tuple[RunnerName, str | Non
     return runner, where  # type: ignore[return-value]  # it is among get_args(RunnerName)
 
 
-def task_runner(name: RunnerName, workers: int | None, address: str | None = None) -> Any:
+def task_runner(name: RunnerName, workers: int, address: str | None = None) -> Any:
     """Prefect's task runner of that name, not started yet.
 
-    `workers` is the number of threads or processes on this machine (default: that of CPUs).
-    `address` names a running Dask scheduler (`tcp://host:8786`) or Ray cluster
-    (`ray://host:10001`) with workers of its own.
+    `workers` is the number of threads or processes on this machine; it counts only where the
+    runner starts them itself. `address` names a running Dask scheduler (`tcp://host:8786`) or Ray
+    cluster (`ray://host:10001`) with workers of its own.
     """
-    # Counts only where the runner starts the workers itself.
-    count = workers or available_cpus()
     # Threads and processes are Prefect's own runners.
     if name == "threads":
-        return ThreadPoolTaskRunner(max_workers=count)
+        return ThreadPoolTaskRunner(max_workers=workers)
     if name == "processes":
-        return ProcessPoolTaskRunner(max_workers=count)
-    return (_dask if name == "dask" else _ray)(count, address)
+        return ProcessPoolTaskRunner(max_workers=workers)
+    return (_dask if name == "dask" else _ray)(workers, address)
 
 
 def _dask(count: int, address: str | None) -> Any:

@@ -10,6 +10,7 @@ hundreds of times slower with a list of rows.
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -22,6 +23,8 @@ from pipeline.dataset.lz4_chunks import PackedRows
 from pipeline.errors import IntegrityError, UserError
 from pipeline.records import MAX_PIXELS
 
+# HDF5's registered number of the filter LZ4.
+LZ4 = 32004
 # Suffix of an array of checksums, after the name of the array whose rows it covers.
 CRC = "_crc32"
 # What HDF5 and h5py raise on damaged bytes.
@@ -273,11 +276,16 @@ class Handle:
 
 
 def _require_plugin(path: Path) -> None:
-    try:
-        # The import itself registers the LZ4 filter with HDF5.
-        import hdf5plugin  # noqa: F401
-    except ImportError:
+    import h5py
+
+    if h5py.h5z.filter_avail(LZ4):
+        return
+    # HDF5 loads this filter alone from there; importing the package would load all twelve.
+    package = find_spec("hdf5plugin")
+    for folder in (package and package.submodule_search_locations) or ():
+        h5py.h5pl.append(os.fsencode(Path(folder) / "plugins"))
+    if not h5py.h5z.filter_avail(LZ4):
         raise UserError(
             f"shard {path} is compressed with LZ4, which h5py reads with the hdf5plugin package; "
             "install hdf5plugin, or publish with the portable or fast profile"
-        ) from None
+        )

@@ -1,8 +1,10 @@
-"""A file in memory that HDF5 writes and that is then one buffer, without a copy.
+"""A file in memory that HDF5 writes and that then goes to disk in pieces, without a copy.
 
 HDF5's own driver for that copies the whole file once more at the end, and crashes the process on a
 full disk if it is given a real one.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,10 +19,28 @@ class MemoryFile:
         # Memory that nobody has written to costs nothing.
         self._bytes = np.zeros(room + _STEP, np.uint8)
         self._at = self._end = 0
+        # Rows that stay where they are, and their places.
+        self._kept: list[tuple[int, np.ndarray]] = []
 
-    def content(self) -> memoryview:
-        """What was written; the buffer itself."""
-        return self._bytes[: self._end].data
+    def pieces(self) -> Iterator[memoryview]:
+        """What was written, in order: parts of the buffer and the rows of `keep`."""
+        at = 0
+        for offset, array in sorted(self._kept, key=lambda kept: kept[0]):
+            if offset > at:
+                yield self._bytes[at:offset].data
+            yield array.data
+            at = offset + array.size
+        if self._end > at:
+            yield self._bytes[at : self._end].data
+
+    def keep(self, offset: int, row: np.ndarray) -> None:
+        """Take an array (uint8) for a place that HDF5 has set aside, without copying it.
+
+        It must not change before `pieces` were used. HDF5 does not see it.
+        """
+        row = np.ascontiguousarray(row).reshape(-1)
+        self._reach(offset + row.size)
+        self._kept.append((offset, row))
 
     def put(self, offset: int, array: np.ndarray) -> None:
         """Write an array (uint8) at a place that HDF5 has set aside for it."""

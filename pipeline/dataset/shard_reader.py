@@ -30,11 +30,14 @@ def unpack(bits: np.ndarray, width: int) -> np.ndarray:
     return np.unpackbits(bits, axis=-1, count=width).view(np.bool_)
 
 
-def row_digest(record: bytes, **arrays: np.ndarray) -> str:
-    """The digest of one row: its record as canonical JSON, and its decoded arrays by name."""
+def row_digest(record: bytes, **arrays: np.ndarray | str) -> str:
+    """The digest of one row: its record as canonical JSON, and its decoded arrays by name, or their
+    digests where they are known."""
     # Arrays enter by their own digests, so a row never has to be held as one block of bytes.
     members = {"record": record}
-    members |= {name: f'"{sha256_array(array)}"'.encode() for name, array in arrays.items()}
+    for name, array in arrays.items():
+        digest = array if isinstance(array, str) else sha256_array(array)
+        members[name] = f'"{digest}"'.encode()
     # Canonical JSON of all members, without building the record's a second time.
     parts = (b'"%b":%b' % (name.encode(), members[name]) for name in sorted(members))
     return hashlib.sha256(b"{" + b",".join(parts) + b"}").hexdigest()
@@ -117,6 +120,13 @@ class ShardReader(Handle):
         if self.profile == "fast":
             return self._row("samples/mask_bytes", j).view(np.bool_)
         return unpack(self.packed("samples/mask", j), self.size_HW[1])
+
+    def masked_pixels(self, j: int) -> int:
+        """The number of pixels that the mask covers."""
+        if self.profile == "fast":
+            return int(np.count_nonzero(self.mask(j)))
+        # Bits behind the last column are zero.
+        return int(np.bitwise_count(self.packed("samples/mask", j)).sum())
 
     def object_mask(self, j: int) -> np.ndarray:
         """(H, W) bool, the touched object, undilated."""

@@ -38,7 +38,7 @@ from pipeline.errors import RecordError
 from pipeline.kinds import KINDS
 from pipeline.records import SPLITS, Attempt, ImageResult, TestImage, bounding_box
 from pipeline.utils.files import sync
-from pipeline.utils.hashing import canonical_json, digest_of
+from pipeline.utils.hashing import RowsDigest, canonical_json, digest_of
 
 Role = Literal["samples", "rejects", "test"]
 
@@ -119,7 +119,7 @@ class SampleRows:
         self._check(result)
         # The digest covers what is stored: packed bits, not bool masks.
         foreground, proposals = pack(result.foreground.mask_HW), pack(result.proposals.masks_NHW)
-        record = canonical_json(image_record(result))
+        record, pixels = canonical_json(image_record(result)), RowsDigest(result.pixels_HW3)
         self._put("originals/pixels", result.pixels_HW3)
         self._put("originals/foreground", foreground)
         self._put("originals/proposals", proposals)
@@ -130,7 +130,7 @@ class SampleRows:
         self.image_digests.append(
             row_digest(
                 record,
-                pixels=result.pixels_HW3,
+                pixels=pixels.hex,
                 foreground=foreground,
                 proposals=proposals,
                 scores=result.proposals.scores_N,
@@ -138,7 +138,7 @@ class SampleRows:
         )
         for attempt in result.attempts:
             if attempt.sample is not None and attempt.verdict.accepted == (self.role == "samples"):
-                self._add_sample(result, attempt)
+                self._add_sample(result, attempt, pixels)
 
     def bytes_as(self, profile: Profile) -> int:
         """The memory that writing takes: `fast` writes edits and byte masks whole."""
@@ -148,7 +148,7 @@ class SampleRows:
         height, width = self.size_HW
         return self.bytes_held + 4 * height * width * len(self.sample_digests)
 
-    def _add_sample(self, result: ImageResult, attempt: Attempt) -> None:
+    def _add_sample(self, result: ImageResult, attempt: Attempt, original: RowsDigest) -> None:
         sample = attempt.sample
         assert sample is not None
         # Only the crop around the change mask is kept; uint8 differences wrap modulo 256.
@@ -180,8 +180,10 @@ class SampleRows:
         self._put("samples/record", record)
         # The crop of the difference, and two masks.
         self.bytes_held += 3 * (x1 - x0) * (y1 - y0) + 2 * mask.nbytes
+        # Above the box, the edited image is the original, which is hashed.
+        pixels = original.of(sample.pixels_HW3, y0)
         self.sample_digests.append(
-            row_digest(record, pixels=sample.pixels_HW3, mask=mask, object_mask=object_mask)
+            row_digest(record, pixels=pixels, mask=mask, object_mask=object_mask)
         )
 
     def _check(self, result: ImageResult) -> None:
@@ -316,12 +318,14 @@ def _write(
     columns = rows.to_columns(profile)
     content = file_image(columns, _attributes(rows, role, profile, category), profile)
     try:
-        hasher = hashlib.sha256()
+        hasher, size = hashlib.sha256(), 0
         with temporary.open("wb") as file:
-            # In pieces, so that the cache still holds what is hashed when it is written.
-            for start in range(0, len(content), PIECE):
-                hasher.update(content[start : start + PIECE])
-                file.write(content[start : start + PIECE])
+            for piece in content.pieces():
+                size += len(piece)
+                # Little at a time: the cache still holds what is hashed when it is written.
+                for start in range(0, len(piece), PIECE):
+                    hasher.update(piece[start : start + PIECE])
+                    file.write(piece[start : start + PIECE])
         # Read back through the reader itself, from disk, before the file gets its name.
         with (TestShardReader if role == "test" else ShardReader)(temporary) as reader:
             compare(reader, columns)
@@ -336,7 +340,7 @@ def _write(
         file=path.name,
         role=role,
         # Computed from memory, so a fault of the disk shows up in `verify`.
-        bytes=len(content),
+        bytes=size,
         sha256=hasher.hexdigest(),
         content=content_digest(rows.image_digests, rows.sample_digests),
         images=len(rows.image_digests),

@@ -21,9 +21,10 @@ from pipeline.dataset.attempts import write_attempts
 from pipeline.dataset.files import BUILDING, FORMAT, INDEX, RECORDS, SUMS
 from pipeline.dataset.hdf5_columns import Profile
 from pipeline.dataset.lineage import attempt_record
+from pipeline.dataset.rejects import RejectPool
 from pipeline.dataset.shard_writer import SampleRows, ShardInfo, TestRows
 from pipeline.errors import RecordError, UserError
-from pipeline.records import GOOD, Attempt, ImageResult, TestImage
+from pipeline.records import GOOD, ImageResult, TestImage
 from pipeline.utils.file_hash import sha256_file
 from pipeline.utils.files import named_disk_errors, sync, write_atomic
 from pipeline.utils.hashing import canonical_json, digest_of, pretty_json
@@ -108,7 +109,7 @@ class VersionBuild:
         # Digests of rows, in the order in which the rows are written.
         self.streams = new_streams()
         self.attempts = AttemptRows()
-        self.rejects = _RejectPool(keep_rejects)
+        self.rejects = RejectPool(keep_rejects)
         # Image names so far: a name identifies an image and must be unique.
         self.names: set[str] = set()
         self.counts = _Counts()
@@ -255,40 +256,6 @@ class VersionBuild:
         # The digests of its rows are in the streams; kept, they would grow with the version.
         self.shards.append(replace(info, image_digests=(), sample_digests=()))
         return info
-
-
-class _RejectPool:
-    """The first rejects, at most `limit`, balanced over rejection reasons as they arrive."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.kept: dict[str, list[tuple[int, ImageResult, Attempt]]] = defaultdict(list)
-
-    def offer(self, result: ImageResult, attempt: Attempt, index: int) -> None:
-        """Keep an attempt when there is room, or when another reason has more than its share."""
-        reason = attempt.verdict.reason
-        if sum(map(len, self.kept.values())) >= self.limit:
-            # Ties are broken by the reason's name, so equal runs keep equal rejects.
-            largest = max(self.kept, key=lambda name: (len(self.kept[name]), name), default=reason)
-            if len(self.kept[largest]) <= len(self.kept[reason]) + 1:
-                return
-            self.kept[largest].pop()
-        # Only this attempt keeps its pixels, so the pool stays small. The other attempts stay in
-        # the record, so the counts of the image remain right.
-        only = tuple(a if a is attempt else replace(a, sample=None) for a in result.attempts)
-        self.kept[reason].append((index, replace(result, attempts=only), attempt))
-
-    def by_image(self) -> Iterator[tuple[ImageResult, list[int]]]:
-        """Each image once with its kept attempts, in the order of generation."""
-        images: dict[str, list[tuple[int, ImageResult, Attempt]]] = defaultdict(list)
-        for entry in sorted((e for some in self.kept.values() for e in some), key=lambda e: e[0]):
-            images[entry[1].name].append(entry)
-        # Each entry kept the pixels of one attempt; put them back into one result per image.
-        for entries in images.values():
-            kept = {(attempt.number, attempt.attempt): attempt for _, _, attempt in entries}
-            result = entries[0][1]
-            attempts = tuple(kept.get((a.number, a.attempt), a) for a in result.attempts)
-            yield replace(result, attempts=attempts), [index for index, _, _ in entries]
 
 
 @dataclass

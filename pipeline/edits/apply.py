@@ -122,7 +122,7 @@ def _left_behind(
         hole_HW, bounding_box(hole_HW), proposals.foreground_HW,
         list(proposals.masks_NHW[others_N]),
     )  # fmt: skip
-    images = context.image_HW3, pixels_HW3
+    images = context.flat_HW3, context.flattened(pixels_HW3)
     object_HW = context.union(edit.targets)
     return round(left_behind(images, object_HW, hole_HW, other_HW, unlike_HW), 5)
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from pipeline.edits.background_colour import deviation, gradient, lab_of
+from pipeline.edits.compositing.matting import mean_near
 from pipeline.edits.fill_sources import lies_on_product, not_background, surrounds
 from pipeline.edits.things import (
     ENOUGH,
@@ -48,6 +49,14 @@ LIT = 3.5
 COARSE = 2.0
 # CIELAB spread (L, a, b) below which the light of a background counts as even.
 COARSE_SPREAD = np.array([1.5, 1.0, 1.0], np.float32)
+# A shadow fades as long as lightness rises away from the part: per pixel at 256, at least that
+# much and that multiple of what is usual (percentile) in the surroundings; and so far at most, and
+# where it is no brighter than the background and so much (CIELAB).
+RISES, RISES_MORE, USUAL_RISE, FADES, BRIGHTER = 0.35, 2.0, 40, 10, 3.0
+# Arms of changed light are lines of the background, such as the edge of a tray, up to twice that
+# broad: a share of the root of the part's area, and at least so many pixels at 256. Shadows are
+# about as broad as what casts them.
+ARM, LEAST_ARM = 0.08, 2
 # Edges that are no shadow's: at least that steep (CIELAB per pixel at 256), that much steeper than
 # the percentile of the background's own, and that long (pixels at 256).
 EDGE, SHARPER, USUAL, LONG = 3.0, 2.5, 75, 8
@@ -68,6 +77,11 @@ class Attached:
     pieces_hw: np.ndarray
     light_hw: np.ndarray
     stays_hw: np.ndarray
+
+    def all_light(self) -> "Attached":
+        """The same with the pieces among the light: removed with the part, and not moved."""
+        light_hw = self.light_hw | self.pieces_hw
+        return replace(self, pieces_hw=np.zeros_like(self.pieces_hw), light_hw=light_hw)
 
 
 def with_attachments(
@@ -211,7 +225,9 @@ class Surroundings:
             hole_hw |= dilated(light_hw | remnants_hw, 1)
             most = MOST_REMNANT * np.count_nonzero(mask_hw)
             for thing_hw in things(lab_hw3, fine, hole_hw, free_hw, reach):
-                if np.count_nonzero(thing_hw) <= most:
+                # What is longer is no stub of the part, but the wall of its compartment.
+                longest = max(np.ptp(places) for places in np.nonzero(thing_hw))
+                if np.count_nonzero(thing_hw) <= most and longest <= reach:
                     remnants_hw |= thing_hw
         return remnants_hw
 
@@ -243,10 +259,54 @@ class Surroundings:
             ends_hw = dilated(behind_hw, 1) & ~lit_hw & ~mask_hw
             if not ends_hw.any() or edges_hw[ends_hw].mean() < SOFTLY:
                 without_hw |= behind_hw
-        lit_hw = without_hw
-        if np.count_nonzero(lit_hw) > MOST_LIGHT * np.count_nonzero(mask_hw):
-            return lit_hw & rim_hw
-        return lit_hw
+        # No shadow is brighter than the background, which is not known exactly.
+        dark_hw = free_hw & ~edges_hw & (residual_hw3[..., 0] < BRIGHTER)
+        faded_hw = self._faded(near, without_hw, mask_hw, pieces_hw, distance_hw, dark_hw, far_hw)
+        most = MOST_LIGHT * np.count_nonzero(mask_hw)
+        # Of slender parts the shadow is larger than they are.
+        around = np.count_nonzero((distance_hw > 0) & (distance_hw <= self._px(FADES)))
+        if np.count_nonzero(faded_hw) <= max(most, around):
+            return faded_hw
+        return without_hw if np.count_nonzero(without_hw) <= most else without_hw & rim_hw
+
+    def _faded(
+        self,
+        near: tuple[slice, slice],
+        lit_hw: np.ndarray,
+        mask_hw: np.ndarray,
+        pieces_hw: np.ndarray,
+        distance_hw: np.ndarray,
+        dark_hw: np.ndarray,
+        far_hw: np.ndarray,
+    ) -> np.ndarray:
+        """Changed light with the last of its shadow, which a hole would cut through, (h, w) bool.
+
+        Where a shadow ends abruptly an edge of a few grey levels is seen.
+        """
+        # Without the part, whose own outline is blurred as well.
+        outside_hw = distance_hw > self._px(OFF)
+        lightness_hw1 = np.ascontiguousarray(self._fine_HW3[near][..., :1])
+        lightness_hw = mean_near(lightness_hw1, outside_hw, self._px(COARSE))[0][..., 0]
+        steps = [
+            cv2.Sobel(one_hw, cv2.CV_32F, *axis, scale=1 / 8)
+            for one_hw in (lightness_hw, distance_hw)
+            for axis in ((1, 0), (0, 1))
+        ]
+        rises_hw = (steps[0] * steps[2] + steps[1] * steps[3]) * self._px(1)
+        usual = float(np.percentile(np.abs(rises_hw[far_hw]), USUAL_RISE))
+        fading_hw = (rises_hw > max(RISES, RISES_MORE * usual)) & dark_hw
+        # Next to the outline nothing is told, and all of it goes in any case.
+        seed_hw = (distance_hw <= self._px(HOLE)) | lit_hw
+        fading_hw &= dilated(seed_hw, round(self._px(FADES)))
+        fading_hw &= distance_hw <= self._px(SHADOW_REACH)
+        arm = max(self._px(LEAST_ARM), ARM * float(np.sqrt(np.count_nonzero(mask_hw))))
+        side = 2 * round(arm) + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        shaded_hw = seed_hw | fading_hw
+        broad_hw = cv2.morphologyEx(shaded_hw.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+        # Legs are slender, and so are their shadows.
+        broad_hw |= shaded_hw & dilated(mask_hw | pieces_hw, round(self._px(RIM_REACH)))
+        return connected(broad_hw & ~mask_hw, mask_hw)
 
     def _edges(
         self, near: tuple[slice, slice], part_hw: np.ndarray, far_hw: np.ndarray

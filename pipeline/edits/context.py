@@ -32,8 +32,11 @@ from pipeline.edits.fill_sources import lies_on_product, not_background
 from pipeline.edits.outlines import outline_is_seen
 from pipeline.errors import RecordError
 from pipeline.imaging.masks import MaskCrop
+from pipeline.imaging.repetition import RepeatedBackground, repeated_background
 from pipeline.models.inpaint.base import Filler, FillMode, Inpainter
+from pipeline.models.inpaint.candidates import CandidateInpainter
 from pipeline.models.inpaint.memo import MemoInpainter
+from pipeline.models.inpaint.repeated import REPEATED, RepeatedInpainter
 from pipeline.part_kinds.kinds import PartKinds
 from pipeline.records import Edit, ObjectProposals, bounding_box, expect_image
 
@@ -50,7 +53,8 @@ def _no_inpainter(
 class ImageContext:
     """One image (H, W, 3) uint8 RGB with its proposals; not to be shared between threads.
 
-    `proposals` grow by what is attached to whole parts and was left out, see `attachments`.
+    `proposals` grow by what is attached to whole parts and was left out, see `attachments`; not
+    on a background that repeats itself.
     `inpainter` fills holes, `fill` generates from a prompt (None without a diffusion model), and
     `donors` hold objects of other images, and `part_kinds` tell equal parts from different ones.
     Planning alone needs none of them. `inpaint` works as long as the context exists.
@@ -65,6 +69,8 @@ class ImageContext:
     donors: Donors = NO_DONORS
     # None where nothing recurs, or where nobody studied the category.
     part_kinds: PartKinds | None = None
+    # What the background repeats, or None.
+    background: RepeatedBackground | None = field(init=False)
     # What is attached to whole parts, by index.
     attached: dict[int, Attached] = field(init=False)
     # Mask crops and areas (pixels) of the objects, in the order of the proposals.
@@ -73,6 +79,7 @@ class ImageContext:
     # (hole_HW bool) -> image_HW3, and which candidate filled it: each hole is filled only once.
     inpaint: MemoInpainter = field(init=False)
     _cache: dict[tuple[Any, ...], Any] = field(init=False, default_factory=dict)
+    _asked: tuple[str, Surroundings | None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         expect_image("image_HW3", self.image_HW3)
@@ -81,7 +88,17 @@ class ImageContext:
                 f"the image is {self.image_HW3.shape[:2]}, its foreground is "
                 f"{self.proposals.foreground_HW.shape}"
             )
-        self.proposals, self.attached = with_attachments(self.image_HW3, self.proposals)
+        self.background = repeated_background(self.image_HW3, self.proposals.foreground_HW)
+        grown, self.attached = with_attachments(self.flat_HW3, self.proposals)
+        if self.background is None:
+            self.proposals = grown
+        else:
+            # Outlines are exact there. What else is unlike the pattern goes, and is not pasted.
+            self.attached = {index: one.all_light() for index, one in self.attached.items()}
+        if self.background is not None and isinstance(self.inpainter, CandidateInpainter):
+            # First: where the pattern is known nothing needs to be invented.
+            repeated = RepeatedInpainter(self.background, self.proposals.foreground_HW)
+            self.inpainter = CandidateInpainter({REPEATED: repeated, **self.inpainter.inpainters})
         self.crops = [MaskCrop.of(mask_HW) for mask_HW in self.proposals.masks_NHW]
         self.areas_N = np.array([crop.area for crop in self.crops], np.int64)
         # Weakly: holding each other, both would keep their images until the garbage collector runs.
@@ -94,6 +111,15 @@ class ImageContext:
     def size_HW(self) -> tuple[int, int]:
         height, width = self.proposals.foreground_HW.shape
         return height, width
+
+    def flattened(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The image, or one edited from it, without the pattern of its background, uint8."""
+        return image_HW3 if self.background is None else self.background.flattened(image_HW3)
+
+    @property
+    def flat_HW3(self) -> np.ndarray:
+        """The image itself without that pattern, uint8; do not modify it."""
+        return self.cached(lambda: self.flattened(self.image_HW3), "flat")
 
     def __len__(self) -> int:
         """The number of objects."""
@@ -281,9 +307,12 @@ class ImageContext:
 
     def _donor_pieces(self, ref: DonorRef, image_HW3: np.ndarray) -> MaskCrop | None:
         proposals = self.donors.proposals_of(ref.image)
-        around = self.cached(
-            lambda: Surroundings(image_HW3, proposals), "donor surroundings", ref.image
-        )
+        # Of the donor that was asked last only: its blurred images take 24 bytes per pixel.
+        if self._asked is None or self._asked[0] != ref.image:
+            self._asked = ref.image, _donor_surroundings(image_HW3, proposals)
+        around = self._asked[1]
+        if around is None:
+            return None
         # As in `with_attachments`: the product itself may have legs, too.
         grows = proposals.whole_N[ref.proposal] or proposals.product_N[ref.proposal]
         attached = around.attached(ref.proposal) if grows else None
@@ -320,6 +349,12 @@ class ImageContext:
                 "models.fill to the one that the edit was made with"
             )
         return self.fill(self.image_HW3, mask_HW, prompt, edit.seed, mode)
+
+
+def _donor_surroundings(image_HW3: np.ndarray, proposals: ObjectProposals) -> Surroundings | None:
+    """None where the background repeats itself: outlines are exact there."""
+    repeats = repeated_background(image_HW3, proposals.foreground_HW) is not None
+    return None if repeats else Surroundings(image_HW3, proposals)
 
 
 def _other_colour(one: Thumbnail, other: Thumbnail) -> bool:

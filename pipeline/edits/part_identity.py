@@ -95,7 +95,7 @@ def worth_editing(
             [index for index in level if kind_of_object(context, index) != UNSURE]
             for level in levels
         ]
-        if len(known) > 1 and len(known[0]) < FEW_PARTS:
+        if len(known) > 1 and (len(known[0]) < FEW_PARTS or context.background is not None):
             known[0] += known[1]
         levels = known + levels
     return next(filter(None, levels), [])
@@ -108,6 +108,9 @@ def _is_mounted(context: ImageContext) -> bool:
     along, and nothing tells which of them it covers.
     """
     kinds, proposals = context.part_kinds, context.proposals
+    # What repeats itself is told from the product, and known where it covers it.
+    if context.background is not None:
+        return False
     if kinds is None or not proposals.product_N.any():
         return False
     away_HW = cv2.distanceTransform(
@@ -198,7 +201,7 @@ def bare(context: ImageContext, target: int, after: MaskCrop) -> bool:
         lambda: _colours_around(context, target), "colours around", target
     )
     x0, y0, x1, y1 = after.box_4
-    lab_hw3 = lab_of(context.image_HW3[y0:y1, x0:x1])
+    lab_hw3 = lab_of(context.flat_HW3[y0:y1, x0:x1])
     # The object's own pixels become free when it moves, and an overlap is checked elsewhere.
     outside_hw = after.mask_hw & ~context.proposals.masks_NHW[target, y0:y1, x0:x1]
     if not outside_hw.any():
@@ -277,5 +280,5 @@ def _colours_around(context: ImageContext, target: int) -> tuple[np.ndarray, np.
         ring_hw = outer_hw & ~inner_hw
     if not ring_hw.any():
         return np.full(3, -np.inf), np.full(3, np.inf)
-    low_3, high_3 = np.percentile(lab_of(context.image_HW3[near])[ring_hw], USUAL, axis=0)
+    low_3, high_3 = np.percentile(lab_of(context.flat_HW3[near])[ring_hw], USUAL, axis=0)
     return low_3, high_3

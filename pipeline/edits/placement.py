@@ -44,15 +44,17 @@ def is_free(context: ImageContext, crop: MaskCrop, targets: tuple[int, ...]) -> 
         beside_N = context.cached(lambda: context.proposals.beside_N, "beside")
         targets = (*targets, *np.flatnonzero(~beside_N).tolist())
     # Box tests first: most objects are far away.
-    others = [
-        index
-        for index in obstacles(context, crop.area)
-        if index not in targets and not disjoint(box_4, context.crops[index].box_4)
-    ]
+    around = context.cached(
+        lambda: [(i, context.crops[i].box_4) for i in obstacles(context, crop.area)],
+        "obstacles", crop.area,
+    )  # fmt: skip
+    others = [i for i, box in around if not disjoint(box_4, box) and i not in targets]
     if not others:
         return True
     # All in the outline's own box. Pixels of the targets become free, even under other objects.
-    free_hw = crop.mask_hw & ~context.union(targets)[y0:y1, x0:x1]
+    free_hw = crop.mask_hw
+    for target in targets:
+        free_hw = free_hw & ~context.proposals.masks_NHW[target, y0:y1, x0:x1]
     taken_hw = np.zeros(crop.mask_hw.shape, np.bool_)
     for index in others:
         shared_hw = context.proposals.masks_NHW[index, y0:y1, x0:x1] & free_hw

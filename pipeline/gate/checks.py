@@ -29,7 +29,7 @@ SOURCE_MARGIN = 1.3
 # from its source and from the normal images, and is still normal, because its product is.
 PROMPT_EXEMPT = ("visible_control", "implausible")
 # Checks that do not apply where the product itself is moved, turned, scaled or recoloured: it
-# covers most of the image. Removing it is never planned.
+# covers most of the image. It is removed only where what it covers is known.
 PRODUCT_EXEMPT = ("too_large", "whole_object")
 # What replaces a calibrated limit when there is no calibration; None = the check is inactive.
 FALLBACK_LIMITS: dict[str, float | None] = {

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,10 @@ class StageCache:
         return self.root / stage / key[:2] / f"{key}.npz"
 
     def has(self, stage: str, key: str) -> bool:
-        """True when the file exists; it may still be damaged."""
-        return self.path(stage, key).is_file()
+        """True when the file exists and may be read; it may still be damaged."""
+        path = self.path(stage, key)
+        # First: in a folder that may not be entered, `is_file` raises.
+        return os.access(path, os.R_OK) and path.is_file()
 
     def write(self, stage: str, key: str, arrays: dict[str, np.ndarray], facts: Any) -> Path:
         """Store arrays and JSON-able facts under a key, atomically.
@@ -82,15 +84,17 @@ class StageCache:
         return target
 
     def read(self, stage: str, key: str) -> tuple[dict[str, np.ndarray], Any] | None:
-        """Arrays and facts, or None when there is no intact entry."""
+        """Arrays and facts, or None when there is no intact entry that this user may read."""
         path = self.path(stage, key)
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             return arrays, json.loads(arrays.pop("facts").tobytes())
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
         except DAMAGED:
-            # Deleted, so that `has` does not find what `read` cannot.
-            path.unlink(missing_ok=True)
+            # Deleted, so that `has` does not find what `read` cannot; in a store that may only be
+            # read it stays.
+            with suppress(OSError):
+                path.unlink()
             return None

@@ -5,6 +5,7 @@ equals the original everywhere else.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -95,8 +96,27 @@ def _known_masks(known_NHW: np.ndarray, masks_MHW: np.ndarray) -> tuple[np.ndarr
     return np.array(at, np.int32), np.array(new, np.bool_).reshape(-1, *known_NHW.shape[1:])
 
 
-def pack_attempts(attempts: Sequence[Attempt]) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """Arrays and facts of every attempt at every sample of one image.
+# The facts of one attempt, and the pieces of its sample: pixels, change mask and object mask.
+_Packed = tuple[dict[str, Any], list[np.ndarray]]
+
+
+class SetAside:
+    """Rejected attempts of one image, packed as soon as they are judged: nobody looks at their
+    samples again, and whole images of all of them would take most of the memory."""
+
+    def __init__(self) -> None:
+        self.packed: dict[tuple[int, int], _Packed] = {}
+
+    def __call__(self, attempt: Attempt) -> Attempt:
+        """Keep the attempt packed; returns it without its sample."""
+        self.packed[attempt.number, attempt.attempt] = _packed(attempt)
+        return replace(attempt, sample=None)
+
+
+def pack_attempts(
+    attempts: Sequence[Attempt], aside: SetAside | None = None
+) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """Arrays and facts of every attempt at every sample of one image; `aside` holds some of them.
 
     All samples form one array of bytes, in order: pixels, change mask and object mask of each.
     Opening a file with a hundred small arrays would take ten times as long.
@@ -104,19 +124,25 @@ def pack_attempts(attempts: Sequence[Attempt]) -> tuple[dict[str, np.ndarray], l
     # An empty first piece, as numpy cannot concatenate nothing.
     pieces: list[np.ndarray] = [np.zeros(0, np.uint8)]
     facts: list[dict[str, Any]] = []
+    known = {} if aside is None else aside.packed
     for attempt in attempts:
-        fact = cached_attempt(attempt)
-        if attempt.sample is not None:
-            sample = attempt.sample
-            # Outside this box the edited image equals its source.
-            x0, y0, x1, y1 = bounding_box(sample.change_HW)
-            fact["box"] = [x0, y0, x1, y1]
-            pieces.append(sample.pixels_HW3[y0:y1, x0:x1].reshape(-1))
-            pieces.append(np.packbits(sample.change_HW[y0:y1, x0:x1]))
-            # The object mask may reach beyond the box, so it is stored whole.
-            pieces.append(np.packbits(sample.object_HW))
+        fact, own = known.get((attempt.number, attempt.attempt)) or _packed(attempt)
         facts.append(fact)
+        pieces += own
     return {"samples": np.concatenate(pieces)}, facts
+
+
+def _packed(attempt: Attempt) -> _Packed:
+    fact, sample = cached_attempt(attempt), attempt.sample
+    if sample is None:
+        return fact, []
+    # Outside this box the edited image equals its source.
+    x0, y0, x1, y1 = bounding_box(sample.change_HW)
+    fact["box"] = [x0, y0, x1, y1]
+    inner_N = sample.pixels_HW3[y0:y1, x0:x1].flatten()
+    # The object mask may reach beyond the box, so it is stored whole.
+    masks = np.packbits(sample.change_HW[y0:y1, x0:x1]), np.packbits(sample.object_HW)
+    return fact, [inner_N, *masks]
 
 
 def unpack_attempts(

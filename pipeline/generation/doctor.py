@@ -34,6 +34,7 @@ from pipeline.records import SPLITS, SourceEntry
 from pipeline.sources.ground_truth import load_regions
 from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
+from pipeline.utils.free_cpus import usable_cpus
 from pipeline.utils.names import text_of
 from pipeline.utils.repeated import first_few
 
@@ -154,7 +155,7 @@ def examine(
     return DoctorReport(
         # The number alone, without compiler and build date.
         python=sys.version.split()[0],
-        cores=_cores(),
+        cores=usable_cpus(),
         device="; ".join(dict.fromkeys(devices.values())),
         store=str(store),
         store_writable=writable,
@@ -196,7 +197,7 @@ def _category(
     bad = [BadFile(problem.name, problem.reason) for problem in listing.problems]
     files: list[_File] = []
     # Decoding releases the interpreter lock, so threads suffice.
-    with ThreadPoolExecutor(max_workers=_cores()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cpus()) as pool:
         checks = pool.map(lambda entry: _check(entry, listing.defects_config, deep), entries)
         for number, file in enumerate(checks, 1):
             files.append(file)
@@ -306,14 +307,6 @@ def _gigabytes(settings: CategorySettings, health: CategoryHealth) -> float:
     pixels = settings.image_size[0] * settings.image_size[1]
     # Four bytes per pixel: RGB and a mask.
     return (samples + health.splits.get("test", 0)) * pixels * 4 / 1e9
-
-
-def _cores() -> int:
-    """Cores that this process may use; in a container fewer than the machine has."""
-    # Only Linux has it.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _writable(store: Path) -> bool:

@@ -15,6 +15,7 @@ from pipeline.generation.sampler import generate_image
 from pipeline.imaging.decode import read_header
 from pipeline.records import ImageResult, TestImage
 from pipeline.sources.ground_truth import load_test
+from pipeline.utils.free_memory import LARGE, give_back
 
 
 def pack(
@@ -28,8 +29,14 @@ def pack(
     `failures` are inputs that could not be used, with `name` and `error`. The plan is saved beside
     the cache: it lists the entries that the version was made from.
     """
+    from pipeline.models import build as models
     from pipeline.models import device as devices
 
+    # Where images are large, what packing and audit hold takes the place of the models.
+    height, width = plan.settings.image_size
+    if height * width >= LARGE:
+        models.forget()
+        give_back(height * width)
     # The header keeps this very list: packing appends the failures of its own reading.
     failed = [*plan.failures, *failures]
     output = plan.settings.output

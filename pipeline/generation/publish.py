@@ -7,6 +7,7 @@ category wait for each other at a lock file.
 """
 
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 
 from pipeline.dataset.files import CARD, CROISSANT, PLANS
@@ -20,6 +21,7 @@ from pipeline.reports.card import render_card
 from pipeline.reports.croissant import croissant
 from pipeline.reports.gallery import write_gallery_of
 from pipeline.utils.files import locked, named_disk_errors, require_writable, sync, write_atomic
+from pipeline.utils.free_memory import give_back
 from pipeline.utils.hashing import pretty_json
 
 
@@ -90,6 +92,7 @@ def publish(
         newest = published[-1].name if published else None
         index["parent"] = header.parent or newest
         # Audit and gallery read the shards that were just written, as any reader would.
+        give_back(prod(index["image_size"]))
         if audit:
             index["audit"] = audit_of(Version(folder, index))
         if gallery:

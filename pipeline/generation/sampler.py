@@ -8,7 +8,7 @@ These are plain functions of a plan and its cache; command line and Prefect flow
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,11 +25,12 @@ from pipeline.edits.plan import plan as plan_edit
 from pipeline.edits.presets import kinds_of
 from pipeline.gate.calibration import NormalModel
 from pipeline.gate.checks import limit_of
+from pipeline.gate.foreseen import DUPLICATE, foreseen_duplicate
 from pipeline.gate.judge import judge
 from pipeline.generation.analysis import analyse, models_for, pixels_and_objects
 from pipeline.generation.asked import asked_of
 from pipeline.generation.cache import StageCache
-from pipeline.generation.cache_codecs import pack_attempts
+from pipeline.generation.cache_codecs import SetAside, pack_attempts
 from pipeline.generation.cache_keys import PlannedImage, rules_digest
 from pipeline.generation.calibrate import normal_model_of
 from pipeline.generation.outcome import Outcome
@@ -76,14 +77,15 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     image_HW3, analysis = asked_of(plan, image)
     proposals = analysis.proposals
     context = ImageContext(image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image))
+    aside = SetAside()
     attempts = generate_samples(
         plan.settings, image.digest, context, normal_model_of(plan),
-        _rules(plan, models, image, image_HW3), image.refused,
+        _rules(plan, models, image, image_HW3), image.refused, aside,
     )  # fmt: skip
-    arrays, facts = pack_attempts(attempts)
+    arrays, facts = pack_attempts(attempts, aside)
     plan.cache.write("samples", image.samples_key, arrays, facts)
     # What this image alone needed is free from here on.
-    del attempts, arrays, context, analysis, proposals
+    del attempts, aside, arrays, context, analysis, proposals
     give_back(image_HW3[..., 0].size)
     seconds = time.perf_counter() - started
     return replace(
@@ -100,13 +102,15 @@ def generate_samples(
     normal_model: NormalModel | None = None,
     rules: Judge | None = None,
     refused: Collection[str] = (),
+    set_aside: Callable[[Attempt], Attempt] = lambda attempt: attempt,
 ) -> list[Attempt]:
     """All attempts at all samples of one image, in order of sample number and attempt.
 
     Kinds take turns; after a rejected sample the next seed is tried, up to `edits.attempts` times.
     Without `normal_model` the gate uses its fixed limits. `rules` also judges accepted samples by a
     rule book. `refused` are edits (`edit_key`) that people rejected in a review: each is made,
-    rejected, and replaced by as many further attempts.
+    rejected, and replaced by as many further attempts. `set_aside` gets every attempt that the
+    gate rejects and returns what the list holds of it.
     """
     # The image itself must not count as a normal: its own patches would hide a bad edit.
     normal_model = normal_model and normal_model.without(image_digest)
@@ -120,6 +124,7 @@ def generate_samples(
     # The quota of this image and the kinds that may fill it.
     wanted, controls = settings.edits.per_image, settings.edits.controls_per_image
     kinds = kinds_of(settings.edits, context.fill is not None)
+    most_iou = settings.gate.max_duplicate_iou
     seed_of = partial(sample_seed, settings.seed, settings.name, image_digest)
     # Images start with different kinds, so even a small dataset contains all of them.
     turn = int(image_digest[:8], 16)
@@ -160,8 +165,12 @@ def generate_samples(
                 attempts.append(made(None, again))
                 continue
             reason = objection(context, edit)
+            others = [sample.edit for sample in accepted]
+            if not reason and foreseen_duplicate(context, edit, others, most_iou):
+                reason = DUPLICATE
             if reason:
-                # Judged before any pixel is made: the plan alone shows that nothing is wrong.
+                # Judged before any pixel is made: the plan alone shows that nothing is wrong, or
+                # that the sample would be one of those that exist.
                 judged[same] = Verdict(False, reason)
                 attempts.append(made(None, judged[same]))
                 continue
@@ -171,11 +180,13 @@ def generate_samples(
             if verdict.accepted and rules is not None:
                 verdict = rules.judge(edit, sample, context.image_HW3, context.proposals, verdict)
             judged[same] = verdict
-            attempts.append(made(sample, verdict, round(time.perf_counter() - started, 4)))
+            attempt_made = made(sample, verdict, round(time.perf_counter() - started, 4))
             if verdict.accepted:
+                attempts.append(attempt_made)
                 barren[kind] = 0
                 accepted.append(sample)
                 break
+            attempts.append(set_aside(attempt_made))
 
     # Controls come after the anomalous samples.
     for number in range(wanted + controls):

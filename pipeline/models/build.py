@@ -169,9 +169,18 @@ _resident = lru_cache(maxsize=2)(build_models)
 _LOADING = threading.Lock()
 
 
+def forget() -> None:
+    """Let go of the resident models; the next `load` reads them again."""
+    with _LOADING:
+        _resident.cache_clear()
+
+
 def build_foreground(files: ModelFiles, device: str, compute: Any) -> Any:
-    """One U²-Net, or the clearer of two; `device` is the setting `auto`, `cpu` or `cuda`."""
+    """One U²-Net, or the clearer of two, whose mask ends at the product on a repeating background.
+
+    `device` is the setting `auto`, `cpu` or `cuda`."""
     from pipeline.models.foreground import ClearerForeground, U2NetForeground
+    from pipeline.models.pattern_foreground import PatternForeground
 
     cuda = compute.device.type == "cuda"
     if cuda and device != "cuda":
@@ -185,8 +194,9 @@ def build_foreground(files: ModelFiles, device: str, compute: Any) -> Any:
     first = U2NetForeground(path, cuda, backend, reduced)
     backend, second = files.second_foreground
     if second is None:
-        return first
-    return ClearerForeground(first, U2NetForeground(second, cuda, backend, reduced))
+        return PatternForeground(first)
+    other = U2NetForeground(second, cuda, backend, reduced)
+    return PatternForeground(ClearerForeground(first, other))
 
 
 def build_proposals(backend: str, path: Path, settings: ProposalSettings, compute: Any) -> Any:

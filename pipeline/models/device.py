@@ -56,14 +56,6 @@ def multiplies_bf16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def free_cpus(load: float, cpus: int) -> int:
-    """How many of `cpus` CPUs other programs leave free; at least one.
-
-    `load` is the system's load average, in which this program counts as one.
-    """
-    return max(1, min(cpus, round(cpus - max(0.0, load - 1))))
-
-
 def one_thread() -> None:
     """Limit torch and OpenCV to one intra-op thread in the calling thread.
 

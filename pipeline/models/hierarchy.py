@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.imaging.artifacts import outline_ratio
 from pipeline.imaging.masks import window
 from pipeline.models.component_outlines import outlined_by_components
+from pipeline.models.cut_parts import put_together
 from pipeline.models.mask_filter import largest_component, packed
 from pipeline.models.settings import ProposalSettings
 from pipeline.records import (
@@ -60,6 +61,11 @@ def in_order(
     for drop in (piles, repeated):
         single_N = ~drop(masks_NHW)
         masks_NHW, scores_N = masks_NHW[single_N], scores_N[single_N]
+    together_NHW = put_together(masks_NHW, foreground)
+    if len(together_NHW):
+        least_N = np.full(len(together_NHW), scores_N.min(), scores_N.dtype)
+        masks_NHW = np.concatenate((masks_NHW, together_NHW))
+        scores_N = np.append(scores_N, least_N)
     parents_N = parents_of(masks_NHW, foreground.mask_HW)
     if not (parents_N == WHOLE_PRODUCT).any():
         product = product_of(masks_NHW, foreground, settings)
@@ -93,7 +99,10 @@ def product_of(
     """
     if foreground.fallback:
         return None
-    mask_HW, _ = largest_component(foreground.mask_HW)
+    mask_HW, most = largest_component(foreground.mask_HW)
+    # Where the outline is known, a leg may end behind what looks like its background.
+    if foreground.pattern_HW is not None and most >= PRODUCT:
+        mask_HW = foreground.mask_HW
     share = mask_HW.sum() / max(int((foreground.mask_HW | masks_NHW.any(0)).sum()), 1)
     border = sum(
         int(side.sum()) for side in (mask_HW[0], mask_HW[-1], mask_HW[:, 0], mask_HW[:, -1])

@@ -15,6 +15,9 @@ from pipeline.models.settings import ProposalSettings
 # segment-anything's automatic mask generator.
 STABILITY_OFFSET = 1.0
 
+# IoU with a component of the foreground from which a mask is sure without SAM's own estimates.
+AGREES = 0.6
+
 # The limits that are relaxed, one step after the other, when no candidate passes.
 RELAXATIONS = (
     ("area", {"min_area": 0.0005, "max_area": 0.5, "max_foreground_share": 0.9}),
@@ -52,6 +55,25 @@ def passes(
         & (overlap_N <= settings.max_foreground_share * inside_hw.sum())
         & (border_N <= settings.max_border * frame_hw.sum())
     )
+
+
+def confirmed(masks_Nhw: torch.Tensor, labels_HW: np.ndarray) -> list[int]:
+    """The component of the foreground that each mask shows, by its label; 0 for none.
+
+    Of slender parts (a key, a pencil) the small SAM is never sure, but its mask agrees with what
+    U²-Net found there. `labels_HW` are the components, 0 is the background.
+    """
+    size = masks_Nhw.shape[2], masks_Nhw.shape[1]
+    labels_hw = cv2.resize(labels_HW.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+    labels_K = labels_hw.ravel().astype(np.int64)
+    areas_C = np.bincount(labels_K, minlength=int(labels_HW.max()) + 1)
+    found = []
+    for mask_hw in masks_Nhw.cpu().numpy():
+        shared_C = np.bincount(labels_K[mask_hw.ravel()], minlength=len(areas_C))
+        iou_C = shared_C / np.maximum(areas_C + shared_C.sum() - shared_C, 1)
+        best = int(iou_C[1:].argmax()) + 1 if len(iou_C) > 1 else 0
+        found.append(best if best and iou_C[best] >= AGREES else 0)
+    return found
 
 
 def without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:

@@ -23,8 +23,10 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from pipeline.models.device import Compute
 from pipeline.models.hierarchy import in_order
+from pipeline.models.limbs import with_limbs
 from pipeline.models.mask_filter import (
     RELAXATIONS,
+    confirmed,
     largest_component,
     passes,
     relaxed_settings,
@@ -32,6 +34,7 @@ from pipeline.models.mask_filter import (
     without_duplicates,
 )
 from pipeline.models.out_of_memory import in_batches
+from pipeline.models.pattern_foreground import without_pattern
 from pipeline.models.prompts import (
     contrast_hw,
     foreground_points,
@@ -144,16 +147,21 @@ class SamProposals:
         # Decoding is the expensive part. It happens once, and each relaxation only filters again.
         relaxed: tuple[str, ...] = ()
         settings = limits
-        kept = self._filter(candidates, search_HW, settings)
+        # A foreground that is the whole image confirms nothing.
+        parts_HW = None if foreground.fallback else foreground.mask_HW
+        kept = self._filter(candidates, search_HW, settings, parts_HW)
         for name, change in RELAXATIONS:
             if kept is not None:
                 break
             relaxed += (name,)
             settings = relaxed_settings(settings, change)
-            kept = self._filter(candidates, search_HW, settings)
+            kept = self._filter(candidates, search_HW, settings, parts_HW)
         if kept is None:
             empty_NHW = np.zeros((0, *image_HW3.shape[:2]), np.bool_)
             kept = empty_NHW, np.zeros(0, np.float32)
+        if foreground.pattern_HW is not None:
+            kept = without_pattern(*kept, foreground)
+            kept = with_limbs(*kept, foreground.mask_HW)
         return in_order(*kept, foreground, relaxed, limits, image_HW3)
 
     @torch.inference_mode()
@@ -263,12 +271,27 @@ class SamProposals:
         return masks.flatten(0, 1)[good_N], iou.flatten()[good_N]
 
     def _filter(
-        self, candidates: _Candidates, search_HW: np.ndarray, settings: ProposalSettings
+        self,
+        candidates: _Candidates,
+        search_HW: np.ndarray,
+        settings: ProposalSettings,
+        parts_HW: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Filtered and de-duplicated masks at image size with their predicted IoUs, or None."""
+        """Filtered and de-duplicated masks at image size with their predicted IoUs, or None.
+
+        A mask of which SAM is not sure counts where it shows one component of the foreground
+        `parts_HW`, and that is its outline.
+        """
         logits_Nhw, iou_N = candidates.logits_Nhw, candidates.iou_N
         inside_hw = shrink(search_HW, logits_Nhw.shape[1:]).to(logits_Nhw.device)
         good_N = passes(logits_Nhw, iou_N, inside_hw, settings)
+        component_N = np.zeros(len(iou_N), np.int64)
+        if parts_HW is not None:
+            _, labels_HW = cv2.connectedComponents(parts_HW.astype(np.uint8))
+            unsure = settings.model_copy(update={"min_predicted_iou": 0.0, "min_stability": 0.0})
+            more_N = passes(logits_Nhw, iou_N, inside_hw, unsure) & ~good_N
+            component_N[more_N.cpu().numpy()] = confirmed(logits_Nhw[more_N] > 0, labels_HW)
+            good_N |= torch.from_numpy(component_N > 0).to(good_N.device)
         # Best first, so that of two duplicates the better one is kept. A stable sort, because ties
         # would otherwise depend on the device.
         order_N = torch.argsort(iou_N, descending=True, stable=True)
@@ -284,6 +307,8 @@ class SamProposals:
             logits_hw = logits_Nhw[index].cpu().numpy()
             big_HW = cv2.resize(logits_hw, (width, height), interpolation=cv2.INTER_LINEAR) > 0
             mask_HW, share = largest_component(big_HW)
+            if component_N[index]:
+                mask_HW, share = labels_HW == component_N[index], 1.0
             if share >= (settings.min_component or 0.0):
                 masks.append(mask_HW)
                 scores.append(float(iou_N[index]))

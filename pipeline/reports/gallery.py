@@ -262,15 +262,16 @@ def _change(mask_HW: np.ndarray) -> str:
 
 def _enlarged(mask_HW: np.ndarray) -> np.ndarray:
     """The mask at twice the resolution of the page's images, with smoothed edges."""
-    from PIL import Image, ImageFilter
+    import cv2
 
     longest = max(mask_HW.shape)
     scale = 2 * min(1.0, THUMBNAIL_SIDE / longest) if longest else 1.0
     height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
     # Enlarge smoothly, blur, and threshold: pixel steps become curves.
-    grey = Image.fromarray(mask_HW.astype(np.uint8) * 255)
-    soft = grey.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(soft.filter(ImageFilter.GaussianBlur(1.2))) > 127
+    grey = mask_HW.astype(np.uint8) * np.uint8(255)
+    shrinks = height < mask_HW.shape[0]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.GaussianBlur(cv2.resize(grey, (width, height), interpolation=how), (0, 0), 1.2) > 127
 
 
 def _outline(mask_HW: np.ndarray) -> np.ndarray:

@@ -114,7 +114,7 @@ def _areas(version: Version) -> dict[str, dict[str, float]]:
     shares: dict[str, list[float]] = {}
     for shard in version.shards:
         for j in range(shard.samples):
-            share = float(np.count_nonzero(shard.mask(j))) / (height * width)
+            share = shard.masked_pixels(j) / (height * width)
             shares.setdefault(shard.kind(j), []).append(share)
     return {
         kind: {f"{q:g}": _quantile(sorted(found), q) for q in QUANTILES}

@@ -17,6 +17,12 @@ from pipeline.errors import RecordError
 
 # Types whose values JSON writes as they are.
 _PLAIN = frozenset((type(None), bool, int, str))
+# Values in built-in types are a tree, so nothing has to look for circles.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+)
+# States of the hash that are kept of an array, so that few rows are hashed twice.
+STATES = 16
 
 
 def sha256_array(array: np.ndarray) -> str:
@@ -24,6 +30,43 @@ def sha256_array(array: np.ndarray) -> str:
 
     Takes an array of any plain dtype and shape; RecordError for arrays of Python objects.
     """
+    head, content = _bytes_of(array)
+    hasher = hashlib.sha256(head)
+    hasher.update(content)
+    return hasher.hexdigest()
+
+
+class RowsDigest:
+    """`sha256_array` of an array, and of others of its shape and dtype that begin with the same
+    rows: these are not hashed again."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        head, content = _bytes_of(array)
+        hasher = hashlib.sha256(head)
+        self._head, self._states = head, [hasher.copy()]
+        rows = len(array) if array.ndim else 1
+        # Rows between two states, and their bytes.
+        self._rows = max(1, rows // STATES)
+        self._step = max(1, self._rows * (len(content) // max(1, rows)))
+        for start in range(0, len(content), self._step):
+            hasher.update(content[start : start + self._step])
+            self._states.append(hasher.copy())
+        self.hex = hasher.hexdigest()
+
+    def of(self, array: np.ndarray, same: int) -> str:
+        """The digest of an array whose first `same` rows equal those of the first one."""
+        head, content = _bytes_of(array)
+        if head != self._head:
+            raise RecordError(f"expected an array as {self._head!r}, got {head!r}")
+        # The last state before the rows that differ.
+        number = min(same // self._rows, len(self._states) - 1)
+        hasher = self._states[number].copy()
+        hasher.update(content[number * self._step :])
+        return hasher.hexdigest()
+
+
+def _bytes_of(array: np.ndarray) -> tuple[bytes, memoryview]:
+    """Dtype and shape as text, and the little-endian bytes, without a copy where they are so."""
     array = np.asarray(array)
     if array.dtype.hasobject:
         raise RecordError(f"expected an array of plain numbers, got dtype {array.dtype}")
@@ -32,10 +75,8 @@ def sha256_array(array: np.ndarray) -> str:
     # Dtype and shape come first, so that (2, 3) and (3, 2) arrays of equal bytes differ.
     shape = ",".join(map(str, array.shape))
     head = f'{{"dtype":"{little.dtype.str}","shape":[{shape}]}}\n'
-    hasher = hashlib.sha256(head.encode("ascii"))
     # A byte view, without the copy that `tobytes` makes.
-    hasher.update(little.reshape(-1).view(np.uint8).data)
-    return hasher.hexdigest()
+    return head.encode("ascii"), little.reshape(-1).view(np.uint8).data
 
 
 def canonical_json(obj: Any) -> bytes:
@@ -44,8 +85,7 @@ def canonical_json(obj: Any) -> bytes:
     NumPy scalars are written as the equal Python numbers. RecordError for NaN and infinity, which
     JSON cannot express, and for any other type; the message names its place, such as `/edit/seed`.
     """
-    plain = _plain(obj, ())
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _ENCODER.encode(_plain(obj, ())).encode("ascii")
 
 
 def pretty_json(obj: Any) -> bytes:

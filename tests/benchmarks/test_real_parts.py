@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.command import command
 from benchmarks.real_parts.folder import read_folder, write_folder
 from benchmarks.real_parts.scenes import ARRANGEMENTS, Rule, compose
 
@@ -105,3 +106,12 @@ def test_unknown_names_are_errors_that_list_the_known_ones(photographs):
         compose("piled", 0, photographs)
     with pytest.raises(ValueError, match="paper"):
         compose("free", 0, photographs, background="sand")
+
+
+def test_a_folder_without_photographs_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        command("real_parts", lambda: compose("free", 0, tmp_path))
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("real_parts: expected photographs")
+    assert "--photographs" in line

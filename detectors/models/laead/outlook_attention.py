@@ -47,9 +47,12 @@ class OutlookAttention(nn.Module):
 
     def forward(self, maps_BHWC: Tensor) -> Tensor:
         batch, height, width, _ = maps_BHWC.shape
+        on_cpu = in_eager_float32_on_cpu(maps_BHWC)
+        if on_cpu and batch > 1:
+            # Image by image, as its attention alone fits into the cache.
+            return torch.cat([self(image_1HWC) for image_1HWC in maps_BHWC.split(1)])
         maps_BCN = maps_BHWC.flatten(1, 2).transpose(1, 2)
         window = self.kernel**2
-        on_cpu = in_eager_float32_on_cpu(maps_BHWC)
         # Head by head on a CPU, whose cache holds the attention of one head.
         parts = self.heads if on_cpu else 1
         found = []

@@ -25,6 +25,8 @@ from pipeline.records import Edit
 # Pixels around the region that the window holds: sensor noise is measured on a ring outside the
 # hole, and the high-pass filter needs a few more.
 MARGIN = RING + 4
+# Share of its brightness by which a pixel must change to be part of a shadow.
+VISIBLE = 1 / 256
 # Pixels that the smoothing of a shadow reaches beyond the dilation.
 SHADOW_MARGIN = 6
 
@@ -155,9 +157,11 @@ class Canvas:
         mask_hw = MaskCrop(cutout.mask_hw, x, y).full((size_hw[0], size_hw[1]))
         if not mask_hw.any():
             return
-        shadow_hw = shadow_around(self.source_hw3, clean_hw3, old_hw, mask_hw, self.dilation)
+        shadow_hw = shadow_around(
+            self.source_hw3, clean_hw3, old_hw, mask_hw, self._light_hw, self.dilation
+        )
         self._paste(cutout, shadow_hw[..., None], 0, 0)
-        self.change_hw |= dilated(mask_hw, self.reach)
+        self.change_hw |= dilated(mask_hw, self.reach) | (np.abs(shadow_hw - 1) > VISIBLE)
 
     def _paste(self, cutout: Cutout, shadow_hw3: np.ndarray, x: int, y: int) -> None:
         """Multiply the window by the shadow factors, whose corner lies at x, y, then paste.

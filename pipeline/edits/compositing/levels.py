@@ -18,6 +18,9 @@ from pipeline.imaging.masks import dilated
 BAND, STRUCTURE = 4, 12.0
 # Gaussian sigmas in pixels, from fine to coarse, with which the step is continued into the hole.
 SIGMAS = (2.0, 6.0, 18.0, 54.0)
+# Pixels of a window from which wide blurs are taken at a lower resolution, and the least sigma
+# there.
+LARGE, LEAST_SIGMA = 200 * 200, 6.0
 
 
 def levelled(
@@ -40,12 +43,31 @@ def levelled(
     sure_hw = rim_hw & ~dilated(structure_hw, BAND)
     if not sure_hw.any():
         return filled_hw3
-    surface_hw3, _ = mean_near(step_hw3, sure_hw, SIGMAS[-1])
+    surface_hw3, _ = _continued(step_hw3, sure_hw, SIGMAS[-1])
     for sigma in reversed(SIGMAS[:-1]):
-        finer_hw3, weight_hw1 = mean_near(step_hw3, sure_hw, sigma)
+        finer_hw3, weight_hw1 = _continued(step_hw3, sure_hw, sigma)
         share_hw1 = np.clip(weight_hw1 / 0.1, 0, 1)
         surface_hw3 = share_hw1 * finer_hw3 + (1 - share_hw1) * surface_hw3
     # Structure ends at the rim and takes the step along for a few pixels: none is added there.
     known_hw1 = cv2.GaussianBlur((sure_hw | ~inner_hw).astype(np.float32), (0, 0), BAND)[..., None]
     added_hw3 = np.clip(known_hw1, 0, 1) * surface_hw3
     return np.where(hole_hw[..., None], filled_hw3 + added_hw3, filled_hw3).astype(np.float32)
+
+
+def _continued(
+    step_hw3: np.ndarray, sure_hw: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`mean_near`; in a large window, wide blurs are taken at a lower resolution."""
+    height, width = sure_hw.shape
+    reduced = int(sigma / LEAST_SIGMA)
+    if reduced < 2 or height * width < LARGE:
+        return mean_near(step_hw3, sure_hw, sigma)
+    small = -(-width // reduced), -(-height // reduced)
+    weight_hw1 = sure_hw.astype(np.float32)[..., None]
+    layers_hw4 = np.concatenate([step_hw3 * weight_hw1, weight_hw1], 2)
+    # By area and linearly, so that the weights keep their sum.
+    few = cv2.resize(layers_hw4, small, interpolation=cv2.INTER_AREA)
+    few = cv2.GaussianBlur(few, (0, 0), sigma / reduced)
+    blur_hw4 = cv2.resize(few, (width, height), interpolation=cv2.INTER_LINEAR)
+    total_hw1 = blur_hw4[..., 3:]
+    return blur_hw4[..., :3] / np.maximum(total_hw1, 1e-6), total_hw1

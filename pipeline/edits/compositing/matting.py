@@ -16,6 +16,10 @@ CONTRAST = 24.0
 # Root mean square by which pixels of object or background may be off their mean, as a share of the
 # distance between the two; from twice as much on colour tells nothing.
 PLAIN = 0.25
+# How far the background beside the outline may lie towards the colour of the object, compared with
+# the background farther out (sigma in pixels), as a share of their distance; from twice as much on
+# colour tells nothing: it is the object's shadow, and would be cut out with it.
+SHADED, FARTHER_SIGMA = 0.08, 9.0
 # Gaussian sigma in pixels by which alpha is smoothed, and the factor on its slope afterwards.
 SMOOTH, STEEPER = 1.2, 2.2
 
@@ -56,6 +60,12 @@ def alpha_matte(
     # Facets of a part, or stripes of its background, may lie anywhere between the two means.
     off_hw = np.maximum(_spread(1 - position_hw, inner_hw), _spread(position_hw, ~outer_hw))
     trust_hw *= np.clip(2 - off_hw / PLAIN, 0, 1)
+    farther_hw3, _ = mean_near(source_hw3, ~outer_hw, FARTHER_SIGMA)
+    from_hw3 = object_hw3 - farther_hw3
+    shaded_hw = _summed((background_hw3 - farther_hw3) * from_hw3)
+    shaded_hw /= np.maximum(_summed(from_hw3**2), 1)
+    # Smooth along the outline, or where the shadow begins it would be jagged.
+    trust_hw *= cv2.GaussianBlur(np.clip(2 - shaded_hw / SHADED, 0, 1), (0, 0), NEAR_SIGMA)
     if even:
         # A steeper slope gives the blurred edge its sharpness back.
         position_hw = cv2.GaussianBlur(position_hw, (0, 0), SMOOTH)

@@ -50,32 +50,39 @@ def shadow_around(
     clean_HW3: np.ndarray,
     old_HW: np.ndarray,
     new_HW: np.ndarray,
-    reach: int,
+    light_HW: np.ndarray,
+    dilation: int,
 ) -> np.ndarray:
     """The shadow of the outline `old_HW` transferred to the outline `new_HW`, (H, W) float32.
 
-    It is tabulated by bearing from the object's centre and distance from its outline, up to `reach`
-    pixels.
+    It is tabulated by bearing from the object's centre and distance from its outline: within
+    `dilation` pixels, and as far as the object changes the light (`light_HW`).
     """
     shadow_HW = np.ones(old_HW.shape, np.float32)
     distance_HW = _distance(old_HW)
-    ring_HW = (distance_HW > 0) & (distance_HW <= reach)
-    if reach < 1 or not ring_HW.any():
+    reach = max(dilation, int(np.ceil(distance_HW[light_HW].max(initial=0))))
+    # Next to the outline, which may be off, the image shows the object itself.
+    skipped = dilation // 2
+    ring_HW = (distance_HW > skipped) & (distance_HW <= reach)
+    if dilation < 1 or not ring_HW.any():
         return shadow_HW
     # Average the ratio in cells of one bearing and one pixel of distance.
     steps_R = np.ceil(distance_HW[ring_HW]).astype(np.int64) - 1
     cells_R = np.floor(_bearings(old_HW, ring_HW)).astype(np.int64) % BEARINGS * reach + steps_R
     ratio_R = np.clip(_ratio(image_HW3[ring_HW], clean_HW3[ring_HW]), *SHADOW_RANGE)
+    # Elsewhere neighbours lie, and textures.
+    ratio_R[((distance_HW > dilation) & ~light_HW)[ring_HW]] = 1
     sums = np.bincount(cells_R, ratio_R, BEARINGS * reach).reshape(BEARINGS, reach)
     counts = np.bincount(cells_R, minlength=BEARINGS * reach).reshape(BEARINGS, reach)
     table = _smooth(sums, counts)
+    table[:, :skipped] = table[:, skipped, None]
     # Look the table up around the new outline. Inside it, too: under the object's own soft edge the
     # background is as dark as beside it.
     distance_HW = _distance(new_HW)
     near_HW = distance_HW <= reach
     depth_R = np.clip(distance_HW[near_HW] - 0.5, 0, reach - 1)
     value_R = _between(table, _bearings(new_HW, near_HW) - 0.5, depth_R)
-    fade_R = np.clip((reach + 0.5 - distance_HW[near_HW]) / reach, 0, 1)
+    fade_R = np.clip((reach + 0.5 - distance_HW[near_HW]) / dilation, 0, 1)
     shadow_HW[near_HW] = 1 + (value_R - 1) * fade_R
     return shadow_HW
 
@@ -133,7 +140,7 @@ def _between(table: np.ndarray, bearing_R: np.ndarray, depth_R: np.ndarray) -> n
     low, near = np.floor(bearing_R).astype(np.int64), np.floor(depth_R).astype(np.int64)
     turn, deep = bearing_R - low, depth_R - near
     far = np.minimum(near + 1, table.shape[1] - 1)
-    first, second = table[low % BEARINGS], table[(low + 1) % BEARINGS]
-    rows = np.arange(len(low))
-    blend = [(1 - turn) * first[rows, step] + turn * second[rows, step] for step in (near, far)]
+    # Not by whole rows of the table: a large object would take a hundred bytes per pixel.
+    first, second = low % BEARINGS, (low + 1) % BEARINGS
+    blend = [(1 - turn) * table[first, step] + turn * table[second, step] for step in (near, far)]
     return (1 - deep) * blend[0] + deep * blend[1]

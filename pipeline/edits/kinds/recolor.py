@@ -19,6 +19,9 @@ HUES = tuple(range(60, 301, 30))
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
     # A colour that occurs in the image is more plausible than an arbitrary hue.
     choice = worth_editing(context, outlined=True)
+    if context.background is not None:
+        # Recoloured as a whole, a mounted product has a pale rim where it ends over a hole.
+        choice = [index for index in choice if not context.is_product(index)]
     if not choice:
         return None
     target = choice[int(rng.integers(len(choice)))]

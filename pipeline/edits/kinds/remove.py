@@ -11,7 +11,8 @@ from pipeline.records import Edit
 
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
-    """Any part, including those truncated by the image's edge; never the product itself."""
+    """Any part, including those truncated by the image's edge; the product itself only where the
+    background repeats itself, so that what it covers is known."""
     return _planned(context, rng, uncovers=True)
 
 
@@ -26,7 +27,7 @@ def _planned(context: ImageContext, rng: np.random.Generator, *, uncovers: bool)
     choice = [
         index
         for index in worth_editing(context, uncovers=uncovers)
-        if not context.is_product(index)
+        if not context.is_product(index) or context.background is not None
     ]
     if not choice:
         return None

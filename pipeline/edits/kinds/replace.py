@@ -92,7 +92,7 @@ def _in_place(
     place = context.crops[target]
     # Cheap geometric tests first, comparisons of appearance last.
     if isinstance(source, int):
-        crop, size_HW = context.crops[source], context.size_HW
+        crop, size_HW, known = context.crops[source], context.size_HW, context.proposals
         if source == target or place.overlaps(crop):
             return None
     else:
@@ -100,6 +100,11 @@ def _in_place(
         if source.area > SIMILAR_AREA * place.area:
             return None
         crop, size_HW = context.donor_crop(source), context.donors.size_HW(source)
+        known = context.donors.proposals_of(source.image)
+    # Half a part is no other type: it is broken.
+    number = source if isinstance(source, int) else source.proposal
+    if not (known.whole_N[number] or known.product_N[number]):
+        return None
     if not _of_like_size(place, crop.area) or not crop.inside_frame(size_HW):
         return None
     # Centre on centre, by whole pixels, so that the pasted object keeps its sensor noise.

@@ -48,7 +48,7 @@ def plan_orientation(
     Objects whose orientation varies in normal images, or that look the same after the rotation,
     are skipped.
     """
-    for target in shuffled(context, rng)[:TARGETS]:
+    for target in _loose(context, shuffled(context, rng))[:TARGETS]:
         if not turn_means_something(context, target) or context.orientation_varies(target):
             continue
         for _ in range(TRIES):
@@ -72,17 +72,27 @@ def _turned(context: ImageContext, target: int, turn: int, mirror: bool) -> Mask
     return after if turn_is_visible(context.own_thumbnail(target), matrix_22) else None
 
 
+def _loose(context: ImageContext, targets: list[int]) -> list[int]:
+    """Targets that are no part of a mounted product: a leg turned about its middle comes off it."""
+    if context.background is None:
+        return targets
+    on_product_N = context.cached(lambda: ~context.proposals.beside_N, "on product")
+    return [one for one in targets if context.is_product(one) or not on_product_N[one]]
+
+
 def plan_size(
     context: ImageContext, rng: np.random.Generator, settings: EditSettings
 ) -> Found | None:
     """An object scaled about its centre; a slender one along its length."""
-    for target in shuffled(context, rng):
+    for target in _loose(context, shuffled(context, rng)):
         crop = context.crops[target]
         background_HW = context.background_of(target)
         axis, slenderness = main_axis(crop.mask_hw)
         along = axis if slenderness >= SLENDER else None
         for _ in range(TRIES):
-            low, high = SCALES[int(rng.integers(2))]
+            # A mounted product is only shrunk: enlarged, what its mask lacks over a hole is seen.
+            scales = SCALES if context.background is None else SCALES[:1]
+            low, high = scales[int(rng.integers(len(scales)))]
             scale = round(float(rng.uniform(low, high)), 3)
             if scale < 1 and crop.area * scale**2 < LEAST_PX:
                 continue

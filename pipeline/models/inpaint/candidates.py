@@ -15,8 +15,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.models.inpaint.base import Inpainter, in_groups
+from pipeline.models.inpaint.plain import plain_surface
+from pipeline.models.inpaint.repeated import RepeatedInpainter
 from pipeline.records import bounding_box
 
+# Share of the image from which a hole is large: PatchMatch takes three times as long as a network.
+LARGE = 0.1
+# Multiple of `near_enough` beyond which no other fill is near either (decision 0030).
+FAR = 2.0
 # (filled_HW3 uint8, hole_HW bool) -> distance of the filled hole to normal images, lower is better.
 FillDistance = Callable[[np.ndarray, np.ndarray], float]
 
@@ -48,8 +54,15 @@ class CandidateInpainter:
     def __call__(
         self, image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None = None
     ) -> np.ndarray:
-        first = next(iter(self.inpainters.values()))
-        return in_groups(first, image_HW3, hole_HW, avoid_HW)
+        return in_groups(self._usable(hole_HW)[0][1], image_HW3, hole_HW, avoid_HW)
+
+    def _usable(self, hole_HW: np.ndarray) -> list[tuple[str, Inpainter]]:
+        """The candidates that can fill a hole, in their order."""
+        return [
+            (name, inpaint)
+            for name, inpaint in self.inpainters.items()
+            if not isinstance(inpaint, RepeatedInpainter) or inpaint.knows(hole_HW)
+        ]
 
     def choose(
         self,
@@ -62,21 +75,36 @@ class CandidateInpainter:
         """The nearest candidate's image and the choice; the first one's without `distance`.
 
         Of equally near candidates the first one wins. Candidates after one that is at most
-        `near_enough` away are not run. The answer depends on the arguments alone.
+        `near_enough` away are not run. A large hole whose surroundings are not plain is shown to
+        the last candidate first, a network, which costs the same for any hole; where its fill is
+        `FAR` away, no other is tried. The answer depends on the arguments alone.
         """
         if distance is None:
-            return self(image_HW3, hole_HW, avoid_HW), FillChoice(next(iter(self.inpainters)))
+            return self(image_HW3, hole_HW, avoid_HW), FillChoice(self._usable(hole_HW)[0][0])
         fills: dict[str, np.ndarray] = {}
         found: dict[str, float] = {}
-        for name, inpaint in self.inpainters.items():
+        order, far = self._usable(hole_HW), np.inf
+        # What is known to be there costs least of all.
+        known = isinstance(order[0][1], RepeatedInpainter)
+        if near_enough is not None and not known and _is_large(image_HW3, hole_HW, avoid_HW):
+            order, far = order[::-1], FAR * near_enough
+        for name, inpaint in order:
             filled_HW3 = in_groups(inpaint, image_HW3, hole_HW, avoid_HW)
             fills[name] = inside(filled_HW3, image_HW3, hole_HW)
             # Rounded before they are compared, so that the record alone shows why one was kept.
             found[name] = round(float(distance(fills[name], hole_HW)), 5)
-            if near_enough is not None and found[name] <= near_enough:
+            if near_enough is not None and (found[name] <= near_enough or found[name] > far):
                 break
         nearest = min(found, key=lambda name: found[name])
         return fills[nearest], FillChoice(nearest, found)
+
+
+def _is_large(image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None) -> bool:
+    """True for a large hole that is not in a plain surface, which costs nothing."""
+    if np.count_nonzero(hole_HW) < LARGE * hole_HW.size:
+        return False
+    free_HW = ~hole_HW if avoid_HW is None else ~(hole_HW | avoid_HW)
+    return plain_surface(image_HW3, hole_HW, free_HW) is None
 
 
 def inside(filled_HW3: np.ndarray, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:

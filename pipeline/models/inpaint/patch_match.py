@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.models.inpaint.base import window
+from pipeline.models.inpaint.plain import plain_fill
 from pipeline.records import bounding_box
 
 # Radius of the compared patches in pixels: 7 x 7, as in the library's examples.
@@ -33,8 +34,8 @@ class PatchMatchInpainter:
     """Fills from a window around the hole; pixels of `avoid_HW` are never copied.
 
     Where the window leaves too little to copy it grows up to the whole image; where that leaves
-    hardly anything either, everything outside the hole may be copied. UserError when the library
-    cannot be loaded on this platform.
+    hardly anything either, everything outside the hole may be copied. On a plain surface no patch
+    is searched for, see `plain`. UserError when the library cannot be loaded on this platform.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,10 @@ class PatchMatchInpainter:
             return filled_HW3
         avoided_HW = np.zeros_like(hole_HW) if avoid_HW is None else avoid_HW & ~hole_HW
         at = _window(hole_HW, avoided_HW)
+        plain_hw3 = plain_fill(image_HW3[at], hole_HW[at], avoided_HW[at])
+        if plain_hw3 is not None:
+            filled_HW3[at] = plain_hw3
+            return filled_HW3
         if not _enough(hole_HW[at], avoided_HW[at]):
             avoided_HW = np.zeros_like(hole_HW)
             at = _window(hole_HW, avoided_HW)

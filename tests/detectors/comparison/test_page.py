@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,13 @@ def page(found, tmp_path_factory) -> str:
         "missing": [Picture("good/<b>.png@0.0", 0.1, False, "data:image/png;base64,AA", "data:,")]
     }
     return render(found, shown, version)
+
+
+def test_normals_that_drift_are_a_caution(found):
+    drift = {"drift": "the normals drift: expect more false alarms"}
+    told = replace(found, version={**found.version, **drift})
+    assert "The normals drift: expect more false alarms." in cautions(told)
+    assert not any("drift" in line for line in cautions(found))
 
 
 def test_every_row_detector_and_cell_is_on_the_page(found, page):

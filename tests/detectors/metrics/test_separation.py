@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from detectors.metrics.separation import separation
+from detectors.metrics.separation import controls_told, separation
 
 RNG = np.random.default_rng(0)
 # Few distinct values, so that there are ties.
@@ -42,3 +42,12 @@ def test_a_score_that_sees_edits_alone_is_no_better_than_chance() -> None:
     labels = np.arange(40) % 2
     assert separation(normal, edited, labels) == pytest.approx(0.75, abs=0.15)
     assert separation(normal, edited, labels, controls=False) == 1.0
+
+
+def test_controls_are_told_where_chance_does_not_explain_it() -> None:
+    normal, labels = RNG.normal(size=200), np.zeros(50, int)
+    like, unlike = RNG.normal(size=50), RNG.normal(1, 1, 50)
+    assert controls_told(normal, like, labels) < 0.5 < controls_told(normal, unlike, labels)
+    # The variance of the rank sum of few images is large: three of three may well be chance.
+    assert controls_told(normal[:2], np.full(3, 9.0), labels[:3]) < 0.5
+    assert controls_told(normal, unlike, 1 - labels) == controls_told(normal[:0], like, labels) == 0

@@ -95,6 +95,23 @@ def test_the_way_that_separates_is_chosen() -> None:
     assert float(detector.scores.weight) < 0.5
 
 
+def test_of_equally_good_ways_that_takes_controls_for_normals() -> None:
+    """Parts 1 and 4 find every anomaly, part 1 the controls as well."""
+    detector = made()
+    rng = torch.Generator().manual_seed(0)
+    parts = 1 + len(detector.scores.distances.ways)
+    normals_NP = torch.randn(100, parts, generator=rng).double()
+    pairs_MP = torch.randn(120, parts, generator=rng).double()
+    labels_M = (torch.arange(120) < 80).long()
+    for part in (1, 4):
+        pairs_MP[labels_M == 1, part] += 30
+    detector.fuse(normals_NP, pairs_MP, labels_M)
+    assert int(detector.scores.way) == 0
+    pairs_MP[labels_M == 0, 1] += 3
+    detector.fuse(normals_NP, pairs_MP, labels_M)
+    assert int(detector.scores.way) == 3
+
+
 def test_a_state_dict_is_the_whole_detector(fitted: FrozenPuad) -> None:
     other = assemble("laead", fitted.settings, weights=False).eval()
     other.load_state_dict(fitted.state_dict())

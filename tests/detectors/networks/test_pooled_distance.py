@@ -4,6 +4,7 @@ import weakref
 from itertools import product
 
 import numpy as np
+import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
@@ -11,6 +12,7 @@ from toy_normals import ToyBatches
 
 from detectors.networks.patch_memory import Pair
 from detectors.networks.pooled_distance import PooledDistance, Way, turned
+from detectors.networks.two_scores import TwoScores
 
 CHANNELS = (3, 4)
 
@@ -64,6 +66,11 @@ def test_distances_are_those_of_scikit_learn() -> None:
         expected = np.max(of_regions, 0)
         np.testing.assert_allclose(found_BJ[:, place], expected, rtol=1e-3)
         np.testing.assert_allclose(pooled.one(levels_of(others), place), expected, rtol=1e-3)
+
+
+def test_no_grid_is_an_error_that_says_what_to_give() -> None:
+    with pytest.raises(ValueError, match=r"grids=\(1,\)"):
+        TwoScores(CHANNELS, grids=())
 
 
 def test_the_eight_views_are_all_turns_and_mirror_images() -> None:

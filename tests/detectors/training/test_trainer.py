@@ -20,7 +20,7 @@ from detectors.training import trainer
 from detectors.training.checkpoint import MODEL, load, read_card
 from detectors.training.job import TrainJob, TrainReport
 from detectors.training.progress import Watcher
-from detectors.training.resume import RESUME
+from detectors.training.resume import RESUME, THREADS
 from detectors.training.seeds import derived_seed, set_seeds
 from detectors.training.trainer import train
 from pipeline.dataset.version import Version
@@ -54,7 +54,7 @@ def run(version: Version) -> Train:
 
     def run(out: Path, options: dict[str, Any] | None = None, **changes: Any) -> TrainReport:
         given = {"version": version.dir, "device": "cpu", "precision": "fp32", "board": False}
-        given |= options or {}
+        given |= {"threads": 1} | (options or {})
         watcher = given.pop("watcher", None)
         recipe = configure(tiny_detector.NAME, "tiny", changes)
         return train(TrainJob(recipe=recipe, out=out, **given), watcher)
@@ -277,11 +277,24 @@ def test_training_starts_from_the_tensors_that_fit(run, tmp_path):
     assert card.start.sha256 == read_card(tmp_path / "first").sha256
 
 
-def test_more_threads_than_free_cpus_are_named_unless_they_were_asked_for(monkeypatch):
-    monkeypatch.setattr(os, "getloadavg", lambda: (50.0, 50.0, 50.0))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert trainer._note_on_threads(None).endswith("leave about 1 free; --threads 1 may be faster")
-    assert trainer._note_on_threads(8) == ""
+def test_threads_are_the_free_cpus_and_a_resumed_training_keeps_its_own(monkeypatch, tmp_path):
+    before, watcher = torch.get_num_threads(), Killer(0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        trainer._choose_threads(tmp_path, watcher)
+        assert 1 <= torch.get_num_threads() <= len(os.sched_getaffinity(0))
+        # Another training started with three.
+        (tmp_path / RESUME / THREADS).write_text("3")
+        trainer._choose_threads(tmp_path, watcher)
+        assert torch.get_num_threads() == 3
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        trainer._choose_threads(tmp_path, watcher)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    first, second = watcher.said
+    assert first.endswith("free; --threads N overrides")
+    assert second == "threads as at the start of this training: 3"
 
 
 def test_only_one_process_writes_into_a_folder(run, tmp_path):

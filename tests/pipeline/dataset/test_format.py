@@ -16,7 +16,7 @@ from small_results import small_version
 
 from pipeline.dataset.version import Version
 from pipeline.errors import RecordError
-from pipeline.utils.hashing import canonical_json, sha256_array
+from pipeline.utils.hashing import RowsDigest, canonical_json, sha256_array
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +118,16 @@ def test_an_array_digest_depends_on_type_shape_and_order():
     other = [plain, plain.reshape(3, 2), plain.astype(np.int8), plain.astype(np.int32)]
     assert len({sha256_array(array) for array in [same[0], *other]}) == 5
     assert sha256_array(plain.astype(">i4")) == sha256_array(plain.astype("<i4"))
+
+
+@pytest.mark.parametrize("shape", [(40, 5, 3), (7, 2), (1, 4), (0, 3), (3,)])
+def test_a_digest_that_goes_on_from_equal_rows_is_the_arrays_own(shape):
+    first = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    digest = RowsDigest(first)
+    assert digest.hex == sha256_array(first)
+    for same in range(len(first) + 1):
+        other = first.copy()
+        other[same:] ^= 1
+        assert digest.of(other, same) == sha256_array(other)
+    with pytest.raises(RecordError, match="expected an array as"):
+        digest.of(first[None], 0)

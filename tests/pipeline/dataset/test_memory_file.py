@@ -14,6 +14,12 @@ def test_hdf5_reads_what_it_wrote_into_memory_that_had_to_grow() -> None:
     with h5py.File(memory, "w") as file:
         file["rows"] = rows
         file["later"] = np.arange(5)
-    with h5py.File(io.BytesIO(memory.content()), "r") as file:
+        # A row that stays where it is, in a place that HDF5 has set aside.
+        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        kept = file.create_dataset("kept", (2, 7), np.uint8, dcpl=early)
+        memory.keep(kept.id.get_offset() + 7, rows[1, :7])
+    with h5py.File(io.BytesIO(b"".join(memory.pieces())), "r") as file:
         assert np.array_equal(file["rows"], rows)
         assert file["later"][()].tolist() == [0, 1, 2, 3, 4]
+        assert file["kept"][1].tolist() == rows[1, :7].tolist()

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.edits.apply import LEFT_BEHIND, apply, as_planned
 from pipeline.edits.compositing.cutout import cut_out
+from pipeline.edits.compositing.matting import alpha_matte
+from pipeline.edits.compositing.shadows import shadow_around
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import Donors
 from pipeline.edits.left_behind import left_behind
@@ -124,6 +126,50 @@ def test_a_shadow_is_light_and_no_piece_and_goes_with_the_part():
     assert made.light_of([0])[right].mean() > 0.9
     after_HW3 = apply(missing(made), made).pixels_HW3.astype(float)
     assert np.abs(after_HW3[right] - cloth()[right]).mean() < 8
+
+
+def in_a_tray() -> np.ndarray:
+    """A part in a plain compartment with dark walls; its soft shadow falls down to the right."""
+    tray_HW = np.full((SIZE, SIZE), 205.0, np.float32)
+    tray_HW[20:110, 95:98] = tray_HW[107:110, 20:98] = 140
+    away_HW = cv2.GaussianBlur(rectangle(np.s_[54:84, 50:80]).astype(np.float32), (0, 0), 4)
+    noise = np.random.default_rng(0).normal(0, 1.5, (SIZE, SIZE, 3))
+    tray_HW = cv2.GaussianBlur(tray_HW, (0, 0), 1) * (1 - 0.4 * away_HW)
+    return part(tray_HW[..., None] + noise, with_legs=False)
+
+
+def test_the_last_of_a_shadow_goes_with_it_and_the_wall_of_the_compartment_stays():
+    made = context(in_a_tray())
+    light_HW = made.light_of([0])
+    # 5 % darker, and 1 %.
+    assert light_HW[60:80, 83:86].mean() > 0.9
+    assert not light_HW[60:80, 93:].any()
+    assert not light_HW[104:].any()
+
+
+def test_a_part_of_another_size_has_a_shadow_as_broad_as_before():
+    image_HW3 = in_a_tray()
+    made = context(image_HW3)
+    clean_HW3 = np.full((SIZE, SIZE, 3), 205.0, np.float32)
+    small_HW, light_HW = rectangle(np.s_[57:73, 53:69]), made.light_of([0])
+    shade_HW = shadow_around(
+        image_HW3.astype(np.float32), clean_HW3, rectangle(BODY), small_HW, light_HW, 2
+    )
+    # As dark 6 pixels from the outline as it was there, and not at all on the other side.
+    assert abs(shade_HW[60:70, 74].mean() - image_HW3[58:72, 81].mean() / 205) < 0.05
+    assert shade_HW[60:70, 74].mean() < 0.93
+    assert shade_HW[60:70, 47].mean() > 0.98
+
+
+def test_a_grey_part_is_cut_out_without_its_shadow():
+    """In colour the shadow lies between part and background, and may be as dark as the part."""
+    mask_HW = rectangle(np.s_[30:60, 30:60])
+    shade_HW = cv2.GaussianBlur(np.roll(mask_HW, (3, 3), (0, 1)).astype(np.float32), (0, 0), 3)
+    image_HW3 = np.repeat(205 * (1 - 0.3 * shade_HW)[..., None], 3, 2)
+    image_HW3[mask_HW] = 150
+    alpha_HW = alpha_matte(image_HW3.astype(np.float32), mask_HW, band=2)
+    assert alpha_HW[35:55, 57].min() == 1
+    assert alpha_HW[35:55, 61].max() < 0.25
 
 
 def test_a_neighbour_that_nobody_proposed_is_no_shadow():

@@ -1,5 +1,7 @@
 """Objects wrong in orientation, size, colour, type or order, against measured ground truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from skimage.color import deltaE_cie76, rgb2lab
@@ -17,7 +19,7 @@ from pipeline.errors import RecordError
 from pipeline.gate.judge import judge
 from pipeline.imaging.masks import MaskCrop, rotation, scaling, warped
 from pipeline.models.inpaint.base import OpenCvInpainter
-from pipeline.records import ObjectProposals, Sample
+from pipeline.records import WHOLE_PART, ObjectProposals, Sample
 
 TELEA = OpenCvInpainter("telea")
 
@@ -202,6 +204,18 @@ def test_an_object_of_the_wrong_type_comes_from_a_donor_or_another_place():
         np.testing.assert_allclose(np.median(sample.pixels_HW3[there], axis=0), colour, atol=14)
         assert part != target
     assert sources == {True, False}
+
+
+def test_half_a_part_is_no_other_type():
+    image, proposals = kit(0)
+    # All but the first are pieces of it.
+    parents_N = np.where(np.arange(len(proposals)) == 0, WHOLE_PART, 0).astype(np.int32)
+    context = ImageContext(image, replace(proposals, parent_N=parents_N), TELEA)
+    assert not any(
+        plan(context, np.random.default_rng(seed), kind="wrong_type") for seed in range(10)
+    )
+    whole = ImageContext(image, proposals, TELEA)
+    assert plan(whole, np.random.default_rng(0), kind="wrong_type")
 
 
 def test_a_donor_that_is_gone_is_an_error_that_names_it():

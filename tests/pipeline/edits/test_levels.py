@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from pipeline.edits.compositing import levels
 from pipeline.edits.compositing.levels import levelled
+from pipeline.edits.compositing.matting import mean_near
 
 HOLE = np.zeros((64, 64), np.bool_)
 HOLE[16:48, 16:48] = True
@@ -28,3 +30,13 @@ def test_an_edge_that_the_fill_does_not_continue_is_not_smeared_into_it():
     filled = source.copy()
     filled[wide] = 120
     assert np.abs(levelled(filled, source, wide, NOTHING) - filled).max() < 1
+
+
+def test_in_a_large_window_wide_blurs_of_fewer_pixels_give_the_same():
+    y, x = np.mgrid[:256, :256]
+    source = np.repeat((120 + 8 * x / 256)[..., None], 3, 2).astype(np.float32)
+    hole = np.hypot(y - 128, x - 128) < 80
+    filled = source + hole[..., None] * (5 + 3 * y / 256)[..., None].astype(np.float32)
+    exact = mean_near(filled - source, hole, levels.SIGMAS[-1])[0]
+    reduced = levels._continued(filled - source, hole, levels.SIGMAS[-1])[0]
+    assert np.abs(exact - reduced)[hole].max() < 0.1

@@ -186,8 +186,12 @@ def test_parts_of_the_product_come_before_what_lies_beside_it() -> None:
 
 
 def test_a_product_amid_holes_of_its_board_is_left_alone() -> None:
-    """Some of the holes touch it, and its mask took them along: only its parts are edited."""
-    holes = [disc(128, y, x, 5) for y in (30, 64, 98) for x in (30, 98)]
+    """Some of the holes touch it, and its mask took them along: only its parts are edited.
+
+    They lie anywhere: where they repeat themselves, what the product covers would be known.
+    """
+    places = ((28, 32), (66, 28), (101, 36), (38, 102), (58, 98), (95, 90))
+    holes = [disc(128, y, x, 5) for y, x in places]
     product, label = disc(128, 64, 64, 28), disc(128, 64, 64, 8)
     image, _ = draw([product, *holes, label], [GREEN, *[BLUE] * 6, RED])
     _, proposals = draw([label, *holes, product], [RED, *[BLUE] * 6, GREEN])

@@ -13,6 +13,7 @@ from small_stages import random_stages
 from pipeline.errors import UserError
 from pipeline.generation.cache import StageCache
 from pipeline.generation.cache_codecs import (
+    SetAside,
     pack_analysis,
     pack_attempts,
     read_result,
@@ -30,7 +31,11 @@ def test_records_come_back_as_they_went_in(tmp_path_factory, seed, height, width
     pixels, analysis, attempts = random_stages(seed, height, width, count)
     foreground, proposals, soft = analysis.foreground, analysis.proposals, analysis.soft
     store.write("analysis", KEY, *pack_analysis(pixels, analysis))
-    store.write("samples", KEY, *pack_attempts(attempts))
+    # As during a run: what is rejected is packed at once.
+    aside = SetAside()
+    held = [one if one.verdict.accepted else aside(one) for one in attempts]
+    assert all(one.verdict.accepted for one in held if one.sample is not None)
+    store.write("samples", KEY, *pack_attempts(held, aside))
     back = read_result(store, "a.png", "d", "train", (KEY, KEY))
     assert np.array_equal(back.pixels_HW3, pixels)
     assert np.array_equal(back.foreground.mask_HW, foreground.mask_HW)
@@ -67,6 +72,31 @@ def test_a_damaged_entry_is_absent_and_deleted(tmp_path, keep):
     path.write_bytes(flipped if keep < 0 else content[:keep])
     assert store.read("samples", KEY) is None
     assert not store.has("samples", KEY)
+
+
+def test_an_entry_of_another_user_is_absent_and_stays(tmp_path):
+    """Root ignores permission bits, so a process that is not root tries."""
+    store = StageCache(tmp_path)
+    closed = store.write("analysis", KEY, {"x": np.arange(3)}, {})
+    closed.chmod(0o200)
+    damaged = store.write("samples", KEY, {"x": np.arange(3)}, {})
+    damaged.write_bytes(b"")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    damaged.parent.chmod(0o555)
+    child = multiprocessing.get_context("fork").Process(target=read_as_another, args=(store,))
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert closed.exists()
+    assert damaged.exists()
+
+
+def read_as_another(store: StageCache) -> None:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    closed, damaged = (store.read(stage, KEY) for stage in ("analysis", "samples"))
+    os._exit(7 if closed is None and damaged is None and not store.has("analysis", KEY) else 1)
 
 
 def write_with_little_room(root) -> None:

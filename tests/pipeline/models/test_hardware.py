@@ -29,8 +29,3 @@ def test_bfloat16_is_a_flag_of_the_processor(tmp_path):
         path.write_text(f"processor : 0\nflags\t\t: {flags}\n")
         assert hardware.multiplies_bf16(path) is expected
     assert not hardware.multiplies_bf16(tmp_path / "missing")
-
-
-def test_cpus_that_other_programs_use_are_not_free():
-    # This program alone, beside one other, and beside many.
-    assert [device.free_cpus(load, 4) for load in (0.2, 1.0, 2.1, 40.0)] == [4, 4, 3, 1]

@@ -50,6 +50,15 @@ def test_each_limit_rejects_its_masks():
     assert passes(logits((0, 0, 8, 14)), inside=left, max_foreground_share=0.5) == [False]
 
 
+def test_a_mask_that_shows_one_component_of_the_foreground_is_confirmed():
+    labels = np.zeros((32, 32), np.int32)
+    labels[4:8, 2:30], labels[20:30, 4:14] = 1, 2
+    rod, half, both, beside = (1, 2, 15, 4), (1, 2, 7, 4), (1, 2, 15, 15), (9, 9, 15, 15)
+    masks = logits(rod, half, both, beside) > 0
+    assert mask_filter.confirmed(masks, labels) == [1, 0, 0, 0]
+    assert mask_filter.confirmed(masks, np.zeros_like(labels)) == [0, 0, 0, 0]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.1, 0.9))
 def test_no_two_kept_masks_overlap_and_every_rejected_one_has_a_duplicate(seed, max_iou):

@@ -56,6 +56,22 @@ def test_a_fill_that_is_near_enough_saves_the_others(grey, tried):
     assert list(choice.distances) == ["cheap", "slow"][: 1 + tried]
 
 
+@pytest.mark.parametrize(
+    ("plain", "grey", "tried"),
+    [(False, 120, ["slow"]), (False, 107, ["slow", "cheap"]), (True, 120, ["cheap", "slow"])],
+)
+def test_a_large_hole_that_the_network_cannot_fill_is_shown_to_no_other(plain, grey, tried):
+    rng = np.random.default_rng(0)
+    image_HW3 = np.full((64, 64, 3), 100, np.uint8)
+    if not plain:
+        image_HW3[:] = np.kron(rng.integers(0, 256, (16, 16, 1)), np.ones((4, 4, 3)))
+    hole_HW = np.zeros((64, 64), np.bool_)
+    hole_HW[16:48, 16:48] = True
+    candidates = CandidateInpainter({"cheap": Painted(94), "slow": Painted(grey)})
+    _, choice = candidates.choose(image_HW3, hole_HW, None, from_100, near_enough=5.0)
+    assert list(choice.distances) == tried
+
+
 def test_a_hole_is_chosen_for_once_and_a_recorded_choice_is_repeated():
     cheap, slow = Painted(20), Painted(99)
     memo = MemoInpainter(CandidateInpainter({"cheap": cheap, "slow": slow}), IMAGE_HW3)

@@ -1,0 +1,170 @@
+"""What a repeating background looks like behind the product that stands on it.
+
+Every pixel is predicted from the copies that the lattice offers (`lattice.py`): their median, in
+the light of the place. Pixels of the background itself are predicted in the same way, which shows
+how good the prediction is.
+
+Shapes: H, W image; T translations; 3 colour (RGB, float32, 0-255).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.imaging.lattice import lattice_of, trend
+from pipeline.imaging.masks import dilated
+from pipeline.settings import pixels_at
+
+# Pixels at 256 around the product that are no clean background: soft edges and shadows.
+HALO = 4
+# Components of the foreground below this share of the largest one may be background.
+SMALL = 0.2
+# The nearest copies that are used, and those without which a pixel is not known.
+COPIES, LEAST = 24, 2
+# What the middle half of a normal distribution spans, in standard deviations.
+HALF = 1.349
+# More than any grey level: sorts what is not seen to the end.
+BEYOND = 1e6
+# Share of the pattern's variance that the prediction explains. Measured: boards 0.82 to 0.91.
+EXPLAINED = 0.6
+# Light is followed by means over these shares of the image's side, the finest that is known, at a
+# reduced side in pixels.
+LIGHT = (0.03, 0.1, 0.3)
+SLOW_SIDE = 128
+# Pixels at 256 around the product that may be shadowed.
+SHADOW = 12
+# Grey levels beyond which a deviation is no light.
+MOST_LIGHT = 20.0
+# Bytes of copies that are compared at once.
+AT_ONCE = 1 << 25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RepeatedBackground:
+    """The predicted background of one image.
+
+    `image_HW3` is float32 RGB, `known_HW` bool where it is known, `noise_HW3` float32 how much the
+    background deviates from it there (one standard deviation, grey levels), and `period` the
+    length of the shortest translation in pixels.
+    """
+
+    image_HW3: np.ndarray
+    known_HW: np.ndarray
+    noise_HW3: np.ndarray
+    period: float
+
+    def flattened(self, image_HW3: np.ndarray) -> np.ndarray:
+        """An image (uint8) of that background as if it were even, uint8: its pattern vanishes."""
+        even_3 = np.median(self.image_HW3[self.known_HW], axis=0)
+        flat_HW3 = image_HW3 - self.image_HW3 + even_3
+        known_HW3 = np.where(self.known_HW[..., None], flat_HW3, image_HW3)
+        return np.clip(np.rint(known_HW3), 0, 255).astype(np.uint8)
+
+
+def repeated_background(image_HW3: np.ndarray, product_HW: np.ndarray) -> RepeatedBackground | None:
+    """The background of an image (uint8) behind its product (bool); None where it does not
+    repeat."""
+    size_HW = product_HW.shape[0], product_HW.shape[1]
+    background_HW = ~dilated(_large(product_HW), round(pixels_at(HALO, size_HW)))
+    lattice_T2 = lattice_of(image_HW3, background_HW)
+    if lattice_T2 is None:
+        return None
+    pixels_HW3 = image_HW3.astype(np.float32)
+    trend_HW3 = trend(pixels_HW3, background_HW)
+    pattern_HW3 = pixels_HW3 - trend_HW3
+    middle_HW3, spread_HW3, known_HW = _median(pattern_HW3, background_HW, lattice_T2[:COPIES])
+    told_HW = background_HW & known_HW
+    off_HW3 = pattern_HW3 - middle_HW3
+    power = float(np.square(pattern_HW3[told_HW]).sum())
+    if float(np.square(off_HW3[told_HW]).sum()) > (1 - EXPLAINED) * power:
+        return None
+    # Not from beside the product, which darkens the background around it.
+    lit_HW = told_HW & ~dilated(product_HW, round(pixels_at(SHADOW, size_HW)))
+    light_HW3 = _light(off_HW3, lit_HW)
+    noise_3 = 1.4826 * np.median(np.abs(off_HW3 - light_HW3)[told_HW], axis=0)
+    noise_HW3 = np.sqrt(np.square(spread_HW3) + np.square(noise_3)).astype(np.float32)
+    predicted_HW3 = np.clip(trend_HW3 + middle_HW3 + light_HW3, 0, 255)
+    return RepeatedBackground(predicted_HW3, known_HW, noise_HW3, float(np.hypot(*lattice_T2[0])))
+
+
+def _large(product_HW: np.ndarray) -> np.ndarray:
+    """The product without its small components, which may be holes of the background."""
+    _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(product_HW.astype(np.uint8))
+    areas_L = stats[:, cv2.CC_STAT_AREA]
+    large_L = areas_L >= SMALL * areas_L[1:].max(initial=0)
+    large_L[0] = False
+    found_HW: np.ndarray = large_L[labels_HW]
+    return found_HW
+
+
+def _median(
+    pattern_HW3: np.ndarray, background_HW: np.ndarray, lattice_T2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Median of all copies of each pixel that are background, (H, W, 3), their spread about it
+    (H, W, 3), and where there are enough of them (H, W)."""
+    height, width = background_HW.shape
+    middle_HW3, spread_HW3 = np.zeros_like(pattern_HW3), np.zeros_like(pattern_HW3)
+    known_HW = np.zeros_like(background_HW)
+    rows = max(1, AT_ONCE // (len(lattice_T2) * width * 3 * 4))
+    mask_HW = background_HW.astype(np.float32)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        copies_Thw3 = np.stack([
+            _moved(pattern_HW3, shift_2, top, bottom, cv2.INTER_CUBIC) for shift_2 in lattice_T2
+        ])  # fmt: skip
+        seen_Thw = np.stack([
+            _moved(mask_HW, shift_2, top, bottom, cv2.INTER_LINEAR) > 0.99 for shift_2 in lattice_T2
+        ])  # fmt: skip
+        count_hw = seen_Thw.sum(0)
+        middle_HW3[top:bottom], spread_HW3[top:bottom] = _middle(copies_Thw3, seen_Thw, count_hw)
+        known_HW[top:bottom] = count_hw >= LEAST
+    return middle_HW3, spread_HW3, known_HW
+
+
+def _moved(
+    image_HWC: np.ndarray, shift_2: np.ndarray, top: int, bottom: int, how: int
+) -> np.ndarray:
+    """Some rows of an image, each pixel taken from `shift_2` (x, y) away; zeros from outside."""
+    matrix_23 = np.array([[1, 0, shift_2[0]], [0, 1, shift_2[1] + top]])
+    size = image_HWC.shape[1], bottom - top
+    moved: np.ndarray = cv2.warpAffine(image_HWC, matrix_23, size, flags=how | cv2.WARP_INVERSE_MAP)
+    return moved
+
+
+def _middle(
+    copies_Thw3: np.ndarray, seen_Thw: np.ndarray, count_hw: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread (of the middle half) over the copies that are seen, two of (h, w, 3); 0
+    where none is."""
+    copies_Thw3[~seen_Thw] = BEYOND
+    copies_Thw3.sort(axis=0)
+    last_hw = np.maximum(count_hw, 1) - 1
+    places = last_hw // 2, (last_hw + 1) // 2, last_hw // 4, 3 * last_hw // 4
+    low_hw3, high_hw3, quarter_hw3, most_hw3 = (
+        np.take_along_axis(copies_Thw3, at_hw[None, ..., None], 0)[0] for at_hw in places
+    )
+    any_hw1 = count_hw[..., None] > 0
+    middle_hw3 = np.where(any_hw1, (low_hw3 + high_hw3) / 2, 0)
+    spread_hw3 = np.where(any_hw1, most_hw3 - quarter_hw3, 0) / HALF
+    return middle_hw3.astype(np.float32), spread_hw3.astype(np.float32)
+
+
+def _light(off_HW3: np.ndarray, told_HW: np.ndarray) -> np.ndarray:
+    """The slow part of the deviations, continued to where nothing tells, (H, W, 3)."""
+    even_HW = told_HW & (np.abs(off_HW3).max(2) <= MOST_LIGHT)
+    height, width = told_HW.shape
+    # So wide a blur needs no full resolution.
+    factor = max(1.0, min(height, width) / SLOW_SIDE)
+    small = max(1, round(width / factor)), max(1, round(height / factor))
+    weight_HW = even_HW.astype(np.float32)
+    weight_hw = cv2.resize(weight_HW, small, interpolation=cv2.INTER_AREA)
+    sums_hw3 = cv2.resize(off_HW3 * weight_HW[..., None], small, interpolation=cv2.INTER_AREA)
+    light_hw3 = np.zeros_like(sums_hw3)
+    for share in reversed(LIGHT):
+        sigma = share * min(small)
+        near_hw1 = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
+        mean_hw3 = cv2.GaussianBlur(sums_hw3, (0, 0), sigma) / np.maximum(near_hw1, 1e-4)
+        trust_hw1 = np.clip(near_hw1 / 0.2, 0, 1)
+        light_hw3 = trust_hw1 * mean_hw3 + (1 - trust_hw1) * light_hw3
+    return cv2.resize(light_hw3, (width, height), interpolation=cv2.INTER_LINEAR)
