@@ -31,7 +31,7 @@ class TrainJob:
     `precision`   `auto`, `fp32`, `tf32` or `bf16`
     `compile`     one of `COMPILE_MODES`
     `workers`     processes that read images; 0 reads in the training process
-    `threads`     threads of PyTorch on a CPU; None: as many as there are CPUs
+    `threads`     threads of PyTorch on a CPU; None: as many as CPUs are free
     `teacher`     weights of the frozen network; None: the file that the weights registry finds
     `reviews`     decisions of people about the version (docs/review.md); None: all samples count
     `start`       checkpoint whose fitting tensors are copied before the first step

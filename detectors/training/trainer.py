@@ -10,7 +10,6 @@ Under `torchrun` all processes call `train`; rank 0 validates and writes.
 import os
 import shutil
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 
@@ -30,7 +29,7 @@ from detectors.training.progress import Watcher
 from detectors.training.run_identity import Inputs, finished, identity
 from pipeline.dataset.version import open_version
 from pipeline.errors import UserError
-from pipeline.utils.files import locked_if_free, require_writable, write_atomic
+from pipeline.utils.files import locked_if_free, named_disk_errors, require_writable, write_atomic
 from pipeline.utils.free_cpus import cpus
 
 
@@ -70,8 +69,8 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         data = FitData.of(version, reviewed.weights) if reviewed else FitData.of(version)
         if reviewed:
             watcher.say(reviewed.note)
-        if compute.device.type == "cpu" and job.threads is None:
-            _choose_threads(job.out, watcher)
+        if compute.device.type == "cpu":
+            _choose_threads(job, watcher, ranks.first)
         fit = Fit(job, data, job.out, compute, ranks, watcher, inputs, bound)
         fit.run()
         report = TrainReport(job.out, fit.done, fit.spent(), rates=fit.rates)
@@ -83,22 +82,26 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         return report
 
 
-def _choose_threads(out: Path, watcher: Watcher) -> None:
+def _choose_threads(job: TrainJob, watcher: Watcher, first: bool) -> None:
     """As many threads as CPUs are free: more wait for each other. A resumed training has those that
-    it started with, because their number changes rounding."""
-    # Asked for already; or another part of this program has set it, for itself and what follows.
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    note = out / resume.RESUME / resume.THREADS
-    if note.is_file():
-        torch.set_num_threads(int(note.read_text()))
-        watcher.say(f"threads as at the start of this training: {torch.get_num_threads()}")
-        return
-    found = cpus()
-    torch.set_num_threads(found.free)
-    note.parent.mkdir(exist_ok=True)
-    write_atomic(note, str(found.free).encode())
-    watcher.say(f"threads: {found.free}, as {found.describe()}; --threads N overrides")
+    it started with, because their number changes rounding; the `first` process notes it."""
+    note = job.out / resume.RESUME / resume.THREADS
+    # What was killed before its first state starts over.
+    resumed = note.is_file() and resume.newest(job.out) is not None
+    # Nobody asked for a number; nor has another part of this program set it for what follows.
+    if job.threads is None and "OMP_NUM_THREADS" not in os.environ:
+        if resumed:
+            torch.set_num_threads(int(note.read_text()))
+            why = "as at the start of this training"
+        else:
+            found = cpus()
+            torch.set_num_threads(found.free)
+            why = f"as {found.describe()}"
+        watcher.say(f"threads: {torch.get_num_threads()}, {why}; --threads N overrides")
+    if first and not resumed:
+        with named_disk_errors(job.out):
+            note.parent.mkdir(exist_ok=True)
+            write_atomic(note, str(torch.get_num_threads()).encode())
 
 
 def check_options(job: TrainJob) -> None:

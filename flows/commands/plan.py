@@ -58,12 +58,16 @@ def plan_command(
     """
     from flows.jobs.category_options import Choices, settings_of
     from flows.jobs.forecast import forecast
+    from pipeline.utils.free_cpus import cpus
 
     found: list[dict[str, Any]] = []
     codes: list[int] = []
     with stdout_to_stderr(as_json):
         choices = Choices(manifest=manifest, categories=category or (), store=store)
-        for settings in settings_of(choices):
+        wanted = settings_of(choices)
+        # Once: looking takes a moment, and all categories get the same number.
+        workers = workers or cpus().free
+        for settings in wanted:
             try:
                 found.append(forecast(settings, limit, workers))
                 codes.append(DONE)

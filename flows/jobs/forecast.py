@@ -18,13 +18,12 @@ from pipeline.generation.plan import RunPlan
 from pipeline.generation.timings import STAGES, how_of, known, units_per_item
 from pipeline.models import build as models
 from pipeline.reports.diff.compare import flat
-from pipeline.utils.free_cpus import cpus
 
 # Stages whose images are spread over workers; in all others one worker works and the others wait.
 PER_IMAGE = ("analysis", "samples")
 
 
-def forecast(settings: CategorySettings, limit: int | None, workers: int | None) -> dict[str, Any]:
+def forecast(settings: CategorySettings, limit: int | None, workers: int) -> dict[str, Any]:
     """Facts for JSON: stages with what is `cached` and `to_run`, samples, seconds, reasons.
 
     `seconds` is None where a stage that must run has never run on this store with these models.
@@ -53,7 +52,7 @@ def forecast(settings: CategorySettings, limit: int | None, workers: int | None)
             "anomalous": to_sample * settings.edits.per_image,
             "controls": to_sample * settings.edits.controls_per_image,
         },
-        **_duration(plan, stages, workers or cpus().free),
+        **_duration(plan, stages, workers),
     }
 
 

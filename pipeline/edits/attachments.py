@@ -53,6 +53,8 @@ COARSE_SPREAD = np.array([1.5, 1.0, 1.0], np.float32)
 # much and that multiple of what is usual (percentile) in the surroundings; and so far at most, and
 # where it is no brighter than the background and so much (CIELAB).
 RISES, RISES_MORE, USUAL_RISE, FADES, BRIGHTER = 0.35, 2.0, 40, 10, 3.0
+# Pixels at 256 beside something brighter that blurs with it.
+FOOT = 3.0
 # Arms of changed light are lines of the background, such as the edge of a tray, up to twice that
 # broad: a share of the root of the part's area, and at least so many pixels at 256. Shadows are
 # about as broad as what casts them.
@@ -79,7 +81,8 @@ class Attached:
     stays_hw: np.ndarray
 
     def all_light(self) -> "Attached":
-        """The same with the pieces among the light: removed with the part, and not moved."""
+        """The same with the pieces among the light: removed with the part, and moved as its shadow
+        at most."""
         light_hw = self.light_hw | self.pieces_hw
         return replace(self, pieces_hw=np.zeros_like(self.pieces_hw), light_hw=light_hw)
 
@@ -259,8 +262,10 @@ class Surroundings:
             ends_hw = dilated(behind_hw, 1) & ~lit_hw & ~mask_hw
             if not ends_hw.any() or edges_hw[ends_hw].mean() < SOFTLY:
                 without_hw |= behind_hw
-        # No shadow is brighter than the background, which is not known exactly.
-        dark_hw = free_hw & ~edges_hw & (residual_hw3[..., 0] < BRIGHTER)
+        # No shadow is brighter than the background, which is not known exactly; nor does one end
+        # beside something bright: that is the foot of a wall.
+        bright_hw = dilated(residual_hw3[..., 0] >= BRIGHTER, round(self._px(FOOT)))
+        dark_hw = free_hw & ~edges_hw & ~bright_hw
         faded_hw = self._faded(near, without_hw, mask_hw, pieces_hw, distance_hw, dark_hw, far_hw)
         most = MOST_LIGHT * np.count_nonzero(mask_hw)
         # Of slender parts the shadow is larger than they are.

@@ -36,7 +36,7 @@ from pipeline.imaging.repetition import RepeatedBackground, repeated_background
 from pipeline.models.inpaint.base import Filler, FillMode, Inpainter
 from pipeline.models.inpaint.candidates import CandidateInpainter
 from pipeline.models.inpaint.memo import MemoInpainter
-from pipeline.models.inpaint.repeated import REPEATED, RepeatedInpainter
+from pipeline.models.inpaint.repeated import KNOWN, REPEATED, RepeatedInpainter
 from pipeline.part_kinds.kinds import PartKinds
 from pipeline.records import Edit, ObjectProposals, bounding_box, expect_image
 
@@ -139,6 +139,14 @@ class ImageContext:
     def is_product(self, index: int) -> bool:
         """True for the object that is the product itself."""
         return bool(self.proposals.product_N[index])
+
+    def is_known_behind(self, index: int) -> bool:
+        """True where the background repeats itself, and copies show what an object covers."""
+        if self.background is None:
+            return False
+        # In the middle of a large object before a fine mesh, no copy is near enough.
+        known_HW, mask_HW = self.background.known_HW, self.proposals.masks_NHW[index]
+        return bool(known_HW[mask_HW].mean() >= KNOWN)
 
     def movable(self) -> list[int]:
         """Objects inside the image's edges; moving a truncated one would show its cut edge."""
@@ -325,8 +333,8 @@ class ImageContext:
     def cutout(self, source: int | DonorRef, band: int, feather: int) -> Cutout:
         """An object of this image or of a donor, without its background.
 
-        `band` and `feather` are pixels, see `matting.belonging`. RecordError when the donor is not
-        at hand, however often it was cut out before.
+        `band` and `feather` are pixels, see `matting.alpha_matte`. RecordError when the donor is
+        not at hand, however often it was cut out before.
         """
         if isinstance(source, int):
             image_HW3, crop = self.image_HW3, self.crops[source]

@@ -76,9 +76,10 @@ def worth_editing(
     """Objects worth editing, best level only: whole parts, else the product itself, else what is no
     part of the product (the holes of the board that it is mounted on); first those of a known kind.
 
-    A product with few known parts counts as one of them. `outlined` leaves out objects of which the
-    proposal shows a piece only, and `movable` those as well as objects that the image's edge cuts
-    off. `uncovers` is for edits that show what lies behind the object.
+    A product with few known parts, or on a background that repeats itself, counts as one of them.
+    `outlined` leaves out objects of which the proposal shows a piece only, and `movable` those as
+    well as objects that the image's edge cuts off. `uncovers` is for edits that show what lies
+    behind the object.
     """
     found = context.movable() if movable else list(range(len(context)))
     if movable or outlined:
@@ -108,7 +109,7 @@ def _is_mounted(context: ImageContext) -> bool:
     along, and nothing tells which of them it covers.
     """
     kinds, proposals = context.part_kinds, context.proposals
-    # What repeats itself is told from the product, and known where it covers it.
+    # What repeats itself is told from the product, and mostly known where that covers it.
     if context.background is not None:
         return False
     if kinds is None or not proposals.product_N.any():

@@ -11,7 +11,7 @@ from pipeline.generation.cache_keys import code_version, software
 from pipeline.generation.calibrate import normal_model_of
 from pipeline.generation.plan import RunPlan
 from pipeline.generation.publish import publish
-from pipeline.generation.sampler import generate_image
+from pipeline.generation.sampler import forget_models, generate_image
 from pipeline.imaging.decode import read_header
 from pipeline.records import ImageResult, TestImage
 from pipeline.sources.ground_truth import load_test
@@ -29,13 +29,12 @@ def pack(
     `failures` are inputs that could not be used, with `name` and `error`. The plan is saved beside
     the cache: it lists the entries that the version was made from.
     """
-    from pipeline.models import build as models
     from pipeline.models import device as devices
 
     # Where images are large, what packing and audit hold takes the place of the models.
     height, width = plan.settings.image_size
     if height * width >= LARGE:
-        models.forget()
+        forget_models()
         give_back(height * width)
     # The header keeps this very list: packing appends the failures of its own reading.
     failed = [*plan.failures, *failures]

@@ -37,7 +37,7 @@ from pipeline.generation.outcome import Outcome
 from pipeline.generation.plan import RunPlan
 from pipeline.generation.study import StudiedFinder
 from pipeline.kinds import CONTROLS
-from pipeline.models.build import Models
+from pipeline.models.build import Models, forget
 from pipeline.records import Attempt, Edit, Sample, Verdict
 from pipeline.rulebook.book import load
 from pipeline.rulebook.judge import Judge
@@ -269,3 +269,9 @@ def _resident_rules(
 ) -> tuple[Judge, StudiedFinder]:
     find = StudiedFinder(lambda: models, cache)
     return Judge(load(book), find), find
+
+
+def forget_models() -> None:
+    """Let go of the resident models, and of the judges of rule books, which hold them."""
+    _resident_rules.cache_clear()
+    forget()

@@ -32,6 +32,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EINVAL, EOVERFLOW
 from pathlib import Path
 from typing import TypeVar
 
@@ -229,8 +230,9 @@ def _opened(path: Path, content: io.BytesIO | None = None) -> Iterator[Image.Ima
     except Image.DecompressionBombError as error:
         raise _error(path, "too many pixels to decode", "scale it down") from error
     except _BROKEN as error:
-        # An errno means that the disk or the system failed, not the image: a retry may help.
-        if isinstance(error, OSError) and error.errno is not None:
+        # An errno means that the disk or the system failed, not the image: a retry may help. Except
+        # where the image names a place that no file can have.
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL, EOVERFLOW):
             raise
         why = " ".join(str(error).split()) or type(error).__name__
         message = f"{text_of(path)}: damaged or truncated ({why}); copy it again"

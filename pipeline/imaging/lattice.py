@@ -98,9 +98,11 @@ class _Correlation:
         )
         shared = np.rint(self._correlated(mask, mask))
         count = np.maximum(shared, 1)
-        first, second = self._correlated(values, mask), self._correlated(mask, values)
+        # What moves against what only turns the table round.
+        first = self._correlated(values, mask)
+        second = first[::-1, ::-1]
         one = np.maximum(self._correlated(squares, mask) - first**2 / count, 0)
-        other = np.maximum(self._correlated(mask, squares) - second**2 / count, 0)
+        other = one[::-1, ::-1]
         product = self._correlated(values, values) - first * second / count
         found = product / np.sqrt(np.maximum(one * other, 1e-6 * (one * other).max()))
         seen = shared >= max(OVERLAP * np.count_nonzero(known_hw), 400)

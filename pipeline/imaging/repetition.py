@@ -26,8 +26,12 @@ COPIES, LEAST = 24, 2
 HALF = 1.349
 # More than any grey level: sorts what is not seen to the end.
 BEYOND = 1e6
-# Share of the pattern's variance that the prediction explains. Measured: boards 0.82 to 0.91.
-EXPLAINED = 0.6
+# Share of the background that copies must show, and of the pattern's variance that they explain.
+# Measured: boards 1.0, and 0.82 to 0.91.
+SHOWN, EXPLAINED = 0.5, 0.6
+# Grey levels by which whole numbers are off in any case, one standard deviation: a drawn image has
+# no other noise.
+ROUNDING = 0.3
 # Light is followed by means over these shares of the image's side, the finest that is known, at a
 # reduced side in pixels.
 LIGHT = (0.03, 0.1, 0.3)
@@ -75,6 +79,8 @@ def repeated_background(image_HW3: np.ndarray, product_HW: np.ndarray) -> Repeat
     pattern_HW3 = pixels_HW3 - trend_HW3
     middle_HW3, spread_HW3, known_HW = _median(pattern_HW3, background_HW, lattice_T2[:COPIES])
     told_HW = background_HW & known_HW
+    if np.count_nonzero(told_HW) < SHOWN * np.count_nonzero(background_HW):
+        return None
     off_HW3 = pattern_HW3 - middle_HW3
     power = float(np.square(pattern_HW3[told_HW]).sum())
     if float(np.square(off_HW3[told_HW]).sum()) > (1 - EXPLAINED) * power:
@@ -83,6 +89,7 @@ def repeated_background(image_HW3: np.ndarray, product_HW: np.ndarray) -> Repeat
     lit_HW = told_HW & ~dilated(product_HW, round(pixels_at(SHADOW, size_HW)))
     light_HW3 = _light(off_HW3, lit_HW)
     noise_3 = 1.4826 * np.median(np.abs(off_HW3 - light_HW3)[told_HW], axis=0)
+    noise_3 = np.maximum(noise_3, ROUNDING)
     noise_HW3 = np.sqrt(np.square(spread_HW3) + np.square(noise_3)).astype(np.float32)
     predicted_HW3 = np.clip(trend_HW3 + middle_HW3 + light_HW3, 0, 255)
     return RepeatedBackground(predicted_HW3, known_HW, noise_HW3, float(np.hypot(*lattice_T2[0])))

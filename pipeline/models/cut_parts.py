@@ -39,7 +39,11 @@ def put_together(masks_NHW: np.ndarray, foreground: ForegroundMask) -> np.ndarra
             # The product itself is known, and its parts may be parts.
             if area >= PRODUCT * foreground.mask_HW.sum():
                 continue
-            held_N = (inside_NC[:, label] >= INSIDE * areas_N) & (areas_N <= SMALLER * area)
+            inside_N = inside_NC[:, label] >= INSIDE * areas_N
+            # A mask shows it already: it was no pile of its pieces, which are too small.
+            if (inside_N & (areas_N > SMALLER * area)).any():
+                continue
+            held_N = inside_N & (areas_N <= SMALLER * area)
             # The largest first: pieces of them are none of the component.
             parts: list[int] = []
             for index in sorted(np.flatnonzero(held_N).tolist(), key=lambda k: -areas_N[k]):

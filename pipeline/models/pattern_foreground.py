@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.imaging.region_values import with_labels
 from pipeline.imaging.repetition import RepeatedBackground, repeated_background
+from pipeline.models.foreground import tidied
 from pipeline.models.mask_filter import largest_component
 from pipeline.records import ForegroundMask
 from pipeline.settings import pixels_at
@@ -35,7 +36,8 @@ SLIVER = 1
 GAP, DENT = 6, 3
 # Smoothing in pixels at 256 of deviations, and of colours that are compared.
 FINE, SMOOTH = 0.7, 1.5
-# Directions in which the product is looked for on both sides of a pixel.
+# Directions in which the product is looked for on both sides of a pixel, and the reach in pixels
+# from which that is done at a lower resolution.
 DIRECTIONS = tuple(range(0, 180, 15))
 LONGEST = 20
 # Share of a mask that must be no known background, and of the foreground from which a mask is the
@@ -88,9 +90,7 @@ def product_mask(
     # A leg before a stripe is one leg.
     product_HW |= _between(product_HW, _px(GAP, mask_HW)) & mask_HW
     product_HW = _closed(product_HW, _disc(_px(DENT, mask_HW))) & mask_HW
-    area = np.count_nonzero(product_HW)
-    product_HW |= _components(~product_HW, 0, MAX_HOLE * area)
-    return _components(product_HW, MIN_COMPONENT * area, np.inf)
+    return tidied(product_HW, MAX_HOLE, MIN_COMPONENT)
 
 
 def without_pattern(
@@ -172,14 +172,6 @@ def _between(mask_HW: np.ndarray, reach: int) -> np.ndarray:
         found_hw.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
     )
     return found_HW > 0
-
-
-def _components(mask_HW: np.ndarray, least: float, most: float) -> np.ndarray:
-    """The components of a mask with at least and at most so many pixels, (H, W) bool."""
-    _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8))
-    areas_L = stats[:, cv2.CC_STAT_AREA]
-    wanted = np.flatnonzero((areas_L >= least) & (areas_L <= most))
-    return with_labels(labels_HW, wanted[wanted > 0])
 
 
 def _opened(mask_HW: np.ndarray, radius: int) -> np.ndarray:

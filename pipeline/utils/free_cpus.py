@@ -62,21 +62,21 @@ def busy_elsewhere() -> float:
 
     The load of the last minute alone would count what has just ended, also our own last command.
     """
-    load = os.getloadavg()[0]
-    if load < IDLE:
-        return load
-    try:
-        before, started = _busy_seconds(), time.perf_counter()
-        time.sleep(WATCHED)
-        return min(load, (_busy_seconds() - before) / (time.perf_counter() - started))
-    except (OSError, ValueError):
-        return load
+    load = 0.0
+    # Where the system does not say: none, or as many as in the last minute.
+    with suppress(OSError, ValueError, IndexError):
+        load = os.getloadavg()[0]
+        if load >= IDLE:
+            before, started = _busy_seconds(), time.perf_counter()
+            time.sleep(WATCHED)
+            load = min(load, (_busy_seconds() - before) / (time.perf_counter() - started))
+    return load
 
 
-def _busy_seconds(stat: Path = STAT) -> float:
+def _busy_seconds() -> float:
     """Seconds that CPUs have worked for other processes than this one."""
     # The first line: user, nice, system, idle, waiting for disks, and what counts as work again.
-    ticks = list(map(int, stat.read_text().split("\n", 1)[0].split()[1:9]))
+    ticks = list(map(int, STAT.read_text().split("\n", 1)[0].split()[1:9]))
     worked = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
     return worked - time.process_time()
 

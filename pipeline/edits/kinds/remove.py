@@ -12,7 +12,7 @@ from pipeline.records import Edit
 
 def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings) -> Found | None:
     """Any part, including those truncated by the image's edge; the product itself only where the
-    background repeats itself, so that what it covers is known."""
+    background repeats itself and what it covers is known."""
     return _planned(context, rng, uncovers=True)
 
 
@@ -27,7 +27,7 @@ def _planned(context: ImageContext, rng: np.random.Generator, *, uncovers: bool)
     choice = [
         index
         for index in worth_editing(context, uncovers=uncovers)
-        if not context.is_product(index) or context.background is not None
+        if not context.is_product(index) or context.is_known_behind(index)
     ]
     if not choice:
         return None

@@ -47,7 +47,8 @@ class FillChoice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateInpainter:
-    """Inpainters by name, the cheapest first; called like one of them, it is the first."""
+    """Inpainters by name, the cheapest first; called like one of them, it is the first that can
+    fill the hole."""
 
     inpainters: Mapping[str, Inpainter]
 
@@ -72,12 +73,13 @@ class CandidateInpainter:
         distance: FillDistance | None,
         near_enough: float | None = None,
     ) -> tuple[np.ndarray, FillChoice]:
-        """The nearest candidate's image and the choice; the first one's without `distance`.
+        """The nearest candidate's image and the choice; the first usable one's without `distance`.
 
         Of equally near candidates the first one wins. Candidates after one that is at most
-        `near_enough` away are not run. A large hole whose surroundings are not plain is shown to
-        the last candidate first, a network, which costs the same for any hole; where its fill is
-        `FAR` away, no other is tried. The answer depends on the arguments alone.
+        `near_enough` away are not run. A large hole whose surroundings are neither plain nor a
+        known pattern is shown to the last candidate first, a network, which costs the same for any
+        hole; where its fill is `FAR` away, no other is tried. The answer depends on the arguments
+        alone.
         """
         if distance is None:
             return self(image_HW3, hole_HW, avoid_HW), FillChoice(self._usable(hole_HW)[0][0])

@@ -75,7 +75,7 @@ def test_the_features_are_mean_and_spread_of_the_stored_colours(tmp_path: Path) 
     version = small_version(tmp_path, images=5)
     images = np.stack([image for image, _ in version.images()]).astype(float)
     expected = np.concatenate((images.mean((1, 2)), images.std((1, 2))), 1)
-    np.testing.assert_allclose(colours_of(version), expected, rtol=1e-4)
+    np.testing.assert_allclose(colours_of(version), expected, rtol=1e-9)
 
 
 def test_training_and_evaluation_say_that_normals_drift(tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state(run, tm
     with pytest.raises(UserError, match=r"step 6 is not finite: distance = nan, size = ") as e:
         run(tmp_path, options={"save_every": 2}, nan_at=5)
     assert "\n" not in str(e.value)
-    assert [path.name for path in (tmp_path / RESUME).iterdir()] == ["000000004"]
+    names = sorted(path.name for path in (tmp_path / RESUME).iterdir())
+    assert names == ["000000004", THREADS]
     states = list((tmp_path / RESUME).glob("*/model.st"))
     assert all(value.isfinite().all() for value in load_file(states[0]).values())
 
@@ -279,22 +280,34 @@ def test_training_starts_from_the_tensors_that_fit(run, tmp_path):
 
 def test_threads_are_the_free_cpus_and_a_resumed_training_keeps_its_own(monkeypatch, tmp_path):
     before, watcher = torch.get_num_threads(), Killer(0)
+    recipe = configure(tiny_detector.NAME, "tiny", {})
+    job = TrainJob(recipe=recipe, version=tmp_path, out=tmp_path)
+    asked, note = replace(job, threads=2), tmp_path / RESUME / THREADS
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     try:
-        trainer._choose_threads(tmp_path, watcher)
+        trainer._choose_threads(job, watcher, first=True)
         assert 1 <= torch.get_num_threads() <= len(os.sched_getaffinity(0))
-        # Another training started with three.
-        (tmp_path / RESUME / THREADS).write_text("3")
-        trainer._choose_threads(tmp_path, watcher)
+        # Asked for three, it was killed before its first state: it starts over.
+        torch.set_num_threads(3)
+        trainer._choose_threads(asked, watcher, first=True)
+        assert note.read_text() == "3"
+        trainer._choose_threads(job, watcher, first=False)
+        assert torch.get_num_threads() <= len(os.sched_getaffinity(0))
+        # Killed after it, it goes on with three.
+        (tmp_path / RESUME / "000000004").mkdir()
+        trainer._choose_threads(job, watcher, first=True)
         assert torch.get_num_threads() == 3
+        # A number that is asked for now counts, but is not what it started with.
+        torch.set_num_threads(2)
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        trainer._choose_threads(tmp_path, watcher)
-        assert torch.get_num_threads() == 3
+        trainer._choose_threads(job, watcher, first=True)
+        assert (torch.get_num_threads(), note.read_text()) == (2, "3")
     finally:
         torch.set_num_threads(before)
-    first, second = watcher.said
-    assert first.endswith("free; --threads N overrides")
-    assert second == "threads as at the start of this training: 3"
+    assert all(line.endswith("free; --threads N overrides") for line in watcher.said[:2])
+    assert watcher.said[2:] == [
+        "threads: 3, as at the start of this training; --threads N overrides"
+    ]
 
 
 def test_only_one_process_writes_into_a_folder(run, tmp_path):

@@ -73,6 +73,28 @@ def test_what_a_product_covers_is_predicted():
     assert found.flattened(scene.bare_HW3).std((0, 1)).max() < 0.3 * scene.bare_HW3.std()
 
 
+def test_one_copy_of_each_pixel_predicts_nothing():
+    # Two equal strips beside the product: each pixel has one copy, and a median needs two.
+    strip_hw = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (40, 160)), (0, 0), 1.5) * 200
+    grey_HW = np.full((160, 160), 128.0)
+    grey_HW[15:55] += strip_hw
+    grey_HW[75:115] += strip_hw
+    product_HW = EVERYWHERE.copy()
+    product_HW[18:52] = product_HW[78:112] = False
+    image_HW3 = np.dstack([np.clip(grey_HW, 0, 255).astype(np.uint8)] * 3)
+    assert lattice_of(image_HW3, ~product_HW) is not None
+    assert repeated_background(image_HW3, product_HW) is None
+
+
+def test_a_drawn_pattern_without_any_noise_has_that_of_whole_numbers():
+    y, x = np.mgrid[:64, :64]
+    drawn_HW = np.where((x + 2 * y) % 8 < 4, 40, 180).astype(np.uint8)
+    found = repeated_background(np.dstack([drawn_HW] * 3), x + y == 0)
+    assert found is not None
+    # What is compared with the background is divided by it.
+    assert found.noise_HW3.min() >= repetition.ROUNDING
+
+
 def test_large_images_are_predicted_in_bands_with_the_same_result(monkeypatch):
     scene = mounted()
     whole = repeated_background(scene.image_HW3, scene.product_HW)

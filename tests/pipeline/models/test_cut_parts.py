@@ -45,3 +45,15 @@ def test_the_halves_of_a_rod_are_one_part() -> None:
 ])  # fmt: skip
 def test_parts_that_touch_stay_apart(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert found(*pair) == 0
+
+
+def test_a_part_that_a_mask_shows_is_not_proposed_twice() -> None:
+    rod_HW, *pieces = (
+        box(np.s_[10:18], np.s_[left:right])
+        for left, right in ((5, 95), (5, 54), (54, 65), (65, 76))
+    )
+    foreground_HW = rod_HW.copy()
+    foreground_HW[BESIDE] = True
+    foreground = ForegroundMask(foreground_HW)
+    assert len(put_together(np.stack(pieces), foreground)) == 1
+    assert len(put_together(np.stack([rod_HW, *pieces]), foreground)) == 0

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from perforated import Mounted, mounted
+from perforated import Mounted, board, mounted
 
 from pipeline.imaging.masks import dilated
 from pipeline.models.hierarchy import product_of
@@ -42,6 +42,16 @@ def test_holes_and_stripes_that_touch_the_product_are_no_part_of_it(scene, found
     assert iou(found.mask_HW, scene.product_HW) > 0.95
     assert found.pattern_HW is not None
     assert not (found.pattern_HW & found.mask_HW).any()
+
+
+def test_a_corner_that_the_product_cuts_off_is_no_hole_in_it():
+    image_HW3, (y, x) = board(), np.mgrid[:160, :160]
+    across_HW = (x + y > 8) & (x + y < 90)
+    image_HW3[across_HW] = (70, 90, 160)
+    found = PatternForeground(lambda image_HW3: ForegroundMask(across_HW))(image_HW3)
+    assert found.pattern_HW is not None
+    assert iou(found.mask_HW, across_HW) > 0.95
+    assert not found.mask_HW[:4, :4].any()
 
 
 def test_a_background_that_does_not_repeat_leaves_the_mask_alone(scene):

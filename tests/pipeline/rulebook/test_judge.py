@@ -1,13 +1,19 @@
 """Judging edits by a rule book: exactly the intended rules must be broken."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import toy_rules as toy
 
+from pipeline.generation import sampler
+from pipeline.generation.cache import StageCache
 from pipeline.imaging.masks import dilated
+from pipeline.models.build import Models
 from pipeline.records import Edit, ObjectProposals, Sample, Verdict
 from pipeline.rulebook.book import RuleBook
 from pipeline.rulebook.judge import Judge
@@ -156,3 +162,16 @@ def test_workers_that_share_a_judge_keep_a_source_each(book: RuleBook) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, (77, 78)))
     assert find.calls == 8
+
+
+def test_the_judges_of_a_run_are_let_go_with_the_models_that_they_hold(
+    file: Path, tmp_path: Path
+) -> None:
+    network: Any = toy.ToyFinder()
+    models = Models(network, None, network, network, "cpu", None)
+    held = weakref.ref(network)
+    sampler._resident_rules(file, "digest", models, StageCache(tmp_path))
+    del network, models
+    assert held() is not None
+    sampler.forget_models()
+    assert held() is None

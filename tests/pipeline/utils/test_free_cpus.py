@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pipeline.utils import free_cpus
 from pipeline.utils.free_cpus import Cpus, busy_elsewhere, cpus, left_free, usable_cpus, workers_for
 
 
@@ -50,6 +51,21 @@ def test_our_own_work_is_not_that_of_others() -> None:
     assert 0 <= found <= os.cpu_count() + 1
     assert time.process_time() - started < 1
     assert 1 <= cpus().free <= cpus().usable
+
+
+@pytest.mark.parametrize("stat", [None, "", "cpu 1 2"])
+def test_a_system_that_says_nothing_of_others_ends_no_run(monkeypatch, tmp_path, stat) -> None:
+    if stat is not None:
+        (tmp_path / "stat").write_text(stat)
+    monkeypatch.setattr(free_cpus, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
+    assert busy_elsewhere() == 3
+
+    def unknown() -> tuple[float, float, float]:
+        raise OSError("load averages are unobtainable")
+
+    monkeypatch.setattr(os, "getloadavg", unknown)
+    assert busy_elsewhere() == 0
 
 
 def test_the_number_of_workers_is_said_in_one_line() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from perforated import mounted
+from perforated import board, mounted
 
 from pipeline.edits.context import ImageContext
 from pipeline.edits.plan import plan
@@ -24,9 +24,9 @@ def repeated() -> RepeatedInpainter:
     return RepeatedInpainter(background, SCENE.product_HW)
 
 
-def context_of(image_HW3: np.ndarray) -> ImageContext:
+def context_of(image_HW3: np.ndarray, product_HW: np.ndarray = SCENE.product_HW) -> ImageContext:
     proposals = ObjectProposals(
-        SCENE.product_HW[None], np.ones(1, np.float32), SCENE.product_HW,
+        product_HW[None], np.ones(1, np.float32), product_HW,
         parent_N=np.array([WHOLE_PRODUCT], np.int32),
     )  # fmt: skip
     telea = CandidateInpainter({"telea": OpenCvInpainter("telea")})
@@ -74,6 +74,13 @@ def test_a_product_is_removed_only_where_what_it_covers_is_known():
     plain_HW3 = np.full_like(SCENE.image_HW3, 140)
     plain_HW3[SCENE.product_HW] = 30
     assert plan(context_of(plain_HW3), rng, kind="missing") is None
+    # All copies near the middle of a large product before a fine mesh are covered as well.
+    mesh_HW3, large_HW = board((14, 14)), np.zeros_like(SCENE.product_HW)
+    large_HW[24:136, 24:136] = True
+    mesh_HW3[large_HW] = (70, 90, 160)
+    context = context_of(mesh_HW3, large_HW)
+    assert context.background is not None
+    assert plan(context, rng, kind="missing") is None
 
 
 def test_a_mounted_product_is_shrunk_but_neither_enlarged_nor_recoloured():
