@@ -76,27 +76,34 @@ class CandidateInpainter:
         """The nearest candidate's image and the choice; the first usable one's without `distance`.
 
         Of equally near candidates the first one wins. Candidates after one that is at most
-        `near_enough` away are not run. A large hole whose surroundings are neither plain nor a
-        known pattern is shown to the last candidate first, a network, which costs the same for any
-        hole; where its fill is `FAR` away, no other is tried. The answer depends on the arguments
-        alone.
+        `near_enough` away are not run, and that one is kept. A large hole whose surroundings are
+        neither plain nor a known pattern is shown to the last candidate first, a network, which
+        costs the same for any hole; where its fill is `FAR` away, no other is tried. The answer
+        depends on the arguments alone.
         """
         if distance is None:
             return self(image_HW3, hole_HW, avoid_HW), FillChoice(self._usable(hole_HW)[0][0])
-        fills: dict[str, np.ndarray] = {}
-        found: dict[str, float] = {}
-        order, far = self._usable(hole_HW), np.inf
+        order = self._usable(hole_HW)
         # What is known to be there costs least of all.
         known = isinstance(order[0][1], RepeatedInpainter)
+        asked = None
         if near_enough is not None and not known and _is_large(image_HW3, hole_HW, avoid_HW):
-            order, far = order[::-1], FAR * near_enough
+            order, asked = [order[-1], *order[:-1]], order[-1][0]
+        fills: dict[str, np.ndarray] = {}
+        found: dict[str, float] = {}
         for name, inpaint in order:
             filled_HW3 = in_groups(inpaint, image_HW3, hole_HW, avoid_HW)
             fills[name] = inside(filled_HW3, image_HW3, hole_HW)
             # Rounded before they are compared, so that the record alone shows why one was kept.
             found[name] = round(float(distance(fills[name], hole_HW)), 5)
-            if near_enough is not None and (found[name] <= near_enough or found[name] > far):
-                break
+            if near_enough is None:
+                continue
+            if name == asked and len(order) > 1:
+                # A network blurs, so that its fill is not kept before others were tried.
+                if found[name] > FAR * near_enough:
+                    break
+            elif found[name] <= near_enough:
+                return fills[name], FillChoice(name, found)
         nearest = min(found, key=lambda name: found[name])
         return fills[nearest], FillChoice(nearest, found)
 

@@ -57,19 +57,26 @@ def test_a_fill_that_is_near_enough_saves_the_others(grey, tried):
 
 
 @pytest.mark.parametrize(
-    ("plain", "grey", "tried"),
-    [(False, 120, ["slow"]), (False, 107, ["slow", "cheap"]), (True, 120, ["cheap", "slow"])],
+    ("plain", "greys", "tried", "kept"),
+    [
+        (False, (94, 120), ["slow"], "slow"),
+        (False, (94, 107), ["slow", "cheap"], "cheap"),
+        # A network blurs: that its fill is near saves no other.
+        (False, (96, 101), ["slow", "cheap"], "cheap"),
+        (False, (94, 101), ["slow", "cheap"], "slow"),
+        (True, (94, 120), ["cheap", "slow"], "cheap"),
+    ],
 )
-def test_a_large_hole_that_the_network_cannot_fill_is_shown_to_no_other(plain, grey, tried):
+def test_a_large_hole_that_the_network_cannot_fill_is_shown_to_no_other(plain, greys, tried, kept):
     rng = np.random.default_rng(0)
     image_HW3 = np.full((64, 64, 3), 100, np.uint8)
     if not plain:
         image_HW3[:] = np.kron(rng.integers(0, 256, (16, 16, 1)), np.ones((4, 4, 3)))
     hole_HW = np.zeros((64, 64), np.bool_)
     hole_HW[16:48, 16:48] = True
-    candidates = CandidateInpainter({"cheap": Painted(94), "slow": Painted(grey)})
+    candidates = CandidateInpainter({"cheap": Painted(greys[0]), "slow": Painted(greys[1])})
     _, choice = candidates.choose(image_HW3, hole_HW, None, from_100, near_enough=5.0)
-    assert list(choice.distances) == tried
+    assert (list(choice.distances), choice.inpainter) == (tried, kept)
 
 
 def test_a_hole_is_chosen_for_once_and_a_recorded_choice_is_repeated():
