@@ -95,8 +95,8 @@ def cautions(found: Comparison) -> list[str]:
     if found.recommendation.uncertain:
         names = ", ".join(found.recommendation.uncertain)
         lines.append(
-            f"The lead over {names} is within the 95 % interval: more held-out images could turn "
-            "the order."
+            f"The difference from {names} is within the 95 % interval: more held-out images could "
+            "turn the order."
         )
     kinds = found.rows_in("kind")
     few = [row.words for row in kinds if len(row.samples) < FEW]
