@@ -19,7 +19,7 @@ REDUCED = 256
 # Grey levels (standard deviation) below which a background is plain.
 PLAIN = 3.0
 # Pixels at most of which a trend is fitted.
-FITTED = 1 << 16
+FITTED = 1 << 14
 # Overlap of image and copy that tells something, as a share of the background.
 OVERLAP = 0.08
 # A period is at least and at most these shares of the shorter side: two must be seen.
@@ -96,18 +96,20 @@ class _Correlation:
             np.fft.rfft2(one, self._size)
             for one in (flat_hw, known_hw.astype(np.float64), flat_hw**2)
         )
-        shared = np.rint(self._correlated(mask, mask))
+        # The table is the same when it is turned round, so that half of it is computed.
+        half, turned = np.s_[self.height - 1 :], np.s_[self.height - 1 :: -1, ::-1]
+        shared = np.rint(self._correlated(mask, mask)[half])
         count = np.maximum(shared, 1)
         # What moves against what only turns the table round.
-        first = self._correlated(values, mask)
-        second = first[::-1, ::-1]
-        one = np.maximum(self._correlated(squares, mask) - first**2 / count, 0)
-        other = one[::-1, ::-1]
-        product = self._correlated(values, values) - first * second / count
+        moments, powers = self._correlated(values, mask), self._correlated(squares, mask)
+        first, second = moments[half], moments[turned]
+        one = np.maximum(powers[half] - first**2 / count, 0)
+        other = np.maximum(powers[turned] - second**2 / count, 0)
+        product = self._correlated(values, values)[half] - first * second / count
         found = product / np.sqrt(np.maximum(one * other, 1e-6 * (one * other).max()))
-        seen = shared >= max(OVERLAP * np.count_nonzero(known_hw), 400)
-        self.values = np.where(seen, np.clip(found, -1, 1), -1).astype(np.float32)
-        self.overlap = np.where(seen, shared, 0)
+        seen = _whole(shared >= max(OVERLAP * np.count_nonzero(known_hw), 400))
+        self.values = np.where(seen, _whole(np.clip(found, -1, 1)), -1).astype(np.float32)
+        self.overlap = np.where(seen, _whole(shared), 0)
         # A lattice of whole pixels is off by less than one.
         self._near = np.where(seen, cv2.dilate(self.values, np.ones((3, 3), np.uint8)), -1)
 
@@ -192,6 +194,11 @@ class _Correlation:
             )
             heights_P[index] = near[row, column]
         return peaks_P2, heights_P
+
+
+def _whole(half_hw: np.ndarray) -> np.ndarray:
+    """The table whose lower half, from its middle row on, is given."""
+    return np.concatenate((half_hw[:0:-1, ::-1], half_hw))
 
 
 def steps_of(vectors: int) -> np.ndarray:
