@@ -29,7 +29,7 @@ from pipeline.edits.things import (
     things,
     touching,
 )
-from pipeline.imaging.masks import dilated
+from pipeline.imaging.masks import dilated, opened
 from pipeline.imaging.region_values import labels_in, with_labels
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
@@ -168,11 +168,10 @@ class Surroundings:
         """Broad things that touch the mask and reach farther than its pieces may, (h, w) bool."""
         residual_hw3, spreads_hw = fine
         off, found_hw = self._px(OFF), np.zeros_like(free_hw)
-        unlike_hw = ((spreads_hw > UNLIKE) & free_hw & (distance_hw <= reach + 1)).astype(np.uint8)
+        unlike_hw = (spreads_hw > UNLIKE) & free_hw & (distance_hw <= reach + 1)
         # Without what is narrow: the end of a leg goes with the leg.
-        side = 2 * round(self._px(BROAD)) + 1
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-        _, labels_hw = cv2.connectedComponents(cv2.morphologyEx(unlike_hw, cv2.MORPH_OPEN, disc))
+        broad_hw = opened(unlike_hw, round(self._px(BROAD)))
+        _, labels_hw = cv2.connectedComponents(broad_hw.astype(np.uint8))
         near = labels_in(labels_hw, distance_hw <= 2 * off + NEXT)
         for number in np.intersect1d(near, labels_in(labels_hw, distance_hw > reach)).tolist():
             thing_hw = labels_hw == number
@@ -305,10 +304,8 @@ class Surroundings:
         fading_hw &= dilated(seed_hw, round(self._px(FADES)))
         fading_hw &= distance_hw <= self._px(SHADOW_REACH)
         arm = max(self._px(LEAST_ARM), ARM * float(np.sqrt(np.count_nonzero(mask_hw))))
-        side = 2 * round(arm) + 1
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         shaded_hw = seed_hw | fading_hw
-        broad_hw = cv2.morphologyEx(shaded_hw.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+        broad_hw = opened(shaded_hw, round(arm))
         # Legs are slender, and so are their shadows.
         broad_hw |= shaded_hw & dilated(mask_hw | pieces_hw, round(self._px(RIM_REACH)))
         return connected(broad_hw & ~mask_hw, mask_hw)

@@ -95,10 +95,11 @@ class ImageContext:
         else:
             # Outlines are exact there. What else is unlike the pattern goes, and is not pasted.
             self.attached = {index: one.all_light() for index, one in self.attached.items()}
-        if self.background is not None and isinstance(self.inpainter, CandidateInpainter):
-            # First: where the pattern is known nothing needs to be invented.
-            repeated = RepeatedInpainter(self.background, self.proposals.foreground_HW)
-            self.inpainter = CandidateInpainter({REPEATED: repeated, **self.inpainter.inpainters})
+            if isinstance(self.inpainter, CandidateInpainter):
+                # First: where the pattern is known nothing needs to be invented.
+                repeated = RepeatedInpainter(self.background, self.proposals.foreground_HW)
+                known = {REPEATED: repeated, **self.inpainter.inpainters}
+                self.inpainter = CandidateInpainter(known)
         self.crops = [MaskCrop.of(mask_HW) for mask_HW in self.proposals.masks_NHW]
         self.areas_N = np.array([crop.area for crop in self.crops], np.int64)
         # Weakly: holding each other, both would keep their images until the garbage collector runs.

@@ -28,6 +28,8 @@ SOURCE_MARGIN = 1.3
 # Checks that do not apply to a control whose surroundings were generated from a prompt: it differs
 # from its source and from the normal images, and is still normal, because its product is.
 PROMPT_EXEMPT = ("visible_control", "implausible")
+# Also the reason where the plan alone shows it, see `foreseen`.
+DUPLICATE = "duplicate"
 # Checks that do not apply where the product itself is moved, turned, scaled or recoloured: it
 # covers most of the image. It is removed only where what it covers is known.
 PRODUCT_EXEMPT = ("too_large", "whole_object")
@@ -114,7 +116,7 @@ CHECKS = (
          "the inpainted region has the sensor noise of its surroundings, not more", "all"),
     Check("saturated", "clipped", "above", "max_clipped",
          "the edit made few pixels fully black or white", "all"),
-    Check("duplicate", "duplicate_iou", "above", "max_duplicate_iou",
+    Check(DUPLICATE, "duplicate_iou", "above", "max_duplicate_iou",
          "no earlier sample of this image is the same edit", "all"),
     Check("implausible", "patch_distance", "above", "max_patch_distance",
          "the inpainted region resembles something that normal images show", "all",

@@ -18,8 +18,6 @@ from pipeline.imaging.masks import dilated, enclosing_box, window
 from pipeline.kinds import kind_of
 from pipeline.records import Edit
 
-# The gate's reason for the same samples with pixels.
-DUPLICATE = "duplicate"
 # Share of the colour distance of another look below which two edits surely look the same. What the
 # part shows inside its outline adds to the distance and is not looked at. Measured on 143 pairs of
 # two categories: 62 of 63 duplicates are foreseen, and nothing else.

@@ -24,8 +24,8 @@ from pipeline.edits.part_identity import objection
 from pipeline.edits.plan import plan as plan_edit
 from pipeline.edits.presets import kinds_of
 from pipeline.gate.calibration import NormalModel
-from pipeline.gate.checks import limit_of
-from pipeline.gate.foreseen import DUPLICATE, foreseen_duplicate
+from pipeline.gate.checks import DUPLICATE, limit_of
+from pipeline.gate.foreseen import foreseen_duplicate
 from pipeline.gate.judge import judge
 from pipeline.generation.analysis import analyse, models_for, pixels_and_objects
 from pipeline.generation.asked import asked_of
@@ -181,12 +181,11 @@ def generate_samples(
                 verdict = rules.judge(edit, sample, context.image_HW3, context.proposals, verdict)
             judged[same] = verdict
             attempt_made = made(sample, verdict, round(time.perf_counter() - started, 4))
+            attempts.append(attempt_made if verdict.accepted else set_aside(attempt_made))
             if verdict.accepted:
-                attempts.append(attempt_made)
                 barren[kind] = 0
                 accepted.append(sample)
                 break
-            attempts.append(set_aside(attempt_made))
 
     # Controls come after the anomalous samples.
     for number in range(wanted + controls):

@@ -192,8 +192,17 @@ def dilated(mask_HW: np.ndarray, radius: int) -> np.ndarray:
     """The mask dilated by a disc of `radius` pixels; a radius of 0 or less changes nothing."""
     if radius <= 0:
         return mask_HW
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.dilate(mask_HW.astype(np.uint8), disc).astype(np.bool_)
+    return cv2.dilate(mask_HW.astype(np.uint8), disc(radius)).astype(np.bool_)
+
+
+def opened(mask_HW: np.ndarray, radius: int) -> np.ndarray:
+    """The mask without what a disc of `radius` pixels does not fit into, (H, W) bool."""
+    return cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_OPEN, disc(radius)) > 0
+
+
+def disc(radius: int) -> np.ndarray:
+    """A disc as a structuring element, uint8, 2 * `radius` + 1 pixels across."""
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def clipped(box_4: Sequence[int], size_HW: Sequence[int]) -> Box:

@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 
 from pipeline.imaging.masks import window
+from pipeline.models.mask_filter import PRODUCT
 from pipeline.records import ForegroundMask
 
-# A mask belongs to a component by this share of its area, and to it alone if it is at most the
-# second share of it; the parts fill at least the third share, and overlap at most by the last one.
+# A mask belongs to a component by this share of its area, and shows all of it if it is more than
+# the second share of it; the parts fill at least the third share, and overlap at most by the last.
 INSIDE, SMALLER, FILLED, APART = 0.85, 0.85, 0.75, 0.15
-# Smallest share of the foreground that the product holds.
-PRODUCT = 0.8
 # Thickness of the component where two of its parts meet, relative to the thinner one of them.
 # Measured: canes and syringes cut across 0.8 to 1.0, cherries that touch 0.6 to 0.7.
 THICKNESS = (0.75, 1.3)
@@ -43,10 +42,9 @@ def put_together(masks_NHW: np.ndarray, foreground: ForegroundMask) -> np.ndarra
             # A mask shows it already: it was no pile of its pieces, which are too small.
             if (inside_N & (areas_N > SMALLER * area)).any():
                 continue
-            held_N = inside_N & (areas_N <= SMALLER * area)
             # The largest first: pieces of them are none of the component.
             parts: list[int] = []
-            for index in sorted(np.flatnonzero(held_N).tolist(), key=lambda k: -areas_N[k]):
+            for index in sorted(np.flatnonzero(inside_N).tolist(), key=lambda k: -areas_N[k]):
                 shared = [(masks_NHW[index] & masks_NHW[k]).sum() for k in parts]
                 if max(shared, default=0) <= APART * areas_N[index]:
                     parts.append(index)

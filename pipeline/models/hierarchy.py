@@ -14,7 +14,7 @@ from pipeline.imaging.artifacts import outline_ratio
 from pipeline.imaging.masks import window
 from pipeline.models.component_outlines import outlined_by_components
 from pipeline.models.cut_parts import put_together
-from pipeline.models.mask_filter import largest_component, packed
+from pipeline.models.mask_filter import PRODUCT, largest_component, packed
 from pipeline.models.settings import ProposalSettings
 from pipeline.records import (
     WHOLE_PART,
@@ -40,8 +40,8 @@ SAME = 0.7
 # Measured: patches of hazelnut shell 0.9 to 1.36 (median 1.02), parts on drawn products 1.06 and
 # more (medians 1.9 to 3.4), holes in the transistor's board 5.3.
 OUTLINE = 1.2
-# Smallest share of all foreground that the product holds, and its largest share of the image.
-PRODUCT, LARGEST_PRODUCT = 0.8, 0.8
+# Largest share of the image that the product holds.
+LARGEST_PRODUCT = 0.8
 
 
 def in_order(

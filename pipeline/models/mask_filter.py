@@ -15,6 +15,9 @@ from pipeline.models.settings import ProposalSettings
 # segment-anything's automatic mask generator.
 STABILITY_OFFSET = 1.0
 
+# Share of the foreground from which a mask is the product itself.
+PRODUCT = 0.8
+
 # IoU with a component of the foreground from which a mask is sure without SAM's own estimates.
 AGREES = 0.6
 

@@ -14,10 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pipeline.imaging.masks import disc, opened
 from pipeline.imaging.region_values import with_labels
 from pipeline.imaging.repetition import RepeatedBackground, repeated_background
 from pipeline.models.foreground import tidied
-from pipeline.models.mask_filter import largest_component
+from pipeline.models.mask_filter import PRODUCT, largest_component
 from pipeline.records import ForegroundMask
 from pipeline.settings import pixels_at
 
@@ -40,9 +41,8 @@ FINE, SMOOTH = 0.7, 1.5
 # from which that is done at a lower resolution.
 DIRECTIONS = tuple(range(0, 180, 15))
 LONGEST = 20
-# Share of a mask that must be no known background, and of the foreground from which a mask is the
-# product, whose outline is known better.
-LEFT, PRODUCT = 0.5, 0.8
+# Share of a mask that must be no known background.
+LEFT = 0.5
 
 
 class PatternForeground:
@@ -64,10 +64,8 @@ class PatternForeground:
         # Nothing stands out: the network may still be right.
         if not product_HW.any():
             return found
-        things_HW = cv2.morphologyEx(
-            unlike_HW.astype(np.uint8), cv2.MORPH_OPEN, _disc(_px(DENT, unlike_HW))
-        )
-        pattern_HW = background.known_HW & ~product_HW & (things_HW == 0)
+        things_HW = opened(unlike_HW, _px(DENT, unlike_HW))
+        pattern_HW = background.known_HW & ~product_HW & ~things_HW
         return replace(found, mask_HW=product_HW, pattern_HW=pattern_HW)
 
 
@@ -79,17 +77,17 @@ def product_mask(
 ) -> np.ndarray:
     """What of a foreground mask is product, (H, W) bool; `unlike_HW` is unlike the background."""
     sliver = _px(SLIVER, mask_HW)
-    sure_HW = _opened(_seen(unlike_HW, mask_HW) & mask_HW, sliver)
+    sure_HW = opened(_seen(unlike_HW, mask_HW) & mask_HW, sliver)
     if not sure_HW.any():
         return sure_HW
     alike_HW = _looks_like_product(image_HW3, background, sure_HW)
     between_HW = _between(sure_HW, max(1, round(background.period / 4)))
     off_HW = mask_HW & ~(sure_HW | (between_HW & alike_HW))
     # Slivers along the outline are soft edges, which the network judges better.
-    product_HW = _opened(mask_HW & ~_opened(off_HW, sliver), sliver)
+    product_HW = opened(mask_HW & ~opened(off_HW, sliver), sliver)
     # A leg before a stripe is one leg.
     product_HW |= _between(product_HW, _px(GAP, mask_HW)) & mask_HW
-    product_HW = _closed(product_HW, _disc(_px(DENT, mask_HW))) & mask_HW
+    product_HW = _closed(product_HW, disc(_px(DENT, mask_HW))) & mask_HW
     return tidied(product_HW, MAX_HOLE, MIN_COMPONENT)
 
 
@@ -98,8 +96,8 @@ def without_pattern(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks and scores without the background that is known because it repeats itself.
 
-    Masks that are mostly such background, as a hole of the board is, or the product as a whole are
-    left out.
+    Masks that are mostly such background, as a hole of the board is, or the product as a whole,
+    whose outline is known better, are left out.
     """
     pattern_HW = foreground.pattern_HW
     if pattern_HW is None:
@@ -174,19 +172,11 @@ def _between(mask_HW: np.ndarray, reach: int) -> np.ndarray:
     return found_HW > 0
 
 
-def _opened(mask_HW: np.ndarray, radius: int) -> np.ndarray:
-    return cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_OPEN, _disc(radius)) > 0
-
-
 def _closed(mask_HW: np.ndarray, kernel_hw: np.ndarray) -> np.ndarray:
     """The closing of a mask, outside of which nothing is."""
     pad = len(kernel_hw)
     padded_HW = np.pad(mask_HW, pad).astype(np.uint8)
     return cv2.morphologyEx(padded_HW, cv2.MORPH_CLOSE, kernel_hw)[pad:-pad, pad:-pad] > 0
-
-
-def _disc(radius: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def _px(length_256: float, mask_HW: np.ndarray) -> int:

@@ -6,6 +6,7 @@ Shapes: h, w window; 3 colour (RGB, float32, 0-255); 1 one value per pixel.
 import cv2
 import numpy as np
 
+from pipeline.imaging.masks import dilated, disc, opened
 from pipeline.imaging.region_values import with_labels
 
 # Gaussian sigma in pixels of the neighbourhood in which mean object and background colours are
@@ -35,9 +36,8 @@ def alpha_matte(
     outline, for objects that are cut out: the texture of the background makes it ragged.
     """
     # The uncertain band lies between the eroded and the dilated mask.
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
-    inner_hw = cv2.erode(mask_hw.astype(np.uint8), disc).astype(np.bool_)
-    outer_hw = cv2.dilate(mask_hw.astype(np.uint8), disc).astype(np.bool_)
+    inner_hw = cv2.erode(mask_hw.astype(np.uint8), disc(band)).astype(np.bool_)
+    outer_hw = dilated(mask_hw, band)
     soft_hw = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), max(feather, 1) / 3)
     # Without any sure object or sure background there are no colours to compare with.
     if not inner_hw.any() or outer_hw.all():
@@ -77,11 +77,9 @@ def alpha_matte(
 
 def thin_pieces(mask_hw: np.ndarray, band: int) -> np.ndarray:
     """The pieces of a mask hardly wider than 2 * `band` pixels, (h, w) bool: legs, wires."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 3, 2 * band + 3))
-    mask_hw = mask_hw.astype(np.uint8)
-    thin_hw = mask_hw - cv2.morphologyEx(mask_hw, cv2.MORPH_OPEN, disc)
+    thin_hw = mask_hw & ~opened(mask_hw, band + 1)
     # Rounded corners of thick pieces are no thin pieces.
-    _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(thin_hw)
+    _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(thin_hw.astype(np.uint8))
     large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= 4 * band * band)
     return with_labels(labels_hw, large[large > 0])
 
