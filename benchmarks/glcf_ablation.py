@@ -58,7 +58,10 @@ ROWS = (
     Row("local", "local branch alone", {"branch_weights": (1, 0)}, False),
     Row("global", "global branch alone", {"branch_weights": (0, 1)}, False),
     Row("calibrated", "weights chosen on synthetics", {"weights": "calibrated"}, False),
+    Row("distance", "image score: distance of what all maps hold", {"score": "distance"}, False),
 )
+# The published score; others do not depend on the weights, which rows change.
+PUBLISHED: Mapping[str, Any] = {"regions": (), "score": "deviation"}
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -111,9 +114,7 @@ def measured(
     def once(row: Row, start: Path | None = None) -> Result:
         # No step: only the settings of scoring differ from `full`.
         steps = {"steps": 0} if start else {}
-        # The published score alone, which the rows change.
-        published = {"regions": ()}
-        recipe = configure("glcf", profile, {**published, **changes, **row.changes, **steps})
+        recipe = configure("glcf", profile, {**PUBLISHED, **changes, **row.changes, **steps})
         # Runs that only score have a label of their own: they must not be mistaken for the trained
         # `full`.
         made = run(

@@ -113,13 +113,13 @@ def generate_batch(plan: Path, numbers: list[int], made_on: dict[str, str]) -> d
 
 
 @retrying_task(name="pack-version")
-def pack_version(plan: Path, failures: list[dict[str, str]]) -> Path:
+def pack_version(plan: Path, failures: list[dict[str, str]], workers: int = 1) -> Path:
     """Publish what the cache has for a plan as one version; returns its folder."""
     from pipeline.generation.pack import pack
 
     loaded, log = load_plan(plan), get_run_logger()
     waiting = partial(log.info, WAITING.format(name=loaded.settings.name))
-    return pack(loaded, failures, waiting=waiting).dir
+    return pack(loaded, failures, waiting=waiting, workers=workers).dir
 
 
 @retrying_task(name="verify-version")
@@ -219,7 +219,7 @@ def _one_category(
             watch = Stopwatch(plan, workers)
             failures = _generate_missing(plan, plan_path, batch_size, pool, watch)
             with watch.time("version"):
-                version = open_version(pack_version(plan_path, failures))
+                version = open_version(pack_version(plan_path, failures, workers))
             watch.save()
     # The task reads the version from disk, as any user would.
     if verify_version(version.dir) != version.digest:

@@ -18,35 +18,29 @@ from pipeline.records import ForegroundMask
 ROOM = 9
 
 
-class LimitedEncoder(torch.nn.Module):
-    """A prompt encoder that runs out of memory for more than `room` prompts."""
+class LimitedProposals(SamProposals):
+    """Proposals whose decoder runs out of memory for more than ROOM prompts."""
 
-    def __init__(self, encoder: torch.nn.Module, room: int) -> None:
-        super().__init__()
-        self.encoder, self.room, self.failures = encoder, room, 0
+    failures = 0
 
-    def forward(
-        self, points: tuple[torch.Tensor, torch.Tensor], boxes: None, masks: None
+    def _decode_prompts(
+        self, embedding: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor, min_iou: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(boxes if points is None else points[0]) > self.room:
+        if len(sparse) > ROOM:
             self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return self.encoder(points, boxes, masks)
-
-    def get_dense_pe(self) -> torch.Tensor:
-        return self.encoder.get_dense_pe()
+        return super()._decode_prompts(embedding, sparse, dense, min_iou)
 
 
 def out_of_memory(work: Path) -> Outcome:
     """Proposals with little memory equal those with enough memory, in smaller batches."""
     image_HW3 = load_image(draw_images(work / "parts", 1) / "000.png")
     foreground = ForegroundMask(image_HW3.max(2) < 150, peak=1.0)
-    # The bundled small SAM on the CPU; the error is simulated in its prompt encoder.
+    # The bundled small SAM on the CPU; the error is simulated in its decoder.
     path, settings = weights.require("bundled-sam"), ProposalSettings()
     expected = SamProposals(small_sam(path), settings, choose("cpu"))(image_HW3, foreground)
-    sam = small_sam(path)
-    sam.prompt_encoder = limited = LimitedEncoder(sam.prompt_encoder, ROOM)
-    found = SamProposals(sam, settings, choose("cpu"))(image_HW3, foreground)
+    limited = LimitedProposals(small_sam(path), settings, choose("cpu"))
+    found = limited(image_HW3, foreground)
     # It must have failed at least once, or nothing was tested.
     same = np.array_equal(found.masks_NHW, expected.masks_NHW) and limited.failures > 0
     happened = f"{limited.failures} batches too large, then the same {len(found)} proposals"

@@ -210,7 +210,7 @@ def publish(
     try:
         with watch.time("version"):
             waiting = partial(watcher.say, WAITING.format(name=name))
-            return pack(plan, failures, watcher.packing_progress, waiting)
+            return pack(plan, failures, watcher.packing_progress, waiting, watch.workers)
     finally:
         watcher.stage_finished()
 

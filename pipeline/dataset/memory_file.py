@@ -66,8 +66,10 @@ class MemoryFile:
         return len(found)
 
     def write(self, content: bytes) -> int:
-        self.put(self._at, np.frombuffer(content, np.uint8))
-        self._at += len(content)
+        end = self._at + len(content)
+        self._reach(end)
+        self._bytes.data[self._at : end] = content
+        self._at = end
         return len(content)
 
     def truncate(self, size: int) -> int:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 
@@ -30,13 +31,14 @@ from pipeline.dataset.hdf5_columns import (
     file_image,
     ragged,
     records,
+    same_bytes,
 )
 from pipeline.dataset.lineage import image_record, sample_record
 from pipeline.dataset.sample_id import sample_id
 from pipeline.dataset.shard_reader import ShardReader, TestShardReader, pack, row_digest
 from pipeline.errors import RecordError
 from pipeline.kinds import KINDS
-from pipeline.records import SPLITS, Attempt, ImageResult, TestImage, bounding_box
+from pipeline.records import SPLITS, Attempt, ImageResult, Sample, TestImage, bounding_box
 from pipeline.utils.files import sync
 from pipeline.utils.hashing import RowsDigest, canonical_json, digest_of
 
@@ -119,8 +121,17 @@ class SampleRows:
         self._check(result)
         # The digest covers what is stored: packed bits, not bool masks.
         foreground, proposals = pack(result.foreground.mask_HW), pack(result.proposals.masks_NHW)
-        record, pixels = canonical_json(image_record(result)), RowsDigest(result.pixels_HW3)
+        samples = [
+            (attempt, attempt.sample, bounding_box(attempt.sample.change_HW))
+            for attempt in result.attempts
+            if attempt.sample is not None and attempt.verdict.accepted == (self.role == "samples")
+        ]
+        record = canonical_json(image_record(result))
+        # Above its box, an edited image is the original.
+        pixels = RowsDigest(result.pixels_HW3, [top for _, _, (_, top, _, _) in samples])
         self._put("originals/pixels", result.pixels_HW3)
+        # Now, as the processor's cache holds the pixels.
+        self._put("originals/checksums", crc32(np.ascontiguousarray(result.pixels_HW3).data))
         self._put("originals/foreground", foreground)
         self._put("originals/proposals", proposals)
         self._put("originals/proposal_scores", result.proposals.scores_N)
@@ -136,9 +147,8 @@ class SampleRows:
                 scores=result.proposals.scores_N,
             )
         )
-        for attempt in result.attempts:
-            if attempt.sample is not None and attempt.verdict.accepted == (self.role == "samples"):
-                self._add_sample(result, attempt, pixels)
+        for attempt, sample, box in samples:
+            self._add_sample(result, attempt, sample, box, pixels)
 
     def bytes_as(self, profile: Profile) -> int:
         """The memory that writing takes: `fast` writes edits and byte masks whole."""
@@ -148,19 +158,30 @@ class SampleRows:
         height, width = self.size_HW
         return self.bytes_held + 4 * height * width * len(self.sample_digests)
 
-    def _add_sample(self, result: ImageResult, attempt: Attempt, original: RowsDigest) -> None:
-        sample = attempt.sample
-        assert sample is not None
+    def _add_sample(
+        self,
+        result: ImageResult,
+        attempt: Attempt,
+        sample: Sample,
+        box: tuple[int, int, int, int],
+        original: RowsDigest,
+    ) -> None:
+        """Append a sample, whose change mask has this box, of the image that was appended last."""
+        x0, y0, x1, y1 = box
+        edited_HW3, source_HW3 = sample.pixels_HW3, result.pixels_HW3
         # Only the crop around the change mask is kept; uint8 differences wrap modulo 256.
-        box = x0, y0, x1, y1 = bounding_box(sample.change_HW)
-        inside = np.s_[y0:y1, x0:x1]
-        left_HW3 = sample.pixels_HW3 - result.pixels_HW3
-        delta = left_HW3[inside].copy()
+        rows_hW3 = edited_HW3[y0:y1] - source_HW3[y0:y1]
+        delta = rows_hW3[:, x0:x1].copy()
         # Readers rebuild the image from the box: anything edited outside of it would be lost, and
         # anything outside the mask breaks the promise that unmasked pixels equal the source.
-        left_HW3[inside] = 0
-        unmasked_N3 = delta.reshape(-1, 3).compress(~sample.change_HW[inside].ravel(), axis=0)
-        if left_HW3.max(initial=0) or unmasked_N3.max(initial=0):
+        rows_hW3[:, x0:x1] = 0
+        unmasked_N3 = delta.reshape(-1, 3).compress(~sample.change_HW[y0:y1, x0:x1].ravel(), axis=0)
+        if (
+            rows_hW3.max(initial=0)
+            or unmasked_N3.max(initial=0)
+            or not same_bytes(edited_HW3[:y0], source_HW3[:y0])
+            or not same_bytes(edited_HW3[y1:], source_HW3[y1:])
+        ):
             name = sample_id(result.name, attempt.number, attempt.attempt)
             raise RecordError(
                 f"{name}: pixels differ from the source outside the change "
@@ -181,7 +202,7 @@ class SampleRows:
         # The crop of the difference, and two masks.
         self.bytes_held += 3 * (x1 - x0) * (y1 - y0) + 2 * mask.nbytes
         # Above the box, the edited image is the original, which is hashed.
-        pixels = original.of(sample.pixels_HW3, y0)
+        pixels = original.of(edited_HW3, y0)
         self.sample_digests.append(
             row_digest(record, pixels=pixels, mask=mask, object_mask=object_mask)
         )
@@ -218,7 +239,12 @@ class SampleRows:
         each = [mask for masks in proposals for mask in masks]
         scores = np.concatenate([_NO_SCORES, *get("originals/proposal_scores", [])])
         originals: list[Column] = [
-            Pixels("originals/pixels", pixels, get("originals/pixels", [])),
+            Pixels(
+                "originals/pixels",
+                pixels,
+                get("originals/pixels", []),
+                checksums=get("originals/checksums", []),
+            ),
             Pixels("originals/foreground", bits, get("originals/foreground", []), packs=True),
             Pixels("originals/proposals", bits, each, packs=True),
             ragged("originals/proposal_offsets", proposals),

@@ -14,6 +14,7 @@ from pipeline.edits.context import ImageContext
 from pipeline.edits.fill_sources import not_background
 from pipeline.edits.left_behind import left_behind
 from pipeline.edits.registry import edit_kind
+from pipeline.edits.things import near_of, reach_of
 from pipeline.errors import RecordError
 from pipeline.imaging.region_values import copy_region
 from pipeline.models.inpaint.candidates import FillChoice
@@ -118,10 +119,11 @@ def _left_behind(
     others_N[list(edit.targets)] = False
     # What was pasted beside the hole is no remnant.
     other_HW = context.union(others_N) | (change_HW & ~hole_HW)
-    unlike_HW = not_background(
-        hole_HW, bounding_box(hole_HW), proposals.foreground_HW,
-        list(proposals.masks_NHW[others_N]),
-    )  # fmt: skip
+    # Farther away nobody looks.
+    box_4 = bounding_box(hole_HW)
+    near, unlike_HW = near_of(box_4, reach_of(hole_HW)), np.zeros_like(hole_HW)
+    others = [proposals.masks_NHW[index] for index in np.flatnonzero(others_N)]
+    unlike_HW[near] = not_background(hole_HW, box_4, proposals.foreground_HW, others, near)
     images = context.flat_HW3, context.flattened(pixels_HW3)
     object_HW = context.union(edit.targets)
     return round(left_behind(images, object_HW, hole_HW, other_HW, unlike_HW), 5)

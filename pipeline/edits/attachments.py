@@ -10,13 +10,14 @@ Shapes: H, W image; h, w window around the part; 3 colour (CIELAB, float32); R p
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from pipeline.edits.background_colour import deviation, gradient, lab_of
 from pipeline.edits.compositing.matting import mean_near
-from pipeline.edits.fill_sources import lies_on_product, not_background, surrounds
+from pipeline.edits.fill_sources import lies_on_product, not_background
 from pipeline.edits.things import (
     ENOUGH,
     FINE,
@@ -29,8 +30,9 @@ from pipeline.edits.things import (
     things,
     touching,
 )
-from pipeline.imaging.masks import dilated, opened
-from pipeline.imaging.region_values import labels_in, with_labels
+from pipeline.imaging.masks import MaskCrop, dilated, opened
+from pipeline.imaging.region_values import labels_in, percentile, with_labels
+from pipeline.imaging.surroundings import surrounds
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
 
@@ -86,6 +88,10 @@ class Attached:
         light_hw = self.light_hw | self.pieces_hw
         return replace(self, pieces_hw=np.zeros_like(self.pieces_hw), light_hw=light_hw)
 
+    def pieces(self) -> MaskCrop | None:
+        """The pieces in the image; None where there are none."""
+        return _in_image(self.near, self.pieces_hw)
+
 
 def with_attachments(
     image_HW3: np.ndarray, proposals: ObjectProposals
@@ -107,33 +113,68 @@ def with_attachments(
     return proposals, found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """What is seen around one part in the window `near`; arrays are (h, w) bool.
+
+    `distance_hw` is float32 pixels from the part, `reach` how far pieces may reach. `free_hw` is
+    where they may lie, `far_hw` what tells the background, and `fine` the `deviation` from it.
+    """
+
+    near: tuple[slice, slice]
+    reach: float
+    mask_hw: np.ndarray
+    distance_hw: np.ndarray
+    free_hw: np.ndarray
+    far_hw: np.ndarray
+    fine: tuple[np.ndarray, np.ndarray]
+    stays_hw: np.ndarray
+    pieces_hw: np.ndarray
+
+
 class Surroundings:
     """One image (H, W, 3) uint8 with its proposals, prepared to ask for each of its parts."""
 
     def __init__(self, image_HW3: np.ndarray, proposals: ObjectProposals) -> None:
         self._proposals = proposals
         self._size_HW = image_HW3.shape[:2]
-        lab_HW3 = lab_of(image_HW3)
-        self._fine_HW3, self._coarse_HW3 = (
-            cv2.GaussianBlur(lab_HW3, (0, 0), self._px(sigma)) for sigma in (FINE, COARSE)
-        )
+        self._lab_HW3 = lab_of(image_HW3)
+        self._fine_HW3 = cv2.GaussianBlur(self._lab_HW3, (0, 0), self._px(FINE))
+
+    @cached_property
+    def _coarse_HW3(self) -> np.ndarray:
+        """Not needed where pieces alone are asked for."""
+        return cv2.GaussianBlur(self._lab_HW3, (0, 0), self._px(COARSE))
 
     def _px(self, length_256: float) -> float:
         return pixels_at(length_256, (self._size_HW[0], self._size_HW[1]))
 
     def attached(self, index: int) -> Attached | None:
         """What is attached to a whole part; None where its surroundings do not tell."""
+        look = self._look(index)
+        if look is None:
+            return None
+        light_hw = self._light(look)
+        light_hw |= self._remnants(look, light_hw)
+        pieces_hw = look.pieces_hw
+        return Attached(look.near, pieces_hw, light_hw & ~pieces_hw, look.stays_hw & ~pieces_hw)
+
+    def pieces(self, index: int) -> MaskCrop | None:
+        """Only the pieces that belong to a whole part; None where there are none."""
+        look = self._look(index)
+        return None if look is None else _in_image(look.near, look.pieces_hw)
+
+    def _look(self, index: int) -> "_Look | None":
+        """What is seen around a part; None where that does not tell what the background is."""
         mask_HW = self._proposals.masks_NHW[index]
         box_4 = bounding_box(mask_HW)
         near, reach, distance_hw = around(mask_HW, box_4)
-        mask_hw = mask_HW[near]
         off = self._px(OFF)
-        others_hw = dilated(self._others(index, box_4)[near], round(off)) & (distance_hw > off)
-        unlike_HW = not_background(
-            mask_HW, box_4, self._proposals.foreground_HW, list(self._proposals.masks_NHW)
+        others_hw = dilated(self._others(index, box_4, near), round(off)) & (distance_hw > off)
+        unlike_hw = not_background(
+            mask_HW, box_4, self._proposals.foreground_HW, list(self._proposals.masks_NHW), near
         )
-        far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach)
-        far_hw &= ~others_hw & ~unlike_HW[near]
+        far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach) & ~others_hw & ~unlike_hw
         if np.count_nonzero(far_hw) < ENOUGH:
             return None
         # Only on its own kind of background: what is beside the product belongs to no label on it.
@@ -143,20 +184,21 @@ class Surroundings:
         fine = deviation(self._fine_HW3[near], far_hw, FINE_SPREAD)
         stays_hw = self._staying(fine, distance_hw, free_hw, reach)
         free_hw &= ~stays_hw
+        mask_hw = mask_HW[near]
         pieces_hw = self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
-        light_hw = self._light(near, mask_hw, pieces_hw, distance_hw, free_hw, far_hw, reach)
-        light_hw |= self._remnants(near, fine, mask_hw, pieces_hw, light_hw, free_hw, reach)
-        return Attached(near, pieces_hw, light_hw & ~pieces_hw, stays_hw & ~pieces_hw)
+        return _Look(near, reach, mask_hw, distance_hw, free_hw, far_hw, fine, stays_hw, pieces_hw)
 
-    def _others(self, index: int, box_4: tuple[int, int, int, int]) -> np.ndarray:
-        """Other parts, (H, W) bool, without those that the part lies on."""
+    def _others(
+        self, index: int, box_4: tuple[int, int, int, int], near: tuple[slice, slice]
+    ) -> np.ndarray:
+        """Other parts, (h, w) bool, without those that the part lies on."""
         mask_HW = self._proposals.masks_NHW[index]
-        others_HW = np.zeros_like(mask_HW)
+        others_hw = np.zeros_like(mask_HW[near])
         for other in np.flatnonzero(self._proposals.whole_N).tolist():
             other_HW = self._proposals.masks_NHW[other]
             if other != index and not surrounds(other_HW, mask_HW, box_4):
-                others_HW |= other_HW
-        return others_HW & ~mask_HW
+                others_hw |= other_HW[near]
+        return others_hw & ~mask_HW[near]
 
     def _staying(
         self,
@@ -209,53 +251,43 @@ class Surroundings:
         bridge_hw = dilated(found_hw, round(off) + 1) & (distance_hw <= off + 1) & ~mask_hw
         return found_hw | (bridge_hw & (spreads_hw > UNLIKE))
 
-    def _remnants(
-        self,
-        near: tuple[slice, slice],
-        fine: tuple[np.ndarray, np.ndarray],
-        mask_hw: np.ndarray,
-        pieces_hw: np.ndarray,
-        light_hw: np.ndarray,
-        free_hw: np.ndarray,
-        reach: float,
-    ) -> np.ndarray:
+    def _remnants(self, look: "_Look", light_hw: np.ndarray) -> np.ndarray:
         """Small things that the hole of a removal would cut or touch, (h, w) bool."""
-        lab_hw3 = self._fine_HW3[near]
-        remnants_hw = np.zeros_like(mask_hw)
+        lab_hw3 = self._fine_HW3[look.near]
+        remnants_hw = np.zeros_like(look.mask_hw)
+        most = MOST_REMNANT * np.count_nonzero(look.mask_hw)
+        own_hw = dilated(look.mask_hw | look.pieces_hw, round(self._px(HOLE)))
         for _ in range(ROUNDS):
-            hole_hw = dilated(mask_hw | pieces_hw, round(self._px(HOLE)))
-            hole_hw |= dilated(light_hw | remnants_hw, 1)
-            most = MOST_REMNANT * np.count_nonzero(mask_hw)
-            for thing_hw in things(lab_hw3, fine, hole_hw, free_hw, reach):
+            before = np.count_nonzero(remnants_hw)
+            hole_hw = own_hw | dilated(light_hw | remnants_hw, 1)
+            for thing_hw in things(lab_hw3, look.fine, hole_hw, look.free_hw, look.reach):
                 # What is longer is no stub of the part, but the wall of its compartment.
                 longest = max(np.ptp(places) for places in np.nonzero(thing_hw))
-                if np.count_nonzero(thing_hw) <= most and longest <= reach:
+                if np.count_nonzero(thing_hw) <= most and longest <= look.reach:
                     remnants_hw |= thing_hw
+            # With the same hole the next round finds the same.
+            if np.count_nonzero(remnants_hw) == before:
+                break
         return remnants_hw
 
-    def _light(
-        self,
-        near: tuple[slice, slice],
-        mask_hw: np.ndarray,
-        pieces_hw: np.ndarray,
-        distance_hw: np.ndarray,
-        free_hw: np.ndarray,
-        far_hw: np.ndarray,
-        reach: float,
-    ) -> np.ndarray:
+    def _light(self, look: "_Look") -> np.ndarray:
         """Where the part changes the light, connected to its mask; (h, w) bool."""
-        residual_hw3, spreads_hw = deviation(self._coarse_HW3[near], far_hw, COARSE_SPREAD)
+        mask_hw, distance_hw, free_hw = look.mask_hw, look.distance_hw, look.free_hw
+        residual_hw3, spreads_hw = deviation(
+            self._coarse_HW3[look.near], look.far_hw, COARSE_SPREAD
+        )
+        lighter_hw = np.ascontiguousarray(residual_hw3[..., 0])
         # Shadows are darker and may be long. What is brighter is the blurred rim of the part, or a
         # bright patch of the background, which is nobody's.
-        shadow_hw = (residual_hw3[..., 0] < 0) & (distance_hw <= self._px(SHADOW_REACH))
+        shadow_hw = (lighter_hw < 0) & (distance_hw <= self._px(SHADOW_REACH))
         rim_hw = distance_hw <= self._px(RIM_REACH)
-        lit_hw = (spreads_hw > LIT) & free_hw & (distance_hw <= reach) & (shadow_hw | rim_hw)
+        lit_hw = (spreads_hw > LIT) & free_hw & (distance_hw <= look.reach) & (shadow_hw | rim_hw)
         lit_hw = connected(lit_hw, mask_hw)
         # Shadows are soft. An edge farther out is that of a neighbour which nobody proposed.
-        edges_hw = self._edges(near, mask_hw | pieces_hw, far_hw)
+        edges_hw = self._edges(look.near, mask_hw | look.pieces_hw, look.far_hw)
         without_hw = connected(lit_hw & ~edges_hw, mask_hw)
-        _, labels_hw = cv2.connectedComponents((lit_hw & ~without_hw).astype(np.uint8))
-        for number in range(1, int(labels_hw.max()) + 1):
+        count, labels_hw = cv2.connectedComponents((lit_hw & ~without_hw).astype(np.uint8))
+        for number in range(1, count):
             # Unless what lies behind it ends softly, as a shadow does.
             behind_hw = labels_hw == number
             ends_hw = dilated(behind_hw, 1) & ~lit_hw & ~mask_hw
@@ -263,9 +295,9 @@ class Surroundings:
                 without_hw |= behind_hw
         # No shadow is brighter than the background, which is not known exactly; nor does one end
         # beside something bright: that is the foot of a wall.
-        bright_hw = dilated(residual_hw3[..., 0] >= BRIGHTER, round(self._px(FOOT)))
+        bright_hw = dilated(lighter_hw >= BRIGHTER, round(self._px(FOOT)))
         dark_hw = free_hw & ~edges_hw & ~bright_hw
-        faded_hw = self._faded(near, without_hw, mask_hw, pieces_hw, distance_hw, dark_hw, far_hw)
+        faded_hw = self._faded(look, without_hw, dark_hw)
         most = MOST_LIGHT * np.count_nonzero(mask_hw)
         # Of slender parts the shadow is larger than they are.
         around = np.count_nonzero((distance_hw > 0) & (distance_hw <= self._px(FADES)))
@@ -273,23 +305,15 @@ class Surroundings:
             return faded_hw
         return without_hw if np.count_nonzero(without_hw) <= most else without_hw & rim_hw
 
-    def _faded(
-        self,
-        near: tuple[slice, slice],
-        lit_hw: np.ndarray,
-        mask_hw: np.ndarray,
-        pieces_hw: np.ndarray,
-        distance_hw: np.ndarray,
-        dark_hw: np.ndarray,
-        far_hw: np.ndarray,
-    ) -> np.ndarray:
+    def _faded(self, look: "_Look", lit_hw: np.ndarray, dark_hw: np.ndarray) -> np.ndarray:
         """Changed light with the last of its shadow, which a hole would cut through, (h, w) bool.
 
         Where a shadow ends abruptly an edge of a few grey levels is seen.
         """
+        mask_hw, distance_hw = look.mask_hw, look.distance_hw
         # Without the part, whose own outline is blurred as well.
         outside_hw = distance_hw > self._px(OFF)
-        lightness_hw1 = np.ascontiguousarray(self._fine_HW3[near][..., :1])
+        lightness_hw1 = np.ascontiguousarray(self._fine_HW3[look.near][..., :1])
         lightness_hw = mean_near(lightness_hw1, outside_hw, self._px(COARSE))[0][..., 0]
         steps = [
             cv2.Sobel(one_hw, cv2.CV_32F, *axis, scale=1 / 8)
@@ -297,7 +321,7 @@ class Surroundings:
             for axis in ((1, 0), (0, 1))
         ]
         rises_hw = (steps[0] * steps[2] + steps[1] * steps[3]) * self._px(1)
-        usual = float(np.percentile(np.abs(rises_hw[far_hw]), USUAL_RISE))
+        usual = percentile(np.abs(rises_hw[look.far_hw]), USUAL_RISE)
         fading_hw = (rises_hw > max(RISES, RISES_MORE * usual)) & dark_hw
         # Next to the outline nothing is told, and all of it goes in any case.
         seed_hw = (distance_hw <= self._px(HOLE)) | lit_hw
@@ -307,7 +331,7 @@ class Surroundings:
         shaded_hw = seed_hw | fading_hw
         broad_hw = opened(shaded_hw, round(arm))
         # Legs are slender, and so are their shadows.
-        broad_hw |= shaded_hw & dilated(mask_hw | pieces_hw, round(self._px(RIM_REACH)))
+        broad_hw |= shaded_hw & dilated(mask_hw | look.pieces_hw, round(self._px(RIM_REACH)))
         return connected(broad_hw & ~mask_hw, mask_hw)
 
     def _edges(
@@ -315,7 +339,7 @@ class Surroundings:
     ) -> np.ndarray:
         """Long edges away from the part, sharper than those of the background, (h, w) bool."""
         step_hw = gradient(self._fine_HW3[near]) * self._px(1)
-        least = max(EDGE, SHARPER * float(np.percentile(step_hw[far_hw], USUAL)))
+        least = max(EDGE, SHARPER * percentile(step_hw[far_hw], USUAL))
         # Next to the part it may be that of its own side.
         edges_hw = (step_hw >= least) & ~dilated(part_hw, round(self._px(RIM_REACH)))
         _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(edges_hw.astype(np.uint8))
@@ -329,3 +353,11 @@ def connected(region_hw: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
     _, labels_hw = cv2.connectedComponents((region_hw | mask_hw).astype(np.uint8))
     found_hw: np.ndarray = region_hw & with_labels(labels_hw, labels_in(labels_hw, mask_hw))
     return found_hw
+
+
+def _in_image(near: tuple[slice, slice], pieces_hw: np.ndarray) -> MaskCrop | None:
+    """A mask of a window in the image's coordinates; None where it is empty."""
+    if not pieces_hw.any():
+        return None
+    rows, columns = near
+    return MaskCrop.of(pieces_hw).moved(columns.start, rows.start)

@@ -10,7 +10,7 @@ Shapes: h, w window; 3 colour (CIELAB, float32); R pixels of a region.
 import cv2
 import numpy as np
 
-from pipeline.imaging.region_values import copy_region, median, quantile, values_in
+from pipeline.imaging.region_values import median, quantile
 
 # CIELAB spread (L, a, b) below which a background counts as plain, where its plane is fitted.
 PLAIN = np.array([1.0, 0.5, 0.5], np.float32)
@@ -27,15 +27,22 @@ def deviation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How a window differs from the background that `far_hw` shows: the difference (h, w, 3), and
     its length in spreads of the background (h, w), float32; no spread is below `least_3`."""
-    residual_hw3 = lab_hw3 - _plane(lab_hw3, far_hw)
-    most_3 = 3 * _spread(values_in(residual_hw3, far_hw), least_3)
-    within_hw3 = np.abs(residual_hw3) <= _by_row(most_3, residual_hw3)
-    # Channels are combined by hand, here and below: NumPy is slow along an axis of three.
-    calm_hw = far_hw & within_hw3[..., 0] & within_hw3[..., 1] & within_hw3[..., 2]
+    # Only here the background is known: most of the work is done on these pixels.
+    far_R = np.flatnonzero(far_hw)
+    residual_hw3 = lab_hw3 - _plane(lab_hw3, far_R)
+    known_R3 = residual_hw3.reshape(-1, 3).take(far_R, axis=0)
+    size_R3 = np.abs(known_R3)
+    calm_R3 = size_R3 <= 3 * _spread(size_R3.T, least_3)
+    calm_R = calm_R3[:, 0] & calm_R3[:, 1] & calm_R3[:, 2]
     # Slow deviations from the plane, as far as the background around tells of them.
-    residual_hw3 = residual_hw3 - _slow(residual_hw3, calm_hw)
-    spread_3 = _spread(values_in(residual_hw3, far_hw), least_3)
-    return residual_hw3, np.sqrt(_length2(residual_hw3 / _by_row(spread_3, residual_hw3)))
+    calm_hw, calm_hw3 = np.zeros(far_hw.shape, np.float32), np.zeros_like(residual_hw3)
+    calm_hw.reshape(-1)[far_R[calm_R]] = 1
+    calm_hw3.reshape(-1, 3)[far_R[calm_R]] = known_R3[calm_R]
+    residual_hw3 -= _slow(calm_hw3, calm_hw)
+    known_R3 = residual_hw3.reshape(-1, 3).take(far_R, axis=0)
+    spread_3 = _spread(np.abs(known_R3).T, least_3)
+    length_hw = _length2(residual_hw3 / _by_row(spread_3, residual_hw3))
+    return residual_hw3, np.sqrt(length_hw, out=length_hw)
 
 
 def _by_row(values_3: np.ndarray, image_hw3: np.ndarray) -> np.ndarray:
@@ -50,47 +57,57 @@ def _length2(vectors_hw3: np.ndarray) -> np.ndarray:
     return total_hw
 
 
-def _slow(residual_hw3: np.ndarray, calm_hw: np.ndarray) -> np.ndarray:
-    """The mean of a region's values around every pixel, 0 where there are none, (h, w, 3)."""
-    height, width = calm_hw.shape
+def _slow(sums_hw3: np.ndarray, weight_hw: np.ndarray) -> np.ndarray:
+    """The mean of a region's values around every pixel, 0 where there are none, (h, w, 3).
+
+    `weight_hw` is 1 in the region and `sums_hw3` its values there, both 0 elsewhere, float32.
+    """
+    height, width = weight_hw.shape
     # So wide a blur needs no full resolution.
     small = max(1, width // SLOWER), max(1, height // SLOWER)
-    weight_hw = cv2.resize(calm_hw.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    calm_hw3 = np.zeros_like(residual_hw3)
-    copy_region(residual_hw3, calm_hw, calm_hw3)
-    sums_hw3 = cv2.resize(calm_hw3, small, interpolation=cv2.INTER_AREA)
+    weight_hw = cv2.resize(weight_hw, small, interpolation=cv2.INTER_AREA)
+    sums_hw3 = cv2.resize(sums_hw3, small, interpolation=cv2.INTER_AREA)
     sigma = max(small) / 8
     weight_hw = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
     slow_hw3 = cv2.GaussianBlur(sums_hw3, (0, 0), sigma) / np.maximum(weight_hw, 0.02)
     return cv2.resize(slow_hw3, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _plane(lab_hw3: np.ndarray, far_hw: np.ndarray) -> np.ndarray:
-    """The plane through the most common colour of a region, (h, w, 3); stripes do not pull it."""
-    height, width = far_hw.shape
-    terms_hw3 = np.ones((height, width, 3), np.float32)
-    terms_hw3[..., 1] = np.arange(width, dtype=np.float32) / width - 0.5
-    terms_hw3[..., 2] = (np.arange(height, dtype=np.float32) / height - 0.5)[:, None]
-    step = max(1, np.count_nonzero(far_hw) // FITTED)
-    terms_R3, colours_R3 = (values_in(one, far_hw)[::step] for one in (terms_hw3, lab_hw3))
-    fitted_R3 = np.broadcast_to(median(colours_R3), colours_R3.shape)
+def _plane(lab_hw3: np.ndarray, far_R: np.ndarray) -> np.ndarray:
+    """The plane through the most common colour of a region (flat indices), (h, w, 3); stripes do
+    not pull it."""
+    height, width = lab_hw3.shape[:2]
+    x_W = np.arange(width, dtype=np.float32) / width - 0.5
+    y_H = np.arange(height, dtype=np.float32) / height - 0.5
+    at_R = far_R[:: max(1, len(far_R) // FITTED)]
+    rows_R, columns_R = np.divmod(at_R, width)
+    # Channels first: every step below is one call on rows of pixels.
+    terms_3R = np.stack([np.ones(len(at_R), np.float32), x_W[columns_R], y_H[rows_R]])
+    colours_R3 = lab_hw3.reshape(-1, 3).take(at_R, axis=0)
+    colours_3R, fitted_3R = np.ascontiguousarray(colours_R3.T), median(colours_R3)[:, None]
     for _ in range(5):
-        off_R3 = colours_R3 - fitted_R3
+        off_3R = colours_3R - fitted_3R
         # Tukey's biweight: what is far away has no weight at all.
-        share_R = _length2(off_R3 / (4.5 * _spread(off_R3, PLAIN)))
-        weight_R1 = np.clip(1 - share_R, 0, 1)[:, None]
+        off_3R /= (4.5 * _spread(np.abs(off_3R), PLAIN))[:, None]
+        np.square(off_3R, out=off_3R)
+        weight_R = np.maximum(1 - (off_3R[0] + off_3R[1] + off_3R[2]), 0)
         # The normal equations: three unknowns need no decomposition of all pixels.
-        weighed_R3 = (terms_R3 * weight_R1).astype(np.float64)
-        gram_33 = weighed_R3.T @ weighed_R3
-        moments_33 = weighed_R3.T @ (colours_R3 * weight_R1)
-        plane_33 = np.linalg.lstsq(gram_33, moments_33, rcond=None)[0].astype(np.float32)
-        fitted_R3 = terms_R3 @ plane_33
-    return (terms_hw3 @ plane_33).astype(np.float32)
+        weighed_3R = (terms_3R * weight_R).astype(np.float64)
+        gram_33 = weighed_3R @ weighed_3R.T
+        moments_33 = weighed_3R @ (colours_3R * weight_R).T
+        plane_33 = cv2.solve(gram_33, moments_33, flags=cv2.DECOMP_SVD)[1].astype(np.float32)
+        fitted_3R = plane_33.T @ terms_3R
+    # By row and by column: the plane is the product of two small matrices.
+    first_3, along_3, down_3 = plane_33
+    across_2w = np.stack([(first_3 + along_3 * x_W[:, None]).ravel(), np.tile(down_3, width)])
+    plane_hw = np.stack([np.ones_like(y_H), y_H], 1) @ across_2w
+    return plane_hw.reshape(height, width, 3)
 
 
-def _spread(residual_R3: np.ndarray, least_3: np.ndarray) -> np.ndarray:
-    """The standard deviation of the calmer part of the deviations, (3,), at least `least_3`."""
-    calm_3 = quantile(np.abs(residual_R3), CALM) / CALM_SPREADS
+def _spread(sizes_3R: np.ndarray, least_3: np.ndarray) -> np.ndarray:
+    """The standard deviation of the calmer part of deviations (their absolute values), (3,), at
+    least `least_3`."""
+    calm_3 = quantile(sizes_3R.T, CALM) / CALM_SPREADS
     return np.maximum(calm_3, least_3).astype(np.float32)
 
 

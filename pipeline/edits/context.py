@@ -27,11 +27,12 @@ from pipeline.edits.appearance import (
 )
 from pipeline.edits.attachments import Attached, Surroundings, with_attachments
 from pipeline.edits.compositing.cutout import Cutout, cut_out
-from pipeline.edits.donors import NO_DONORS, DonorRef, Donors
+from pipeline.edits.donors import NO_DONORS, DonorRef, Donors, KnownPieces
 from pipeline.edits.fill_sources import lies_on_product, not_background
 from pipeline.edits.outlines import outline_is_seen
+from pipeline.edits.parts_beside import parts_beside
 from pipeline.errors import RecordError
-from pipeline.imaging.masks import MaskCrop
+from pipeline.imaging.masks import MaskCrop, dilated
 from pipeline.imaging.repetition import RepeatedBackground, repeated_background
 from pipeline.models.inpaint.base import Filler, FillMode, Inpainter
 from pipeline.models.inpaint.candidates import CandidateInpainter
@@ -39,8 +40,13 @@ from pipeline.models.inpaint.memo import MemoInpainter
 from pipeline.models.inpaint.repeated import KNOWN, REPEATED, RepeatedInpainter
 from pipeline.part_kinds.kinds import PartKinds
 from pipeline.records import Edit, ObjectProposals, bounding_box, expect_image
+from pipeline.settings import pixels_at
 
 Answer = TypeVar("Answer")
+# Pixels at 256 px by which the outline of a part beside a hole may be off.
+OUTLINE = 2
+# Donors whose surroundings are kept: as many as an image has of its own category.
+ASKED_AT_ONCE = 2
 
 
 def _no_inpainter(
@@ -69,6 +75,8 @@ class ImageContext:
     donors: Donors = NO_DONORS
     # None where nothing recurs, or where nobody studied the category.
     part_kinds: PartKinds | None = None
+    # What was found of this image before, as a donor; what is found now is added.
+    known: KnownPieces = field(default_factory=KnownPieces)
     # What the background repeats, or None.
     background: RepeatedBackground | None = field(init=False)
     # What is attached to whole parts, by index.
@@ -79,7 +87,7 @@ class ImageContext:
     # (hole_HW bool) -> image_HW3, and which candidate filled it: each hole is filled only once.
     inpaint: MemoInpainter = field(init=False)
     _cache: dict[tuple[Any, ...], Any] = field(init=False, default_factory=dict)
-    _asked: tuple[str, Surroundings | None] | None = field(init=False, default=None)
+    _asked: dict[str, Surroundings] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         expect_image("image_HW3", self.image_HW3)
@@ -88,10 +96,16 @@ class ImageContext:
                 f"the image is {self.image_HW3.shape[:2]}, its foreground is "
                 f"{self.proposals.foreground_HW.shape}"
             )
-        self.background = repeated_background(self.image_HW3, self.proposals.foreground_HW)
+        self.background = None
+        if self.known.repeats is not False:
+            self.background = repeated_background(self.image_HW3, self.proposals.foreground_HW)
+            self.known.repeats = self.background is not None
         grown, self.attached = with_attachments(self.flat_HW3, self.proposals)
         if self.background is None:
             self.proposals = grown
+            pieces = {index: one.pieces() for index, one in self.attached.items()}
+            asked = np.flatnonzero(grown.whole_N | grown.product_N).tolist()
+            self.known.by_proposal |= {index: pieces.get(index) for index in asked}
         else:
             # Outlines are exact there. What else is unlike the pattern goes, and is not pasted.
             self.attached = {index: one.all_light() for index, one in self.attached.items()}
@@ -155,12 +169,19 @@ class ImageContext:
 
     def outline_is_seen(self, source: int | DonorRef) -> bool:
         """True when the outline of an object, of this image or of a donor, is one of the image."""
+        # The same for edits of an image and for those that it donates to, so it is asked once.
         if isinstance(source, int):
-            image_HW3, mask_HW = self.image_HW3, self.proposals.masks_NHW[source]
+            known, number = self.known, source
         else:
-            image_HW3 = self.donors.image_and_mask(source)[0]
-            mask_HW = self.donor_crop(source).full(self.donors.size_HW(source))
-        return self.cached(lambda: outline_is_seen(image_HW3, mask_HW), "outline", source)
+            known, number = self.donors.pieces_of(source.image), source.proposal
+        if number not in known.outlines:
+            if isinstance(source, int):
+                image_HW3, mask_HW = self.image_HW3, self.proposals.masks_NHW[source]
+            else:
+                image_HW3 = self.donors.image_and_mask(source)[0]
+                mask_HW = self.donor_crop(source).full(self.donors.size_HW(source))
+            known.outlines[number] = outline_is_seen(image_HW3, mask_HW)
+        return known.outlines[number]
 
     def objects_HW(self) -> np.ndarray:
         """The union of all objects on the product, (H, W) bool; do not modify it."""
@@ -168,10 +189,12 @@ class ImageContext:
 
     def union(self, objects: Sequence[int] | np.ndarray) -> np.ndarray:
         """The union of some objects, (H, W) bool; `objects` are indices, or a bool array (N,)."""
-        chosen = objects if isinstance(objects, np.ndarray) else list(objects)
-        masks_NHW = self.proposals.masks_NHW[chosen]
-        # `any` over the first axis is several times slower than the maximum of bytes.
-        return masks_NHW.view(np.uint8).max(0, initial=0).astype(np.bool_)
+        chosen = np.flatnonzero(objects) if isinstance(objects, np.ndarray) else objects
+        union_HW = np.zeros(self.size_HW, np.bool_)
+        # One by one: selecting several would copy them.
+        for index in chosen:
+            union_HW |= self.proposals.masks_NHW[index]
+        return union_HW
 
     def light_of(self, targets: Sequence[int]) -> np.ndarray:
         """Where some objects change the light around them, (H, W) bool."""
@@ -181,11 +204,15 @@ class ImageContext:
         return light_HW
 
     def stays_beside(self, targets: Sequence[int]) -> np.ndarray:
-        """Things beside some objects that no proposal shows and no edit of them removes, (H, W)."""
-        stays_HW = np.zeros(self.size_HW, np.bool_)
+        """What a hole of some objects must not cut into, (H, W) bool: the parts beside them, and
+        things that no proposal shows and no edit of them removes."""
+        mine_HW = self.union(targets)
+        beside = self.cached(lambda: parts_beside(self.proposals, targets), "beside", *targets)
+        # A proposal's outline may be off, so its last pixels may lie outside its mask.
+        stays_HW = dilated(self.union(beside), round(pixels_at(OUTLINE, self.size_HW)))
         for attached in (self.attached[target] for target in targets if target in self.attached):
             stays_HW[attached.near] |= attached.stays_hw
-        return stays_HW & ~self.union(targets)
+        return stays_HW & ~mine_HW
 
     def light_margin(self, targets: Sequence[int]) -> int:
         """How many pixels the light around some objects reaches beyond their boxes."""
@@ -309,27 +336,30 @@ class ImageContext:
     def _donor_crop(self, ref: DonorRef) -> MaskCrop:
         image_HW3, mask_HW = self.donors.image_and_mask(ref)
         known = self.donors.pieces_of(ref.image)
-        if ref.proposal not in known:
-            known[ref.proposal] = self._donor_pieces(ref, image_HW3)
-        pieces = known[ref.proposal]
+        if ref.proposal not in known.by_proposal:
+            known.by_proposal[ref.proposal] = self._donor_pieces(ref, image_HW3, known)
+        pieces = known.by_proposal[ref.proposal]
         return MaskCrop.of(mask_HW if pieces is None else mask_HW | pieces.full(mask_HW.shape))
 
-    def _donor_pieces(self, ref: DonorRef, image_HW3: np.ndarray) -> MaskCrop | None:
+    def _donor_pieces(
+        self, ref: DonorRef, image_HW3: np.ndarray, known: KnownPieces
+    ) -> MaskCrop | None:
         proposals = self.donors.proposals_of(ref.image)
-        # Of the donor that was asked last only: its blurred images take 24 bytes per pixel.
-        if self._asked is None or self._asked[0] != ref.image:
-            self._asked = ref.image, _donor_surroundings(image_HW3, proposals)
-        around = self._asked[1]
-        if around is None:
-            return None
         # As in `with_attachments`: the product itself may have legs, too.
-        grows = proposals.whole_N[ref.proposal] or proposals.product_N[ref.proposal]
-        attached = around.attached(ref.proposal) if grows else None
-        if attached is None or not attached.pieces_hw.any():
+        if not (proposals.whole_N[ref.proposal] or proposals.product_N[ref.proposal]):
             return None
-        rows, columns = attached.near
-        pieces = MaskCrop.of(attached.pieces_hw)
-        return pieces.moved(columns.start, rows.start)
+        if known.repeats is None:
+            background = repeated_background(image_HW3, proposals.foreground_HW)
+            known.repeats = background is not None
+        # Outlines are exact where the background repeats itself.
+        if known.repeats:
+            return None
+        if ref.image not in self._asked:
+            # Of few donors at a time: their blurred images take 12 bytes per pixel.
+            while len(self._asked) >= ASKED_AT_ONCE:
+                del self._asked[next(iter(self._asked))]
+            self._asked[ref.image] = Surroundings(image_HW3, proposals)
+        return self._asked[ref.image].pieces(ref.proposal)
 
     def cutout(self, source: int | DonorRef, band: int, feather: int) -> Cutout:
         """An object of this image or of a donor, without its background.
@@ -358,12 +388,6 @@ class ImageContext:
                 "models.fill to the one that the edit was made with"
             )
         return self.fill(self.image_HW3, mask_HW, prompt, edit.seed, mode)
-
-
-def _donor_surroundings(image_HW3: np.ndarray, proposals: ObjectProposals) -> Surroundings | None:
-    """None where the background repeats itself: outlines are exact there."""
-    repeats = repeated_background(image_HW3, proposals.foreground_HW) is not None
-    return None if repeats else Surroundings(image_HW3, proposals)
 
 
 def _other_colour(one: Thumbnail, other: Thumbnail) -> bool:

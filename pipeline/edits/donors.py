@@ -17,8 +17,21 @@ from pipeline.records import ObjectProposals
 
 # Loads a donor's (H, W, 3) uint8 pixels and its proposals, as stored.
 DonorImage = Callable[[], tuple[np.ndarray, ObjectProposals]]
-# What belongs to objects of one donor image beside their masks, by proposal; None = nothing.
-DonorPieces = dict[int, MaskCrop | None]
+
+
+@dataclass(slots=True, eq=False)
+class KnownPieces:
+    """What was found of one image, whoever asked first: its own edits, or those of an image that it
+    donates to.
+
+    `repeats` says whether its background repeats itself (None = nobody looked), `by_proposal` what
+    belongs to an object beside its mask (None = nothing), `outlines` whether its outline
+    is one of the image.
+    """
+
+    repeats: bool | None = None
+    by_proposal: dict[int, MaskCrop | None] = field(default_factory=dict)
+    outlines: dict[int, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ class Donors:
     # Category by image name, only for images of another category.
     _categories: Mapping[str, str] = field(default_factory=dict)
     # By image name; whoever finds pieces adds them, for all images with the same donors.
-    _pieces: Mapping[str, DonorPieces] = field(default_factory=dict)
+    _pieces: Mapping[str, KnownPieces] = field(default_factory=dict)
     _loaded: dict[str, tuple[np.ndarray, ObjectProposals]] = field(default_factory=dict)
     _objects: tuple[DonorRef, ...] | None = None
 
@@ -68,14 +81,15 @@ class Donors:
         images: Mapping[str, DonorImage],
         digests: Mapping[str, str] | None = None,
         categories: Mapping[str, str] | None = None,
-        pieces: Mapping[str, DonorPieces] | None = None,
+        pieces: Mapping[str, KnownPieces] | None = None,
     ) -> "Donors":
         """Donors by image name; `digests` are the SHA-256 of their source files, for lineage.
 
         `categories` names the category of each image that is of another one. `pieces` are added
         to as they are found.
         """
-        return cls(images, digests or {}, categories or {}, pieces or {n: {} for n in images})
+        known = pieces or {name: KnownPieces() for name in images}
+        return cls(images, digests or {}, categories or {}, known)
 
     def __bool__(self) -> bool:
         return bool(self._images)
@@ -129,7 +143,7 @@ class Donors:
         """All objects of a donor image, which must be among `objects`."""
         return self._load(name)[1]
 
-    def pieces_of(self, name: str) -> DonorPieces:
+    def pieces_of(self, name: str) -> KnownPieces:
         """What is known so far of a donor image; the caller adds what it finds."""
         return self._pieces[name]
 

@@ -58,7 +58,10 @@ def left_behind(
         return 0.0
     lab_hw3 = smooth_lab(images[1][near], pixels_at(FINE, size_HW))
     found = deviation(lab_hw3, far_hw, FINE_SPREAD)
-    left = sum(int(thing_hw.sum()) for thing_hw in things(lab_hw3, found, hole_hw, free_hw, reach))
+    left = sum(
+        int(np.count_nonzero(thing_hw))
+        for thing_hw in things(lab_hw3, found, hole_hw, free_hw, reach, distance_hw)
+    )
     seen_hw = object_HW[near]
     for region_hw in touching((found[1] > UNLIKE) & free_hw, distance_hw, 0, reach, ends=False):
         next_hw = region_hw & (distance_hw <= 2 * NEXT)

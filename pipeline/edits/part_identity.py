@@ -11,6 +11,7 @@ before any pixel is made.
 Shapes: N objects of an image; H, W image; h, w window; 3 colour (CIELAB).
 """
 
+from functools import partial
 from itertools import combinations
 
 import cv2
@@ -19,8 +20,8 @@ import numpy as np
 from pipeline.edits.background_colour import lab_of
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import DonorRef
-from pipeline.edits.fill_sources import RING
 from pipeline.imaging.masks import MaskCrop, scaling
+from pipeline.imaging.surroundings import RING
 from pipeline.kinds import kind_of
 from pipeline.part_kinds.kinds import UNSURE
 from pipeline.records import Edit
@@ -81,6 +82,18 @@ def worth_editing(
     well as objects that the image's edge cuts off. `uncovers` is for edits that show what lies
     behind the object.
     """
+    # Every plan asks, and only the image and the part kinds decide.
+    return list(
+        context.cached(
+            partial(_worth_editing, context, movable, outlined, uncovers),
+            "worth editing", context.part_kinds, movable, outlined, uncovers,
+        )
+    )  # fmt: skip
+
+
+def _worth_editing(
+    context: ImageContext, movable: bool, outlined: bool, uncovers: bool
+) -> list[int]:
     found = context.movable() if movable else list(range(len(context)))
     if movable or outlined:
         found = [index for index in found if context.outline_is_seen(index)]

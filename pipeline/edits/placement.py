@@ -5,9 +5,9 @@ import numpy as np
 
 from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.context import ImageContext
-from pipeline.edits.fill_sources import surrounds
 from pipeline.edits.part_identity import worth_editing
 from pipeline.imaging.masks import MaskCrop, disjoint
+from pipeline.imaging.surroundings import surrounds
 
 # Random destinations that are tried before an edit is abandoned.
 PLACES = 96

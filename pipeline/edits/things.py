@@ -50,10 +50,15 @@ def around(
     belongs to the mask may reach in pixels, and the distance from the mask in the window, (h, w).
     """
     reach = reach_of(mask_HW)
+    near = near_of(box_4, reach)
+    return near, reach, cv2.distanceTransform((~mask_HW[near]).astype(np.uint8), cv2.DIST_L2, 5)
+
+
+def near_of(box_4: tuple[int, int, int, int], reach: float) -> tuple[slice, slice]:
+    """The window around a box in which pieces, and the background beyond them, are looked for."""
     x0, y0, x1, y1 = box_4
     pad = int(2 * reach) + 2
-    near = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
-    return near, reach, cv2.distanceTransform((~mask_HW[near]).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
 
 
 def touching(
@@ -82,10 +87,13 @@ def things(
     hole_hw: np.ndarray,
     free_hw: np.ndarray,
     reach: float,
+    distance_hw: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Things that touch a hole and end within `reach` pixels; `found` is their `deviation`."""
+    """Things that touch a hole and end within `reach` pixels; `found` is their `deviation`, and
+    `distance_hw` the distance from the hole where it is known already."""
     residual_hw3, spreads_hw = found
-    distance_hw = cv2.distanceTransform((~hole_hw).astype(np.uint8), cv2.DIST_L2, 5)
+    if distance_hw is None:
+        distance_hw = cv2.distanceTransform((~hole_hw).view(np.uint8), cv2.DIST_L2, 5)
     for region_hw in touching((spreads_hw > UNLIKE) & free_hw, distance_hw, 0, reach):
         if is_thing(region_hw, residual_hw3, spreads_hw, lab_hw3, ~hole_hw):
             yield region_hw

@@ -5,6 +5,7 @@ Limits and patch bank are learned once per plan, before any sample is judged.
 
 import threading
 from functools import partial
+from math import prod
 from pathlib import Path
 
 from pipeline.gate import calibration
@@ -12,6 +13,7 @@ from pipeline.gate.calibration import NormalModel
 from pipeline.generation.analysis import analyse, pixels_and_objects
 from pipeline.generation.cache_keys import PlannedImage, calibration_images, teacher_file
 from pipeline.generation.plan import RunPlan
+from pipeline.utils.free_memory import give_back
 
 # Threads of a run share the normal models that were read last, and learn each only once.
 _LOCK = threading.Lock()
@@ -51,6 +53,7 @@ def normal_model_of(plan: RunPlan) -> NormalModel:
             arrays, facts = calibration.pack(_learned(plan))
             plan.cache.write("normality", plan.calibration_key, arrays, facts)
             stored = arrays, facts
+            give_back(prod(plan.settings.image_size))
         # Dictionaries keep their order, so the first key is the oldest.
         while len(_RESIDENT) >= MAX_RESIDENT:
             del _RESIDENT[next(iter(_RESIDENT))]

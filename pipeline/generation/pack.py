@@ -23,11 +23,12 @@ def pack(
     failures: Sequence[dict[str, str]],
     progress: Callable[[int], None] | None = None,
     waiting: Callable[[], None] | None = None,
+    workers: int = 1,
 ) -> Version:
     """Publish what the cache holds of the plan as one version.
 
     `failures` are inputs that could not be used, with `name` and `error`. The plan is saved beside
-    the cache: it lists the entries that the version was made from.
+    the cache: it lists the entries that the version was made from. `workers` as in `publish`.
     """
     from pipeline.models import device as devices
 
@@ -76,6 +77,7 @@ def pack(
             audit=output.audit,
             progress=progress,
             waiting=waiting,
+            workers=workers,
         )
 
 

@@ -7,19 +7,23 @@ category wait for each other at a lock file.
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from pipeline.dataset.files import CARD, CROISSANT, PLANS
 from pipeline.dataset.hdf5_columns import Profile
+from pipeline.dataset.hdf5_file import MOST_OPEN
 from pipeline.dataset.version import Version, find_by_plan, open_version, version_folders, versions
 from pipeline.dataset.version_writer import VersionBuild, VersionHeader, building_folder
 from pipeline.errors import UserError
 from pipeline.records import ImageResult, TestImage
 from pipeline.reports.audit.run import audit as audit_of
+from pipeline.reports.audit.run import parts
 from pipeline.reports.card import render_card
 from pipeline.reports.croissant import croissant
-from pipeline.reports.gallery import write_gallery_of
+from pipeline.reports.gallery import Embedded, embedded_images, write_gallery_of
 from pipeline.utils.files import locked, named_disk_errors, require_writable, sync, write_atomic
 from pipeline.utils.free_memory import give_back
 from pipeline.utils.hashing import pretty_json
@@ -39,6 +43,7 @@ def publish(
     audit: bool = False,
     progress: Callable[[int], None] | None = None,
     waiting: Callable[[], None] | None = None,
+    workers: int = 1,
 ) -> Version:
     """Write a version and return it, or the one that already holds the same content.
 
@@ -46,6 +51,7 @@ def publish(
     `progress` is called with the number of images that are done, `waiting` when another process
     is publishing this category. If that one published the same plan, its version is returned and
     nothing is consumed. With `audit` the index also holds the shortcut and detectability audits.
+    `workers` threads make audits and gallery at once; what they make does not depend on it.
 
     Raises UserError for a category name that is no folder name, for `shard_images` below 1, and
     where the store cannot be written.
@@ -93,11 +99,12 @@ def publish(
         index["parent"] = header.parent or newest
         # Audit and gallery read the shards that were just written, as any reader would.
         give_back(prod(index["image_size"]))
+        reports, embedded = _made_at_once(folder, index, workers, audit, gallery)
         if audit:
-            index["audit"] = audit_of(Version(folder, index))
+            index["audit"] = reports or audit_of(Version(folder, index))
         if gallery:
             with named_disk_errors(folder):
-                write_gallery_of(Version(folder, index), folder)
+                write_gallery_of(Version(folder, index), folder, embedded=embedded)
         documents = {
             CARD: render_card(index).encode(),
             CROISSANT: pretty_json(croissant(index)),
@@ -109,3 +116,31 @@ def publish(
             # Only now does the new name itself survive a power cut.
             sync(home)
     return open_version(home / index["version"])
+
+
+def _made_at_once(
+    folder: Path, index: dict[str, Any], workers: int, audit: bool, gallery: bool
+) -> tuple[dict[str, Any], Embedded | None]:
+    """The audit and the gallery's images of the version in `folder`, by several threads.
+
+    Nothing where one thread makes them as well.
+    """
+    # Each part has readers of its own, as a reader belongs to one thread; beyond a number of files,
+    # the readers of one would close those of another.
+    wanted = 2 * audit + gallery
+    files = wanted * len(index["shards"])
+    if not audit or workers < 2 or files > MOST_OPEN:
+        return {}, None
+    # Imported here: a version without an audit needs no torch.
+    from pipeline.models.device import one_thread
+
+    with ThreadPoolExecutor(min(workers, wanted), "publish", one_thread) as pool:
+        # The longest first.
+        reports = {
+            name: pool.submit(part, Version(folder, index)) for name, part in parts().items()
+        }
+        images = pool.submit(embedded_images, Version(folder, index)) if gallery else None
+        return (
+            {name: report.result() for name, report in reports.items()},
+            images.result() if images else None,
+        )

@@ -19,7 +19,7 @@ from pipeline.config.schema import CategorySettings
 from pipeline.dataset.lineage import REVIEWED
 from pipeline.edits.apply import apply, edit_key
 from pipeline.edits.context import ImageContext
-from pipeline.edits.donors import DonorPieces, Donors
+from pipeline.edits.donors import Donors, KnownPieces
 from pipeline.edits.part_identity import objection
 from pipeline.edits.plan import plan as plan_edit
 from pipeline.edits.presets import kinds_of
@@ -76,7 +76,11 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     models = models_for(plan)
     image_HW3, analysis = asked_of(plan, image)
     proposals = analysis.proposals
-    context = ImageContext(image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image))
+    # Of other proposals, as those of an image that was asked again, other things belong to a part.
+    known = _pieces_of(image.analysis_key) if not proposals.again else KnownPieces()
+    context = ImageContext(
+        image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image), known=known
+    )
     aside = SetAside()
     attempts = generate_samples(
         plan.settings, image.digest, context, normal_model_of(plan),
@@ -121,6 +125,7 @@ def generate_samples(
         context.inpaint.distance = normal_model.patches.region_distance
         limit, _ = limit_of("max_patch_distance", settings.gate, normal_model.limits)
         context.inpaint.near_enough = None if limit is None else NEAR_ENOUGH * limit
+        context.inpaint.objects_NHW = context.proposals.masks_NHW
     # The quota of this image and the kinds that may fill it.
     wanted, controls = settings.edits.per_image, settings.edits.controls_per_image
     kinds = kinds_of(settings.edits, context.fill is not None)
@@ -238,15 +243,16 @@ def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
         {donor.name: partial(pixels_and_objects, plan, donor) for donor in donors},
         {donor.name: donor.digest for donor in donors},
         {donor.name: donor.category for donor in donors if donor.category},
-        {donor.name: _donor_pieces(donor.analysis_key) for donor in donors},
+        {donor.name: _pieces_of(donor.analysis_key) for donor in donors},
     )
 
 
-# An image is the donor of several others, which come soon: pieces cost more to find than to keep.
+# An image is edited itself and is the donor of several others, which come soon: pieces cost more to
+# find than to keep.
 @lru_cache(maxsize=1024)
-def _donor_pieces(analysis_key: str) -> DonorPieces:
-    """The pieces of one donor image, empty at first; one dictionary for all images of a process."""
-    return {}
+def _pieces_of(analysis_key: str) -> KnownPieces:
+    """The pieces of one image, none at first; one record for all edits of a process."""
+    return KnownPieces()
 
 
 def _rules(

@@ -8,7 +8,7 @@ streaks of wood correlate anywhere along the grain. Completing images by frequen
 idea of He and Sun ("Statistics of patch offsets for image completion", ECCV 2012); one lattice for
 the whole image is our own, stricter variant.
 
-Shapes: H, W image; h, w reduced image; T translations; 2 x and y; 3 colour (RGB).
+Shapes: H, W image; h, w reduced image; k, l half of it; T translations; 2 x and y; 3 colour (RGB).
 """
 
 import cv2
@@ -26,6 +26,9 @@ OVERLAP = 0.08
 PERIODS = (0.05, 0.45)
 # Correlation at a candidate, and how much lower it is somewhere on the way there.
 CANDIDATE, VALLEY = 0.4, 0.2
+# The same at half the resolution. Measured on 154 images: all 43 that repeat themselves reach even
+# the values above, and of hazelnuts, bottles, screws and loose parts only one in ten these.
+COARSE_CANDIDATE, COARSE_VALLEY = 0.3, 0.12
 # Most candidates that are combined, the shortest first.
 CANDIDATES = 16
 # Mean correlation over the lattice. Measured: boards 0.81 to 0.91; wood, cloth and trays below
@@ -55,6 +58,15 @@ def lattice_of(image_HW3: np.ndarray, background_HW: np.ndarray) -> np.ndarray |
         return None
     flat_hw = (grey_hw - trend(grey_hw[..., None], known_hw)[..., 0]) * known_hw
     if flat_hw[known_hw].std() < PLAIN:
+        return None
+    # Most backgrounds have not even a candidate, and half the resolution tells.
+    half = small[0] // 2, small[1] // 2
+    flat_kl, cover_kl = (
+        cv2.resize(one_hw, half, interpolation=cv2.INTER_AREA)
+        for one_hw in (flat_hw, known_hw.astype(np.float64))
+    )
+    coarse = _Correlation(flat_kl, cover_kl > 0.99)
+    if not len(coarse.candidates(COARSE_CANDIDATE, COARSE_VALLEY)):
         return None
     correlation = _Correlation(flat_hw, known_hw)
     vectors = _vectors(correlation)
@@ -128,12 +140,13 @@ class _Correlation:
         rows, columns = rows * inside_P, columns * inside_P
         return rows, columns, inside_P & (self.overlap[rows, columns] > 0)
 
-    def candidates(self) -> np.ndarray:
-        """Peaks that may be periods, (P, 2), the shortest first."""
+    def candidates(self, least: float = CANDIDATE, valley: float = VALLEY) -> np.ndarray:
+        """Peaks that may be periods, (P, 2), the shortest first: of at least that correlation, and
+        so much lower on the way there."""
         shorter = min(self.height, self.width)
         reach = max(2, shorter // 60)
         peak_hw = cv2.dilate(self.values, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-        rows, columns = np.nonzero((self.values >= peak_hw) & (self.values >= CANDIDATE))
+        rows, columns = np.nonzero((self.values >= peak_hw) & (self.values >= least))
         vectors_P2 = np.stack((columns - self.width + 1, rows - self.height + 1), 1)
         # Of two opposite ones, one.
         half_P = (vectors_P2[:, 1] > 0) | ((vectors_P2[:, 1] == 0) & (vectors_P2[:, 0] > 0))
@@ -145,7 +158,7 @@ class _Correlation:
             way_S2 = np.linspace(0.2, 0.8, 13)[:, None] * vectors_P2[index]
             rows, columns, _ = self.at(np.concatenate((way_S2, vectors_P2[index][None])))
             *way, there = self.values[rows, columns].tolist()
-            if there - min(way) >= VALLEY:
+            if there - min(way) >= valley:
                 kept.append(vectors_P2[index])
         return np.array(kept[:CANDIDATES], np.float64).reshape(-1, 2)
 

@@ -7,6 +7,7 @@ exclusive end. Angles are degrees, clockwise as displayed (y points down).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -192,7 +193,9 @@ def dilated(mask_HW: np.ndarray, radius: int) -> np.ndarray:
     """The mask dilated by a disc of `radius` pixels; a radius of 0 or less changes nothing."""
     if radius <= 0:
         return mask_HW
-    return cv2.dilate(mask_HW.astype(np.uint8), disc(radius)).astype(np.bool_)
+    # Views, not copies: a bool is a byte of 0 or 1.
+    bytes_HW = np.ascontiguousarray(mask_HW).view(np.uint8)
+    return cv2.dilate(bytes_HW, disc(radius)).view(np.bool_)
 
 
 def opened(mask_HW: np.ndarray, radius: int) -> np.ndarray:
@@ -200,8 +203,9 @@ def opened(mask_HW: np.ndarray, radius: int) -> np.ndarray:
     return cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_OPEN, disc(radius)) > 0
 
 
+@lru_cache(maxsize=64)
 def disc(radius: int) -> np.ndarray:
-    """A disc as a structuring element, uint8, 2 * `radius` + 1 pixels across."""
+    """A disc as a structuring element, uint8, 2 * `radius` + 1 pixels across; do not modify it."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 

@@ -57,6 +57,19 @@ def quantile(values_RC: np.ndarray, share: float) -> np.ndarray:
     )
 
 
+def percentile(values_R: np.ndarray, percent: float) -> float:
+    """`np.percentile` of float32 values without NaN, but for the last bit; there must be one.
+
+    The values are sorted in place.
+    """
+    place = (len(values_R) - 1) * (percent / 100)
+    low_1, high_1 = _ranked(values_R[None], int(place))
+    step, part = high_1[0].item() - low_1[0].item(), place - int(place)
+    # In double precision and rounded at the end, as NumPy does.
+    found = high_1[0].item() - step * (1 - part) if part >= 0.5 else low_1[0].item() + step * part
+    return float(np.float32(found))
+
+
 def _ranked(values_CR: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """The values of that rank and of the next one in each row, two of (C,); sorts in place."""
     values_CR.partition(rank, axis=1)

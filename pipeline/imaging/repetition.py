@@ -117,12 +117,11 @@ def _median(
     mask_HW = background_HW.astype(np.float32)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        copies_Thw3 = np.stack([
-            _moved(pattern_HW3, shift_2, top, bottom, cv2.INTER_CUBIC) for shift_2 in lattice_T2
-        ])  # fmt: skip
-        seen_Thw = np.stack([
-            _moved(mask_HW, shift_2, top, bottom, cv2.INTER_LINEAR) > 0.99 for shift_2 in lattice_T2
-        ])  # fmt: skip
+        copies_Thw3 = np.empty((len(lattice_T2), bottom - top, width, 3), np.float32)
+        seen_Thw = np.empty(copies_Thw3.shape[:3], np.bool_)
+        for number, shift_2 in enumerate(lattice_T2):
+            copies_Thw3[number] = _moved(pattern_HW3, shift_2, top, bottom, cv2.INTER_CUBIC)
+            seen_Thw[number] = _moved(mask_HW, shift_2, top, bottom, cv2.INTER_LINEAR) > 0.99
         count_hw = seen_Thw.sum(0)
         middle_HW3[top:bottom], spread_HW3[top:bottom] = _middle(copies_Thw3, seen_Thw, count_hw)
         known_HW[top:bottom] = count_hw >= LEAST

@@ -11,6 +11,7 @@ Shapes: N masks; H, W image; K words of 64 pixels.
 import cv2
 import numpy as np
 
+from pipeline.imaging.masks import window
 from pipeline.models.mask_filter import packed
 
 # IoU of a mask with a component from which both show the same part.
@@ -27,7 +28,9 @@ def outlined_by_components(masks_NHW: np.ndarray, foreground_HW: np.ndarray) -> 
     bits_NK = packed(masks_NHW)
     areas_N = _counted(bits_NK)
     for index, mask_HW in enumerate(masks_NHW):
-        inside = np.bincount(labels_HW[mask_HW], minlength=count)
+        # Only where the mask is.
+        near = window(mask_HW, 0)
+        inside = np.bincount(labels_HW[near][mask_HW[near]], minlength=count)
         # Label 0 is the background.
         label = 1 + int(inside[1:].argmax()) if count > 1 else 0
         shared = int(inside[label]) if label else 0

@@ -90,6 +90,7 @@ class U2NetForeground:
         network = reduced_network(path) if reduced and not cuda else None
         self._recorder = _PeakRecorder(network or self._session.inner_session)
         self._session.inner_session = self._recorder
+        self._session.normalize = self._normalized
 
     def __call__(self, image_HW3: np.ndarray) -> ForegroundMask:
         """Foreground of one image, (H, W, 3) RGB uint8 of any size."""
@@ -99,6 +100,23 @@ class U2NetForeground:
         """The saliency map of one image, (H, W, 3) RGB uint8, at the size of the image."""
         found = self._session.predict(Image.fromarray(image_HW3))[0]
         return Saliency(np.asarray(found), self._recorder.peak)
+
+    def _normalized(
+        self, image: Image.Image, mean: Any, std: Any, size: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """What the network gets, as rembg's `normalize` gives it, in a fifth of its time.
+
+        `mean` and `std` are those of the three channels (0-1), `size` is width and height.
+        """
+        small_hw3 = np.array(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+        # A channel has 256 values at most: a table of them in rembg's precision, then in the
+        # network's.
+        levels_256 = np.arange(256) / max(int(small_hw3.max()), 1e-6)
+        channels = [
+            ((levels_256 - mean[c]) / std[c]).astype(np.float32)[small_hw3[..., c]]
+            for c in range(3)
+        ]
+        return {self._session.inner_session.get_inputs()[0].name: np.stack(channels)[None]}
 
 
 class ClearerForeground:

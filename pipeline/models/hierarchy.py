@@ -60,7 +60,9 @@ def in_order(
         masks_NHW = outlined_by_components(masks_NHW, foreground.mask_HW)
     for drop in (piles, repeated):
         single_N = ~drop(masks_NHW)
-        masks_NHW, scores_N = masks_NHW[single_N], scores_N[single_N]
+        # Without a need, no copy: masks of large images are tenths of a GB.
+        if not single_N.all():
+            masks_NHW, scores_N = masks_NHW[single_N], scores_N[single_N]
     together_NHW = put_together(masks_NHW, foreground)
     if len(together_NHW):
         least_N = np.full(len(together_NHW), scores_N.min(), scores_N.dtype)
@@ -189,9 +191,14 @@ def _stands_out(image_HW3: np.ndarray, mask_HW: np.ndarray) -> bool:
 def _convexity(mask_HW: np.ndarray) -> float:
     """The share of its convex hull that a mask fills; legs, dents and gaps lower it."""
     x0, y0, x1, y1 = bounding_box(mask_HW)
-    points = cv2.findNonZero(mask_HW[y0:y1, x0:x1].astype(np.uint8))
-    if points is None:
+    mask_hw = mask_HW[y0:y1, x0:x1]
+    rows = np.flatnonzero(mask_hw.any(1))
+    if not len(rows):
         return 0.0
+    # The ends of the rows have the same hull as all pixels.
+    first, last = mask_hw.argmax(1)[rows], mask_hw.shape[1] - 1 - mask_hw[:, ::-1].argmax(1)[rows]
+    points_P2 = np.stack((np.append(first, last), np.append(rows, rows)), 1).astype(np.int32)
     # Of pixel centres, so a few pixels are added for the half that sticks out on each side.
-    hull = cv2.convexHull(points)
-    return len(points) / (cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1)
+    hull = cv2.convexHull(points_P2[:, None])
+    area = int(np.count_nonzero(mask_hw))
+    return area / (cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1)

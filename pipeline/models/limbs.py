@@ -51,12 +51,13 @@ def with_limbs(
     limbs_LHW = limbs_of(product_HW)
     if not len(limbs_LHW):
         return masks_NHW, scores_N
-    areas_N = masks_NHW.sum((1, 2))
-    on_limb_N = np.zeros(len(masks_NHW), np.bool_)
-    for limb_HW in limbs_LHW:
-        on_limb_N |= (masks_NHW & limb_HW).sum((1, 2)) >= ON_LIMB * areas_N
+    free = []
+    for index, mask_HW in enumerate(masks_NHW):
+        least = ON_LIMB * np.count_nonzero(mask_HW)
+        if not any(np.count_nonzero(mask_HW & limb_HW) >= least for limb_HW in limbs_LHW):
+            free.append(index)
     sure_L = np.full(len(limbs_LHW), scores_N.max(initial=0.5), scores_N.dtype)
     return (
-        np.concatenate((limbs_LHW, masks_NHW[~on_limb_N])),
-        np.concatenate((sure_L, scores_N[~on_limb_N])),
+        np.concatenate((limbs_LHW, masks_NHW[free])),
+        np.concatenate((sure_L, scores_N[free])),
     )

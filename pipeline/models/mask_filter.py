@@ -1,14 +1,18 @@
 """Limits that masks must satisfy: quality, size, place, one component, no duplicates.
 
-Masks are filtered at logit resolution, where a pixel costs a quarter or less.
+Masks are filtered at logit resolution, where a pixel costs a quarter or less, and as bits: counting
+them is exact, and much faster than summing booleans or floats.
 
-Shapes: N masks; H, W image; h, w logits; K = h x w.
+Shapes: N masks; C components of the foreground; H, W image; h, w logits; K words of 64 pixels.
 """
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 
+from pipeline.imaging.masks import window
 from pipeline.models.settings import ProposalSettings
 
 # The stability score is the IoU of the masks at logit thresholds +1 and -1, the default of
@@ -28,60 +32,85 @@ RELAXATIONS = (
     ("foreground", {"min_foreground_overlap": 0.5}),
 )
 
+# Bytes of logits that are compared at once: they stay in the processor's cache.
+AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskBits:
+    """Masks at logit resolution as bits, with what the limits on their outlines compare.
+
+    `bits_NK` is uint64. `surely_N` and `maybe_N` are float32 counts of the pixels whose logits
+    exceed the offset of the stability score, and its negative.
+    """
+
+    bits_NK: np.ndarray
+    surely_N: np.ndarray
+    maybe_N: np.ndarray
+
+    @classmethod
+    def of(cls, logits_Nhw: torch.Tensor) -> "MaskBits":
+        """The masks where logits, on any device, are positive."""
+        rows = max(1, AT_ONCE // max(1, 4 * logits_Nhw[:1].numel()))
+        mask_NK, surely_NK, maybe_NK = (
+            np.concatenate([_above(part_Nhw, level) for part_Nhw in logits_Nhw.split(rows)])
+            for level in (0.0, STABILITY_OFFSET, -STABILITY_OFFSET)
+        )
+        return cls(mask_NK, _counted(surely_NK), _counted(maybe_NK))
+
+    def first(self, count: int) -> "MaskBits":
+        """The first masks alone."""
+        return MaskBits(self.bits_NK[:count], self.surely_N[:count], self.maybe_N[:count])
+
 
 def passes(
-    logits_Nhw: torch.Tensor,
-    iou_N: torch.Tensor,
-    inside_hw: torch.Tensor,
-    settings: ProposalSettings,
-) -> torch.Tensor:
-    """Which masks satisfy the limits on quality, area, foreground and border; bool (N,)."""
-    frame_hw = torch.ones_like(inside_hw)
+    masks: MaskBits, iou_N: np.ndarray, inside_hw: np.ndarray, settings: ProposalSettings
+) -> np.ndarray:
+    """Which masks satisfy the limits on quality, area, foreground and border; bool (N,).
+
+    `iou_N` is float32, `inside_hw` bool.
+    """
+    frame_hw = np.ones_like(inside_hw)
     frame_hw[1:-1, 1:-1] = False
-    # Count pixels with matrix products: summing booleans is many times slower on a CPU.
-    whole_K = inside_hw.new_ones(inside_hw.numel(), dtype=torch.float32)
-    each_K3 = torch.stack([whole_K, inside_hw.flatten().float(), frame_hw.flatten().float()], 1)
-    flat_NK = logits_Nhw.flatten(1)
-    # Compared straight into floats, without a bool array that is converted afterwards.
-    above_NK = torch.empty_like(flat_NK)
-    area_N, overlap_N, border_N = (torch.gt(flat_NK, 0, out=above_NK) @ each_K3).unbind(1)
-    surely_N = torch.gt(flat_NK, STABILITY_OFFSET, out=above_NK) @ whole_K
-    maybe_N = torch.gt(flat_NK, -STABILITY_OFFSET, out=above_NK) @ whole_K
+    area_N, overlap_N, border_N = (
+        _counted(masks.bits_NK & packed(region_hw[None]))
+        for region_hw in (np.ones_like(inside_hw), inside_hw, frame_hw)
+    )
     # Limits are compared as products, so that an empty mask divides nothing by zero.
-    share_N = area_N / inside_hw.numel()
-    return (
+    share_N = area_N / inside_hw.size
+    most, border = np.float32(np.count_nonzero(inside_hw)), np.float32(np.count_nonzero(frame_hw))
+    found_N: np.ndarray = (
         (iou_N >= (settings.min_predicted_iou or 0.0))
-        & (surely_N >= (settings.min_stability or 0.0) * maybe_N)
+        & (masks.surely_N >= (settings.min_stability or 0.0) * masks.maybe_N)
         & (share_N >= settings.min_area)
         & (share_N <= settings.max_area)
         & (overlap_N >= settings.min_foreground_overlap * area_N)
-        & (overlap_N <= settings.max_foreground_share * inside_hw.sum())
-        & (border_N <= settings.max_border * frame_hw.sum())
+        & (overlap_N <= settings.max_foreground_share * most)
+        & (border_N <= settings.max_border * border)
     )
+    return found_N
 
 
-def confirmed(masks_Nhw: torch.Tensor, labels_HW: np.ndarray) -> list[int]:
-    """The component of the foreground that each mask shows, by its label; 0 for none.
+def confirmed(bits_NK: np.ndarray, labels_hw: np.ndarray) -> np.ndarray:
+    """The component of the foreground that each mask shows, by its label; 0 for none; int64 (N,).
 
     Of slender parts (a key, a pencil) the small SAM is never sure, but its mask agrees with what
-    U²-Net found there. `labels_HW` are the components, 0 is the background.
+    U²-Net found there. `labels_hw` are the components at logit resolution, 0 is the background.
     """
-    size = masks_Nhw.shape[2], masks_Nhw.shape[1]
-    labels_hw = cv2.resize(labels_HW.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-    labels_K = labels_hw.ravel().astype(np.int64)
-    areas_C = np.bincount(labels_K, minlength=int(labels_HW.max()) + 1)
-    found = []
-    for mask_hw in masks_Nhw.cpu().numpy():
-        shared_C = np.bincount(labels_K[mask_hw.ravel()], minlength=len(areas_C))
-        iou_C = shared_C / np.maximum(areas_C + shared_C.sum() - shared_C, 1)
-        best = int(iou_C[1:].argmax()) + 1 if len(iou_C) > 1 else 0
-        found.append(best if best and iou_C[best] >= AGREES else 0)
-    return found
+    label_C = np.unique(labels_hw[labels_hw > 0])
+    if not len(label_C):
+        return np.zeros(len(bits_NK), np.int64)
+    components_CK = packed(labels_hw == label_C[:, None, None])
+    shared_NC = np.stack([_counted(bits_NK & one_K) for one_K in components_CK], 1)
+    either_NC = _counted(bits_NK)[:, None] + _counted(components_CK) - shared_NC
+    iou_NC = shared_NC.astype(np.float64) / np.maximum(either_NC, 1)
+    best_N = iou_NC.argmax(1)
+    agrees_N = np.take_along_axis(iou_NC, best_N[:, None], 1)[:, 0] >= AGREES
+    return np.where(agrees_N, label_C[best_N], 0)
 
 
-def without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:
+def without_duplicates(bits_NK: np.ndarray, max_iou: float) -> np.ndarray:
     """Non-maximum suppression of masks in their order: indices whose IoU with kept ones is low."""
-    bits_NK = packed(masks_Nhw.cpu().numpy())
     area_N = np.bitwise_count(bits_NK).sum(1, np.int64)
     kept: list[int] = []
     for index, bits_K in enumerate(bits_NK):
@@ -89,7 +118,7 @@ def without_duplicates(masks_Nhw: torch.Tensor, max_iou: float) -> torch.Tensor:
         union_k = np.maximum(area_N[kept] + area_N[index] - shared_k, 1)
         if not (shared_k > max_iou * union_k).any():
             kept.append(index)
-    return torch.tensor(kept, dtype=torch.long, device=masks_Nhw.device)
+    return np.array(kept, np.int64)
 
 
 def packed(masks_NHW: np.ndarray) -> np.ndarray:
@@ -104,15 +133,19 @@ def largest_component(mask_HW: np.ndarray) -> tuple[np.ndarray, float]:
 
     `mask_HW` is bool. An empty mask comes back with share 0.
     """
-    count, labels_HW, stats, _ = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8))
+    # Only where the mask is, with room for the closing.
+    near = window(mask_HW)
+    mask_hw = mask_HW[near]
+    count, labels_hw, stats, _ = cv2.connectedComponentsWithStats(mask_hw.astype(np.uint8))
     # Label 0 is the background.
     if count < 2:
         return mask_HW, 0.0
     biggest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    share = stats[biggest, cv2.CC_STAT_AREA] / max(int(mask_HW.sum()), 1)
-    part_HW = (labels_HW == biggest).astype(np.uint8)
-    part_HW = cv2.morphologyEx(part_HW, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    return part_HW.astype(np.bool_), float(share)
+    share = stats[biggest, cv2.CC_STAT_AREA] / max(int(np.count_nonzero(mask_hw)), 1)
+    part_hw = (labels_hw == biggest).astype(np.uint8)
+    part_HW = np.zeros_like(mask_HW)
+    part_HW[near] = cv2.morphologyEx(part_hw, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    return part_HW, float(share)
 
 
 def relaxed_settings(settings: ProposalSettings, change: dict[str, float]) -> ProposalSettings:
@@ -125,7 +158,29 @@ def relaxed_settings(settings: ProposalSettings, change: dict[str, float]) -> Pr
     return settings.model_copy(update=wider)
 
 
-def shrink(mask_HW: np.ndarray, size: torch.Size) -> torch.Tensor:
+def shrink(mask_HW: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """The mask at logit resolution; a cell is inside when the mask covers more than half of it."""
-    small = cv2.resize(mask_HW.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(small.astype(np.bool_))
+    small_hw = cv2.resize(mask_HW.astype(np.uint8), size_hw[::-1], interpolation=cv2.INTER_AREA)
+    return small_hw.astype(np.bool_)
+
+
+def shrunk_labels(labels_HW: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Labels (int32) at logit resolution, those of the nearest pixels."""
+    labels_hw = cv2.resize(
+        labels_HW.astype(np.float32), size_hw[::-1], interpolation=cv2.INTER_NEAREST
+    )
+    return labels_hw.astype(np.int64)
+
+
+def _above(logits_Nhw: torch.Tensor, level: float) -> np.ndarray:
+    """Where logits exceed a level, as bits."""
+    # NumPy compares seven times faster than torch does on a CPU.
+    on_cpu = logits_Nhw.device.type == "cpu"
+    above_Nhw = logits_Nhw.numpy() > level if on_cpu else (logits_Nhw > level).cpu().numpy()
+    return packed(above_Nhw)
+
+
+def _counted(bits_NK: np.ndarray) -> np.ndarray:
+    """The pixels of each mask, float32 (N,): exact up to 16 million."""
+    counts_N: np.ndarray = np.bitwise_count(bits_NK).sum(1, dtype=np.int64)
+    return counts_N.astype(np.float32)

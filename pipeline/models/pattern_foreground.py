@@ -102,12 +102,16 @@ def without_pattern(
     pattern_HW = foreground.pattern_HW
     if pattern_HW is None:
         return masks_NHW, scores_N
-    left_NHW = masks_NHW & ~pattern_HW
-    left_N = left_NHW.sum((1, 2))
-    kept_N = left_N >= LEFT * np.maximum(masks_NHW.sum((1, 2)), 1)
-    kept_N &= left_N < PRODUCT * np.count_nonzero(foreground.mask_HW)
-    masks = [largest_component(left_HW)[0] for left_HW in left_NHW[kept_N]]
-    return np.array(masks, np.bool_).reshape(-1, *pattern_HW.shape), scores_N[kept_N]
+    product = PRODUCT * np.count_nonzero(foreground.mask_HW)
+    # One after the other: a hundred masks of a large image are a tenth of a GB.
+    masks, kept = [], []
+    for index, mask_HW in enumerate(masks_NHW):
+        left_HW = mask_HW & ~pattern_HW
+        left = np.count_nonzero(left_HW)
+        if LEFT * max(int(np.count_nonzero(mask_HW)), 1) <= left < product:
+            masks.append(largest_component(left_HW)[0])
+            kept.append(index)
+    return np.array(masks, np.bool_).reshape(-1, *pattern_HW.shape), scores_N[kept]
 
 
 def _unlike(image_HW3: np.ndarray, background: RepeatedBackground) -> np.ndarray:

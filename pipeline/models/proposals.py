@@ -26,11 +26,13 @@ from pipeline.models.hierarchy import in_order
 from pipeline.models.limbs import with_limbs
 from pipeline.models.mask_filter import (
     RELAXATIONS,
+    MaskBits,
     confirmed,
     largest_component,
     passes,
     relaxed_settings,
     shrink,
+    shrunk_labels,
     without_duplicates,
 )
 from pipeline.models.out_of_memory import in_batches
@@ -56,12 +58,20 @@ class _Candidates:
     """All decoded masks of one image at logit resolution, padding cut off."""
 
     logits_Nhw: torch.Tensor
-    iou_N: torch.Tensor
+    # Float32, in memory of the CPU as the bits.
+    iou_N: np.ndarray
+    masks: MaskBits
     # Of each group of boxes: how many masks the points and the groups up to it have given.
     ends: tuple[int, ...]
 
     def first(self, count: int) -> "_Candidates":
-        return _Candidates(self.logits_Nhw[:count], self.iou_N[:count], ())
+        return _Candidates(self.logits_Nhw[:count], self.iou_N[:count], self.masks.first(count), ())
+
+    def mask(self, index: int, size_HW: tuple[int, int]) -> np.ndarray:
+        """One of the masks at image size, (H, W) bool."""
+        # Resize the logits and threshold then: smoother outlines than those of a resized mask.
+        logits_hw = self.logits_Nhw[index].cpu().numpy()
+        return cv2.resize(logits_hw, size_HW[::-1], interpolation=cv2.INTER_LINEAR) > 0
 
 
 class SamProposals:
@@ -185,13 +195,12 @@ class SamProposals:
         """
         height, width = image_HW3.shape[:2]
         candidates = self._decode_boxes(image_HW3, boxes_P4)
-        order_N = torch.argsort(candidates.iou_N, descending=True, stable=True)
-        kept_N = without_duplicates(candidates.logits_Nhw[order_N] > 0, SAME)
-        masks = []
-        for index in order_N[kept_N].tolist():
-            logits_hw = candidates.logits_Nhw[index].cpu().numpy()
-            big_HW = cv2.resize(logits_hw, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-            masks.append(largest_component(big_HW)[0])
+        order_N = np.argsort(-candidates.iou_N, kind="stable")
+        order_N = order_N[without_duplicates(candidates.masks.bits_NK[order_N], SAME)]
+        masks = [
+            largest_component(candidates.mask(index, (height, width)))[0]
+            for index in order_N.tolist()
+        ]
         return np.array(masks, np.bool_).reshape(-1, height, width)
 
     def _decode_boxes(self, image_HW3: np.ndarray, boxes_P4: np.ndarray) -> _Candidates:
@@ -204,7 +213,7 @@ class SamProposals:
     ) -> _Candidates:
         """Embed the image once and decode all prompts in batches that fit into memory.
 
-        `boxes` are groups of them, (P, 4) each. A batch holds prompts of one group, so that its
+        `boxes` are groups of them, (P, 4) each. No batch holds prompts of two of them, so that
         masks have the same bits whatever follows.
         """
         sam, device = self._sam, self._compute.device
@@ -214,22 +223,25 @@ class SamProposals:
         # Masks that even the relaxed limit rejects are not decoded at all.
         min_iou = relaxed_settings(self._settings, RELAXATIONS[1][1]).min_predicted_iou or 0.0
         embedding = self._embed(pixels_13hw)
+        # Outside autocast: 8 significant bits of bfloat16 cannot hold a pixel coordinate.
         coords = self._resize.apply_coords(points_P2.astype(np.float64), image_HW3.shape[:2])
         coords_P12 = torch.as_tensor(coords, dtype=torch.float32, device=device)[:, None]
-        groups: list[torch.Tensor] = [coords_P12]
+        labels_P1 = torch.ones(coords_P12.shape[:2], dtype=torch.int, device=device)
+        groups = [sam.prompt_encoder((coords_P12, labels_P1), None, None)[0]]
         for boxes_P4 in boxes:
             corners = self._resize.apply_boxes(boxes_P4.astype(np.float64), image_HW3.shape[:2])
-            groups.append(torch.as_tensor(corners, dtype=torch.float32, device=device))
+            corners_P4 = torch.as_tensor(corners, dtype=torch.float32, device=device)
+            groups.append(sam.prompt_encoder(None, corners_P4, None)[0])
+        # Points and the first boxes are asked in any case, and both become two tokens. In one row
+        # they need fewer calls of the decoder, each of which costs as much as eight prompts.
+        groups[:2] = [torch.cat(groups[:2])]
+        # Without prompts: what stands for the mask prompt that none of them has.
+        _, dense_1Chw = sam.prompt_encoder(None, None, None)
 
-        def decode(chunk: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            # Outside autocast: 8 significant bits of bfloat16 cannot hold a pixel coordinate.
-            if chunk.ndim == 3:
-                labels_B1 = torch.ones(chunk.shape[:2], dtype=torch.int, device=device)
-                sparse, dense = sam.prompt_encoder((chunk, labels_B1), None, None)
-            else:
-                sparse, dense = sam.prompt_encoder(None, chunk, None)
+        def decode(sparse_PTC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            dense_PChw = dense_1Chw.expand(len(sparse_PTC), -1, -1, -1)
             with self._compute.autocast():
-                masks_Nhw, iou_N = self._decode_prompts(embedding, sparse, dense, min_iou)
+                masks_Nhw, iou_N = self._decode_prompts(embedding, sparse_PTC, dense_PChw, min_iou)
             return masks_Nhw.float(), iou_N.float()
 
         decoded: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -245,7 +257,9 @@ class SamProposals:
         # Cut off the padding to a square, which the model adds to the right and below.
         per_logit = sam.image_encoder.img_size / logits_Nhw.shape[-1]
         rows, columns = round(height / per_logit), round(width / per_logit)
-        return _Candidates(logits_Nhw[:, :rows, :columns], torch.cat(ious), tuple(ends[1:]))
+        logits_Nhw = logits_Nhw[:, :rows, :columns]
+        iou_N = torch.cat(ious).cpu().numpy()
+        return _Candidates(logits_Nhw, iou_N, MaskBits.of(logits_Nhw), tuple(ends))
 
     def _embed(self, pixels_13hw: torch.Tensor) -> torch.Tensor:
         """The image embedding of RGB 0-255."""
@@ -282,33 +296,32 @@ class SamProposals:
         A mask of which SAM is not sure counts where it shows one component of the foreground
         `parts_HW`, and that is its outline.
         """
-        logits_Nhw, iou_N = candidates.logits_Nhw, candidates.iou_N
-        inside_hw = shrink(search_HW, logits_Nhw.shape[1:]).to(logits_Nhw.device)
-        good_N = passes(logits_Nhw, iou_N, inside_hw, settings)
+        iou_N, bits_NK = candidates.iou_N, candidates.masks.bits_NK
+        size_hw = candidates.logits_Nhw.shape[1], candidates.logits_Nhw.shape[2]
+        inside_hw = shrink(search_HW, size_hw)
+        good_N = passes(candidates.masks, iou_N, inside_hw, settings)
         component_N = np.zeros(len(iou_N), np.int64)
         if parts_HW is not None:
             _, labels_HW = cv2.connectedComponents(parts_HW.astype(np.uint8))
             unsure = settings.model_copy(update={"min_predicted_iou": 0.0, "min_stability": 0.0})
-            more_N = passes(logits_Nhw, iou_N, inside_hw, unsure) & ~good_N
-            component_N[more_N.cpu().numpy()] = confirmed(logits_Nhw[more_N] > 0, labels_HW)
-            good_N |= torch.from_numpy(component_N > 0).to(good_N.device)
+            more_N = passes(candidates.masks, iou_N, inside_hw, unsure) & ~good_N
+            component_N[more_N] = confirmed(bits_NK[more_N], shrunk_labels(labels_HW, size_hw))
+            good_N |= component_N > 0
         # Best first, so that of two duplicates the better one is kept. A stable sort, because ties
-        # would otherwise depend on the device.
-        order_N = torch.argsort(iou_N, descending=True, stable=True)
+        # would otherwise depend on the machine.
+        order_N = np.argsort(-iou_N, kind="stable")
         order_N = order_N[good_N[order_N]]
-        kept_N = without_duplicates(logits_Nhw[order_N] > 0, settings.max_iou)
+        order_N = order_N[without_duplicates(bits_NK[order_N], settings.max_iou)]
         masks: list[np.ndarray] = []
         scores: list[float] = []
         height, width = search_HW.shape
-        for index in order_N[kept_N].tolist():
+        for index in order_N.tolist():
             if len(masks) == settings.max_proposals:
                 break
-            # Resize the logits and threshold then: smoother outlines than those of a resized mask.
-            logits_hw = logits_Nhw[index].cpu().numpy()
-            big_HW = cv2.resize(logits_hw, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-            mask_HW, share = largest_component(big_HW)
             if component_N[index]:
                 mask_HW, share = labels_HW == component_N[index], 1.0
+            else:
+                mask_HW, share = largest_component(candidates.mask(index, (height, width)))
             if share >= (settings.min_component or 0.0):
                 masks.append(mask_HW)
                 scores.append(float(iou_N[index]))

@@ -32,6 +32,8 @@ _HUES = (
     "#2f9e8f", "#d9822b", "#7a68d8", "#c94f7c", "#8a9a2e", "#4a90d9", "#b0603a", "#a347ba",
     "#c2a01e", "#3f9a4c", "#5f7f95", "#8593a3",
 )  # fmt: skip
+# CSS classes, and the data URIs of each by the variables of the style sheet.
+Embedded = list[tuple[str, dict[str, str]]]
 # Colour of change masks, which hardly any product has.
 _ACCENT = (255, 46, 136)
 
@@ -61,21 +63,31 @@ def write_gallery(version_dir: Path, limit: int = LIMIT) -> Path:
     return write_gallery_of(version, version.dir, limit)
 
 
-def write_gallery_of(version: Version, folder: Path, limit: int = LIMIT) -> Path:
-    """Write `gallery/index.html` into a folder and return its path."""
+def write_gallery_of(
+    version: Version, folder: Path, limit: int = LIMIT, embedded: Embedded | None = None
+) -> Path:
+    """Write `gallery/index.html` into a folder and return its path.
+
+    `embedded` are the images of as many samples where they were made before.
+    """
     # `verify` reads the digest from the last line; HTML allows a comment there.
-    page = render(version, limit).encode()
+    page = render(version, limit, embedded).encode()
     digest = hashlib.sha256(page).hexdigest()
     path = folder / GALLERY
     write_atomic(path, page + f"<!-- sha256 {digest} -->\n".encode())
     return path
 
 
-def render(version: Version, limit: int = LIMIT) -> str:
-    """The page as text."""
-    # Images are numbered in the order of appearance, for the classes of the style sheet.
+def embedded_images(version: Version, limit: int = LIMIT) -> Embedded:
+    """The images of the page, which are most of its work; they do not depend on an audit."""
     rows = choose(version, limit)
-    images = {name: number for number, name in enumerate(dict.fromkeys(row.image for row in rows))}
+    return _images(rows, _numbered(rows))
+
+
+def render(version: Version, limit: int = LIMIT, embedded: Embedded | None = None) -> str:
+    """The page as text; `embedded` as above."""
+    rows = choose(version, limit)
+    images = _numbered(rows)
     counts, limits = version.index["counts"], score_limits(version.index)
     # Kinds of another release may be in the index, too.
     kinds = sorted({*KINDS, *counts["by_kind"]}, key=_place)
@@ -84,7 +96,7 @@ def render(version: Version, limit: int = LIMIT) -> str:
         index=version.index,
         counts=counts,
         name=version.index.get("version", version.name),
-        images=_images(rows, images),
+        images=_images(rows, images) if embedded is None else embedded,
         cards=[_card(row, images[row.image], number, limits) for number, row in enumerate(rows)],
         hues={kind: _HUES[number % len(_HUES)] for number, kind in enumerate(kinds)},
         kinds=_bars(counts["by_kind"]),
@@ -199,12 +211,17 @@ def _audit(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _images(rows: Sequence[_Row], images: Mapping[str, int]) -> list[tuple[str, dict[str, str]]]:
+def _numbered(rows: Sequence[_Row]) -> dict[str, int]:
+    """Images in the order of appearance, for the classes of the style sheet."""
+    return {name: number for number, name in enumerate(dict.fromkeys(row.image for row in rows))}
+
+
+def _images(rows: Sequence[_Row], images: Mapping[str, int]) -> Embedded:
     """CSS classes and their variables with data URIs: each image once, each sample once.
 
     Variables: `o` original, `f` foreground, `p` proposals of an image; `e` edited, `m` mask.
     """
-    found: list[tuple[str, dict[str, str]]] = []
+    found: Embedded = []
     done: set[str] = set()
     for number, row in enumerate(rows):
         shard, source = row.shard, row.shard.source(row.sample)

@@ -8,7 +8,9 @@ of writing, so the digest of a file only proves that it was copied without damag
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,6 @@ _PLAIN = frozenset((type(None), bool, int, str))
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
 )
-# States of the hash that are kept of an array, so that few rows are hashed twice.
-STATES = 16
 
 
 def sha256_array(array: np.ndarray) -> str:
@@ -40,17 +40,19 @@ class RowsDigest:
     """`sha256_array` of an array, and of others of its shape and dtype that begin with the same
     rows: these are not hashed again."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, rows: Iterable[int] = ()) -> None:
+        """Others will begin with as many of the same rows as `rows` says, each in [0, len]."""
         head, content = _bytes_of(array)
         hasher = hashlib.sha256(head)
-        self._head, self._states = head, [hasher.copy()]
-        rows = len(array) if array.ndim else 1
-        # Rows between two states, and their bytes.
-        self._rows = max(1, rows // STATES)
-        self._step = max(1, self._rows * (len(content) // max(1, rows)))
-        for start in range(0, len(content), self._step):
-            hasher.update(content[start : start + self._step])
-            self._states.append(hasher.copy())
+        # States of the hash after so many bytes, rising; the array is hashed once.
+        self._head, self._states = head, [(0, hasher.copy())]
+        self._row = len(content) // max(1, len(array)) if array.ndim else 0
+        done = 0
+        for end in sorted({self._row * count for count in rows} - {0}):
+            hasher.update(content[done:end])
+            self._states.append((end, hasher.copy()))
+            done = end
+        hasher.update(content[done:])
         self.hex = hasher.hexdigest()
 
     def of(self, array: np.ndarray, same: int) -> str:
@@ -59,24 +61,31 @@ class RowsDigest:
         if head != self._head:
             raise RecordError(f"expected an array as {self._head!r}, got {head!r}")
         # The last state before the rows that differ.
-        number = min(same // self._rows, len(self._states) - 1)
-        hasher = self._states[number].copy()
-        hasher.update(content[number * self._step :])
+        end, state = [kept for kept in self._states if kept[0] <= self._row * same][-1]
+        hasher = state.copy()
+        hasher.update(content[end:])
         return hasher.hexdigest()
 
 
 def _bytes_of(array: np.ndarray) -> tuple[bytes, memoryview]:
     """Dtype and shape as text, and the little-endian bytes, without a copy where they are so."""
     array = np.asarray(array)
-    if array.dtype.hasobject:
-        raise RecordError(f"expected an array of plain numbers, got dtype {array.dtype}")
-    # ascontiguousarray turns 0-d arrays into 1-d ones; the shape below is the original one.
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    # Dtype and shape come first, so that (2, 3) and (3, 2) arrays of equal bytes differ.
-    shape = ",".join(map(str, array.shape))
-    head = f'{{"dtype":"{little.dtype.str}","shape":[{shape}]}}\n'
+    head = _head_of(array.dtype, array.shape)
+    # Nearly all arrays are in order; ascontiguousarray turns 0-d arrays into 1-d ones.
+    if not (array.dtype.isnative and sys.byteorder == "little" and array.flags.c_contiguous):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     # A byte view, without the copy that `tobytes` makes.
-    return head.encode("ascii"), little.reshape(-1).view(np.uint8).data
+    return head, array.reshape(-1).view(np.uint8).data
+
+
+# Rows of a column have one shape and dtype.
+@lru_cache(maxsize=64)
+def _head_of(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Dtype and shape as text: (2, 3) and (3, 2) arrays of equal bytes must differ."""
+    if dtype.hasobject:
+        raise RecordError(f"expected an array of plain numbers, got dtype {dtype}")
+    text = ",".join(map(str, shape))
+    return f'{{"dtype":"{dtype.newbyteorder("<").str}","shape":[{text}]}}\n'.encode("ascii")
 
 
 def canonical_json(obj: Any) -> bytes:

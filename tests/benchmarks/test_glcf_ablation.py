@@ -6,7 +6,7 @@ import pytest
 from small_results import small_version
 
 from benchmarks import glcf_ablation
-from benchmarks.glcf_ablation import FULL, ROWS
+from benchmarks.glcf_ablation import FULL, PUBLISHED, ROWS
 from detectors.models.glcf.networks import SemanticAggregation
 from detectors.registry import assemble, configure
 from pipeline.errors import UserError
@@ -20,12 +20,20 @@ def test_every_row_but_two_is_another_detector():
     assert recipes[FULL] == recipes["pss"]
     assert len(set(map(str, recipes.values()))) == len(ROWS) - 1
     changed = {name for row in ROWS if not row.trains for name in row.changes}
-    assert changed == {"global_map", "scale_weights", "branch_weights", "weights"}
+    assert changed == {"global_map", "scale_weights", "branch_weights", "weights", "score"}
     for row in ROWS:
         detector = assemble("glcf", recipes[row.name], weights=False)
         assert isinstance(getattr(detector, "aggregation", None), SemanticAggregation) == (
             row.name != "no-bottleneck"
         )
+
+
+def test_rows_of_weights_change_the_image_score():
+    """`distance` pools maps without weights: under it those rows would only repeat `full`."""
+    for row in ROWS:
+        recipe = configure("glcf", "cpu", {**PUBLISHED, **row.changes})
+        weighs = recipe.settings.score == "deviation" and not recipe.settings.regions
+        assert weighs == (row.name != "distance")
 
 
 def test_one_version_per_category(tmp_path):

@@ -20,7 +20,8 @@ from pipeline.edits.compositing.shadows import shadow_around, shadow_of
 from pipeline.imaging.masks import MaskCrop, clipped, dilated, shifted, window
 from pipeline.imaging.noise import RING
 from pipeline.imaging.region_values import copy_region
-from pipeline.records import Edit
+from pipeline.imaging.surroundings import surrounds
+from pipeline.records import Edit, bounding_box
 
 # Pixels around the region that the window holds: sensor noise is measured on a ring outside the
 # hole, and the high-pass filter needs a few more.
@@ -55,9 +56,7 @@ class Canvas:
         self.work_hw3: np.ndarray = self.source_hw3.copy()
         self.change_hw: np.ndarray = np.zeros(self.source_hw3.shape[:2], np.bool_)
         self._hole_hw = np.zeros_like(self.change_hw)
-        objects_Nhw = objects_NHW[(slice(None), *self._window)]
-        # `any` over the first axis is slower than the maximum of bytes.
-        self._objects_hw = objects_Nhw.view(np.uint8).max(0, initial=0) > 0
+        self._objects_Nhw = objects_NHW[(slice(None), *self._window)]
         self._light_hw, self._stays_hw = self.crop(light_HW), self.crop(stays_HW)
         # Every random number of the edit comes from here, in the order of the calls below.
         self.rng = np.random.default_rng(edit.seed)
@@ -89,11 +88,21 @@ class Canvas:
         # Only the hole is taken over: some inpainters alter every pixel.
         clean_hw3 = self.source_hw3.copy()
         copy_region(filled_hw3.astype(np.float32), hole_hw, clean_hw3)
-        clean_hw3 = levelled(clean_hw3, self.source_hw3, hole_hw, self._objects_hw)
+        objects_hw = self._objects_beside(hole_hw)
+        clean_hw3 = levelled(clean_hw3, self.source_hw3, hole_hw, objects_hw)
         if self.restores_noise:
-            noise_3 = calm_level(self.source_hw3, background_near(hole_hw, self._objects_hw, RING))
+            noise_3 = calm_level(self.source_hw3, background_near(hole_hw, objects_hw, RING))
             clean_hw3 = with_noise(clean_hw3, hole_hw, noise_3, self.rng)
         return clean_hw3
+
+    def _objects_beside(self, hole_hw: np.ndarray) -> np.ndarray:
+        """The objects in the window, (h, w) bool, without those that surround the hole: a product
+        or a compartment is what the hole's background consists of."""
+        box_4, objects_hw = bounding_box(hole_hw), np.zeros_like(hole_hw)
+        for mask_hw in self._objects_Nhw:
+            if not surrounds(mask_hw, hole_hw, box_4):
+                objects_hw |= mask_hw
+        return objects_hw
 
     def _hole(self, mask_hw: np.ndarray) -> np.ndarray:
         """What a removal fills: the dilated mask, and the light that the objects changed."""

@@ -109,6 +109,8 @@ def _groups(hole_HW: np.ndarray) -> list[np.ndarray]:
     _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(hole_HW.astype(np.uint8))
     # Label 0 is what is no hole.
     boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist()]
+    if len(boxes) == 1:
+        return [hole_HW]
     group = list(range(len(boxes)))
     for one, box_4 in enumerate(boxes):
         seen_4 = window(box_4, hole_HW.shape)

@@ -72,14 +72,17 @@ class CandidateInpainter:
         avoid_HW: np.ndarray | None,
         distance: FillDistance | None,
         near_enough: float | None = None,
+        bare: bool = False,
     ) -> tuple[np.ndarray, FillChoice]:
         """The nearest candidate's image and the choice; the first usable one's without `distance`.
 
         Of equally near candidates the first one wins. Candidates after one that is at most
         `near_enough` away are not run, and that one is kept. A large hole whose surroundings are
         neither plain nor a known pattern is shown to the last candidate first, a network, which
-        costs the same for any hole; where its fill is `FAR` away, no other is tried. The answer
-        depends on the arguments alone.
+        costs the same for any hole; where its fill is `FAR` away, no other is tried. Nor is one in
+        a `bare` hole, which holds no object, where the first fill is. A large hole in a plain
+        surface is filled by the first candidate, and no distance is measured. The answer depends
+        on the arguments alone.
         """
         if distance is None:
             return self(image_HW3, hole_HW, avoid_HW), FillChoice(self._usable(hole_HW)[0][0])
@@ -87,7 +90,11 @@ class CandidateInpainter:
         # What is known to be there costs least of all.
         known = isinstance(order[0][1], RepeatedInpainter)
         asked = None
-        if near_enough is not None and not known and _is_large(image_HW3, hole_HW, avoid_HW):
+        if near_enough is not None and not known and _is_large(hole_HW):
+            if _is_plain(image_HW3, hole_HW, avoid_HW):
+                name, inpaint = order[0]
+                filled_HW3 = in_groups(inpaint, image_HW3, hole_HW, avoid_HW)
+                return inside(filled_HW3, image_HW3, hole_HW), FillChoice(name)
             order, asked = [order[-1], *order[:-1]], order[-1][0]
         fills: dict[str, np.ndarray] = {}
         found: dict[str, float] = {}
@@ -104,16 +111,21 @@ class CandidateInpainter:
                     break
             elif found[name] <= near_enough:
                 return fills[name], FillChoice(name, found)
+            # The image itself should show there again, and this is far from any normal one.
+            if bare and found[name] > FAR * near_enough:
+                break
         nearest = min(found, key=lambda name: found[name])
         return fills[nearest], FillChoice(nearest, found)
 
 
-def _is_large(image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None) -> bool:
-    """True for a large hole that is not in a plain surface, which costs nothing."""
-    if np.count_nonzero(hole_HW) < LARGE * hole_HW.size:
-        return False
+def _is_large(hole_HW: np.ndarray) -> bool:
+    return bool(np.count_nonzero(hole_HW) >= LARGE * hole_HW.size)
+
+
+def _is_plain(image_HW3: np.ndarray, hole_HW: np.ndarray, avoid_HW: np.ndarray | None) -> bool:
+    """True for a hole in a plain surface, which costs nothing."""
     free_HW = ~hole_HW if avoid_HW is None else ~(hole_HW | avoid_HW)
-    return plain_surface(image_HW3, hole_HW, free_HW) is None
+    return plain_surface(image_HW3, hole_HW, free_HW) is not None
 
 
 def inside(filled_HW3: np.ndarray, image_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:

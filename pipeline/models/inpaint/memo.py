@@ -21,8 +21,8 @@ class MemoInpainter:
     The result is the inpainter's inside the hole and the image itself outside. Only the bounding
     box of each hole is stored, a few kilobytes each. `avoided(hole_HW)` is what must not be copied
     into a hole, (H, W) bool or None, and `distance`, where it is set, chooses between candidates
-    until one is `near_enough`. All must depend on the hole alone: the answer is used for every edit
-    with that hole.
+    until one is `near_enough`, or far in a hole that holds none of the `objects_NHW`. All must
+    depend on the hole alone: the answer is used for every edit with that hole.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class MemoInpainter:
         # Set before the first hole by whoever knows the normal images; they are no part of a model.
         self.distance: FillDistance | None = None
         self.near_enough: float | None = None
+        # The masks of all objects, (N, H, W) bool; without them every hole may hold one.
+        self.objects_NHW: np.ndarray | None = None
         self._known: dict[tuple[object, ...], tuple[np.ndarray, FillChoice | None]] = {}
 
     def __call__(
@@ -69,6 +71,15 @@ class MemoInpainter:
         if recorded is not None and recorded.inpainter in self._inpaint.inpainters:
             chosen = self._inpaint.inpainters[recorded.inpainter]
             return in_groups(chosen, self._image_HW3, hole_HW, avoid_HW), recorded
+        bare = self.objects_NHW is not None and not _holds_object(hole_HW, self.objects_NHW)
         return self._inpaint.choose(
-            self._image_HW3, hole_HW, avoid_HW, self.distance, self.near_enough
+            self._image_HW3, hole_HW, avoid_HW, self.distance, self.near_enough, bare
         )
+
+
+def _holds_object(hole_HW: np.ndarray, objects_NHW: np.ndarray) -> bool:
+    """True when most of an object lies in the hole, as where it is removed."""
+    x0, y0, x1, y1 = bounding_box(hole_HW)
+    box = slice(y0, y1), slice(x0, x1)
+    held_N = np.count_nonzero(objects_NHW[:, *box] & hole_HW[box], axis=(1, 2))
+    return bool((2 * held_N > np.count_nonzero(objects_NHW, axis=(1, 2))).any())

@@ -10,6 +10,7 @@ Shapes: h, w window around the hole; c, d its cells; 3 colour (RGB); T terms of 
 import cv2
 import numpy as np
 
+from pipeline.imaging.region_values import copy_region
 from pipeline.records import bounding_box
 
 # Cells along the longer side of a window; what is smaller than a cell counts as grain.
@@ -116,8 +117,11 @@ def _copied(grain_hw3: np.ndarray, hole_hw: np.ndarray, free_hw: np.ndarray) -> 
         here = np.s_[top:bottom, left:right]
         there = np.s_[top + dy : bottom + dy, left + dx : right + dx]
         taken_hw = open_hw[here] & free_hw[there]
-        np.copyto(found_hw3[here], grain_hw3[there], where=taken_hw[..., None])
-        open_hw[here] &= ~taken_hw
+        # In a large hole most shifts of its depth lead to other places of the hole.
+        if not taken_hw.any():
+            continue
+        copy_region(grain_hw3[there], taken_hw, found_hw3[here])
+        open_hw[here] ^= taken_hw
         if not open_hw.any():
             break
     return found_hw3

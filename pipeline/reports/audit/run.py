@@ -8,6 +8,7 @@ describes the data. Whatever goes wrong in it becomes a note, so no audit preven
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.dataset.version import Version
@@ -16,8 +17,13 @@ from pipeline.errors import AnomalysmithError
 
 def audit(version: Version) -> dict[str, Any]:
     """Both reports, JSON-able; a report that failed has a `note` instead of figures."""
+    return {name: part(version) for name, part in parts().items()}
 
-    def attempted(part: Callable[[Version], dict[str, Any]]) -> dict[str, Any]:
+
+def parts() -> dict[str, Callable[[Version], dict[str, Any]]]:
+    """The reports by their keys in `audit`; each is a function of a version of its own."""
+
+    def attempted(part: Callable[[Version], dict[str, Any]], version: Version) -> dict[str, Any]:
         try:
             return part(version)
         except AnomalysmithError as error:
@@ -37,4 +43,4 @@ def audit(version: Version) -> dict[str, Any]:
 
         return detectability(version)
 
-    return {"shortcut": attempted(traces), "detectability": attempted(kinds)}
+    return {"shortcut": partial(attempted, traces), "detectability": partial(attempted, kinds)}

@@ -120,10 +120,12 @@ def test_an_array_digest_depends_on_type_shape_and_order():
     assert sha256_array(plain.astype(">i4")) == sha256_array(plain.astype("<i4"))
 
 
+@pytest.mark.parametrize("rows", [(), (2, 0, 2), (1,), (3, 7, 39)])
 @pytest.mark.parametrize("shape", [(40, 5, 3), (7, 2), (1, 4), (0, 3), (3,)])
-def test_a_digest_that_goes_on_from_equal_rows_is_the_arrays_own(shape):
+def test_a_digest_that_goes_on_from_equal_rows_is_the_arrays_own(shape, rows):
     first = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
-    digest = RowsDigest(first)
+    # States that were kept at other rows than those that differ do no harm.
+    digest = RowsDigest(first, [row for row in rows if row <= len(first)])
     assert digest.hex == sha256_array(first)
     for same in range(len(first) + 1):
         other = first.copy()

@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.edits import context as contexts
 from pipeline.edits.apply import LEFT_BEHIND, apply, as_planned
 from pipeline.edits.compositing.cutout import cut_out
 from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.shadows import shadow_around
 from pipeline.edits.context import ImageContext
-from pipeline.edits.donors import Donors
+from pipeline.edits.donors import Donors, KnownPieces
 from pipeline.edits.left_behind import left_behind
 from pipeline.edits.placement import is_free
 from pipeline.edits.plan import plan
@@ -271,6 +272,30 @@ def test_a_donor_brings_its_legs_along(level: int):
     made = ImageContext(part(cloth(1), with_legs=False), found, donors=donors)
     crop = made.donor_crop(donors.objects[0])
     assert crop.full((SIZE, SIZE))[legs()].mean() > 0.9
+
+
+def test_what_was_found_of_a_donor_is_known_when_it_is_edited_itself(monkeypatch):
+    found, image_HW3 = proposals(rectangle(BODY)), part(cloth())
+    known = KnownPieces()
+    donors = Donors.of(
+        {"donor": lambda: (image_HW3, found)}, {"donor": "d" * 64}, pieces={"donor": known}
+    )
+    other = ImageContext(part(cloth(1), with_legs=False), found, donors=donors)
+    ref = donors.objects[0]
+    crop, seen = other.donor_crop(ref), other.outline_is_seen(ref)
+    assert known.repeats is False
+    # Whoever is asked second, nobody looks for a pattern or an outline again.
+    monkeypatch.setattr(contexts, "repeated_background", None)
+    monkeypatch.setattr(contexts, "outline_is_seen", None)
+    itself = ImageContext(image_HW3, found, known=known)
+    assert itself.outline_is_seen(0) == seen
+    assert np.array_equal(itself.crops[0].mask_hw, crop.mask_hw)
+    # And the other way round: its own edits tell what it brings along as a donor.
+    monkeypatch.setattr(contexts, "Surroundings", None)
+    again = Donors.of({"donor": lambda: (image_HW3, found)}, pieces={"donor": itself.known})
+    empty = KnownPieces(repeats=False)
+    third = ImageContext(part(cloth(1), with_legs=False), found, donors=again, known=empty)
+    assert np.array_equal(third.donor_crop(again.objects[0]).mask_hw, crop.mask_hw)
 
 
 @pytest.mark.parametrize("width", [2, 3, 4])

@@ -37,6 +37,18 @@ def test_beside_the_product_foreground_and_parts_are_avoided_with_their_halo():
     assert not avoid_HW[hole_HW].any()
 
 
+def test_a_window_tells_what_the_whole_image_tells_there():
+    hole_HW, foreground_HW = box(40, 40, 70, 70), box(30, 30, 80, 80)
+    # One part touches the window, and of the other only its halo lies inside.
+    parts = [box(60, 90, 90, 110), box(102, 40, 130, 60)]
+    for product_HW in (foreground_HW, box(0, 200, 20, 220)):
+        whole_HW = avoided(hole_HW, product_HW, *parts)
+        near = np.s_[20:100, 20:100]
+        found_hw = not_background(hole_HW, (40, 40, 70, 70), product_HW, parts, near)
+        assert found_hw.shape == (80, 80)
+        assert np.array_equal(found_hw, whole_HW[near])
+
+
 def test_on_the_product_the_product_is_the_source_and_the_rest_is_not():
     hole_HW, product_HW, part_HW = box(90, 90, 120, 120), box(40, 40, 200, 200), box(50, 50, 70, 70)
     avoid_HW = avoided(hole_HW, product_HW, part_HW)

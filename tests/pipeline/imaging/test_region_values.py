@@ -7,6 +7,7 @@ from pipeline.imaging.region_values import (
     copy_region,
     labels_in,
     median,
+    percentile,
     put_values,
     quantile,
     values_in,
@@ -27,6 +28,14 @@ def test_ranks_are_those_of_numpy(where: np.ndarray) -> None:
     assert np.array_equal(median(values), np.median(values, axis=0))
     for share in (0.0, 0.35, 0.5, 0.9, 1.0):
         assert np.array_equal(quantile(values, share), np.quantile(values, share, axis=0))
+
+
+@pytest.mark.parametrize("where", REGIONS)
+@pytest.mark.parametrize("percent", [0, 40, 90, 100])
+def test_a_percentile_is_that_of_numpy(where: np.ndarray, percent: float) -> None:
+    values = IMAGE[where][:, 0]
+    expected = float(np.percentile(values, percent))
+    assert percentile(values.copy(), percent) == pytest.approx(expected, rel=2e-7)
 
 
 @pytest.mark.parametrize("where", REGIONS)

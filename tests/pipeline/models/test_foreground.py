@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from pipeline.models.build import FOREGROUND
 from pipeline.models.foreground import (
@@ -54,6 +55,19 @@ def test_a_clear_object_is_the_foreground(tmp_path, image_HW3):
     assert found.mask_HW.shape == (80, 120)
     assert found.mask_HW.mean() == pytest.approx(0.25, abs=0.02)
     assert found.peak == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("most", [255, 97, 0])
+def test_the_network_gets_what_rembg_makes_of_an_image(tmp_path, image_HW3, most):
+    """The long way: rembg's own arithmetic on every pixel."""
+    session = U2NetForeground(saliency_model(tmp_path / "m.onnx", np.zeros((320, 320))))._session
+    image = Image.fromarray(np.minimum(image_HW3, most).astype(np.uint8))
+    given = image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (320, 320)
+    ((name, expected),) = type(session).normalize(session, *given).items()
+    ((found_name, found),) = session.normalize(*given).items()
+    assert found_name == name
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("peak", [0.0, 0.02, 0.49])

@@ -1,8 +1,10 @@
 """Whole parts, pieces, piles and the product, on masks drawn by hand."""
 
+import cv2
 import numpy as np
+import pytest
 
-from pipeline.models.hierarchy import in_order, parents_of, piles, repeated
+from pipeline.models.hierarchy import _convexity, in_order, parents_of, piles, repeated
 from pipeline.models.settings import ProposalSettings
 from pipeline.records import WHOLE_PART, WHOLE_PRODUCT, ForegroundMask
 
@@ -92,3 +94,16 @@ def test_a_patch_of_a_products_texture_is_a_piece_and_no_part():
     )  # fmt: skip
     assert found.parent_N.tolist() == [WHOLE_PART, 2, WHOLE_PRODUCT]
     np.testing.assert_array_equal(found.masks_NHW[0], part)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_ends_of_its_rows_tell_how_convex_a_mask_is(seed):
+    """The long way: the hull of all pixels."""
+    rng = np.random.default_rng(seed)
+    noise = cv2.GaussianBlur(rng.random((40, 60)).astype(np.float32), (0, 0), rng.uniform(0.5, 5))
+    mask = noise > np.quantile(noise, rng.uniform(0.4, 0.99))
+    points = cv2.findNonZero(mask.astype(np.uint8))
+    hull = cv2.convexHull(points)
+    filled = len(points) / (cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1)
+    assert _convexity(mask) == filled
+    assert _convexity(np.zeros_like(mask)) == 0

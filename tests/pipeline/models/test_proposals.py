@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,12 @@ def logits(*boxes: tuple[int, int, int, int], value: float = 5.0) -> torch.Tenso
 
 def passes(maps: torch.Tensor, iou: float = 0.9, inside: torch.Tensor = INSIDE, **change):
     chosen = OPEN.model_copy(update=change)
-    return mask_filter.passes(maps, torch.full((len(maps),), iou), inside, chosen).tolist()
+    iou_N = np.full(len(maps), iou, np.float32)
+    return mask_filter.passes(bits(maps), iou_N, inside.numpy(), chosen).tolist()
+
+
+def bits(maps: torch.Tensor) -> mask_filter.MaskBits:
+    return mask_filter.MaskBits.of(maps)
 
 
 def test_each_limit_rejects_its_masks():
@@ -51,12 +57,63 @@ def test_each_limit_rejects_its_masks():
 
 
 def test_a_mask_that_shows_one_component_of_the_foreground_is_confirmed():
-    labels = np.zeros((32, 32), np.int32)
-    labels[4:8, 2:30], labels[20:30, 4:14] = 1, 2
+    labels_HW = np.zeros((32, 32), np.int32)
+    labels_HW[4:8, 2:30], labels_HW[20:30, 4:14] = 1, 2
+    labels = mask_filter.shrunk_labels(labels_HW, (16, 16))
     rod, half, both, beside = (1, 2, 15, 4), (1, 2, 7, 4), (1, 2, 15, 15), (9, 9, 15, 15)
-    masks = logits(rod, half, both, beside) > 0
-    assert mask_filter.confirmed(masks, labels) == [1, 0, 0, 0]
-    assert mask_filter.confirmed(masks, np.zeros_like(labels)) == [0, 0, 0, 0]
+    masks = bits(logits(rod, half, both, beside)).bits_NK
+    assert mask_filter.confirmed(masks, labels).tolist() == [1, 0, 0, 0]
+    assert mask_filter.confirmed(masks, np.zeros_like(labels)).tolist() == [0, 0, 0, 0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([(16, 16), (13, 21), (1, 3)]), st.booleans())
+def test_limits_on_bits_decide_as_sums_of_pixels_do(seed, size_hw, narrow):
+    """The long way: every pixel compared and summed; the masks are cut out of wider ones."""
+    rng = np.random.default_rng(seed)
+    maps = torch.from_numpy(rng.normal(0, 1.5, (40, size_hw[0], size_hw[1] + 5)).astype("f4"))
+    maps = maps[..., : size_hw[1]] + torch.from_numpy(rng.normal(0, 2, (40, 1, 1)).astype("f4"))
+    inside_hw, iou_N = rng.random(size_hw) < 0.7, rng.random(40).astype(np.float32)
+    # Odd limits, so that no count is equal to one of them.
+    limits = ProposalSettings(
+        min_area=0.1137, max_area=0.8137, min_foreground_overlap=0.6137,
+        max_foreground_share=0.9137, max_border=0.7137,
+        min_predicted_iou=0.3137, min_stability=0.3137,
+    )  # fmt: skip
+    frame_hw = np.ones(size_hw, np.bool_)
+    frame_hw[1:-1, 1:-1] = False
+    expected = []
+    for map_hw, iou in zip(maps.numpy(), iou_N, strict=True):
+        area = (map_hw > 0).sum()
+        expected.append(
+            iou >= 0.3137 and (map_hw > 1).sum() >= 0.3137 * (map_hw > -1).sum()
+            and 0.1137 * map_hw.size <= area <= 0.8137 * map_hw.size
+            and ((map_hw > 0) & inside_hw).sum() >= 0.6137 * area
+            and ((map_hw > 0) & inside_hw).sum() <= 0.9137 * inside_hw.sum()
+            and ((map_hw > 0) & frame_hw).sum() <= 0.7137 * frame_hw.sum()
+        )  # fmt: skip
+    # In pieces of any size, as for a cache of another size.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask_filter, "AT_ONCE", 4 * map_hw.size * 7 if narrow else 1)
+        found = mask_filter.passes(bits(maps), iou_N, inside_hw, limits)
+    assert found.tolist() == expected
+    assert len(mask_filter.passes(bits(maps[:0]), iou_N[:0], inside_hw, limits)) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_largest_component_is_the_one_of_the_whole_image(seed):
+    """The long way: all pixels labelled, all closed."""
+    rng = np.random.default_rng(seed)
+    noise = cv2.GaussianBlur(rng.random((40, 60)).astype(np.float32), (0, 0), rng.uniform(0.5, 4))
+    mask = noise > np.quantile(noise, rng.uniform(0.4, 0.98))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    largest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    whole = (labels == largest).astype(np.uint8)
+    closed = cv2.morphologyEx(whole, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+    part, share = mask_filter.largest_component(mask)
+    assert np.array_equal(part, closed)
+    assert share == whole.sum() / mask.sum()
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,7 +121,7 @@ def test_a_mask_that_shows_one_component_of_the_foreground_is_confirmed():
 def test_no_two_kept_masks_overlap_and_every_rejected_one_has_a_duplicate(seed, max_iou):
     rng = np.random.default_rng(seed)
     masks = torch.from_numpy(rng.random((12, 8, 8)) < rng.uniform(0.2, 0.9, (12, 1, 1)))
-    kept = mask_filter.without_duplicates(masks, max_iou).tolist()
+    kept = mask_filter.without_duplicates(mask_filter.packed(masks.numpy()), max_iou).tolist()
 
     def iou(a, b):
         return (masks[a] & masks[b]).sum().item() / max(1, (masks[a] | masks[b]).sum().item())
@@ -183,6 +240,21 @@ def test_the_same_image_gives_the_same_masks_in_any_thread(small, scene):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: propose(scene.image_HW3, foreground), range(4)))
     assert all(np.array_equal(found[0].masks_NHW, other.masks_NHW) for other in found[1:])
+
+
+def test_in_one_row_with_boxes_points_get_the_masks_of_a_row_of_their_own(small, scene):
+    """Where products are in bfloat16 on a CPU, the bits of an answer depend on no other prompt."""
+    propose = small(Compute(torch.device("cpu"), torch.bfloat16))
+    points = prompts.foreground_points(scene.product_HW, 20).astype(np.float64)
+    boxes = np.array([bounding_box(one.mask_HW) for one in scene.instances[:5]], np.float32)
+    with torch.inference_mode():
+        both = propose._decode(scene.image_HW3, points, boxes)
+        alone = propose._decode(scene.image_HW3, points, boxes[:0])
+        others = propose._decode(scene.image_HW3, points[:0], boxes)
+    assert len(others.iou_N) > 0
+    assert both.ends == (len(alone.iou_N) + len(others.iou_N),)
+    assert np.array_equal(both.iou_N, np.append(alone.iou_N, others.iou_N))
+    assert torch.equal(both.logits_Nhw, torch.cat((alone.logits_Nhw, others.logits_Nhw)))
 
 
 def test_limits_are_relaxed_step_by_step_and_recorded(small, scene):

@@ -216,6 +216,12 @@ def test_a_version_carries_its_audit_outside_the_digest(published, tmp_path):
     assert auditing.audit(plain) == published.index["audit"] == auditing.audit(published)
 
 
+def test_several_workers_make_the_same_audit_and_gallery(published, tmp_path):
+    version = audited(tmp_path, anomalies=noisy, audit=True, gallery=True, workers=3)
+    assert version.index["audit"] == published.index["audit"]
+    assert (version.dir / GALLERY).read_bytes() == (published.dir / GALLERY).read_bytes()
+
+
 def test_a_changed_audit_is_found_by_verify(tmp_path):
     version = audited(tmp_path, anomalies=noisy, audit=True)
     index = json.loads((version.dir / INDEX).read_bytes())

@@ -64,7 +64,8 @@ def test_a_fill_that_is_near_enough_saves_the_others(grey, tried):
         # A network blurs: that its fill is near saves no other.
         (False, (96, 101), ["slow", "cheap"], "cheap"),
         (False, (94, 101), ["slow", "cheap"], "slow"),
-        (True, (94, 120), ["cheap", "slow"], "cheap"),
+        # A plain surface is continued, and nothing is compared.
+        (True, (94, 120), [], "cheap"),
     ],
 )
 def test_a_large_hole_that_the_network_cannot_fill_is_shown_to_no_other(plain, greys, tried, kept):
@@ -77,6 +78,30 @@ def test_a_large_hole_that_the_network_cannot_fill_is_shown_to_no_other(plain, g
     candidates = CandidateInpainter({"cheap": Painted(greys[0]), "slow": Painted(greys[1])})
     _, choice = candidates.choose(image_HW3, hole_HW, None, from_100, near_enough=5.0)
     assert (list(choice.distances), choice.inpainter) == (tried, kept)
+
+
+@pytest.mark.parametrize(
+    ("rows", "grey", "tried"),
+    [
+        # Three quarters of an object, a quarter of one, nothing of it.
+        (slice(10, 18), 80, ["cheap", "slow"]),
+        (slice(14, 22), 80, ["cheap"]),
+        (slice(20, 28), 80, ["cheap"]),
+        (slice(20, 28), 92, ["cheap", "slow"]),
+    ],
+)
+def test_a_far_fill_where_no_object_was_is_not_tried_again(rows, grey, tried):
+    slow = Painted(99)
+    memo = MemoInpainter(CandidateInpainter({"cheap": Painted(grey), "slow": slow}), IMAGE_HW3)
+    object_HW = np.zeros_like(HOLE_HW)
+    object_HW[8:16, 10:20] = True
+    memo.distance, memo.near_enough, memo.objects_NHW = from_100, 5.0, object_HW[None]
+    hole_HW = np.zeros_like(HOLE_HW)
+    hole_HW[rows, 10:20] = True
+    _, choice = memo(hole_HW)
+    assert choice is not None
+    assert list(choice.distances) == tried
+    assert slow.calls == len(tried) - 1
 
 
 def test_a_hole_is_chosen_for_once_and_a_recorded_choice_is_repeated():

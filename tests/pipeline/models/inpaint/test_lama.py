@@ -171,3 +171,30 @@ def test_a_large_window_is_reduced_and_its_fill_enlarged_again(path):
     assert seen == [(64, 64, 3)]
     assert filled.shape == image.shape
     assert (filled[~hole][:2000] == 90).all()
+
+
+class Checkered(nn.Module):
+    """Fills with a grid of period 2, as the small model's transposed convolutions do."""
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        rows = torch.arange(image.shape[2]) % 2
+        columns = torch.arange(image.shape[3]) % 2
+        fill = 0.5 + 0.04 * (rows[:, None] + columns[None]).float()
+        return torch.where(mask > 0, fill.expand_as(image), image)
+
+
+def test_the_small_model_leaves_no_grid_of_two_pixels(tmp_path):
+    path = tmp_path / "checkered.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Checkered()).save(str(path))
+    image_HW3 = np.full((64, 64, 3), 138, np.uint8)
+    hole_HW = np.zeros((64, 64), np.bool_)
+    hole_HW[16:48, 16:48] = True
+    official_HW3 = TorchScriptLama(path, FP32)(image_HW3, hole_HW)
+    small_HW3 = TorchScriptLama(path, FP32, longest=384)(image_HW3, hole_HW)
+    # Away from the hole's edge, where known pixels come in.
+    inside = np.s_[18:46, 18:46]
+    assert np.ptp(official_HW3[inside]) == 20
+    assert np.ptp(small_HW3[inside]) == 0
+    assert np.array_equal(small_HW3[~hole_HW], image_HW3[~hole_HW])

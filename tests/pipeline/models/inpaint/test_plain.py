@@ -30,6 +30,17 @@ def test_a_backdrop_goes_on_with_its_light_and_its_grain():
     assert np.array_equal(filled_HW3[~HOLE_HW], image_HW3[~HOLE_HW])
 
 
+def test_the_depth_of_a_large_hole_has_grain_as_well():
+    # From its middle, most shifts lead to other places of the hole.
+    hole_HW = np.zeros_like(HOLE_HW)
+    hole_HW[8:88, 8:100] = True
+    smooth_HW3, image_HW3 = backdrop()
+    filled_HW3 = plain_fill(image_HW3, hole_HW, NOTHING_HW)
+    assert filled_HW3 is not None
+    off_hw3 = (filled_HW3 - smooth_HW3)[40:56, 46:62]
+    assert 1.5 < off_hw3.std() < 2.5
+
+
 def test_patchmatch_does_not_search_there():
     _, image_HW3 = backdrop()
     expected_HW3 = plain_fill(image_HW3, HOLE_HW, NOTHING_HW)

@@ -1,0 +1,34 @@
+"""What lies around a mask: the ring outside it, and whether another mask surrounds it.
+
+Shapes: H, W image; h, w window; 4 a box x0 y0 x1 y1 with exclusive end.
+"""
+
+import cv2
+import numpy as np
+
+from pipeline.imaging.masks import Box
+
+# Width in pixels of the ring around a mask that decides on which background it lies.
+RING = 5
+
+
+def surrounds(other_HW: np.ndarray, mask_HW: np.ndarray, box_4: Box) -> bool:
+    """True when a mask, whose box is `box_4`, lies on the other one: a part in a compartment."""
+    return covers(other_HW, ring_around(mask_HW, box_4))
+
+
+def covers(mask_HW: np.ndarray, ring: tuple[tuple[slice, slice], np.ndarray]) -> bool:
+    """True when a mask contains at least half of a ring of `ring_around`."""
+    near, ring_hw = ring
+    count = np.count_nonzero(ring_hw)
+    return bool(count and 2 * np.count_nonzero(mask_HW[near] & ring_hw) >= count)
+
+
+def ring_around(mask_HW: np.ndarray, box_4: Box) -> tuple[tuple[slice, slice], np.ndarray]:
+    """A window around a mask, and in it the ring of RING pixels outside the mask, (h, w) bool."""
+    x0, y0, x1, y1 = box_4
+    # Dilate inside a window around the object only.
+    near = np.s_[max(0, y0 - RING) : y1 + RING, max(0, x0 - RING) : x1 + RING]
+    kernel = np.ones((2 * RING + 1, 2 * RING + 1), np.uint8)
+    inside_hw = mask_HW[near]
+    return near, cv2.dilate(inside_hw.astype(np.uint8), kernel).astype(np.bool_) & ~inside_hw
