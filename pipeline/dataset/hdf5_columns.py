@@ -226,18 +226,16 @@ def _write_whole(file: Any, column: Pixels, memory: MemoryFile) -> None:
     made.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     shape = (len(column.rows), *column.shape)
     data = file.create_dataset(column.name, shape, np.uint8, track_times=False, dcpl=made)
-    offset, checksums = data.id.get_offset(), column.checksums
-    found = np.zeros(len(column.rows), np.uint32)
+    offset, known = data.id.get_offset(), column.checksums
+    checksums = np.array(known or [0] * len(column.rows), np.uint32)
     # Rows that are computed during iteration are gone when the next one comes.
     place = memory.keep if isinstance(column.rows, list) else memory.put
     for number, row in enumerate(column.rows):
         place(offset + number * row.size, row)
         # HDF5 computes fletcher32 for chunks only; contiguous rows carry checksums of their own.
-        if checksums is None:
-            found[number] = crc32(np.ascontiguousarray(row).data)
-        else:
-            found[number] = checksums[number]
-    _write_small(file, Small(column.name + CRC, found), {})
+        if known is None:
+            checksums[number] = crc32(np.ascontiguousarray(row).data)
+    _write_small(file, Small(column.name + CRC, checksums), {})
 
 
 def _write_small(file: Any, column: Small, packing: dict[str, Any]) -> None:

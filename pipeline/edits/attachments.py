@@ -32,7 +32,7 @@ from pipeline.edits.things import (
 )
 from pipeline.imaging.masks import MaskCrop, dilated, opened
 from pipeline.imaging.region_values import labels_in, percentile, with_labels
-from pipeline.imaging.surroundings import surrounds
+from pipeline.imaging.surroundings import ring_around, surrounds
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
 
@@ -193,10 +193,10 @@ class Surroundings:
     ) -> np.ndarray:
         """Other parts, (h, w) bool, without those that the part lies on."""
         mask_HW = self._proposals.masks_NHW[index]
-        others_hw = np.zeros_like(mask_HW[near])
+        others_hw, ring = np.zeros_like(mask_HW[near]), ring_around(mask_HW, box_4)
         for other in np.flatnonzero(self._proposals.whole_N).tolist():
             other_HW = self._proposals.masks_NHW[other]
-            if other != index and not surrounds(other_HW, mask_HW, box_4):
+            if other != index and not surrounds(other_HW, ring):
                 others_hw |= other_HW[near]
         return others_hw & ~mask_HW[near]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.imaging.masks import dilated
-from pipeline.imaging.surroundings import covers, ring_around
+from pipeline.imaging.surroundings import ring_around, surrounds
 from pipeline.settings import pixels_at
 
 # Pixels at 256 around parts and foreground that are no clean background: soft edges and shadows.
@@ -53,7 +53,7 @@ def not_background(
     parts_hw = np.zeros_like(hole_HW[wide]) if on_product else foreground_HW[wide].copy()
     ring = ring_around(hole_HW, box_4)
     for mask_HW in masks:
-        if not covers(mask_HW, ring):
+        if not surrounds(mask_HW, ring):
             parts_hw |= mask_HW[wide]
     avoided_hw = dilated(parts_hw, halo)[inner]
     if on_product:

@@ -7,7 +7,7 @@ from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.context import ImageContext
 from pipeline.edits.part_identity import worth_editing
 from pipeline.imaging.masks import MaskCrop, disjoint
-from pipeline.imaging.surroundings import surrounds
+from pipeline.imaging.surroundings import ring_around, surrounds
 
 # Random destinations that are tried before an edit is abandoned.
 PLACES = 96
@@ -86,9 +86,10 @@ def _carriers(context: ImageContext) -> np.ndarray:
     carries_N = np.zeros(len(context), np.bool_)
     for part in filter(context.is_whole, range(len(context))):
         box_4 = context.crops[part].box_4
+        ring = ring_around(masks_NHW[part], box_4)
         for index in np.flatnonzero(~carries_N).tolist():
             if index != part and not disjoint(box_4, context.crops[index].box_4):
-                carries_N[index] = surrounds(masks_NHW[index], masks_NHW[part], box_4)
+                carries_N[index] = surrounds(masks_NHW[index], ring)
     return carries_N
 
 

@@ -12,20 +12,19 @@ from pipeline.imaging.masks import Box
 RING = 5
 
 
-def surrounds(other_HW: np.ndarray, mask_HW: np.ndarray, box_4: Box) -> bool:
-    """True when a mask, whose box is `box_4`, lies on the other one: a part in a compartment."""
-    return covers(other_HW, ring_around(mask_HW, box_4))
+# A window around a mask, and in it the ring of RING pixels outside the mask, (h, w) bool.
+Ring = tuple[tuple[slice, slice], np.ndarray]
 
 
-def covers(mask_HW: np.ndarray, ring: tuple[tuple[slice, slice], np.ndarray]) -> bool:
-    """True when a mask contains at least half of a ring of `ring_around`."""
+def surrounds(other_HW: np.ndarray, ring: Ring) -> bool:
+    """True when a mask contains at least half of a ring: a compartment and the part in it."""
     near, ring_hw = ring
     count = np.count_nonzero(ring_hw)
-    return bool(count and 2 * np.count_nonzero(mask_HW[near] & ring_hw) >= count)
+    return bool(count and 2 * np.count_nonzero(other_HW[near] & ring_hw) >= count)
 
 
-def ring_around(mask_HW: np.ndarray, box_4: Box) -> tuple[tuple[slice, slice], np.ndarray]:
-    """A window around a mask, and in it the ring of RING pixels outside the mask, (h, w) bool."""
+def ring_around(mask_HW: np.ndarray, box_4: Box) -> Ring:
+    """The ring around a mask whose box is `box_4`; made once, it is asked about many masks."""
     x0, y0, x1, y1 = box_4
     # Dilate inside a window around the object only.
     near = np.s_[max(0, y0 - RING) : y1 + RING, max(0, x0 - RING) : x1 + RING]

@@ -20,7 +20,7 @@ from pipeline.edits.compositing.shadows import shadow_around, shadow_of
 from pipeline.imaging.masks import MaskCrop, clipped, dilated, shifted, window
 from pipeline.imaging.noise import RING
 from pipeline.imaging.region_values import copy_region
-from pipeline.imaging.surroundings import surrounds
+from pipeline.imaging.surroundings import ring_around, surrounds
 from pipeline.records import Edit, bounding_box
 
 # Pixels around the region that the window holds: sensor noise is measured on a ring outside the
@@ -98,9 +98,9 @@ class Canvas:
     def _objects_beside(self, hole_hw: np.ndarray) -> np.ndarray:
         """The objects in the window, (h, w) bool, without those that surround the hole: a product
         or a compartment is what the hole's background consists of."""
-        box_4, objects_hw = bounding_box(hole_hw), np.zeros_like(hole_hw)
+        ring, objects_hw = ring_around(hole_hw, bounding_box(hole_hw)), np.zeros_like(hole_hw)
         for mask_hw in self._objects_Nhw:
-            if not surrounds(mask_hw, hole_hw, box_4):
+            if not surrounds(mask_hw, ring):
                 objects_hw |= mask_hw
         return objects_hw
 
