@@ -21,7 +21,7 @@ from prefect import flow, get_run_logger
 from prefect.exceptions import CancelledRun
 
 from flows.jobs.category_options import Choices, settings_of
-from flows.jobs.generate import WAITING, GenerateReport, make_plan, report_of
+from flows.jobs.generate import WAITING, GenerateReport, make_plan, others_to_analyse, report_of
 from flows.jobs.progress import Watcher
 from flows.jobs.stopwatch import Stopwatch
 from flows.orchestration import forks as _forks  # noqa: F401  forked children leave Prefect to their parent
@@ -39,8 +39,9 @@ from pipeline.generation.plan import RunPlan, load_plan
 from pipeline.utils.free_cpus import usable_cpus, workers_for
 from pipeline.utils.repeated import repeated
 
-# Batches that each worker gets at least, so that none waits long for the last one.
-ROUNDS = 4
+# A batch takes at most what is left for each worker, divided by this: the last ones are single
+# images, so that no worker waits long for the others.
+PART = 2
 
 
 class CategoriesFailed(AnomalysmithError):
@@ -247,12 +248,17 @@ def _generate_missing(
 
     def batches(images: Any) -> list[dict[str, Any]]:
         numbers = sorted(index[image.name] for image in images)
-        size = max(1, min(batch_size, -(-len(numbers) // (ROUNDS * watch.workers))))
-        parts = [numbers[n : n + size] for n in range(0, len(numbers), size)]
-        return [{"plan": path, "numbers": part, "made_on": software_here()} for part in parts]
+        made_on = software_here()
+        parts: list[dict[str, Any]] = []
+        for size in batch_sizes(len(numbers), batch_size, watch.workers):
+            parts.append({"plan": path, "numbers": numbers[:size], "made_on": made_on})
+            del numbers[:size]
+        return parts
 
     normals = images_to_analyse(plan)
-    for batch in pool.spread(analyse_batch, batches(normals)):
+    # The workers analyse these while this process calibrates the gate.
+    others = others_to_analyse(missing, normals, watch.workers)
+    for batch in pool.spread(analyse_batch, batches(normals), ahead=batches(others)):
         for seconds in batch["seconds"]:
             watch.add(seconds)
     # Measured only where it is computed, not where it is read from the cache.
@@ -267,3 +273,12 @@ def _generate_missing(
         for seconds in batch["seconds"]:
             watch.add(seconds)
     return sorted(failures, key=lambda failure: failure["name"])
+
+
+def batch_sizes(images: int, most: int, workers: int) -> list[int]:
+    """Sizes of the batches, at most `most`; they shrink towards the end of the stage."""
+    sizes = []
+    while images > 0:
+        sizes.append(max(1, min(most, images // (PART * workers))))
+        images -= sizes[-1]
+    return sizes

@@ -7,6 +7,7 @@ coarsest level; the decoder stops at stride 4, its finest, and returns one map p
 Shapes: B batch; H, W image, multiples of 32; C channels; h, w cells of a level.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,6 +19,8 @@ from pipeline.models.backbone import Levels
 
 # Encoder maps passed to the decoder: of strides 4, 8, 16; of 8 and 16; none.
 Skips = Literal["all", "deep", "none"]
+# Stride of the first encoder.
+Stride = Literal[1, 2]
 
 
 class UNet(nn.Module):
@@ -25,7 +28,8 @@ class UNet(nn.Module):
 
     `outputs` are ordered from fine to coarse. With base 32 and outputs 64, 128, 256 there are
     13 307 360 parameters. Outputs end in a ReLU, as a ResNet's features do, or with `signed` in a
-    linear layer.
+    linear layer. With stride 2 the first encoder is left out, and the second sees 2 x 2 pixels as
+    twelve channels: two thirds of the time.
     """
 
     def __init__(
@@ -34,13 +38,14 @@ class UNet(nn.Module):
         outputs: tuple[int, int, int] = (64, 128, 256),
         skips: Skips = "all",
         signed: bool = False,
+        stride: Stride = 1,
     ) -> None:
         super().__init__()
+        self.stride = stride
         widths = [base * factor for factor in (1, 2, 4, 8, 16, 16)]
-        # Encoder 0 keeps the resolution; each of the others pools first.
-        self.encoders = nn.ModuleList(
-            double_conv(before, width) for before, width in zip((3, *widths), widths, strict=False)
-        )
+        # The first encoder keeps the resolution; each of the others pools first.
+        layers = pairwise((3 * stride**2, *widths[stride - 1 :]))
+        self.encoders = nn.ModuleList(double_conv(before, width) for before, width in layers)
         fine, middle, coarse = outputs
         # Number of decoder steps with a skip connection, counted from the coarsest.
         self.skips = {"all": 3, "deep": 2, "none": 0}[skips]
@@ -57,11 +62,12 @@ class UNet(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Levels:
         """Normalised float RGB to maps of strides 4, 8 and 16."""
-        encoded = [images_B3HW]
+        # Four pixels as channels: nothing of the image is lost.
+        encoded = [images_B3HW if self.stride == 1 else F.pixel_unshuffle(images_B3HW, self.stride)]
         for number, encoder in enumerate(self.encoders):
             encoded.append(encoder(F.max_pool2d(encoded[-1], 2) if number else encoded[-1]))
         # Maps of strides 16, 8 and 4, in the order of the decoder's steps.
-        features, across = encoded[-1], [encoded[5], encoded[4], encoded[3]]
+        features, across = encoded[-1], [encoded[-2], encoded[-3], encoded[-4]]
         decoded = []
         for place, decoder in enumerate(self.decoders):
             features = upsample_2x(features)

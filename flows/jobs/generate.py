@@ -130,8 +130,8 @@ def make_plan(settings: CategorySettings, limit: int | None, watcher: Watcher) -
 def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[dict[str, str]]:
     """Generate the samples of every image that the cache lacks; the inputs that failed, by name.
 
-    First the normals for the calibration are analysed, then the gate is calibrated, then samples
-    are generated: in this order no image waits for another one.
+    First the normals for the calibration are analysed, then the gate is calibrated while several
+    workers analyse the other images, then samples are generated: no image waits for another one.
     """
     from pipeline.generation.analysis import analyse_batch
     from pipeline.generation.calibrate import calibrate, images_to_analyse
@@ -143,11 +143,15 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
     if not missing:
         return []
     name, normals = plan.settings.name, images_to_analyse(plan)
-    # One pool for both stages: threads keep their models.
+    # One pool for all stages: threads keep their models.
     with _pool(watch.workers) as spread:
+        analysed = spread(plan, analyse_batch, normals)
+        # Queued behind the normals, so that no thread is idle while the gate is calibrated here.
+        others = others_to_analyse(missing, normals, watch.workers)
+        meanwhile = spread(plan, analyse_batch, others)
         if normals:
             watcher.calibration_started(name, len(normals))
-            for done, outcome in enumerate(spread(plan, analyse_batch, normals), 1):
+            for done, outcome in enumerate(analysed, 1):
                 # Failures are not counted here: the image fails again below.
                 watch.add(outcome.seconds)
                 watcher.calibration_progress(done)
@@ -160,7 +164,11 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
         ledger.cached = ledger.images
         watcher.generation_started(name, len(plan.images), ledger)
         try:
-            for outcome in spread(plan, generate_batch, missing):
+            made = spread(plan, generate_batch, missing)
+            # These fail again below, too.
+            for outcome in meanwhile:
+                watch.add(outcome.seconds)
+            for outcome in made:
                 # Report failures as they come in, not at the end.
                 before = len(ledger.failures)
                 ledger.add(outcome)
@@ -171,6 +179,18 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
             watcher.stage_finished()
     # Threads finish in any order, but the list of failures is part of the published version.
     return sorted(ledger.failures, key=lambda failure: failure["name"])
+
+
+def others_to_analyse(
+    missing: Sequence[PlannedImage], normals: Sequence[PlannedImage], workers: int
+) -> list[PlannedImage]:
+    """The images beside `normals` that workers analyse while the gate is calibrated.
+
+    None without a calibration, and none for one worker: the calibration is its work.
+    """
+    if not normals or workers < 2:
+        return []
+    return [image for image in missing if image not in normals]
 
 
 @contextmanager
@@ -186,9 +206,10 @@ def _pool(workers: int) -> Iterator[Callable[..., Iterator["Outcome"]]]:
         work: Callable[[RunPlan, Sequence[PlannedImage]], list["Outcome"]],
         images: Sequence[PlannedImage],
     ) -> Iterator["Outcome"]:
-        # One task per image, so that a slow image blocks one thread only.
-        for done in as_completed([pool.submit(work, plan, [image]) for image in images]):
-            yield done.result()[0]
+        # One task per image, so that a slow image blocks one thread only. All are submitted at
+        # once, before the first outcome is asked for.
+        futures = [pool.submit(work, plan, [image]) for image in images]
+        return (done.result()[0] for done in as_completed(futures))
 
     try:
         yield spread

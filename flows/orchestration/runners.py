@@ -22,8 +22,28 @@ from pipeline.errors import UserError
 
 RunnerName = Literal["threads", "processes", "dask", "ray"]
 
-# Free memory that a Dask worker keeps before it returns it to the system.
-HELD_BYTES = 128 << 20
+# What the workers of a Dask cluster of our own need not do, and how their processes start.
+DASK_WORKERS: dict[str, Any] = {
+    # Any value of this variable, Dask's own or another, ends the C library's adaption of its
+    # thresholds: every array above 128 KiB is then mapped and unmapped anew, which takes a fifth of
+    # the time of a batch.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    # Stacks of all threads, a hundred times a second, and the state of the machine twice a second,
+    # are for the dashboard, which nobody opens here.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    # No worker holds a batch that another one could begin.
+    "distributed.scheduler.worker-saturation": 1.0,
+    # Forks of one process that has imported what a batch needs: imports cost as much as several
+    # images, and each worker would pay for its own.
+    "distributed.worker.multiprocessing-method": "forkserver",
+}
+# What that process imports. Importing these modules starts no thread and touches no GPU, so a fork
+# of it is as good as a new process.
+PRELOADED = (
+    "distributed", "prefect.task_engine", "flows.generate", "pipeline.generation.calibrate",
+    "pipeline.models.foreground", "pipeline.models.proposals",
+)  # fmt: skip
 # Environment variables of the worker, for flow runs that name no runner.
 RUNNER, ADDRESS = "ANOMALYSMITH_RUNNER", "ANOMALYSMITH_RUNNER_ADDRESS"
 # How often in a row processes may die without a batch being finished, before the run fails. A
@@ -74,10 +94,11 @@ def _dask(count: int, address: str | None) -> Any:
     if address:
         return DaskTaskRunner(address=address)
     import dask
+    from distributed.utils import get_mp_context
 
-    # By default Dask's workers return every 64 KiB to the system at once and allocate them again.
-    # On arrays of image size this takes six times the system time, and twice the time in total.
-    dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": HELD_BYTES})
+    dask.config.set(DASK_WORKERS)
+    # After the call, which names the modules that Dask would import there.
+    get_mp_context().set_forkserver_preload(list(PRELOADED))
     # One batch per process at a time; no dashboard on a port; no memory limit, as it would kill a
     # worker in the middle of a batch that fits into the machine's memory.
     own = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
@@ -101,6 +122,8 @@ class Pool:
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
         self._runner: Any = None
+        # Futures that nobody asks for: Dask would cancel them if they were dropped.
+        self._ahead: list[Any] = []
 
     def __enter__(self) -> "Pool":
         return self
@@ -113,18 +136,28 @@ class Pool:
     ) -> None:
         self._stop(kind, error, trace)
 
-    def spread(self, task: Any, batches: Sequence[dict[str, Any]]) -> list[Any]:
+    def spread(
+        self,
+        task: Any,
+        batches: Sequence[dict[str, Any]],
+        ahead: Sequence[dict[str, Any]] = (),
+    ) -> list[Any]:
         """Run a task on each batch of parameters; the results in no particular order.
 
         The first batch that fails raises its error, and the remaining ones are dropped. A batch
         whose process died is submitted again.
+
+        Batches `ahead` come after the others and are not waited for: they keep the workers busy
+        until the next call. What becomes of them is of no consequence, because whoever needs their
+        work does it where it is missing.
         """
         done: list[Any] = []
         waiting, deaths = list(batches), 0
         try:
             while waiting:
                 before = len(done)
-                waiting, loss = self._round(task, waiting, done)
+                waiting, loss = self._round(task, waiting, done, ahead)
+                ahead = ()
                 deaths = 0 if len(done) > before else deaths + 1
                 if loss is not None:
                     if deaths == MAX_DEATHS:
@@ -137,7 +170,11 @@ class Pool:
         return done
 
     def _round(
-        self, task: Any, batches: Sequence[dict[str, Any]], done: list[Any]
+        self,
+        task: Any,
+        batches: Sequence[dict[str, Any]],
+        done: list[Any],
+        ahead: Sequence[dict[str, Any]],
     ) -> tuple[list[dict[str, Any]], Exception | None]:
         """Submit batches once, append results to `done`; the lost batches and the last error."""
         # Wait for all batches: others may still be finished after one was lost.
@@ -145,6 +182,7 @@ class Pool:
         loss: Exception | None = None
         # All batches are submitted at once; the runner decides how many run in parallel.
         futures = [(batch, self._submit(task, batch)) for batch in batches]
+        self._ahead += [self._submit(task, batch) for batch in ahead]
         for batch, future in futures:
             try:
                 done.append(future.result())
@@ -163,6 +201,7 @@ class Pool:
 
     def _stop(self, *how: Any) -> None:
         runner, self._runner = self._runner, None
+        self._ahead.clear()
         if runner is not None:
             runner.__exit__(*(how or (None, None, None)))
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, Protocol
-from zlib import crc32
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from pipeline.dataset.hdf5_file import CRC, Handle
 from pipeline.dataset.memory_file import MemoryFile

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakValueDictionary
-from zlib import crc32
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from pipeline.dataset.files import FORMAT
 from pipeline.dataset.lz4_chunks import PackedRows

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from pipeline.dataset.files import FORMAT
 from pipeline.dataset.hdf5_columns import (

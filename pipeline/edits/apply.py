@@ -4,6 +4,7 @@ Outside the change mask a sample is byte-identical to its source. This is checke
 because some inpainters (diffusion models) alter every pixel.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +97,13 @@ class _Inpaint:
             self.fills.append(choice.to_json())
         return filled_HW3
 
+    def recent(
+        self, make: Callable[[], tuple[np.ndarray, ...]], *key: Any
+    ) -> tuple[np.ndarray, ...]:
+        """See `HoleFill`; another choice of the inpainter is another key."""
+        chosen = self.fills[-1]["inpainter"] if self.fills else None
+        return self._memo.recent(make, chosen, *key)
+
 
 def _recorded(edit: Edit, fills: list[dict[str, Any]], left: float | None) -> Edit:
     added: dict[str, Any] = {FILLS: fills} if fills else {}
@@ -124,9 +132,10 @@ def _left_behind(
     near, unlike_HW = near_of(box_4, reach_of(hole_HW)), np.zeros_like(hole_HW)
     others = [proposals.masks_NHW[index] for index in np.flatnonzero(others_N)]
     unlike_HW[near] = not_background(hole_HW, box_4, proposals.foreground_HW, others, near)
-    images = context.flat_HW3, context.flattened(pixels_HW3)
+    images = context.flat_HW3, context.flattened(pixels_HW3, near)
     object_HW = context.union(edit.targets)
-    return round(left_behind(images, object_HW, hole_HW, other_HW, unlike_HW), 5)
+    spared_HW = context.stays_beside(edit.targets)
+    return round(left_behind(images, object_HW, hole_HW, other_HW, unlike_HW, spared_HW), 5)
 
 
 def assert_paste_back(sample: Sample, image_HW3: np.ndarray) -> None:

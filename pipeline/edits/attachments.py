@@ -9,6 +9,7 @@ and stick out; a stripe of the background runs on.
 Shapes: H, W image; h, w window around the part; 3 colour (CIELAB, float32); R pixels of a region.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,7 +18,9 @@ import numpy as np
 
 from pipeline.edits.background_colour import deviation, gradient, lab_of
 from pipeline.edits.compositing.matting import mean_near
+from pipeline.edits.contested import Claim, claim_of, share_of, union_of
 from pipeline.edits.fill_sources import lies_on_product, not_background
+from pipeline.edits.staying import broad_things, on_lines
 from pipeline.edits.things import (
     ENOUGH,
     FINE,
@@ -27,10 +30,11 @@ from pipeline.edits.things import (
     UNLIKE,
     around,
     is_thing,
+    reach_of,
     things,
     touching,
 )
-from pipeline.imaging.masks import MaskCrop, dilated, opened
+from pipeline.imaging.masks import MaskCrop, dilated, disjoint, opened
 from pipeline.imaging.region_values import labels_in, percentile, with_labels
 from pipeline.imaging.surroundings import ring_around, surrounds
 from pipeline.records import ObjectProposals, bounding_box
@@ -66,27 +70,27 @@ ARM, LEAST_ARM = 0.08, 2
 EDGE, SHARPER, USUAL, LONG = 3.0, 2.5, 75, 8
 # Share of a region's rim with such edges below which it ends softly.
 SOFTLY = 0.3
-# CIELAB distance from the background of a thing that stays, and half of its least width in pixels
-# at 256.
-MUCH_CONTRAST, BROAD = 15.0, 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attached:
     """Pieces that belong to the part, the light that it changes, and things beside it that no
     proposal shows and that stay: what a leg is mounted on. (h, w) bool in the window `near` (rows,
-    columns); none covers the part's mask."""
+    columns); none covers the part's mask. `remnants_hw` are small things that the light contains,
+    stubs of the part. `undecided` where a piece may be another part's."""
 
     near: tuple[slice, slice]
     pieces_hw: np.ndarray
     light_hw: np.ndarray
     stays_hw: np.ndarray
+    remnants_hw: np.ndarray
+    undecided: bool
 
     def all_light(self) -> "Attached":
         """The same with the pieces among the light: removed with the part, and moved as its shadow
-        at most."""
-        light_hw = self.light_hw | self.pieces_hw
-        return replace(self, pieces_hw=np.zeros_like(self.pieces_hw), light_hw=light_hw)
+        at most. There is no doubt about them where outlines are exact."""
+        light_hw, none_hw = self.light_hw | self.pieces_hw, np.zeros_like(self.pieces_hw)
+        return replace(self, pieces_hw=none_hw, light_hw=light_hw, undecided=False)
 
     def pieces(self) -> MaskCrop | None:
         """The pieces in the image; None where there are none."""
@@ -119,6 +123,7 @@ class _Look:
 
     `distance_hw` is float32 pixels from the part, `reach` how far pieces may reach. `free_hw` is
     where they may lie, `far_hw` what tells the background, and `fine` the `deviation` from it.
+    `claims` are pieces that other parts may claim as well, `pieces_hw` those that are its own.
     """
 
     near: tuple[slice, slice]
@@ -129,7 +134,10 @@ class _Look:
     far_hw: np.ndarray
     fine: tuple[np.ndarray, np.ndarray]
     stays_hw: np.ndarray
+    claims: tuple[Claim, ...]
+    # Known when the claims of all parts around were compared.
     pieces_hw: np.ndarray
+    undecided: bool = False
 
 
 class Surroundings:
@@ -140,6 +148,8 @@ class Surroundings:
         self._size_HW = image_HW3.shape[:2]
         self._lab_HW3 = lab_of(image_HW3)
         self._fine_HW3 = cv2.GaussianBlur(self._lab_HW3, (0, 0), self._px(FINE))
+        self._boxes_N4 = proposals.boxes_N4
+        self._looks: dict[int, _Look | None] = {}
 
     @cached_property
     def _coarse_HW3(self) -> np.ndarray:
@@ -151,26 +161,69 @@ class Surroundings:
 
     def attached(self, index: int) -> Attached | None:
         """What is attached to a whole part; None where its surroundings do not tell."""
-        look = self._look(index)
+        look = self._settled(index)
         if look is None:
             return None
         light_hw = self._light(look)
-        light_hw |= self._remnants(look, light_hw)
+        remnants_hw = self._remnants(look, light_hw)
+        light_hw |= remnants_hw
         pieces_hw = look.pieces_hw
-        return Attached(look.near, pieces_hw, light_hw & ~pieces_hw, look.stays_hw & ~pieces_hw)
+        light_hw, stays_hw = light_hw & ~pieces_hw, look.stays_hw & ~pieces_hw
+        return Attached(look.near, pieces_hw, light_hw, stays_hw, remnants_hw, look.undecided)
 
     def pieces(self, index: int) -> MaskCrop | None:
         """Only the pieces that belong to a whole part; None where there are none."""
-        look = self._look(index)
+        look = self._settled(index)
         return None if look is None else _in_image(look.near, look.pieces_hw)
+
+    def _settled(self, index: int) -> "_Look | None":
+        """What is seen around a part, with its own pieces; those of others stay."""
+        look = self._look(index)
+        if look is None:
+            return None
+        share = share_of(index, self._near, self._claims)
+        pieces_hw = union_of(share.own, self._size_HW)[look.near] & ~look.mask_hw
+        if pieces_hw.any():
+            # The strip between mask and piece, where the outline may be off.
+            off = self._px(OFF)
+            bridge_hw = dilated(pieces_hw, round(off) + 1) & (look.distance_hw <= off + 1)
+            pieces_hw |= bridge_hw & ~look.mask_hw & (look.fine[1] > UNLIKE)
+        stays_hw = union_of(share.others, self._size_HW)[look.near] & ~pieces_hw
+        free_hw, stays_hw = look.free_hw & ~dilated(stays_hw, 1), look.stays_hw | stays_hw
+        return replace(
+            look, free_hw=free_hw, stays_hw=stays_hw, pieces_hw=pieces_hw, undecided=share.undecided
+        )
+
+    def _claims(self, index: int) -> tuple[Claim, ...]:
+        look = self._look(index)
+        return () if look is None else look.claims
+
+    def _near(self, index: int) -> list[int]:
+        """Other parts whose pieces may reach a part."""
+        proposals, found = self._proposals, []
+        for part in np.flatnonzero(proposals.whole_N | proposals.product_N).tolist():
+            reach = reach_of(proposals.masks_NHW[part]) + 2 * self._px(OFF) + NEXT
+            box = self._boxes_N4[part] + reach * np.array([-1, -1, 1, 1])
+            if part != index and not disjoint(box, self._boxes_N4[index]):
+                found.append(part)
+        return found
 
     def _look(self, index: int) -> "_Look | None":
         """What is seen around a part; None where that does not tell what the background is."""
+        if index not in self._looks:
+            self._looks[index] = self._looked(index)
+        return self._looks[index]
+
+    def _looked(self, index: int) -> "_Look | None":
         mask_HW = self._proposals.masks_NHW[index]
         box_4 = bounding_box(mask_HW)
         near, reach, distance_hw = around(mask_HW, box_4)
         off = self._px(OFF)
-        others_hw = dilated(self._others(index, box_4, near), round(off)) & (distance_hw > off)
+        beside = self._beside(index, box_4)
+        others_hw = np.zeros(distance_hw.shape, np.bool_)
+        for other in beside:
+            others_hw |= self._proposals.masks_NHW[other][near]
+        others_hw = dilated(others_hw & ~mask_HW[near], round(off)) & (distance_hw > off)
         unlike_hw = not_background(
             mask_HW, box_4, self._proposals.foreground_HW, list(self._proposals.masks_NHW), near
         )
@@ -182,44 +235,34 @@ class Surroundings:
         if lies_on_product(mask_HW, box_4, self._proposals.foreground_HW):
             free_hw &= self._proposals.foreground_HW[near]
         fine = deviation(self._fine_HW3[near], far_hw, FINE_SPREAD)
-        stays_hw = self._staying(fine, distance_hw, free_hw, reach)
-        free_hw &= ~stays_hw
         mask_hw = mask_HW[near]
-        pieces_hw = self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
-        return _Look(near, reach, mask_hw, distance_hw, free_hw, far_hw, fine, stays_hw, pieces_hw)
+        stays_hw = broad_things(fine, distance_hw, free_hw, reach, self._px(1))
+        shown_hw, past_hw = on_lines(self._fine_HW3[near], mask_hw, ~others_hw, self._px(1))
+        stays_hw |= shown_hw
+        free_hw &= ~stays_hw
+        # Walls would hide how even the light is between them.
+        inside_hw = far_hw & ~past_hw
+        if np.count_nonzero(inside_hw) >= ENOUGH:
+            far_hw = inside_hw
+        masks_NHW, lab_HW3 = self._proposals.masks_NHW, self._fine_HW3
+        claims = tuple(
+            claim_of(piece_hw, near, lab_HW3, distance_hw, masks_NHW, beside, off)
+            for piece_hw in self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
+        )
+        none_hw = np.zeros_like(mask_hw)
+        return _Look(
+            near, reach, mask_hw, distance_hw, free_hw, far_hw, fine, stays_hw, claims, none_hw
+        )
 
-    def _others(
-        self, index: int, box_4: tuple[int, int, int, int], near: tuple[slice, slice]
-    ) -> np.ndarray:
-        """Other parts, (h, w) bool, without those that the part lies on."""
-        mask_HW = self._proposals.masks_NHW[index]
-        others_hw, ring = np.zeros_like(mask_HW[near]), ring_around(mask_HW, box_4)
-        for other in np.flatnonzero(self._proposals.whole_N).tolist():
-            other_HW = self._proposals.masks_NHW[other]
-            if other != index and not surrounds(other_HW, ring):
-                others_hw |= other_HW[near]
-        return others_hw & ~mask_HW[near]
-
-    def _staying(
-        self,
-        fine: tuple[np.ndarray, np.ndarray],
-        distance_hw: np.ndarray,
-        free_hw: np.ndarray,
-        reach: float,
-    ) -> np.ndarray:
-        """Broad things that touch the mask and reach farther than its pieces may, (h, w) bool."""
-        residual_hw3, spreads_hw = fine
-        off, found_hw = self._px(OFF), np.zeros_like(free_hw)
-        unlike_hw = (spreads_hw > UNLIKE) & free_hw & (distance_hw <= reach + 1)
-        # Without what is narrow: the end of a leg goes with the leg.
-        broad_hw = opened(unlike_hw, round(self._px(BROAD)))
-        _, labels_hw = cv2.connectedComponents(broad_hw.astype(np.uint8))
-        near = labels_in(labels_hw, distance_hw <= 2 * off + NEXT)
-        for number in np.intersect1d(near, labels_in(labels_hw, distance_hw > reach)).tolist():
-            thing_hw = labels_hw == number
-            if number and np.linalg.norm(residual_hw3[thing_hw], axis=1).mean() >= MUCH_CONTRAST:
-                found_hw |= thing_hw
-        return found_hw
+    def _beside(self, index: int, box_4: tuple[int, int, int, int]) -> list[int]:
+        """Other whole parts, without those that the part lies on."""
+        masks_NHW = self._proposals.masks_NHW
+        ring = ring_around(masks_NHW[index], box_4)
+        return [
+            other
+            for other in np.flatnonzero(self._proposals.whole_N).tolist()
+            if other != index and not surrounds(masks_NHW[other], ring)
+        ]
 
     def _pieces(
         self,
@@ -229,12 +272,11 @@ class Surroundings:
         distance_hw: np.ndarray,
         free_hw: np.ndarray,
         reach: float,
-    ) -> np.ndarray:
+    ) -> Iterator[np.ndarray]:
         """Pieces that touch the mask, end within `reach` pixels and stick out, (h, w) bool."""
         lab_hw3 = self._fine_HW3[near]
         residual_hw3, spreads_hw = fine
         off = self._px(OFF)
-        found_hw = np.zeros_like(mask_hw)
         unlike_hw = (spreads_hw > UNLIKE) & free_hw
         for piece_hw in touching(unlike_hw, distance_hw, off, reach):
             attached = np.count_nonzero(piece_hw & (distance_hw <= off + NEXT))
@@ -244,12 +286,7 @@ class Surroundings:
             if np.count_nonzero(piece_hw) > MOST_PIECE * np.count_nonzero(mask_hw):
                 continue
             if is_thing(piece_hw, residual_hw3, spreads_hw, lab_hw3, distance_hw > off):
-                found_hw |= piece_hw
-        if not found_hw.any():
-            return found_hw
-        # The strip between mask and piece, where the outline may be off.
-        bridge_hw = dilated(found_hw, round(off) + 1) & (distance_hw <= off + 1) & ~mask_hw
-        return found_hw | (bridge_hw & (spreads_hw > UNLIKE))
+                yield piece_hw
 
     def _remnants(self, look: "_Look", light_hw: np.ndarray) -> np.ndarray:
         """Small things that the hole of a removal would cut or touch, (h, w) bool."""

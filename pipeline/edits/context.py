@@ -28,9 +28,9 @@ from pipeline.edits.appearance import (
 from pipeline.edits.attachments import Attached, Surroundings, with_attachments
 from pipeline.edits.compositing.cutout import Cutout, cut_out
 from pipeline.edits.donors import NO_DONORS, DonorRef, Donors, KnownPieces
-from pipeline.edits.fill_sources import lies_on_product, not_background
+from pipeline.edits.fill_sources import EVERYWHERE, lies_on_product, not_background
 from pipeline.edits.outlines import outline_is_seen
-from pipeline.edits.parts_beside import parts_beside
+from pipeline.edits.parts_beside import OUTLINE, parts_beside, spared
 from pipeline.errors import RecordError
 from pipeline.imaging.masks import MaskCrop, dilated
 from pipeline.imaging.repetition import RepeatedBackground, repeated_background
@@ -43,8 +43,6 @@ from pipeline.records import Edit, ObjectProposals, bounding_box, expect_image
 from pipeline.settings import pixels_at
 
 Answer = TypeVar("Answer")
-# Pixels at 256 px by which the outline of a part beside a hole may be off.
-OUTLINE = 2
 # Donors whose surroundings are kept: as many as an image has of its own category.
 ASKED_AT_ONCE = 2
 
@@ -127,14 +125,14 @@ class ImageContext:
         height, width = self.proposals.foreground_HW.shape
         return height, width
 
-    def flattened(self, image_HW3: np.ndarray) -> np.ndarray:
-        """The image, or one edited from it, without the pattern of its background, uint8."""
-        return image_HW3 if self.background is None else self.background.flattened(image_HW3)
+    def flattened(self, image_HW3: np.ndarray, near: tuple[slice, slice]) -> np.ndarray:
+        """The image, or an edited one, without its background's pattern in the window `near`."""
+        return image_HW3 if self.background is None else self.background.flattened(image_HW3, near)
 
     @property
     def flat_HW3(self) -> np.ndarray:
         """The image itself without that pattern, uint8; do not modify it."""
-        return self.cached(lambda: self.flattened(self.image_HW3), "flat")
+        return self.cached(lambda: self.flattened(self.image_HW3, EVERYWHERE), "flat")
 
     def __len__(self) -> int:
         """The number of objects."""
@@ -208,11 +206,14 @@ class ImageContext:
         things that no proposal shows and no edit of them removes."""
         mine_HW = self.union(targets)
         beside = self.cached(lambda: parts_beside(self.proposals, targets), "beside", *targets)
-        # A proposal's outline may be off, so its last pixels may lie outside its mask.
-        stays_HW = dilated(self.union(beside), round(pixels_at(OUTLINE, self.size_HW)))
-        for attached in (self.attached[target] for target in targets if target in self.attached):
+        around = [self.attached[target] for target in targets if target in self.attached]
+        remnants_HW, stays_HW = np.zeros((2, *self.size_HW), np.bool_)
+        for attached in around:
+            remnants_HW[attached.near] |= attached.remnants_hw
             stays_HW[attached.near] |= attached.stays_hw
-        return stays_HW & ~mine_HW
+        # The outline itself may be off, and what it misses of the object must go.
+        stays_HW &= ~dilated(mine_HW, round(pixels_at(OUTLINE, self.size_HW)))
+        return (stays_HW | spared(mine_HW, remnants_HW, self.union(beside))) & ~mine_HW
 
     def light_margin(self, targets: Sequence[int]) -> int:
         """How many pixels the light around some objects reaches beyond their boxes."""

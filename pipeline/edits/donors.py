@@ -26,12 +26,13 @@ class KnownPieces:
 
     `repeats` says whether its background repeats itself (None = nobody looked), `by_proposal` what
     belongs to an object beside its mask (None = nothing), `outlines` whether its outline
-    is one of the image.
+    is one of the image, and `cut` whether the part goes on where it ends.
     """
 
     repeats: bool | None = None
     by_proposal: dict[int, MaskCrop | None] = field(default_factory=dict)
     outlines: dict[int, bool] = field(default_factory=dict)
+    cut: dict[int, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

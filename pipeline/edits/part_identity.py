@@ -24,6 +24,7 @@ from pipeline.imaging.masks import MaskCrop, scaling
 from pipeline.imaging.surroundings import RING
 from pipeline.kinds import kind_of
 from pipeline.part_kinds.kinds import UNSURE
+from pipeline.part_kinds.whole_outlines import is_cut
 from pipeline.records import Edit
 
 # Reasons to reject a plan; part of the dataset format, explained in docs/gate.md.
@@ -67,6 +68,28 @@ def kind_of_object(context: ImageContext, source: int | DonorRef) -> int:
     return int(context.cached(recognised, "part kinds", name)[index])
 
 
+def can_be_cut_out(context: ImageContext, source: int | DonorRef) -> bool:
+    """True when the outline of an object, of this image or of a donor, is one of the image, and
+    that of the whole part as far as its kind tells."""
+    if not context.outline_is_seen(source):
+        return False
+    kinds = context.part_kinds
+    if kinds is None or (isinstance(source, DonorRef) and source.category):
+        return True
+    kind = kind_of_object(context, source)
+    if isinstance(source, int):
+        known, number = context.known, source
+    else:
+        known, number = context.donors.pieces_of(source.image), source.proposal
+    if number not in known.cut:
+        if isinstance(source, int):
+            image_HW3, mask_HW = context.image_HW3, context.proposals.masks_NHW[source]
+        else:
+            image_HW3, mask_HW = context.donors.image_and_mask(source)
+        known.cut[number] = is_cut(kinds, kind, image_HW3, mask_HW)
+    return not known.cut[number]
+
+
 def worth_editing(
     context: ImageContext,
     *,
@@ -78,9 +101,9 @@ def worth_editing(
     part of the product (the holes of the board that it is mounted on); first those of a known kind.
 
     A product with few known parts, or on a background that repeats itself, counts as one of them.
-    `outlined` leaves out objects of which the proposal shows a piece only, and `movable` those as
-    well as objects that the image's edge cuts off. `uncovers` is for edits that show what lies
-    behind the object.
+    `outlined` leaves out objects of which the proposal shows a piece only (`can_be_cut_out`), and
+    `movable` those as well as objects that the image's edge cuts off. `uncovers` is for edits that
+    show what lies behind the object.
     """
     # Every plan asks, and only the image and the part kinds decide.
     return list(
@@ -96,7 +119,7 @@ def _worth_editing(
 ) -> list[int]:
     found = context.movable() if movable else list(range(len(context)))
     if movable or outlined:
-        found = [index for index in found if context.outline_is_seen(index)]
+        found = [index for index in found if can_be_cut_out(context, index)]
     # Pieces of parts never: without a cap the part is broken, which is no logical anomaly.
     whole = [index for index in found if context.is_whole(index)]
     product = [index for index in found if context.is_product(index)]
@@ -172,18 +195,31 @@ def unusual_place(context: ImageContext, target: int, after: MaskCrop) -> bool:
     kinds = context.part_kinds
     if kinds is None:
         return True
+    if not has_own_places(context, target, after):
+        return False
     height, width = context.size_HW
     x, y = after.centre
+    kind, extent = kind_of_object(context, target), _extent(context, target, after)
+    return not kinds.seen_near(kind, (x / width, y / height), extent)
+
+
+def has_own_places(context: ImageContext, target: int, after: MaskCrop) -> bool:
+    """True when good images show the target's kind at certain places only, wherever its outline
+    `after` lies; True without part kinds."""
+    kinds = context.part_kinds
+    if kinds is None:
+        return True
+    kind, extent = kind_of_object(context, target), _extent(context, target, after)
+    # Many destinations are tried, and the places of a kind are the same for all of them.
+    return context.cached(lambda: kinds.has_own_places(kind, extent), "own places", kind, extent)
+
+
+def _extent(context: ImageContext, target: int, after: MaskCrop) -> float:
+    """The longest side of an outline as a share of the image's."""
+    height, width = context.size_HW
     extent = max(after.mask_hw.shape[0] / height, after.mask_hw.shape[1] / width)
     # A product that is always at one place is visibly off after a smaller move.
-    if context.is_product(target):
-        extent *= PRODUCT_MOVE
-    kind = kind_of_object(context, target)
-    # Many destinations are tried, and the places of a kind are the same for all of them.
-    own: bool = context.cached(
-        lambda: kinds.has_own_places(kind, extent), "own places", kind, extent
-    )
-    return own and not kinds.seen_near(kind, (x / width, y / height), extent)
+    return extent * PRODUCT_MOVE if context.is_product(target) else extent
 
 
 def turn_means_something(context: ImageContext, target: int) -> bool:

@@ -1,12 +1,13 @@
 """Valid destinations of an object: inside the image, on its kind of background, with little overlap
 with other objects."""
 
+import cv2
 import numpy as np
 
 from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.context import ImageContext
 from pipeline.edits.part_identity import worth_editing
-from pipeline.imaging.masks import MaskCrop, disjoint
+from pipeline.imaging.masks import Box, MaskCrop, disjoint
 from pipeline.imaging.surroundings import ring_around, surrounds
 
 # Random destinations that are tried before an edit is abandoned.
@@ -39,16 +40,16 @@ def fits(
 def is_free(context: ImageContext, crop: MaskCrop, targets: tuple[int, ...]) -> bool:
     """True where an outline lies on no obstacle to speak of. `targets` are none, and where one is
     the product itself, nor are its parts, which go with it."""
-    x0, y0, x1, y1 = box_4 = crop.box_4
+    x0, y0, x1, y1 = crop.box_4
     if any(context.is_product(target) for target in targets):
         beside_N = context.cached(lambda: context.proposals.beside_N, "beside")
         targets = (*targets, *np.flatnonzero(~beside_N).tolist())
-    # Box tests first: most objects are far away.
-    around = context.cached(
-        lambda: [(i, context.crops[i].box_4) for i in obstacles(context, crop.area)],
-        "obstacles", crop.area,
-    )  # fmt: skip
-    others = [i for i, box in around if not disjoint(box_4, box) and i not in targets]
+    # Box tests first, and no call for each: most objects are far away.
+    others = [
+        i
+        for i, (left, top, right, bottom) in _boxes_of_obstacles(context, crop.area)
+        if left < x1 and x0 < right and top < y1 and y0 < bottom and i not in targets
+    ]
     if not others:
         return True
     # All in the outline's own box. Pixels of the targets become free, even under other objects.
@@ -64,6 +65,39 @@ def is_free(context: ImageContext, crop: MaskCrop, targets: tuple[int, ...]) -> 
             return False
         taken_hw |= shared_hw
     return bool(np.count_nonzero(taken_hw) <= MAX_OVERLAP * crop.area)
+
+
+def told_by_boxes(
+    context: ImageContext,
+    crop: MaskCrop,
+    corners_P2: np.ndarray,
+    background_HW: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What boxes alone tell of many places of an outline inside the image, given by their corners
+    (P, 2), x and y: for which nothing lies in the box, and which are off the background, (P,) bool.
+    """
+    rows, columns = crop.mask_hw.shape
+    taken_HW = np.zeros(context.size_HW, np.bool_)
+    for index, _ in _boxes_of_obstacles(context, crop.area):
+        taken_HW |= context.proposals.masks_NHW[index]
+    left_P, top_P = corners_P2.T
+
+    def counts(mask_HW: np.ndarray) -> np.ndarray:
+        """The True pixels in each box, (P,)."""
+        sums = cv2.integral(mask_HW.view(np.uint8))
+        right_P, bottom_P = left_P + columns, top_P + rows
+        upper_P = sums[top_P, right_P] - sums[top_P, left_P]
+        counted_P: np.ndarray = sums[bottom_P, right_P] - sums[bottom_P, left_P] - upper_P
+        return counted_P
+
+    most_P = np.minimum(counts(background_HW), crop.area)
+    return counts(taken_HW) == 0, most_P / max(1, crop.area) < MIN_BACKGROUND
+
+
+def _boxes_of_obstacles(context: ImageContext, area: int) -> list[tuple[int, Box]]:
+    return context.cached(
+        lambda: [(i, context.crops[i].box_4) for i in obstacles(context, area)], "obstacles", area
+    )
 
 
 def obstacles(context: ImageContext, area: int) -> list[int]:

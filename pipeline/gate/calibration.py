@@ -19,6 +19,7 @@ from pipeline.gate.limits import USUAL_NOISE, Limits
 from pipeline.gate.patch_bank import PatchBank, build_bank, coverage, weighted
 from pipeline.imaging.artifacts import clipped_share, noise_ratio, outline_ratio
 from pipeline.imaging.masks import MaskCrop, dilated, window
+from pipeline.imaging.part_shape import circle_share
 from pipeline.part_kinds import kinds as part_kinds
 from pipeline.part_kinds.kinds import Observed, PartKinds
 from pipeline.records import ObjectProposals, bounding_box
@@ -126,6 +127,7 @@ def observed_parts(proposals: ObjectProposals) -> Observed | None:
         np.array(centres, np.float64).reshape(-1, 2) / (width, height),
         proposals.beside_N[studied_N],
         bool(proposals.product_N.any()),
+        np.array([circle_share(proposals.masks_NHW[index]) for index in studied_N]),
     )
 
 

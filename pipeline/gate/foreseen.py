@@ -1,29 +1,75 @@
-"""Duplicates that the plan alone shows: no pixels are made for what the gate would reject.
+"""What the plan alone shows to be rejected: no pixels are made for it.
 
-Whether two sizes or two places of one part are one anomaly follows from its outlines before and
-after, and from how much its colour differs from what surrounds it.
+Where pieces touch two parts and nobody can tell whose they are, a removal would leave some of its
+part or take some of its neighbour. And duplicates are foreseen: whether two sizes or two places of
+one part are one anomaly follows from its outlines before and after, and from how much its colour
+differs from what surrounds it.
 
-Shapes: h, w window around both edits; 3 colour (CIELAB).
+Shapes: H, W image; h, w window around both edits; 3 colour (CIELAB).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from pipeline.edits.background_colour import lab_of
 from pipeline.edits.context import ImageContext
 from pipeline.edits.registry import placed_masks
+from pipeline.gate.checks import DUPLICATE
 from pipeline.gate.scores import OTHER_LOOK
 from pipeline.imaging.masks import dilated, enclosing_box, window
 from pipeline.kinds import kind_of
 from pipeline.records import Edit
 
+# Reason to reject a plan; part of the dataset format, explained in docs/edits.md.
+UNCLEAR_CONTACT = "unclear_contact"
 # Share of the colour distance of another look below which two edits surely look the same. What the
 # part shows inside its outline adds to the distance and is not looked at. Measured on 143 pairs of
 # two categories: 62 of 63 duplicates are foreseen, and nothing else.
 SURELY = 0.8
 # Pixels around a part that are its soft edge, and where its surroundings end.
 EDGE, AROUND = 3, 10
+# Share of the smaller of two whole parts from which one mask contains the other, and share of the
+# larger one that is then more than its outline.
+CONTAINS, MORE = 0.7, 0.25
+
+
+def foreseen(context: ImageContext, edit: Edit, accepted: Sequence[Edit], most_iou: float) -> str:
+    """Why the gate would surely reject a planned edit, as a rejection reason; empty when only the
+    pixels can tell. `accepted` and `most_iou` as in `foreseen_duplicate`."""
+    if any(_is_unclear(context, part) for part in edit.parts):
+        return UNCLEAR_CONTACT
+    return DUPLICATE if foreseen_duplicate(context, edit, accepted, most_iou) else ""
+
+
+def _is_unclear(context: ImageContext, edit: Edit) -> bool:
+    """True for an edit that removes a part of which nobody can tell where it ends."""
+    row = kind_of(edit.kind)
+    if row.control or not (row.inpaints or row.uncovers or row.exchanges):
+        return False
+    return any(
+        (target in context.attached and context.attached[target].undecided)
+        or context.cached(partial(_is_several, context, target), "several", target)
+        for target in edit.targets
+    )
+
+
+def _is_several(context: ImageContext, target: int) -> bool:
+    """True for a whole part whose mask holds another whole part, and more than its outline: two
+    that touch were taken for one."""
+    # The product itself does hold whole parts.
+    if not context.is_whole(target):
+        return False
+    mask_HW, area = context.proposals.masks_NHW[target], int(context.areas_N[target])
+    for other in np.flatnonzero(context.proposals.whole_N).tolist():
+        smaller = int(context.areas_N[other])
+        if other == target or not MORE * area <= smaller <= (1 - MORE) * area:
+            continue
+        shared = np.count_nonzero(mask_HW & context.proposals.masks_NHW[other])
+        if shared >= CONTAINS * smaller:
+            return True
+    return False
 
 
 def foreseen_duplicate(

@@ -248,8 +248,6 @@ def describe(image_HW3: np.ndarray, teacher: Path) -> np.ndarray:
     import torch
     import torch.nn.functional as F
 
-    from pipeline.models.backbone import normalise
-
     height, width = image_HW3.shape[:2]
     padded_HW3 = np.pad(
         image_HW3, ((0, -height % CELL), (0, -width % CELL), (0, 0)), mode="reflect"
@@ -257,9 +255,8 @@ def describe(image_HW3: np.ndarray, teacher: Path) -> np.ndarray:
     with torch.inference_mode():
         batch_13HW = torch.from_numpy(padded_HW3).permute(2, 0, 1)[None]
         trunk = _trunk(teacher)
-        pixels = normalise(batch_13HW).contiguous(memory_format=torch.channels_last)
         # No name for the stem's maps, which are the largest: they are free when pooled.
-        fine = trunk.layer1(trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(pixels)))))
+        fine = trunk.layer1(trunk.stem(batch_13HW))
         middle = F.avg_pool2d(trunk.layer2(fine), 3, 1, 1)
         fine = F.avg_pool2d(fine, 4, 2, 1)
         described_Chw = torch.cat((fine, middle), 1)[0]

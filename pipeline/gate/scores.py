@@ -66,11 +66,12 @@ def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[s
     )
     changed_hw = (moved_hw > threshold) & change_hw
     inpainted_hw = inpainted_region(edit, change_hw, object_hw)
+    gradient_hw = gradient(edited_hw3)
     scores |= {
         "changed_fraction": np.count_nonzero(changed_hw) / area,
         "delta_e": delta_e(edited_hw3, source_hw3, change_hw),
-        "seam_ratio": seam_ratio(edited_hw3, source_hw3, change_hw),
-        "outline_ratio": outline_ratio(edited_hw3, change_hw),
+        "seam_ratio": seam_ratio(edited_hw3, source_hw3, change_hw, gradient_hw),
+        "outline_ratio": outline_ratio(edited_hw3, change_hw, gradient_hw),
         "noise_ratio": _noise(edit, edited_hw3, source_hw3, change_hw, object_hw, inpainted_hw),
         # Pixels that were clipped in the source are not the edit's fault.
         "clipped": max(
@@ -168,10 +169,16 @@ def delta_es(edited_HW3: np.ndarray, image_HW3: np.ndarray, where_HW: np.ndarray
     return np.sqrt(np.square(lab[0] - lab[1]) @ np.ones(3, np.float32))
 
 
-def seam_ratio(edited_HW3: np.ndarray, image_HW3: np.ndarray, change_HW: np.ndarray) -> float:
+def seam_ratio(
+    edited_HW3: np.ndarray,
+    image_HW3: np.ndarray,
+    change_HW: np.ndarray,
+    gradient_HW: np.ndarray | None = None,
+) -> float:
     """1 + (gradient that the edit added on its mask's outline) / (source gradient just outside).
 
-    1 when nothing was added, and when the outline or its outside is empty.
+    1 when nothing was added, and when the outline or its outside is empty. `gradient_HW` is that of
+    the edited image, where it is known already.
     """
     mask_HW, near = change_HW.astype(np.uint8), np.ones((3, 3), np.uint8)
     # The outline, one pixel on each side, and a band of twice BAND pixels outside it.
@@ -182,7 +189,9 @@ def seam_ratio(edited_HW3: np.ndarray, image_HW3: np.ndarray, change_HW: np.ndar
         return 1.0
     # Only added gradient counts: an outline that the source shows there is no seam.
     before_HW = gradient(image_HW3)
-    added = np.maximum(gradient(edited_HW3)[on_HW] - before_HW[on_HW], 0).mean()
+    if gradient_HW is None:
+        gradient_HW = gradient(edited_HW3)
+    added = np.maximum(gradient_HW[on_HW] - before_HW[on_HW], 0).mean()
     return float(1 + added / (before_HW[outside_HW].mean() + GRADIENT_FLOOR))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.generation.cache_codecs import pack_analysis, unpack_analysis
+from pipeline.generation.cache_codecs import pack_analysis, unpack_analysis, unpack_objects
 from pipeline.generation.cache_keys import PlannedImage
 from pipeline.generation.outcome import Outcome
 from pipeline.generation.plan import RunPlan
@@ -61,6 +61,10 @@ def analysis_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysi
 
 def pixels_and_objects(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
     """An image as donors and the calibration of the gate need it."""
+    stored = plan.cache.read("analysis", image.analysis_key)
+    if stored is not None:
+        pixels_HW3, _, proposals = unpack_objects(*stored)
+        return pixels_HW3, proposals
     pixels_HW3, analysis = analysis_of(plan, image)
     return pixels_HW3, analysis.proposals
 

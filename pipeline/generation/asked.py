@@ -1,7 +1,7 @@
-"""Between calibration and samples: ask again in images that lack a part of a recurring kind.
+"""Between calibration and samples: ask again where a part of a recurring kind is missing or cut.
 
 Part kinds are learned from what was found at first, and every image is asked once, after that; see
-`part_kinds.asking`. Images that lack nothing, nearly all of them, have no entry in the cache.
+`part_kinds.asking`. Images in which nothing is missing or in doubt have no entry in the cache.
 """
 
 from dataclasses import replace
@@ -14,16 +14,16 @@ from pipeline.generation.cache_keys import PlannedImage, asked_key
 from pipeline.generation.calibrate import normal_model_of
 from pipeline.generation.plan import RunPlan
 from pipeline.models.build import Models
-from pipeline.part_kinds.asking import ask_again, missing_parts
+from pipeline.part_kinds.asking import ask_again, worth_asking
 from pipeline.part_kinds.kinds import PartKinds
-from pipeline.records import Analysis, ImageResult
+from pipeline.records import Analysis, ImageResult, ObjectProposals
 
 
 def asked_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysis]:
     """Pixels of one image and what was found in it, also when it was asked again."""
     pixels_HW3, analysis = analysis_of(plan, image)
     kinds = _kinds_of(plan)
-    if kinds is None or not missing_parts(kinds, analysis.proposals).any():
+    if kinds is None or not worth_asking(kinds, analysis.proposals):
         return pixels_HW3, analysis
     key = asked_key(image.analysis_key, plan.calibration_key)
     stored = plan.cache.read("asked", key)
@@ -32,6 +32,12 @@ def asked_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysis]:
     asked = with_missing_parts(models_for(plan), kinds, pixels_HW3, analysis)
     plan.cache.write("asked", key, *pack_analysis(pixels_HW3, asked))
     return pixels_HW3, asked
+
+
+def pixels_and_asked(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
+    """An image of the category as the images need it to which it donates."""
+    pixels_HW3, analysis = asked_of(plan, image)
+    return pixels_HW3, analysis.proposals
 
 
 def with_missing_parts(
@@ -47,7 +53,7 @@ def result_of(plan: RunPlan, image: PlannedImage) -> ImageResult | None:
     keys = (image.analysis_key, image.samples_key)
     result = read_result(plan.cache, image.name, image.digest, image.split, keys)
     kinds = _kinds_of(plan)
-    if result is None or kinds is None or not missing_parts(kinds, result.proposals).any():
+    if result is None or kinds is None or not worth_asking(kinds, result.proposals):
         return result
     return replace(result, proposals=asked_of(plan, image)[1].proposals)
 

@@ -58,26 +58,41 @@ def pack_analysis(
     return arrays, facts
 
 
-def unpack_analysis(
+def unpack_objects(
     arrays: dict[str, np.ndarray], facts: dict[str, Any]
-) -> tuple[np.ndarray, Analysis]:
-    """The inverse of `pack_analysis`."""
+) -> tuple[np.ndarray, ForegroundMask, ObjectProposals]:
+    """Pixels, foreground and proposals of `pack_analysis`; what was found under softer limits, as
+    many masks again, stays packed."""
     pixels_HW3 = arrays["pixels"]
     size = pixels_HW3.shape[:2]
     foreground = ForegroundMask(
         _bits(arrays["foreground"], size), facts["peak"], facts["fallback"], facts["backend"]
     )
     # The number of proposals is that of their scores.
-    masks_NHW = _bits(arrays["proposals"], (len(arrays["scores"]), *size))
     proposals = ObjectProposals(
-        masks_NHW, arrays["scores"], foreground.mask_HW, tuple(facts["relaxed"]),
-        arrays.get("vectors"), arrays["parents"], facts["again"],
+        _bits(arrays["proposals"], (len(arrays["scores"]), *size)), arrays["scores"],
+        foreground.mask_HW, tuple(facts["relaxed"]), arrays.get("vectors"), arrays["parents"],
+        facts["again"],
     )  # fmt: skip
+    return pixels_HW3, foreground, proposals
+
+
+def unpack_analysis(
+    arrays: dict[str, np.ndarray], facts: dict[str, Any]
+) -> tuple[np.ndarray, Analysis]:
+    """The inverse of `pack_analysis`."""
+    pixels_HW3, foreground, proposals = unpack_objects(arrays, facts)
+    size, masks_NHW = pixels_HW3.shape[:2], proposals.masks_NHW
     soft_N = arrays["soft"]
-    only = int(soft_N.max(initial=-1)) + 1 - len(masks_NHW)
-    every_NHW = np.concatenate([masks_NHW, _bits(arrays["soft_only"], (max(only, 0), *size))])
+    only = max(int(soft_N.max(initial=-1)) + 1 - len(masks_NHW), 0)
+    only_NHW = _bits(arrays["soft_only"], (only, *size))
+    # One by one: both kinds of masks in one array would be a third copy of them.
+    soft_NHW = np.empty((len(soft_N), *size), np.bool_)
+    for number, at in enumerate(soft_N.tolist()):
+        known = at < len(masks_NHW)
+        soft_NHW[number] = masks_NHW[at] if known else only_NHW[at - len(masks_NHW)]
     soft = ObjectProposals(
-        every_NHW[soft_N], arrays["soft_scores"], foreground.mask_HW,
+        soft_NHW, arrays["soft_scores"], foreground.mask_HW,
         tuple(facts["soft_relaxed"]), parent_N=arrays["soft_parents"],
     )  # fmt: skip
     return pixels_HW3, Analysis(foreground, proposals, soft)
@@ -193,14 +208,13 @@ def read_result(
     samples = cache.read("samples", keys[1])
     if analysis is None or samples is None:
         return None
-    pixels_HW3, found = unpack_analysis(*analysis)
+    pixels_HW3, foreground, proposals = unpack_objects(*analysis)
     attempts = unpack_attempts(*samples, pixels_HW3)
-    return ImageResult(
-        name, digest, split, pixels_HW3, found.foreground, found.proposals, attempts
-    )  # fmt: skip
+    return ImageResult(name, digest, split, pixels_HW3, foreground, proposals, attempts)
 
 
 def _bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The bool mask of that shape; the last byte may have bits to spare."""
     count = int(np.prod(shape))
-    return np.unpackbits(packed, count=count).reshape(shape).astype(np.bool_)
+    # A view, not a copy: a bool is a byte of 0 or 1.
+    return np.unpackbits(packed, count=count).reshape(shape).view(np.bool_)

@@ -24,11 +24,11 @@ from pipeline.edits.part_identity import objection
 from pipeline.edits.plan import plan as plan_edit
 from pipeline.edits.presets import kinds_of
 from pipeline.gate.calibration import NormalModel
-from pipeline.gate.checks import DUPLICATE, limit_of
-from pipeline.gate.foreseen import foreseen_duplicate
+from pipeline.gate.checks import limit_of
+from pipeline.gate.foreseen import foreseen
 from pipeline.gate.judge import judge
 from pipeline.generation.analysis import analyse, models_for, pixels_and_objects
-from pipeline.generation.asked import asked_of
+from pipeline.generation.asked import asked_of, pixels_and_asked
 from pipeline.generation.cache import StageCache
 from pipeline.generation.cache_codecs import SetAside, pack_attempts
 from pipeline.generation.cache_keys import PlannedImage, rules_digest
@@ -76,11 +76,16 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     models = models_for(plan)
     image_HW3, analysis = asked_of(plan, image)
     proposals = analysis.proposals
-    # Of other proposals, as those of an image that was asked again, other things belong to a part.
-    known = _pieces_of(image.analysis_key) if not proposals.again else KnownPieces()
+    # As many masks again, which only rule books read.
+    del analysis
+    known = _pieces_of(image.analysis_key, plan.calibration_key)
     context = ImageContext(
         image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image), known=known
     )
+    # Those of the context may have grown, and are copies then.
+    del proposals
+    # Looking for what the background repeats leaves holes in the heap.
+    give_back(image_HW3[..., 0].size)
     aside = SetAside()
     attempts = generate_samples(
         plan.settings, image.digest, context, normal_model_of(plan),
@@ -89,7 +94,7 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
     arrays, facts = pack_attempts(attempts, aside)
     plan.cache.write("samples", image.samples_key, arrays, facts)
     # What this image alone needed is free from here on.
-    del attempts, aside, arrays, context, analysis, proposals
+    del attempts, aside, arrays, context
     give_back(image_HW3[..., 0].size)
     seconds = time.perf_counter() - started
     return replace(
@@ -169,13 +174,11 @@ def generate_samples(
                 again = replace(judged[same], accepted=False, reason=TRIED_BEFORE)
                 attempts.append(made(None, again))
                 continue
-            reason = objection(context, edit)
             others = [sample.edit for sample in accepted]
-            if not reason and foreseen_duplicate(context, edit, others, most_iou):
-                reason = DUPLICATE
+            reason = objection(context, edit) or foreseen(context, edit, others, most_iou)
             if reason:
-                # Judged before any pixel is made: the plan alone shows that nothing is wrong, or
-                # that the sample would be one of those that exist.
+                # Judged before any pixel is made: the plan alone shows that nothing is wrong, that
+                # nobody can tell where a part ends, or that the sample is one of those that exist.
                 judged[same] = Verdict(False, reason)
                 attempts.append(made(None, judged[same]))
                 continue
@@ -240,18 +243,27 @@ def _donors(plan: RunPlan, image: PlannedImage) -> Donors:
     images = (*plan.images, *plan.others)
     donors = [i for i in images if i.name in image.donors and not analyse(plan, i).error]
     return Donors.of(
-        {donor.name: partial(pixels_and_objects, plan, donor) for donor in donors},
+        # Nobody knows the part kinds of other categories.
+        {
+            donor.name: partial(
+                pixels_and_objects if donor.category else pixels_and_asked, plan, donor
+            )
+            for donor in donors
+        },
         {donor.name: donor.digest for donor in donors},
         {donor.name: donor.category for donor in donors if donor.category},
-        {donor.name: _pieces_of(donor.analysis_key) for donor in donors},
-    )
+        {donor.name: _pieces_of(donor.analysis_key, plan.calibration_key) for donor in donors},
+    )  # fmt: skip
 
 
 # An image is edited itself and is the donor of several others, which come soon: pieces cost more to
 # find than to keep.
 @lru_cache(maxsize=1024)
-def _pieces_of(analysis_key: str) -> KnownPieces:
-    """The pieces of one image, none at first; one record for all edits of a process."""
+def _pieces_of(analysis_key: str, calibration_key: str) -> KnownPieces:
+    """The pieces of one image, none at first; one record for all edits of a process.
+
+    The part kinds, and with them the calibration, decide what else is found in the image.
+    """
     return KnownPieces()
 
 

@@ -50,7 +50,7 @@ class StoredImages:
         image = next(image for image in self.images if image.name == name)
         donors = [other for other in self.images if other.name in donors_of(image, self.images)]
         return Donors.of(
-            {donor.name: self.loader(donor.name) for donor in donors},
+            {donor.name: self.loader(donor.name, asked=True) for donor in donors},
             {donor.name: donor.digest for donor in donors},
         )
 
@@ -78,22 +78,24 @@ class StoredImages:
         observed = [observed_parts(self.loader(image.name)()[1]) for image in images]
         return learn_kinds([one for one in observed if one is not None])
 
-    def loader(self, name: str) -> NormalImage:
-        """A function that reads the (H, W, 3) uint8 pixels and the proposals of one image."""
+    def loader(self, name: str, *, asked: bool = False) -> NormalImage:
+        """A function that reads the (H, W, 3) uint8 pixels and the proposals of one image: as they
+        were when the run learned from them, or with what was found later (`asked`)."""
         shard, i = self._places[name]
 
         def load() -> tuple[np.ndarray, ObjectProposals]:
             masks_NHW, scores_N = shard.proposals(i)
             image_HW3, record = shard.original(i), shard.image_record(i)
-            # As they were before missing parts were asked for: the run learned from these.
-            first = len(scores_N) - record.get("asked_again", 0)
+            first = len(scores_N) - (0 if asked else record.get("asked_again", 0))
             masks_NHW, scores_N = masks_NHW[:first], scores_N[:first]
             # Absent in versions of older releases, which knew no hierarchy.
-            parents = record.get("parents", [WHOLE_PART] * first)[:first]
+            parents = np.array(record.get("parents", [WHOLE_PART] * first)[:first], np.int32)
+            # What became a piece of a corrected outline was a whole part.
+            parents[parents >= first] = WHOLE_PART
             return image_HW3, ObjectProposals(
                 masks_NHW, scores_N, shard.foreground(i),
                 vectors_NC=self._embed(image_HW3, masks_NHW) if self._embed else None,
-                parent_N=np.array(parents, np.int32),
+                parent_N=parents,
             )  # fmt: skip
 
         return load

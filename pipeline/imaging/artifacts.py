@@ -26,16 +26,20 @@ GRADIENT_FLOOR = 2.0
 DARK, BRIGHT = 1, 254
 
 
-def outline_ratio(image_HW3: np.ndarray, where_HW: np.ndarray) -> float:
+def outline_ratio(
+    image_HW3: np.ndarray, where_HW: np.ndarray, gradient_HW: np.ndarray | None = None
+) -> float:
     """Mean gradient on a region's outline divided by that of the bands on both its sides.
 
     1 means that the outline does not stand out; also returned when outline or bands are empty.
+    `gradient_HW` is the image's, where it is known already.
     """
     on_HW, inside_HW, outside_HW = bands(where_HW)
     beside_HW = inside_HW | outside_HW
     if not on_HW.any() or not beside_HW.any():
         return 1.0
-    gradient_HW = gradient(image_HW3)
+    if gradient_HW is None:
+        gradient_HW = gradient(image_HW3)
     return float(
         (gradient_HW[on_HW].mean() + GRADIENT_FLOOR)
         / (gradient_HW[beside_HW].mean() + GRADIENT_FLOOR)

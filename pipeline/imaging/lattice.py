@@ -20,6 +20,8 @@ REDUCED = 256
 PLAIN = 3.0
 # Pixels at most of which a trend is fitted.
 FITTED = 1 << 14
+# Rows of a trend that are computed at once.
+ROWS = 64
 # Overlap of image and copy that tells something, as a share of the background.
 OVERLAP = 0.08
 # A period is at least and at most these shares of the shorter side: two must be seen.
@@ -91,9 +93,12 @@ def trend(values_HWC: np.ndarray, known_HW: np.ndarray) -> np.ndarray:
     gram_66, moments_6C = terms_R6.T @ terms_R6, terms_R6.T @ values_HWC[rows_R, columns_R]
     solved_6C = np.linalg.lstsq(gram_66, moments_6C, rcond=None)[0]
     surface_HWC = np.zeros_like(values_HWC)
-    for (i, j), solved_C in zip(powers, solved_6C, strict=True):
-        term_HW = y_H[:, None] ** j * x_W**i
-        surface_HWC += (term_HW[..., None] * solved_C).astype(values_HWC.dtype)
+    # Some rows at a time: terms of a whole image in double precision would fill the memory.
+    for top in range(0, height, ROWS):
+        part = np.s_[top : top + ROWS]
+        for (i, j), solved_C in zip(powers, solved_6C, strict=True):
+            term_hW = y_H[part, None] ** j * x_W**i
+            surface_HWC[part] += (term_hW[..., None] * solved_C).astype(values_HWC.dtype)
     return surface_HWC
 
 

@@ -64,6 +64,15 @@ class PartShape:
         )  # fmt: skip
 
 
+def circle_share(mask_HW: np.ndarray) -> float:
+    """The share of its smallest enclosing circle that a mask (bool, not empty) covers, 0-1."""
+    mask_u8 = mask_HW[window(mask_HW, 1)].astype(np.uint8)
+    outlines, _ = cv2.findContours(mask_u8, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    _, radius = cv2.minEnclosingCircle(np.concatenate(outlines))
+    # Of pixel centres: half a pixel sticks out on each side.
+    return float(np.count_nonzero(mask_u8) / (np.pi * (radius + 0.5) ** 2))
+
+
 def turned(
     image_HW3: np.ndarray,
     mask_HW: np.ndarray,

@@ -7,13 +7,14 @@ how good the prediction is.
 Shapes: H, W image; T translations; 3 colour (RGB, float32, 0-255).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from pipeline.imaging.lattice import lattice_of, trend
 from pipeline.imaging.masks import dilated
+from pipeline.imaging.region_values import copy_region, median, values_in
 from pipeline.settings import pixels_at
 
 # Pixels at 256 around the product that are no clean background: soft edges and shadows.
@@ -57,13 +58,22 @@ class RepeatedBackground:
     known_HW: np.ndarray
     noise_HW3: np.ndarray
     period: float
+    # The colour of the background without its pattern, (3,) float32, once it was asked for.
+    _even: list[np.ndarray] = field(default_factory=list, repr=False)
 
-    def flattened(self, image_HW3: np.ndarray) -> np.ndarray:
-        """An image (uint8) of that background as if it were even, uint8: its pattern vanishes."""
-        even_3 = np.median(self.image_HW3[self.known_HW], axis=0)
-        flat_HW3 = image_HW3 - self.image_HW3 + even_3
-        known_HW3 = np.where(self.known_HW[..., None], flat_HW3, image_HW3)
-        return np.clip(np.rint(known_HW3), 0, 255).astype(np.uint8)
+    def flattened(
+        self, image_HW3: np.ndarray, near: tuple[slice, slice] = np.s_[:, :]
+    ) -> np.ndarray:
+        """An image (uint8) of that background as if it were even in the window `near`, uint8: its
+        pattern vanishes."""
+        # Every edit asks.
+        if not self._even:
+            self._even.append(median(values_in(self.image_HW3, self.known_HW)))
+        flat_HW3, flat_hw3 = image_HW3.copy(), image_HW3[near] - self.image_HW3[near]
+        flat_hw3 += self._even[0]
+        flat_hw3 = np.clip(np.rint(flat_hw3, out=flat_hw3), 0, 255, out=flat_hw3)
+        copy_region(flat_hw3.astype(np.uint8), self.known_HW[near], flat_HW3[near])
+        return flat_HW3
 
 
 def repeated_background(image_HW3: np.ndarray, product_HW: np.ndarray) -> RepeatedBackground | None:
@@ -88,7 +98,7 @@ def repeated_background(image_HW3: np.ndarray, product_HW: np.ndarray) -> Repeat
     # Not from beside the product, which darkens the background around it.
     lit_HW = told_HW & ~dilated(product_HW, round(pixels_at(SHADOW, size_HW)))
     light_HW3 = _light(off_HW3, lit_HW)
-    noise_3 = 1.4826 * np.median(np.abs(off_HW3 - light_HW3)[told_HW], axis=0)
+    noise_3 = 1.4826 * median(np.abs(values_in(off_HW3 - light_HW3, told_HW)))
     noise_3 = np.maximum(noise_3, ROUNDING)
     noise_HW3 = np.sqrt(np.square(spread_HW3) + np.square(noise_3)).astype(np.float32)
     predicted_HW3 = np.clip(trend_HW3 + middle_HW3 + light_HW3, 0, 255)
@@ -143,7 +153,8 @@ def _middle(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Median and spread (of the middle half) over the copies that are seen, two of (h, w, 3); 0
     where none is."""
-    copies_Thw3[~seen_Thw] = BEYOND
+    # Not by index: a mask as index takes 24 bytes per pixel and copy.
+    np.copyto(copies_Thw3, np.float32(BEYOND), where=~seen_Thw[..., None])
     copies_Thw3.sort(axis=0)
     last_hw = np.maximum(count_hw, 1) - 1
     places = last_hw // 2, (last_hw + 1) // 2, last_hw // 4, 3 * last_hw // 4

@@ -14,6 +14,7 @@ level's stride, rounded up.
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ SMALL_CHANNELS = (32, 64, 128)
 # Mean and standard deviation of ImageNet in 0-1, RGB, as torchvision's weights expect.
 MEAN_3 = (0.485, 0.456, 0.406)
 DEVIATION_3 = (0.229, 0.224, 0.225)
+
+# Rows of a stem from which it is made in bands, and those of a band.
+LARGE, BAND = 192, 32
 
 # Feature maps at strides 4, 8 and 16.
 Levels = tuple[Tensor, Tensor, Tensor]
@@ -63,6 +67,36 @@ class Trunk(nn.Module):
         fine_BChw = self.layer1(stem_BChw)
         middle_BChw = self.layer2(fine_BChw)
         return fine_BChw, middle_BChw, self.layer3(middle_BChw)
+
+    def stem(self, images_B3HW: Tensor) -> Tensor:
+        """Stem of uint8 images, (B, C, h, w) at stride 4, of a frozen trunk with channels last.
+
+        The same bits as `forward`; of a large image in bands of rows, as its maps at stride 2 are
+        larger than everything after them.
+        """
+        layout = torch.channels_last
+        height, width = images_B3HW.shape[2:]
+        halved = (height - 1) // 2 + 1
+        rows, columns = (halved - 1) // 2 + 1, ((width - 1) // 2 + 1 - 1) // 2 + 1
+        if rows < LARGE:
+            pixels_B3HW = normalise(images_B3HW).contiguous(memory_format=layout)
+            return self.maxpool(self.relu(self.bn1(self.conv1(pixels_B3HW))))
+        size = len(images_B3HW), self.channels[0], rows, columns
+        stem_BChw = torch.empty(size, memory_format=layout, device=images_B3HW.device)
+        for first in range(0, rows, BAND):
+            last = min(first + BAND, rows)
+            # The rows at stride 2 that the pooling reads, and those of the image below them.
+            top, bottom = max(0, 2 * first - 1), min(halved, 2 * last)
+            upper, lower = 2 * top - 3, 2 * bottom + 2
+            pixels_B3hW = normalise(images_B3HW[:, :, max(0, upper) : lower])
+            edges = (0, 0, max(0, -upper), max(0, lower - height))
+            pixels_B3hW = F.pad(pixels_B3hW, edges).contiguous(memory_format=layout)
+            maps_BChW = F.conv2d(pixels_B3hW, self.conv1.weight, None, 2, (0, 3))
+            maps_BChW = self.relu(self.bn1(maps_BChW))
+            # After a ReLU nothing is below the zeros beyond the image.
+            edges = (0, 0, top - (2 * first - 1), 2 * last - bottom)
+            stem_BChw[:, :, first:last] = F.max_pool2d(F.pad(maps_BChW, edges), 3, 2, (0, 1))
+        return stem_BChw
 
     def freeze(self) -> "Trunk":
         """Switch to evaluation mode without gradients, permanently."""

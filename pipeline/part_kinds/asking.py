@@ -1,10 +1,11 @@
-"""Ask again where a kind of part that recurs is missing from an image.
+"""Ask again where a kind of part that recurs is missing from an image, or its outline is cut.
 
 The proposals of an image are found without knowing its category, and now and then a part is
 overlooked. Where nearly every good image shows a kind in the same number (`PartKinds.usual_K`) and
 this one shows fewer, masks that only passed softer limits are considered first, and then the
 proposal model is prompted with boxes of the kind's size where no known part lies. An answer is
-taken only if it is recognised as that kind, at its size and where good images show it.
+taken only if it is recognised as that kind, at its size and where good images show it. Before that
+the outlines of round kinds are completed, without a prompt (`whole_outlines`).
 
 It depends on the image and on the kinds alone, so neither the order of images nor the number of
 workers matters.
@@ -22,6 +23,7 @@ import numpy as np
 from pipeline.imaging.masks import bounding_box
 from pipeline.models.prompts import contrast_hw, standing_out
 from pipeline.part_kinds.kinds import UNSURE, PartKinds
+from pipeline.part_kinds.whole_outlines import Embed, doubtful, with_whole_outlines
 from pipeline.records import WHOLE_PART, Analysis, ObjectProposals
 
 # Side of a box relative to the square root of a part's area, for parts of no known length.
@@ -33,18 +35,17 @@ MOST_BOXES = 64
 
 # (image_HW3, foreground_HW, boxes_P4) -> masks (M, H, W), scores (M,): see `SamProposals.asked`.
 Propose = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-# (image_HW3, masks_MHW) -> vectors (M, C): see `part_embedding.Embedder`.
-Embed = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def ask_again(
     kinds: PartKinds, image_HW3: np.ndarray, analysis: Analysis, propose: Propose, embed: Embed
 ) -> ObjectProposals:
-    """The proposals of an image, followed by missing parts of recurring kinds that were found.
+    """The proposals of an image, followed by whole outlines of parts that were cut, and by missing
+    parts of recurring kinds that were found.
 
     The first ones are those of `analysis`, in their order; `again` of the result counts the others.
     """
-    proposals = analysis.proposals
+    proposals = with_whole_outlines(kinds, image_HW3, analysis.proposals, embed)
     search = _Search(kinds, image_HW3, proposals, embed)
     if search.missing_K.any():
         # Parts whose outline is soft need no prompt.
@@ -53,6 +54,11 @@ def ask_again(
     if search.missing_K.any():
         search.consider(*propose(image_HW3, proposals.foreground_HW, search.boxes()))
     return search.result()
+
+
+def worth_asking(kinds: PartKinds, proposals: ObjectProposals) -> bool:
+    """True where parts are missing, or an outline is in doubt."""
+    return bool(missing_parts(kinds, proposals).any() or doubtful(kinds, proposals))
 
 
 def missing_parts(kinds: PartKinds, proposals: ObjectProposals) -> np.ndarray:
@@ -152,7 +158,7 @@ class _Search:
             scores_N=np.append(known.scores_N, scores).astype(np.float32),
             vectors_NC=np.stack([*known.vectors_NC, *vectors]),
             parent_N=np.append(known.parent_N, np.full(count, WHOLE_PART)).astype(np.int32),
-            again=count,
+            again=known.again + count,
         )
 
 

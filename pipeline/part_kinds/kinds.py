@@ -61,6 +61,14 @@ TURN_MARGIN = 0.1
 REGULAR, REGULAR_IMAGES = 0.75, 8
 # Factor beyond the seen sizes (square root of the area) from which a part has the wrong size.
 OTHER_SIZE = 1.08
+# A mask is a whole circle if it covers that share of its smallest enclosing circle: digital discs
+# of 20 to 50 pixels 0.94 to 0.97, cut bottles 0.75 to 0.93, hazelnuts at most 0.91.
+FULL_CIRCLE = 0.92
+# A kind is round when that share of its parts, and at least so many, are whole circles of one size
+# (the factor between the percentiles). Where outlines are dim most of its masks may be cut.
+ROUND, LEAST_ROUND, ONE_SIZE, BULK = 0.1, 3, 1.12, (10, 90)
+# Factor beyond the radii of whole circles that a part of the kind may have.
+OTHER_RADIUS = 1.05
 # Column of a vector that holds the size.
 _SIZE = 4
 
@@ -69,13 +77,15 @@ _SIZE = 4
 class Observed:
     """The parts of one normal image: vectors (N, C) and centres (N, 2), x and y in 0-1.
 
-    `beside_N` says which lie beside the product, if the image shows one product (`product`).
+    `beside_N` says which lie beside the product, if the image shows one product (`product`), and
+    `circles_N` which share of its smallest enclosing circle each part covers.
     """
 
     vectors_NC: np.ndarray
     centres_N2: np.ndarray
     beside_N: np.ndarray | None = None
     product: bool = False
+    circles_N: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +109,9 @@ class PartKinds:
     # Whether the kind is no part of the product that good images show: the holes of the board that
     # it is mounted on, or patches of its surface that are taken for parts now and then.
     incidental_K: np.ndarray
+    # Smallest and largest radius of whole circles, as shares of the image's side; 0 for kinds that
+    # are not round.
+    radii_K2: np.ndarray
     reach: float
     images: int
 
@@ -204,6 +217,13 @@ class PartKinds:
         smallest, largest = self.sizes_K2[kind].tolist()
         return not smallest / OTHER_SIZE <= size <= largest * OTHER_SIZE
 
+    def radii(self, kind: int, size_HW: tuple[int, int]) -> tuple[float, float] | None:
+        """Between which radii (pixels) parts of a round kind are; None for others and UNSURE."""
+        if kind == UNSURE or not self.radii_K2[kind].all():
+            return None
+        smallest, largest = (self.radii_K2[kind] * np.sqrt(size_HW[0] * size_HW[1])).tolist()
+        return smallest / OTHER_RADIUS, largest * OTHER_RADIUS
+
     def turn_is_fixed(self, kind: int) -> bool:
         """True when good images show the kind in one rotation only."""
         return kind != UNSURE and bool(self.fixed_turn_K[kind])
@@ -249,6 +269,7 @@ def learn(observed: Sequence[Observed]) -> PartKinds | None:
         np.array([[sizes_M[one].min(), sizes_M[one].max()] for one in of_kind]).reshape(-1, 2),
         np.array([_turned_alike(faces_MS[one]) for one in of_kind], np.bool_),
         _incidental(observed, kinds_M, images_M, len(of_kind)),
+        _radii(observed, kinds_M, sizes_M, len(of_kind)),
         reach, len(observed),
     )  # fmt: skip
 
@@ -271,6 +292,27 @@ def _incidental(
         beside_M[one].mean() > 0.5 or len(np.unique(images_M[one])) < len(observed) / 2
         for one in of_kind
     ], np.bool_)  # fmt: skip
+
+
+def _radii(
+    observed: Sequence[Observed], kinds_M: np.ndarray, sizes_M: np.ndarray, kinds: int
+) -> np.ndarray:
+    """`PartKinds.radii_K2`: of masks that end too early a circle covers more than they do, so the
+    whole ones among them tell that the kind is round, however few they are."""
+    circles_M = np.concatenate([
+        np.zeros(len(one.vectors_NC)) if one.circles_N is None else one.circles_N
+        for one in observed
+    ])  # fmt: skip
+    radii_K2 = np.zeros((kinds, 2))
+    for kind in range(kinds):
+        of_kind = kinds_M == kind
+        whole = of_kind & (circles_M >= FULL_CIRCLE)
+        if whole.sum() < max(LEAST_ROUND, ROUND * of_kind.sum()):
+            continue
+        low, high = np.percentile(sizes_M[whole], BULK)
+        if high <= ONE_SIZE * low:
+            radii_K2[kind] = np.array([low, high]) / np.sqrt(np.pi)
+    return radii_K2
 
 
 def _turned_alike(faces_MS: np.ndarray) -> bool:
@@ -297,7 +339,7 @@ def pack(kinds: PartKinds) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "kind_of": kinds.kinds_M, "kind_centres": kinds.centres_M2,
         "kind_images": kinds.images_M, "kind_gaps": kinds.gaps_KK,
         "kind_sizes": kinds.sizes_K2, "kind_turns": kinds.fixed_turn_K,
-        "kind_incidental": kinds.incidental_K,
+        "kind_incidental": kinds.incidental_K, "kind_radii": kinds.radii_K2,
     }  # fmt: skip
     return arrays, {"reach": kinds.reach, "images": kinds.images}
 
@@ -308,5 +350,5 @@ def unpack(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> PartKinds:
     return PartKinds(
         space, arrays["kind_points"], arrays["kind_of"], arrays["kind_centres"],
         arrays["kind_images"], arrays["kind_gaps"], arrays["kind_sizes"], arrays["kind_turns"],
-        arrays["kind_incidental"], facts["reach"], facts["images"],
+        arrays["kind_incidental"], arrays["kind_radii"], facts["reach"], facts["images"],
     )  # fmt: skip

@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from small_photos import draw_parts
 
 from flows import generate as flow_module
 from flows.jobs.category_options import Choices, settings_of
-from flows.jobs.generate import generate
+from flows.jobs.generate import generate, others_to_analyse
 from flows.orchestration.runners import ADDRESS, MAX_DEATHS, RUNNER, Pool, chosen, is_loss
 from flows.orchestration.worker_check import require_alike, software_here
 from pipeline.errors import UserError
+from pipeline.generation.cache_keys import PlannedImage
 
 IMAGES = 8
 
@@ -229,6 +230,47 @@ def test_an_error_drops_what_waits_and_the_pool_starts_anew():
             pool.spread(fail, [{"number": 1}])
         assert pool.spread(abs_of, [{"number": -1}]) == [1]
     assert Runner.started == 2
+
+
+def test_what_is_queued_ahead_is_neither_waited_for_nor_missed():
+    class Queue(Runner):
+        queued: ClassVar[list[int]] = []
+
+        def submit(self, task: Any, batch: dict[str, Any]) -> "Queue":
+            type(self).queued.append(batch["number"])
+            future = Queue()
+            future.task, future.batch = task, batch
+            return future
+
+    def known(number: int) -> int:
+        return {1: 10}[number]
+
+    Runner.deaths = 0
+    with Pool(Queue) as pool:
+        # The second one would raise, if it were asked for its result.
+        assert pool.spread(known, [{"number": 1}], ahead=[{"number": 2}]) == [10]
+    assert Queue.queued == [1, 2]
+
+
+@pytest.mark.parametrize(("images", "most", "workers"), [(48, 8, 2), (5, 8, 1), (300, 16, 4)])
+def test_batches_shrink_so_that_workers_end_together(images, most, workers):
+    sizes = flow_module.batch_sizes(images, most, workers)
+    assert sum(sizes) == images
+    assert max(sizes) <= most
+    assert sizes == sorted(sizes, reverse=True)
+    # What a worker begins never exceeds what is left for it, so it ends last by one image at most.
+    for number, size in enumerate(sizes):
+        assert size == 1 or size * workers <= sum(sizes[number:])
+    assert sizes[-workers:] == [1] * workers
+    assert flow_module.batch_sizes(0, most, workers) == []
+
+
+def test_one_worker_analyses_nothing_beside_the_calibration():
+    images = [PlannedImage(f"{n}.png", f"/{n}.png", "train", str(n)) for n in range(3)]
+    assert others_to_analyse(images, images[:1], 2) == images[1:]
+    assert others_to_analyse(images, images[:1], 1) == []
+    # Without a calibration each image is analysed where its samples are made.
+    assert others_to_analyse(images, (), 2) == []
 
 
 def test_a_pool_starts_with_its_first_batch():

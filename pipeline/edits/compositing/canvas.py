@@ -7,6 +7,7 @@ Shapes: h, w window; H, W image; 3 colour (RGB, float32, 0-255); N proposals; R 
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -32,6 +33,19 @@ VISIBLE = 1 / 256
 SHADOW_MARGIN = 6
 
 
+class HoleFill(Protocol):
+    """Fills the holes of one image, and keeps for a while what is made of them."""
+
+    def __call__(self, hole_HW: np.ndarray, /) -> np.ndarray:
+        """The whole image with the hole filled, (H, W, 3) uint8."""
+
+    def recent(
+        self, make: Callable[[], tuple[np.ndarray, ...]], *key: Any
+    ) -> tuple[np.ndarray, ...]:
+        """The result of `make()`, made of the last hole that was filled, for any edit with this
+        key; do not modify it."""
+
+
 class Canvas:
     """One edit in progress on one image. All masks it takes and returns are (h, w) bool windows."""
 
@@ -40,12 +54,12 @@ class Canvas:
         source_HW3: np.ndarray,
         edit: Edit,
         objects_NHW: np.ndarray,
-        inpaint: Callable[[np.ndarray], np.ndarray],
+        inpaint: HoleFill,
         light_HW: np.ndarray,
         stays_HW: np.ndarray,
     ) -> None:
-        """`source_HW3` is uint8; `objects_NHW` are the masks of all proposals; `inpaint(hole_HW)`
-        returns the whole image with the hole filled; `light_HW` is where the edited objects change
+        """`source_HW3` is uint8; `objects_NHW` are the masks of all proposals; `inpaint`
+        fills holes; `light_HW` is where the edited objects change
         the light around them, which goes with them; `stays_HW` is what no hole may cut into."""
         self._whole_HW3, self._inpaint = source_HW3, inpaint
         height, width = source_HW3.shape[:2]
@@ -89,11 +103,24 @@ class Canvas:
         clean_hw3 = self.source_hw3.copy()
         copy_region(filled_hw3.astype(np.float32), hole_hw, clean_hw3)
         objects_hw = self._objects_beside(hole_hw)
-        clean_hw3 = levelled(clean_hw3, self.source_hw3, hole_hw, objects_hw)
+        self._level(clean_hw3, hole_hw, objects_hw)
         if self.restores_noise:
-            noise_3 = calm_level(self.source_hw3, background_near(hole_hw, objects_hw, RING))
+            # Nor do the edges of a wall count as noise.
+            beside_hw = background_near(hole_hw, objects_hw | self._stays_hw, RING)
+            noise_3 = calm_level(self.source_hw3, beside_hw)
             clean_hw3 = with_noise(clean_hw3, hole_hw, noise_3, self.rng)
         return clean_hw3
+
+    def _level(self, clean_hw3: np.ndarray, hole_hw: np.ndarray, objects_hw: np.ndarray) -> None:
+        """Bring the filled hole of the window to the level of its rim, in place."""
+        box = window(hole_hw, 0)
+
+        def level() -> tuple[np.ndarray]:
+            return (levelled(clean_hw3, self.source_hw3, hole_hw, objects_hw)[box].copy(),)
+
+        # Edits of one object leave the same hole in the same window again and again.
+        key = self.corner, hole_hw.shape, np.packbits(hole_hw).tobytes()
+        copy_region(self._inpaint.recent(level, *key)[0], hole_hw[box], clean_hw3[box])
 
     def _objects_beside(self, hole_hw: np.ndarray) -> np.ndarray:
         """The objects in the window, (h, w) bool, without those that surround the hole: a product
@@ -107,8 +134,7 @@ class Canvas:
     def _hole(self, mask_hw: np.ndarray) -> np.ndarray:
         """What a removal fills: the dilated mask, and the light that the objects changed."""
         hole_hw = dilated(mask_hw, self.dilation) | dilated(self._light_hw, 1)
-        # The outline itself may be off by `band`, and what it misses of the object must go.
-        return hole_hw & ~(self._stays_hw & ~dilated(mask_hw, self.band))
+        return hole_hw & ~self._stays_hw
 
     def remove_object(self, mask_hw: np.ndarray) -> np.ndarray:
         """Inpaint the hole of the mask in place; returns the window without the object, float32."""

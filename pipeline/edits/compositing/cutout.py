@@ -12,18 +12,27 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.edits.compositing.matting import alpha_matte, mean_near, thin_pieces
+from pipeline.edits.compositing.matting import alpha_matte, mean_near
 from pipeline.edits.compositing.noise_match import calm_level, with_noise
 from pipeline.imaging.masks import MaskCrop, corner_for, moves_whole_pixels, warped
 
-# Pixels of margin around an object's box, for its soft edge and for filters.
-MARGIN = 6
+# Pixels of margin around an object's box, for its soft edge and for filters, and in units of the
+# outline's `band`, for the background around it.
+MARGIN, AROUND = 6, 2
 # Gaussian sigma in pixels by which an object's own colours are extended beyond its outline.
 EXTEND_SIGMA = 1.5
-# Cover from which a pixel certainly shows the object and no background.
-SURE_COVER = 0.95
-# The same after interpolation: pieces that are two pixels wide must not vanish.
-SURE_AFTER = 0.7
+# Weight of known colours nearby below which their mean is numerical noise.
+FAR = 0.05
+# Cover up to which a pixel shows background, and from which it shows the object and nothing else.
+BACKGROUND, PURE = 0.02, 0.98
+# Cover from which the background's share can be taken out of a pixel's colour at all, and from
+# which the rest is believed fully: the less is left, the more noise it has.
+MIXED, LEFT = 0.35, 0.65
+# Cover from which pixels tell which colours an object has nearby, and which pixels are near.
+MOSTLY, NEIGHBOURS = 0.8, np.ones((5, 5), np.uint8)
+# Cover from which a pixel's own colour is known, and the same after interpolation: pieces that are
+# two pixels wide must not vanish.
+SURE_COVER, SURE_AFTER = 0.5, 0.7
 # Unsharp masking of enlarged objects: sigma in pixels of the source, and its strength per scale
 # beyond 1. On shrunk screws and nuts, enlarged again, it brings back the original's gradients.
 SHARPEN_SIGMA, SHARPEN = 0.8, 1.6
@@ -72,17 +81,41 @@ def cut_out(image_HW3: np.ndarray, crop: MaskCrop, band: int, feather: int) -> C
     `image_HW3` is uint8; `feather` is the softness in pixels where colours do not tell the edge.
     """
     x0, y0, x1, y1 = crop.box_4
-    mask_hw = np.pad(crop.mask_hw, MARGIN)
+    margin = MARGIN + AROUND * band
+    mask_hw = np.pad(crop.mask_hw, margin)
     height, width = image_HW3.shape[:2]
     # Repeat the image's edge pixels where the margin reaches beyond the image.
-    rows = np.clip(np.arange(y0 - MARGIN, y1 + MARGIN), 0, height - 1)
-    columns = np.clip(np.arange(x0 - MARGIN, x1 + MARGIN), 0, width - 1)
+    rows = np.clip(np.arange(y0 - margin, y1 + margin), 0, height - 1)
+    columns = np.clip(np.arange(x0 - margin, x1 + margin), 0, width - 1)
     pixels_hw3 = image_HW3[np.ix_(rows, columns)].astype(np.float32)
     cover_hw = alpha_matte(pixels_hw3, mask_hw, band, feather)
-    # Where a piece is too thin to hold a sure pixel, its own pixels are all that is known.
-    sure_hw = (cover_hw >= SURE_COVER) | thin_pieces(mask_hw, band)
-    pixels_hw3 = _extended(pixels_hw3, sure_hw)
-    return Cutout(pixels_hw3, cover_hw, sure_hw, x0 - MARGIN, y0 - MARGIN)
+    # What is thinner than its edge is soft has no pixel that is sure by this measure.
+    sure_hw = cover_hw >= min(SURE_COVER, float(cover_hw.max()))
+    pixels_hw3 = _extended(_own_colours(pixels_hw3, cover_hw, band), sure_hw)
+    return Cutout(pixels_hw3, cover_hw, sure_hw, x0 - margin, y0 - margin)
+
+
+def _own_colours(pixels_hw3: np.ndarray, cover_hw: np.ndarray, band: int) -> np.ndarray:
+    """The image with the background's share taken out of the pixels that the object covers in part.
+
+    A rim that is brighter than the inside keeps its colour that way.
+    """
+    background_hw3, _ = mean_near(pixels_hw3, cover_hw <= BACKGROUND, band)
+    cover_hw1 = cover_hw[..., None]
+    rest_hw3 = pixels_hw3 - (1 - cover_hw1) * background_hw3
+    rest_hw3 = np.clip(rest_hw3 / np.maximum(cover_hw1, MIXED), 0, 255)
+    # Where cover is a little off, the rest would be darker or brighter than anything nearby.
+    most_hw1 = cover_hw1 >= MOSTLY
+    highest_hw3 = cv2.dilate(np.where(most_hw1, pixels_hw3, 0), NEIGHBOURS)
+    lowest_hw3 = cv2.erode(np.where(most_hw1, pixels_hw3, 255), NEIGHBOURS)
+    in_range_hw3 = np.clip(rest_hw3, lowest_hw3, highest_hw3)
+    rest_hw3 = np.where(lowest_hw3 <= highest_hw3, in_range_hw3, rest_hw3)
+    pure_hw = cover_hw >= PURE
+    near_hw3, weight_hw1 = mean_near(pixels_hw3, pure_hw, EXTEND_SIGMA)
+    share_hw1 = np.clip((cover_hw1 - MIXED) / (LEFT - MIXED), 0, 1)
+    # A thin piece may hold no pure pixel; then its own colours are all that is known.
+    share_hw1 = np.where(weight_hw1 > FAR, share_hw1, 1)
+    return np.where(pure_hw[..., None], pixels_hw3, near_hw3 + share_hw1 * (rest_hw3 - near_hw3))
 
 
 def reshaped(
@@ -108,7 +141,9 @@ def reshaped(
     if shrink > 1.01:
         soft_hw3 = cv2.GaussianBlur(after_hw3, (0, 0), SHARPEN_SIGMA * shrink)
         after_hw3 = np.clip(after_hw3 + SHARPEN * (shrink - 1) * (after_hw3 - soft_hw3), 0, 255)
-    cover_hw = _sharpened(warped(cover_hw, matrix_22), shrink)
+    # Cubic too: bilinear interpolation leaves the steps of the pixels in a sharp edge.
+    cover_hw = np.clip(warped(cover_hw, matrix_22, cubic=True), 0, 1)
+    cover_hw = _sharpened(cover_hw, shrink)
     # Cubic interpolation mixes pixels across the outline, so the colours are extended again from
     # those that certainly show the object.
     sure_hw = warped(cutout.sure_hw.astype(np.float32), matrix_22) > SURE_AFTER
@@ -133,7 +168,7 @@ def _extended(pixels_hw3: np.ndarray, known_hw: np.ndarray) -> np.ndarray:
     near_hw3, weight_hw1 = mean_near(pixels_hw3, known_hw, EXTEND_SIGMA)
     far_hw3, _ = mean_near(pixels_hw3, known_hw, 4 * EXTEND_SIGMA)
     # Beyond the reach of the near blur its quotient is numerical noise: blend over to the far one.
-    share_hw1 = np.clip(weight_hw1 / 0.05, 0, 1)
+    share_hw1 = np.clip(weight_hw1 / FAR, 0, 1)
     colour_hw3 = share_hw1 * near_hw3 + (1 - share_hw1) * far_hw3
     return np.where(known_hw[..., None], pixels_hw3, colour_hw3).astype(np.float32)
 

@@ -1,28 +1,58 @@
 """Alpha matting along an object's outline: proposals miss the true outline by a pixel or two.
 
-Shapes: h, w window; 3 colour (RGB, float32, 0-255); 1 one value per pixel.
+The outline moves as a whole (`outline_fit.py`), to where the colours of the background end; pixels
+judged one by one would make it ragged. An object differs from its background in any direction: a
+bright rim is neither like the object's inside nor like the background.
+
+Shapes: h, w window; 3 colour (RGB, float32, 0-255); 1 one value per pixel; P points of an outline;
+M samples across it; C layers.
 """
 
 import cv2
 import numpy as np
 
-from pipeline.imaging.masks import dilated, disc, opened
-from pipeline.imaging.region_values import with_labels
+from pipeline.edits.compositing.outline_fit import (
+    Outline,
+    cover_of,
+    fitted,
+    outlines_of,
+    tried_offsets,
+)
+from pipeline.imaging.masks import dilated, disc, window
 
-# Gaussian sigma in pixels of the neighbourhood in which mean object and background colours are
-# estimated.
-NEAR_SIGMA = 3.0
-# RGB distance between object and background from which colour is more reliable than the outline.
+# Gaussian sigma, in units of `band`, of the neighbourhood in which the colours of background and
+# object are estimated, and how far these reach beyond the band.
+NEAR, REACH = 1.5, 3
+# RGB distance from the background that is expected where no inside of an object is near: of legs
+# and wires.
 CONTRAST = 24.0
-# Root mean square by which pixels of object or background may be off their mean, as a share of the
-# distance between the two; from twice as much on colour tells nothing.
-PLAIN = 0.25
-# How far the background beside the outline may lie towards the colour of the object, compared with
-# the background farther out (sigma in pixels), as a share of their distance; from twice as much on
-# colour tells nothing: it is the object's shadow, and would be cut out with it.
-SHADED, FARTHER_SIGMA = 0.08, 9.0
-# Gaussian sigma in pixels by which alpha is smoothed, and the factor on its slope afterwards.
-SMOOTH, STEEPER = 1.2, 2.2
+# Share of its brightness that a shadow leaves of the background, at least; below, it is an object.
+SHADED = 0.6
+# How far an object must be off the colours of a shadow, as a share of its distance from the
+# background, for shadows to be told from it: not at all up to the first, fully from the second.
+HUED = (0.125, 0.375)
+# RGB noise of any background, and the distance of an object in units of the background's spread up
+# to which colours are not believed, and from which they are believed fully.
+NOISE, CLEAR = 3.0, (1.5, 4.5)
+# Share of the spread of the background that is no sign of an object.
+PLAIN = 0.5
+# How far inside a sample, in units of `band`, the object is looked at again: its rim may be farther
+# from the background than its inside.
+RIM = 0.75
+# A pixel is a square, and samples between pixels are interpolated: together they look like this
+# Gaussian blur, sigma in pixels.
+PIXEL = 0.5
+# Bounds of the blur of an edge: sigma in pixels, and in units of `band`.
+SHARPEST, SOFTEST = 0.45, 0.5
+# Share of the way from background to object that the two sides of an outline must be apart for its
+# blur to be measured.
+SEEN = 0.5
+# Points of an outline below which nothing is measured on it: specks, and holes of a pixel.
+FEW = 12
+# The spread of a background that is not seen.
+UNSEEN = 1e4
+# Sigma in pixels from twice of which a blur is taken at a lower resolution.
+NARROW = 3.0
 
 
 def alpha_matte(
@@ -30,71 +60,165 @@ def alpha_matte(
 ) -> np.ndarray:
     """Alpha of the object, (h, w) float32 in [0, 1].
 
-    Within `band` pixels of the outline, alpha is the position of a pixel's colour on the line
-    between the mean colours of object and background nearby. Where these are similar, alpha is the
-    blurred mask, `feather` pixels soft. Farther in it is 1, farther out 0. `even` smooths the
-    outline, for objects that are cut out: the texture of the background makes it ragged.
+    The outline is moved by up to `band` pixels, to the edge in the image, and as soft as that.
+    Where colours show no edge it is the mask's own, `feather` pixels soft. `even` is for objects
+    that are cut out; without, pixels on the outline have the alpha that their own colours tell, as
+    an object that stays in its place needs.
     """
-    # The uncertain band lies between the eroded and the dilated mask.
-    inner_hw = cv2.erode(mask_hw.astype(np.uint8), disc(band)).astype(np.bool_)
-    outer_hw = dilated(mask_hw, band)
-    soft_hw = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), max(feather, 1) / 3)
-    # Without any sure object or sure background there are no colours to compare with.
-    if not inner_hw.any() or outer_hw.all():
-        return soft_hw
-    object_hw3, object_hw1 = mean_near(source_hw3, inner_hw, NEAR_SIGMA)
-    background_hw3, background_hw1 = mean_near(source_hw3, ~outer_hw, NEAR_SIGMA)
-    # Project each pixel's colour onto the axis from background to object.
-    axis_hw3 = object_hw3 - background_hw3
-    length_hw = np.sqrt(_summed(axis_hw3**2))
-    position_hw = _summed((source_hw3 - background_hw3) * axis_hw3) / np.maximum(length_hw**2, 1)
-    # Thin objects have no sure inside nearby, and no colour can be estimated there. The colours of
-    # a body tell nothing about its legs.
-    seen_hw = np.minimum(object_hw1, background_hw1)[..., 0] > 1e-3
-    thin_hw = cv2.dilate(thin_pieces(mask_hw, band).astype(np.uint8), np.ones((3, 3))) > 0
-    seen_hw &= ~thin_hw
-    # Softened like a body, they would be half transparent.
-    soft_hw = np.where(thin_hw, np.clip(0.5 + STEEPER * (soft_hw - 0.5), 0, 1), soft_hw)
-    trust_hw = np.clip(length_hw / CONTRAST - 0.5, 0, 1) * seen_hw
-    position_hw = np.clip(position_hw, 0, 1)
-    # Facets of a part, or stripes of its background, may lie anywhere between the two means.
-    off_hw = np.maximum(_spread(1 - position_hw, inner_hw), _spread(position_hw, ~outer_hw))
-    trust_hw *= np.clip(2 - off_hw / PLAIN, 0, 1)
-    farther_hw3, _ = mean_near(source_hw3, ~outer_hw, FARTHER_SIGMA)
-    from_hw3 = object_hw3 - farther_hw3
-    shaded_hw = _summed((background_hw3 - farther_hw3) * from_hw3)
-    shaded_hw /= np.maximum(_summed(from_hw3**2), 1)
-    # Smooth along the outline, or where the shadow begins it would be jagged.
-    trust_hw *= cv2.GaussianBlur(np.clip(2 - shaded_hw / SHADED, 0, 1), (0, 0), NEAR_SIGMA)
-    if even:
-        # A steeper slope gives the blurred edge its sharpness back.
-        position_hw = cv2.GaussianBlur(position_hw, (0, 0), SMOOTH)
-        position_hw = np.clip(0.5 + STEEPER * (position_hw - 0.5), 0, 1)
-    alpha_hw = trust_hw * position_hw + (1 - trust_hw) * soft_hw
-    alpha_hw = np.where(inner_hw, 1, np.where(outer_hw, alpha_hw, 0))
-    return alpha_hw.astype(np.float32)
+    alpha_hw = np.zeros(mask_hw.shape, np.float32)
+    if not mask_hw.any():
+        return alpha_hw
+    near = window(mask_hw, (1 + REACH) * band)
+    pixels_hw3, inside_hw = source_hw3[near].astype(np.float32), mask_hw[near]
+    layers_hw3 = _contrast(pixels_hw3, inside_hw, band)
+    # Nothing lies beyond the window, so that an object at its edge ends there.
+    padded_hw = np.pad(inside_hw, 1).astype(np.uint8)
+    depth_hw = cv2.distanceTransform(padded_hw, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    tried_K = tried_offsets(band)
+    middle_M = (tried_K[1:] + tried_K[:-1]) / 2
+    moved, across = [], [np.zeros((0, 4), np.float32)]
+    for outline in outlines_of(inside_hw):
+        if len(outline.points_P2) < FEW:
+            moved.append(outline)
+            continue
+        object_PM = _like_object(outline, layers_hw3, middle_M, band)
+        moved.append(fitted(outline, object_PM, middle_M, depth_hw, band))
+        across.append(_across(moved[-1], layers_hw3, band))
+    cover_hw = cover_of(moved, inside_hw.shape, band)
+    blur = _blur(np.concatenate(across), band)
+    sigma = max(feather, 1) / 6 if blur is None else blur
+    cover_hw = cv2.GaussianBlur(cover_hw, (0, 0), sigma)
+    alpha_hw[near] = cover_hw if even else _told_by_colour(cover_hw, layers_hw3)
+    return alpha_hw
 
 
-def thin_pieces(mask_hw: np.ndarray, band: int) -> np.ndarray:
-    """The pieces of a mask hardly wider than 2 * `band` pixels, (h, w) bool: legs, wires."""
-    thin_hw = mask_hw & ~opened(mask_hw, band + 1)
-    # Rounded corners of thick pieces are no thin pieces.
-    _, labels_hw, stats, _ = cv2.connectedComponentsWithStats(thin_hw.astype(np.uint8))
-    large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= 4 * band * band)
-    return with_labels(labels_hw, large[large > 0])
+def _told_by_colour(cover_hw: np.ndarray, layers_hw3: np.ndarray) -> np.ndarray:
+    """Cover (h, w) where the pixels that an outline crosses are as much object as their colours."""
+    distance_hw, spread_hw, expected_hw = np.moveaxis(layers_hw3, 2, 0)
+    share_hw = np.clip(_share(distance_hw, spread_hw, expected_hw), 0, 1)
+    believed_hw = _clear(expected_hw, spread_hw)
+    # All of a pixel that lies inside is object, whatever its colour is.
+    believed_hw *= np.clip(2 - 4 * np.abs(cover_hw - 0.5), 0, 1)
+    return cover_hw + believed_hw * (share_hw - cover_hw)
 
 
-def _spread(off_hw: np.ndarray, where_hw: np.ndarray) -> np.ndarray:
-    """How far the pixels of a region are off nearby, root mean square, (h, w)."""
-    square_hw1 = np.square(off_hw)[..., None]
-    spread_hw: np.ndarray = np.sqrt(mean_near(square_hw1, where_hw, NEAR_SIGMA)[0][..., 0])
-    return spread_hw
+def _contrast(pixels_hw3: np.ndarray, inside_hw: np.ndarray, band: int) -> np.ndarray:
+    """Three layers (h, w, 3) float32: how far pixels are from the background nearby (RGB distance),
+    how far the background itself is, root mean square, and how far the object is, on average.
+
+    The spread is huge where no background is near.
+    """
+    inner_hw = cv2.erode(inside_hw.astype(np.uint8), disc(band)) > 0
+    outer_hw = ~dilated(inside_hw, band)
+    sigma = NEAR * band
+    background_hw3, seen_hw1 = _wide_mean(pixels_hw3, outer_hw, sigma)
+    full_hw = _length(pixels_hw3 - background_hw3)
+    # A shadow is the background times a factor; no object is a highlight of it.
+    square_hw = np.maximum(_dot(background_hw3, background_hw3), 1)
+    factor_hw1 = np.minimum(_dot(pixels_hw3, background_hw3) / square_hw, 1)[..., None]
+    unshaded_hw = _length(pixels_hw3 - np.maximum(factor_hw1, SHADED) * background_hw3)
+    off_hw = _length(pixels_hw3 - factor_hw1 * background_hw3)
+    object_hw3, inner_hw1 = _wide_mean(np.dstack([full_hw, unshaded_hw, off_hw]), inner_hw, sigma)
+    # An object that differs from the background by its shade alone looks like a shadow throughout.
+    low, high = HUED
+    hued_hw = object_hw3[..., 2] / np.maximum(object_hw3[..., 0], 1)
+    hued_hw = np.clip((hued_hw - low) / (high - low), 0, 1)
+    known_hw = inner_hw1[..., 0] > 1e-3
+    # Of a leg or a wire it is not known; measured on legs, a half is right on average.
+    hued_hw = np.where(known_hw, hued_hw, 0.5)
+    distance_hw = hued_hw * unshaded_hw + (1 - hued_hw) * full_hw
+    expected_hw = hued_hw * object_hw3[..., 1] + (1 - hued_hw) * object_hw3[..., 0]
+    expected_hw = np.where(known_hw, expected_hw, CONTRAST)
+    spread_hw = np.sqrt(_wide_mean(np.square(distance_hw)[..., None], outer_hw, sigma)[0][..., 0])
+    spread_hw = np.where(seen_hw1[..., 0] > 1e-3, spread_hw, UNSEEN)
+    return np.dstack([distance_hw, spread_hw, expected_hw]).astype(np.float32)
 
 
-def _summed(layers_hw3: np.ndarray) -> np.ndarray:
-    """The sum of three channels; NumPy's own sum over so short an axis is ten times slower."""
-    total_hw: np.ndarray = layers_hw3[..., 0] + layers_hw3[..., 1] + layers_hw3[..., 2]
-    return total_hw
+def _like_object(
+    outline: Outline, layers_hw3: np.ndarray, offsets_M: np.ndarray, band: int
+) -> np.ndarray:
+    """How much each sample looks like object (1) or background (-1), (P, M); 0 for unknown."""
+    step = float(offsets_M[1] - offsets_M[0])
+    deeper = int(np.ceil(RIM * band / step))
+    before = offsets_M[0] - step * np.arange(deeper, 0, -1)
+    layers_PM3 = outline.sampled(layers_hw3, np.concatenate([before, offsets_M]))
+    all_PM, (spread_PM, expected_PM) = (
+        layers_PM3[..., 0],
+        np.moveaxis(layers_PM3[:, deeper:, 1:], 2, 0),
+    )
+    count = len(offsets_M)
+    for back in range(1, deeper + 1):
+        expected_PM = np.maximum(expected_PM, all_PM[:, deeper - back : deeper - back + count])
+    share_PM = _share(all_PM[:, deeper:], spread_PM, expected_PM)
+    return np.clip(2 * share_PM - 1, -1, 1) * _clear(expected_PM, spread_PM)
+
+
+def _across(outline: Outline, layers_hw3: np.ndarray, band: int) -> np.ndarray:
+    """How much of the object four samples show, (P, 4) float32: a band inside of the outline, half
+    a pixel inside, half a pixel outside, and a band outside."""
+    offsets_4 = np.array([-band, -0.5, 0.5, band], np.float32)
+    distance_P4, spread_P4, expected_P4 = np.moveaxis(outline.sampled(layers_hw3, offsets_4), 2, 0)
+    expected_P4 = np.maximum(expected_P4, distance_P4[:, :2].max(1, keepdims=True))
+    share_P4 = np.clip(_share(distance_P4, spread_P4, expected_P4), 0, 1)
+    return share_P4[_clear(expected_P4[:, 3], spread_P4[:, 3]) == 1]
+
+
+def _clear(expected: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How far colours are believed, in [0, 1]."""
+    low, high = CLEAR
+    return np.clip((expected / (spread + NOISE) - low) / (high - low), 0, 1)
+
+
+def _share(distance: np.ndarray, spread: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Distances from the background as a share of what is expected of the object."""
+    plain = PLAIN * spread
+    return (distance - plain) / np.maximum(expected - plain, 1)
+
+
+def _blur(share_P4: np.ndarray, band: int) -> float | None:
+    """The blur of the image at an outline, sigma in pixels beyond that of a pixel itself; None
+    where too little of the outline is seen."""
+    if len(share_P4) < FEW:
+        return None
+    inside, before, after, outside = share_P4.mean(0).tolist()
+    if inside - outside < SEEN:
+        return None
+    # The slope of an edge that is blurred by a Gaussian.
+    slope = max(before - after, 1e-3) / (inside - outside)
+    sigma = 1 / (np.sqrt(2 * np.pi) * slope)
+    return float(
+        np.clip(np.sqrt(max(sigma**2 - PIXEL**2, 0)), SHARPEST, max(SHARPEST, SOFTEST * band))
+    )
+
+
+def _wide_mean(
+    layers_hwC: np.ndarray, where_hw: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`mean_near` for three layers or one; wide blurs are taken at a lower resolution."""
+    reduced = int(sigma / NARROW)
+    if reduced < 2:
+        return mean_near(layers_hwC, where_hw, sigma)
+    height, width = where_hw.shape
+    weight_hw1 = where_hw.astype(np.float32)[..., None]
+    both_hwC = np.concatenate([layers_hwC * weight_hw1, weight_hw1], 2)
+    small = -(-width // reduced), -(-height // reduced)
+    # By area and linearly, so that the weights keep their sum.
+    both_hwC = cv2.resize(both_hwC, small, interpolation=cv2.INTER_AREA)
+    both_hwC = cv2.GaussianBlur(both_hwC, (0, 0), sigma / reduced)
+    both_hwC = cv2.resize(both_hwC, (width, height), interpolation=cv2.INTER_LINEAR)
+    total_hw1 = both_hwC[..., -1:]
+    return both_hwC[..., :-1] / np.maximum(total_hw1, 1e-6), total_hw1
+
+
+def _dot(one_hw3: np.ndarray, other_hw3: np.ndarray) -> np.ndarray:
+    """Scalar products of colours; NumPy's own sum over so short an axis is ten times slower."""
+    product_hw3 = one_hw3 * other_hw3
+    product_hw: np.ndarray = product_hw3[..., 0] + product_hw3[..., 1] + product_hw3[..., 2]
+    return product_hw
+
+
+def _length(colour_hw3: np.ndarray) -> np.ndarray:
+    return np.sqrt(_dot(colour_hw3, colour_hw3))
 
 
 def mean_near(

@@ -18,6 +18,9 @@ CHROMA = (32.0, 70.0)
 LIGHTNESS = (35.0, 80.0)
 # Bounds of the factor on an object's own chroma; the rest is added as tint.
 SCALE = (0.4, 1.6)
+# Mean chroma up to which an object is grey, so that its hue is arbitrary: a rotation would turn
+# what is coloured on it, such as a copper ring, into any other colour. And that of a wanted grey.
+GREY, WANTED_GREY = 12.0, 5.0
 # Bounds of the factor on lightness: outside, too few grey levels of the object would be left.
 DARKEST = 0.45
 BRIGHTEST = 2.2
@@ -81,8 +84,7 @@ def _rotated_chroma(ab_hw2: np.ndarray, mean_2: np.ndarray, wanted_2: np.ndarray
     """The a and b channels rotated and scaled so that `mean_2` comes near `wanted_2`."""
     have, want = float(np.hypot(*mean_2)), float(np.hypot(*wanted_2))
     angle = np.arctan2(wanted_2[1], wanted_2[0]) - np.arctan2(mean_2[1], mean_2[0])
-    # The hue of a grey is arbitrary.
-    angle = angle if min(have, want) > 5 else 0.0
+    angle = angle if have > GREY and want > WANTED_GREY else 0.0
     scale = float(np.clip(want / max(have, 1e-3), *SCALE))
     turn_22 = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return ab_hw2 @ turn_22.T.astype(np.float32)

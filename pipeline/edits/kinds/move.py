@@ -10,10 +10,10 @@ import numpy as np
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
-from pipeline.edits.part_identity import PRODUCT_MOVE, bare, unusual_place
-from pipeline.edits.placement import MIN_BACKGROUND, PLACES, is_free, shuffled
+from pipeline.edits.part_identity import PRODUCT_MOVE, bare, has_own_places, unusual_place
+from pipeline.edits.placement import MIN_BACKGROUND, PLACES, is_free, shuffled, told_by_boxes
 from pipeline.edits.settings import EditSettings
-from pipeline.imaging.masks import MaskCrop, shifted
+from pipeline.imaging.masks import shifted
 from pipeline.records import Edit, ObjectProposals
 
 # Objects that are tried, each at PLACES destinations.
@@ -59,21 +59,26 @@ def _free_offset(
     if context.is_product(target):
         reach = max(2, round(PRODUCT_MOVE * max(columns, rows)))
     # From 1 on, so that the object touches no edge of the image.
-    lefts = rng.integers(1, width - columns, PLACES).tolist()
-    tops = rng.integers(1, height - rows, PLACES).tolist()
+    lefts_P = rng.integers(1, width - columns, PLACES)
+    tops_P = rng.integers(1, height - rows, PLACES)
+    # No place is wrong for a kind that lies anywhere.
+    if not stays and not has_own_places(context, target, crop):
+        return None
+    corners_P2 = np.stack((lefts_P, tops_P), 1)
+    free_P, off_P = told_by_boxes(context, crop, corners_P2, background_HW)
+    moves_P2 = corners_P2 - (crop.x, crop.y)
+    possible_P = ~off_P & (np.square(moves_P2).sum(1) >= reach * reach)
     # The first valid destination wins.
-    for left, top in zip(lefts, tops, strict=True):
-        dx, dy = left - crop.x, top - crop.y
-        if dx * dx + dy * dy < reach * reach:
+    for number in np.flatnonzero(possible_P).tolist():
+        dx, dy = moves_P2[number].tolist()
+        place = crop.moved(dx, dy)
+        # A copy is one too many anywhere; a part that moved must lie where none belongs.
+        if not (stays or unusual_place(context, target, place)):
             continue
-        place = MaskCrop(crop.mask_hw, left, top)
         # On its own kind of background, and hardly on other objects.
         if place.share_on(background_HW) < MIN_BACKGROUND:
             continue
-        if not is_free(context, place, () if stays else (target,)):
-            continue
-        # A copy is one too many anywhere; a part that moved must lie where none belongs.
-        if not (stays or unusual_place(context, target, place)):
+        if not (free_P[number] or is_free(context, place, () if stays else (target,))):
             continue
         # Colours are compared last, as that costs most.
         if bare(context, target, place):

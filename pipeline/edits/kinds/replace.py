@@ -15,11 +15,11 @@ from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import DonorRef
-from pipeline.edits.part_identity import bare, differ, worth_editing
+from pipeline.edits.part_identity import bare, can_be_cut_out, differ, worth_editing
 from pipeline.edits.placement import fits
 from pipeline.edits.settings import EditSettings
 from pipeline.imaging.masks import MaskCrop, dilated, shifted
-from pipeline.records import Edit, ObjectProposals
+from pipeline.records import WHOLE_PART, WHOLE_PRODUCT, Edit, ObjectProposals
 
 # Replacements that are tried for one target.
 CANDIDATES = 24
@@ -89,22 +89,53 @@ def _in_place(
     context: ImageContext, target: int, source: int | DonorRef, strict: bool
 ) -> Found | None:
     """An object in the target's place; None where it does not fit or is not of another type."""
+    # Whether it fits does not depend on how strictly colours are compared.
+    after = context.cached(
+        partial(_place_of, context, target, source), "place in exchange", target, source
+    )
+    if after is None:
+        return None
     place = context.crops[target]
-    # Cheap geometric tests first, comparisons of appearance last.
     if isinstance(source, int):
-        crop, size_HW, known = context.crops[source], context.size_HW, context.proposals
-        if source == target or place.overlaps(crop):
+        crop = context.crops[source]
+        if (strict and not context.differ_in_colour(target, source)) or context.same_object_kind(
+            target, source
+        ):
+            return None
+        # Box and area are recorded, so that the outline can be estimated without the proposals.
+        name: dict[str, object] = {"part": source, "box": list(crop.box_4), "area": crop.area}
+    else:
+        crop = context.donor_crop(source)
+        if not context.differs_from_donor(target, source, in_colour=strict):
+            return None
+        name = {"donor": source.to_json()}
+    offset = [after.x - crop.x, after.y - crop.y]
+    return (target,), name | {"offset": offset}, [place.box_4, after.box_4]
+
+
+def _place_of(context: ImageContext, target: int, source: int | DonorRef) -> MaskCrop | None:
+    """The outline of a whole object of another kind in the target's place; None where it does not
+    fit."""
+    place = context.crops[target]
+    # Cheap tests first: of most candidates, number and box tell.
+    if isinstance(source, int):
+        known, number = context.proposals, source
+        if source == target or place.overlaps(context.crops[source]):
             return None
     else:
+        known, number = context.donors.proposals_of(source.image), source.proposal
         # Its pieces are only looked for where the mask alone is not too large for the place.
         if source.area > SIMILAR_AREA * place.area:
             return None
-        crop, size_HW = context.donor_crop(source), context.donors.size_HW(source)
-        known = context.donors.proposals_of(source.image)
     # Half a part is no other type: it is broken.
-    number = source if isinstance(source, int) else source.proposal
-    if not (known.whole_N[number] or known.product_N[number]):
+    if known.parent_N[number] not in (WHOLE_PART, WHOLE_PRODUCT):
         return None
+    if not differ(context, target, source):
+        return None
+    if isinstance(source, int):
+        crop, size_HW = context.crops[source], context.size_HW
+    else:
+        crop, size_HW = context.donor_crop(source), context.donors.size_HW(source)
     if not _of_like_size(place, crop.area) or not crop.inside_frame(size_HW):
         return None
     # Centre on centre, by whole pixels, so that the pasted object keeps its sensor noise.
@@ -113,22 +144,9 @@ def _in_place(
     after = crop.moved(dx, dy)
     if not fits(context, target, after, context.background_of(target)):
         return None
-    if not differ(context, target, source) or not bare(context, target, after):
+    if not bare(context, target, after) or not can_be_cut_out(context, source):
         return None
-    if not context.outline_is_seen(source):
-        return None
-    if isinstance(source, int):
-        if (strict and not context.differ_in_colour(target, source)) or context.same_object_kind(
-            target, source
-        ):
-            return None
-        # Box and area are recorded, so that the outline can be estimated without the proposals.
-        name: dict[str, object] = {"part": source, "box": list(crop.box_4), "area": crop.area}
-    else:
-        if not context.differs_from_donor(target, source, in_colour=strict):
-            return None
-        name = {"donor": source.to_json()}
-    return (target,), name | {"offset": [dx, dy]}, [place.box_4, after.box_4]
+    return after
 
 
 def _of_like_size(place: MaskCrop, area: int) -> bool:

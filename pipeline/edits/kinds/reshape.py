@@ -97,8 +97,11 @@ def plan_size(
             if scale < 1 and crop.area * scale**2 < LEAST_PX:
                 continue
             after = crop.warped(scaling(scale, along))
-            if fits(context, target, after, background_HW, HELD) and (
-                unusual_size(context, target, after.area) and bare(context, target, after)
+            # Numbers first, colours last: all must hold.
+            if (
+                unusual_size(context, target, after.area)
+                and fits(context, target, after, background_HW, HELD)
+                and bare(context, target, after)
             ):
                 parameters = {"scale": scale, "along": along}
                 return (target,), parameters, [crop.box_4, after.box_4]

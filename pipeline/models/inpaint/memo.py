@@ -13,6 +13,7 @@ from pipeline.imaging.region_values import copy_region
 from pipeline.models.inpaint.base import Inpainter, in_groups
 from pipeline.models.inpaint.candidates import CandidateInpainter, FillChoice, FillDistance
 from pipeline.records import bounding_box
+from pipeline.utils.recent import Recent
 
 
 class MemoInpainter:
@@ -37,6 +38,8 @@ class MemoInpainter:
         self.near_enough: float | None = None
         # The masks of all objects, (N, H, W) bool; without them every hole may hold one.
         self.objects_NHW: np.ndarray | None = None
+        # What callers make of filled holes.
+        self.recent = Recent()
         self._known: dict[tuple[object, ...], tuple[np.ndarray, FillChoice | None]] = {}
 
     def __call__(

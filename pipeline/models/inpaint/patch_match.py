@@ -10,8 +10,11 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.models.inpaint.base import window
+from pipeline.models.inpaint.continued import continued
 from pipeline.models.inpaint.plain import plain_fill
+from pipeline.models.inpaint.smooth import smooth_fill
 from pipeline.records import bounding_box
+from pipeline.settings import pixels_at
 
 # Radius of the compared patches in pixels: 7 x 7, as in the library's examples.
 PATCH = 3
@@ -34,8 +37,9 @@ class PatchMatchInpainter:
     """Fills from a window around the hole; pixels of `avoid_HW` are never copied.
 
     Where the window leaves too little to copy it grows up to the whole image; where that leaves
-    hardly anything either, everything outside the hole may be copied. On a plain surface no patch
-    is searched for, see `plain`. UserError when the library cannot be loaded on this platform.
+    hardly anything either, everything outside the hole may be copied. On a plain or smooth surface
+    no patch is searched for, see `plain` and `smooth`, and straight lines are `continued` first.
+    UserError when the library cannot be loaded on this platform.
     """
 
     def __init__(self) -> None:
@@ -61,6 +65,21 @@ class PatchMatchInpainter:
         if plain_hw3 is not None:
             filled_HW3[at] = plain_hw3
             return filled_HW3
+        px = pixels_at(1, (hole_HW.shape[0], hole_HW.shape[1]))
+        lines = continued(image_HW3[at], hole_HW[at], avoided_HW[at], px)
+        filled_HW3[at] = lines.image_hw3
+        if not lines.left_hw.any():
+            return filled_HW3
+        smooth_hw3 = smooth_fill(lines.image_hw3, lines.left_hw, avoided_HW[at], lines.lines_hw, px)
+        if smooth_hw3 is not None:
+            filled_HW3[at] = smooth_hw3
+            return filled_HW3
+        if lines.lines_hw.any():
+            # Nothing of the lines is copied into the rest.
+            image_HW3, hole_HW, avoided_HW = filled_HW3.copy(), hole_HW.copy(), avoided_HW.copy()
+            hole_HW[at], avoided_HW[at] = lines.left_hw, avoided_HW[at] | lines.lines_hw
+            # More could be copied elsewhere.
+            at = _window(hole_HW, avoided_HW)
         if not _enough(hole_HW[at], avoided_HW[at]):
             avoided_HW = np.zeros_like(hole_HW)
             at = _window(hole_HW, avoided_HW)

@@ -40,7 +40,7 @@ def plain_fill(
     grain_hw3 = image_hw3 - surface_hw3
     # Copied several times, a fleck of dust would be a pattern.
     most = np.percentile(np.abs(grain_hw3[free_hw]), USUAL)
-    filled_hw3 = surface_hw3 + _copied(grain_hw3.clip(-most, most), hole_hw, free_hw)
+    filled_hw3 = surface_hw3 + copied_grain(grain_hw3.clip(-most, most), hole_hw, free_hw)
     result_hw3 = image_hw3.copy()
     result_hw3[hole_hw] = np.clip(np.rint(filled_hw3[hole_hw]), 0, 255)
     return result_hw3
@@ -100,7 +100,7 @@ def _places(count: int) -> np.ndarray:
     return (2 * np.arange(count) + 1) / count - 1
 
 
-def _copied(grain_hw3: np.ndarray, hole_hw: np.ndarray, free_hw: np.ndarray) -> np.ndarray:
+def copied_grain(grain_hw3: np.ndarray, hole_hw: np.ndarray, free_hw: np.ndarray) -> np.ndarray:
     """The grain, where the hole is that of the nearest free places."""
     height, width = hole_hw.shape
     step = max(1, max(height, width) // STEPS)

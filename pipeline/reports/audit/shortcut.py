@@ -34,6 +34,7 @@ from pipeline.dataset.version import Version
 from pipeline.kinds import CONTROL, CONTROLS, KINDS, is_control, kind_of
 from pipeline.reports.audit.features import REACH, residuals, residuals_after, statistics
 from pipeline.reports.audit.probe import Area, probe
+from pipeline.utils.free_memory import give_back
 
 # Samples that are evaluated at most, so the audit of a large version stays short.
 MOST_ANOMALIES, MOST_CONTROLS = 120, 80
@@ -187,6 +188,9 @@ def _compare(
             tables[name].add(untouched[id(row)], 0, row.image)
             tables["repaint_image"].add(whole_F, 1, row.image)
             tables["repaint_image"].add(before_F, 0, row.image)
+        # Nine float images: free before the next ones are made.
+        del found
+        give_back(mask_HW.size)
     rows = [_row(name, tables.pop(name).area()) for name in (MAIN, "content")]
     # A reference to compare the main row with; never a warning.
     rows[1] |= {"verdict": "reference", "warning": False}

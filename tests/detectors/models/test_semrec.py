@@ -38,20 +38,34 @@ def test_the_object_branch_has_the_stated_size():
     assert (
         parameter_count(UNet(skips="none")) == 13_307_360 - (512 * 256 + 256 * 128 + 128 * 64) * 9
     )
+    # Without the first block (two convolutions, two norms); the second sees twelve channels of 32.
+    first = 3 * 32 * 9 + 32 * 32 * 9 + 2 * 2 * 32
+    assert parameter_count(UNet(stride=2)) == 13_307_360 - first - (32 - 12) * 64 * 9
     whole = semrec.build(SemRecSettings(), None)
     assert parameter_count(whole) == 24_665_024 + 13_307_360 + 2_782_784
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("skips", ["all", "deep", "none"])
-def test_skips_decide_what_reaches_the_fine_level(skips):
+def test_skips_decide_what_reaches_the_fine_level(skips, stride):
     """Without skips the finest level depends on the image through the bottleneck only."""
     torch.manual_seed(0)
-    network = UNet(4, (8, 16, 32), skips).eval()
+    network = UNet(4, (8, 16, 32), skips, stride=stride).eval()
     # Block the bottleneck: what still reaches the output came through skips.
-    network.encoders[5].register_forward_hook(lambda *_: torch.zeros_like(_[2]))
+    network.encoders[-1].register_forward_hook(lambda *_: torch.zeros_like(_[2]))
     with torch.no_grad():
         finest = [network(torch.rand(1, 3, 64, 64))[0] for _ in range(2)]
     assert torch.equal(*finest) == (skips == "none")
+
+
+def test_a_stride_of_two_leaves_out_no_pixel_and_keeps_the_strides():
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 64, 96, requires_grad=True)
+    levels = UNet(4, (8, 16, 32), stride=2).eval()(images)
+    assert [tuple(level.shape[1:]) for level in levels] == [(8, 16, 24), (16, 8, 12), (32, 4, 6)]
+    # The finest level alone: every value of every channel counts.
+    levels[0].square().sum().backward()
+    assert images.grad.abs().min() > 0
 
 
 def test_the_loss_is_the_mean_cosine_distance_to_the_clean_teacher(monkeypatch):

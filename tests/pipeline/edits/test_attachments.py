@@ -203,12 +203,14 @@ def test_what_stays_beside_the_hole_is_noticed_and_rejected():
     after_HW3 = np.where(hole_HW[..., None], cloth(1), image_HW3).clip(0, 255).astype(np.uint8)
     nothing = np.zeros_like(hole_HW)
     before_and_after, body_HW = (image_HW3, after_HW3), rectangle(BODY)
-    left = left_behind(before_and_after, body_HW, hole_HW, nothing, nothing)
+    left = left_behind(before_and_after, body_HW, hole_HW, nothing, nothing, nothing)
     assert left > 0.05
     # Known parts may stay, and a clean removal leaves nothing.
-    assert left_behind(before_and_after, body_HW, hole_HW, dilated(legs(), 1), nothing) == 0
+    assert (
+        left_behind(before_and_after, body_HW, hole_HW, dilated(legs(), 1), nothing, nothing) == 0
+    )
     clean_HW3 = np.clip(cloth(), 0, 255).astype(np.uint8)
-    assert left_behind((image_HW3, clean_HW3), body_HW, hole_HW, nothing, nothing) == 0
+    assert left_behind((image_HW3, clean_HW3), body_HW, hole_HW, nothing, nothing, nothing) == 0
     made = context(image_HW3)
     sample = apply(missing(made), made)
     # The only part of its scene, as if there were others.
@@ -228,8 +230,24 @@ def test_the_rest_of_a_rod_is_noticed_and_a_stripe_below_it_is_not():
         hole_HW = dilated(removed, 2)
         after_HW3 = np.where(hole_HW[..., None], cloth(1), image_HW3).clip(0, 255).astype(np.uint8)
         nothing = np.zeros_like(hole_HW)
-        left = left_behind((image_HW3, after_HW3), removed, hole_HW, nothing, nothing)
+        left = left_behind((image_HW3, after_HW3), removed, hole_HW, nothing, nothing, nothing)
         assert (left > 0.004) == noticed
+
+
+def test_the_spared_outline_of_a_part_beside_is_no_remnant_unless_the_hole_covers_more_of_it():
+    # A rim that was spared beside the hole: that of a brown neighbour, or more of the body itself.
+    hole_HW, rim_HW = rectangle(np.s_[48:82, 44:78]), rectangle(np.s_[52:78, 78:82])
+    for colour, noticed in (((120, 60, 30), False), ((25, 22, 28), True)):
+        image_HW3 = part(cloth(), with_legs=False)
+        image_HW3[rectangle(np.s_[50:80, 46:78])] = (25, 22, 28)
+        image_HW3[rim_HW] = colour
+        after_HW3 = np.where(hole_HW[..., None], cloth(1), image_HW3).clip(0, 255).astype(np.uint8)
+        nothing = np.zeros_like(hole_HW)
+        images = image_HW3, after_HW3
+        left = left_behind(images, rectangle(BODY), hole_HW, nothing, nothing, rim_HW)
+        assert (left > 0.004) == noticed
+        # Where nobody lies beside it, it is one in either case.
+        assert left_behind(images, rectangle(BODY), hole_HW, nothing, nothing, nothing) > 0.004
 
 
 def test_a_hole_that_cuts_a_board_is_noticed_and_one_in_a_soft_stain_is_not():
@@ -243,7 +261,7 @@ def test_a_hole_that_cuts_a_board_is_noticed_and_one_in_a_soft_stain_is_not():
         wood_HW3 = cv2.GaussianBlur(cloth(), (0, 0), 1)
         image_HW3 = np.clip(wood_HW3 * (1 - 0.5 * dark_HW[..., None]), 0, 255).astype(np.uint8)
         images = (image_HW3, image_HW3)
-        left = left_behind(images, removed_HW, dilated(removed_HW, 2), nothing, nothing)
+        left = left_behind(images, removed_HW, dilated(removed_HW, 2), nothing, nothing, nothing)
         assert (left > 0.004) == noticed
 
 

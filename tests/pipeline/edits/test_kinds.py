@@ -184,6 +184,16 @@ def test_bright_pieces_of_a_dark_object_do_not_become_one_white_area():
     assert leg.max() < 97
 
 
+def test_a_copper_ring_on_a_grey_part_stays_warm_when_the_part_is_tinted():
+    """The hue of a grey is arbitrary: a turn from bluish grey to red would make copper green."""
+    part = np.full((64, 64, 3), (62, 66, 76), np.float32)
+    part[20:24] = (150, 100, 70)
+    red = recoloured(part, np.ones((64, 64), bool), lab=(40, 40, 25))
+    a, b = rgb2lab(red[21:23, 8:-8] / 255)[..., 1:].mean((0, 1))
+    assert -15 < np.degrees(np.arctan2(b, a)) < 75
+    assert rgb2lab(red[40:60] / 255)[..., 1].mean() > 20
+
+
 def test_an_object_of_the_wrong_type_comes_from_a_donor_or_another_place():
     image, proposals = kit()
     donors = kit_donors()

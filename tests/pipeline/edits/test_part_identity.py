@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import dim_caps
 import numpy as np
 import pytest
 from small_parts import BLUE, GREEN, RED, disc, draw
@@ -9,7 +10,7 @@ from small_parts import BLUE, GREEN, RED, disc, draw
 from pipeline.edits import part_identity
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import Donors
-from pipeline.edits.part_identity import objection
+from pipeline.edits.part_identity import can_be_cut_out, objection, worth_editing
 from pipeline.edits.plan import plan
 from pipeline.models.part_embedding import FACE, PLAIN
 from pipeline.part_kinds import kinds as part_kinds
@@ -218,3 +219,20 @@ def test_a_product_amid_holes_of_its_board_is_left_alone() -> None:
         # Nothing tells what lies behind the label either: it is recoloured, but not removed.
         assert bool(planned(context, "missing")) == (count == 1)
         assert planned(context, "wrong_colour")
+
+
+def test_a_part_that_goes_on_where_its_mask_ends_is_removed_but_never_cut_out() -> None:
+    kinds = dim_caps.learned([0.95, 0.8, 0.85])
+    image, cut = dim_caps.picture(), dim_caps.found(dim_caps.CUT, dim_caps.BAR)
+    whole = dim_caps.found(dim_caps.WHOLE, dim_caps.BAR)
+    donors = Donors.of({"cut": lambda: (image, cut), "whole": lambda: (image, whole)})
+    context = ImageContext(image, cut, donors=donors, part_kinds=kinds)
+    assert worth_editing(context) == [0, 1]
+    assert worth_editing(context, movable=True) == [1]
+    assert worth_editing(context, outlined=True) == [1]
+    answers = {(ref.image, ref.proposal): can_be_cut_out(context, ref) for ref in donors.objects}
+    assert answers == {
+        ("cut", 0): False, ("cut", 1): True, ("whole", 0): True, ("whole", 1): True
+    }  # fmt: skip
+    # Without kinds nothing tells that the inner ring is not all.
+    assert can_be_cut_out(ImageContext(image, cut), 0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.edits.parts_beside import parts_beside
+from pipeline.edits.parts_beside import parts_beside, spared
 from pipeline.records import ObjectProposals
 
 WHOLE, PRODUCT = -1, -2
@@ -42,3 +42,22 @@ def test_the_same_part_again_its_pieces_and_the_product_are_not():
 def test_two_targets_are_beside_neither():
     found = proposals(box(20, 20, 50, 50), box(50, 20, 80, 50), box(80, 20, 99, 50))
     assert parts_beside(found, [0, 1]) == [2]
+
+
+def test_what_is_nearer_to_a_part_beside_is_spared_where_its_outline_is_off():
+    target_HW, beside_HW, none_HW = box(20, 20, 50, 50), box(58, 20, 90, 50), box(0, 0, 0, 0)
+    spared_HW = spared(target_HW, none_HW, beside_HW)
+    assert spared_HW[beside_HW].all()
+    # Of the eight columns between them three, as far as an outline may be off.
+    assert spared_HW[35, 50:58].tolist() == [False] * 5 + [True] * 3
+    # Next to both, each has what is nearer to it.
+    spared_HW = spared(target_HW, none_HW, box(52, 20, 90, 50))
+    assert spared_HW[35, 50:52].tolist() == [False, True]
+
+
+def test_the_leg_of_the_target_is_not_spared_and_that_of_a_part_beside_is():
+    target_HW, beside_HW = box(20, 20, 50, 50), box(58, 20, 90, 50)
+    own_HW, other_HW = box(50, 30, 56, 33), box(53, 40, 58, 43)
+    spared_HW = spared(target_HW, own_HW | other_HW, beside_HW)
+    assert not spared_HW[31, 50:57].any()
+    assert spared_HW[41, 55:58].all()

@@ -4,7 +4,7 @@ import numpy as np
 from small_parts import BLUE, GREEN, RED, bar, disc, draw
 
 from pipeline.edits.context import ImageContext
-from pipeline.edits.placement import TOUCHING, is_free, obstacles
+from pipeline.edits.placement import MIN_BACKGROUND, TOUCHING, is_free, obstacles, told_by_boxes
 from pipeline.edits.plan import plan
 
 NUT, BOLT = disc(128, 24, 24, 9), bar(128, 84, 66, 90, 24)
@@ -34,3 +34,18 @@ def test_a_much_smaller_part_is_not_hidden():
         if edit is not None and edit.targets == (0,):
             after = context.crops[0].moved(*edit.parameters["offset"]).full((128, 128))
             assert (after & washer).sum() <= TOUCHING * washer.sum()
+
+
+def test_what_boxes_tell_of_a_place_is_so():
+    tray = np.zeros((128, 128), np.bool_)
+    tray[10:118, 10:118] = True
+    image_HW3, proposals = draw([NUT, BOLT], [RED, BLUE])
+    context = ImageContext(image_HW3, proposals)
+    crop, corners = context.crops[0], np.random.default_rng(0).integers(1, 108, (200, 2))
+    free, off = told_by_boxes(context, crop, corners, tray)
+    assert 0 < free.sum() < 200
+    assert 0 < off.sum() < 200
+    for number, (x, y) in enumerate(corners.tolist()):
+        place = crop.moved(x - crop.x, y - crop.y)
+        assert is_free(context, place, ()) or not free[number]
+        assert place.share_on(tray) < MIN_BACKGROUND or not off[number]

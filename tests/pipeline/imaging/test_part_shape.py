@@ -4,7 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.imaging.part_shape import PartShape, colour_of, face_of, on_grey, turned
+from pipeline.imaging.part_shape import (
+    PartShape,
+    circle_share,
+    colour_of,
+    face_of,
+    on_grey,
+    turned,
+)
 
 SIDE, SCALE = 64, 0.5
 
@@ -57,3 +64,15 @@ def test_the_face_tells_which_side_is_up() -> None:
     assert np.linalg.norm(up) == pytest.approx(1)
     assert up @ down < 0.9
     assert up @ np.rot90(down.reshape(8, 8), 2).ravel() > 0.95
+
+
+def test_a_disc_fills_its_circle_and_nothing_else_does() -> None:
+    def ellipse(width: int, height: int) -> np.ndarray:
+        canvas = np.zeros((160, 160), np.uint8)
+        return cv2.ellipse(canvas, (80, 80), (width, height), 0, 0, 360, 1, -1) > 0
+
+    assert all(0.93 < circle_share(ellipse(r, r)) < 1.01 for r in (12, 25, 70))
+    assert circle_share(ellipse(60, 45)) == pytest.approx(0.75, abs=0.02)
+    assert circle_share(drawn(160, 60, 70)[1]) == pytest.approx(
+        1584 / (np.pi * np.hypot(40, 10) ** 2), rel=0.02
+    )
