@@ -190,7 +190,8 @@ def others_to_analyse(
     """
     if not normals or workers < 2:
         return []
-    return [image for image in missing if image not in normals]
+    known = {image.name for image in normals}
+    return [image for image in missing if image.name not in known]
 
 
 @contextmanager
