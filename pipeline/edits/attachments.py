@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from pipeline.edits.background_colour import deviation, gradient, lab_of
-from pipeline.edits.compositing.matting import mean_near
 from pipeline.edits.contested import Claim, claim_of, share_of, union_of
 from pipeline.edits.fill_sources import lies_on_product, not_background
 from pipeline.edits.staying import broad_things, on_lines
@@ -35,6 +34,7 @@ from pipeline.edits.things import (
     touching,
 )
 from pipeline.imaging.masks import MaskCrop, dilated, disjoint, opened
+from pipeline.imaging.near_region import mean_near
 from pipeline.imaging.region_values import labels_in, percentile, with_labels
 from pipeline.imaging.surroundings import ring_around, surrounds
 from pipeline.records import ObjectProposals, bounding_box

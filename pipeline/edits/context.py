@@ -165,13 +165,15 @@ class ImageContext:
         """Objects inside the image's edges; moving a truncated one would show its cut edge."""
         return [i for i, crop in enumerate(self.crops) if crop.inside_frame(self.size_HW)]
 
+    def known_of(self, source: int | DonorRef) -> tuple[KnownPieces, int]:
+        """What was found of an object's image, by whoever asked first, and its number there."""
+        if isinstance(source, int):
+            return self.known, source
+        return self.donors.pieces_of(source.image), source.proposal
+
     def outline_is_seen(self, source: int | DonorRef) -> bool:
         """True when the outline of an object, of this image or of a donor, is one of the image."""
-        # The same for edits of an image and for those that it donates to, so it is asked once.
-        if isinstance(source, int):
-            known, number = self.known, source
-        else:
-            known, number = self.donors.pieces_of(source.image), source.proposal
+        known, number = self.known_of(source)
         if number not in known.outlines:
             if isinstance(source, int):
                 image_HW3, mask_HW = self.image_HW3, self.proposals.masks_NHW[source]

@@ -77,10 +77,7 @@ def can_be_cut_out(context: ImageContext, source: int | DonorRef) -> bool:
     if kinds is None or (isinstance(source, DonorRef) and source.category):
         return True
     kind = kind_of_object(context, source)
-    if isinstance(source, int):
-        known, number = context.known, source
-    else:
-        known, number = context.donors.pieces_of(source.image), source.proposal
+    known, number = context.known_of(source)
     if number not in known.cut:
         if isinstance(source, int):
             image_HW3, mask_HW = context.image_HW3, context.proposals.masks_NHW[source]

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.edits.compositing.matting import alpha_matte, mean_near
+from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.noise_match import calm_level, with_noise
 from pipeline.imaging.masks import MaskCrop, corner_for, moves_whole_pixels, warped
+from pipeline.imaging.near_region import mean_near
 
 # Pixels of margin around an object's box, for its soft edge and for filters, and in units of the
 # outline's `band`, for the background around it.

@@ -10,8 +10,8 @@ Shapes: h, w window; 3 colour (RGB, float32, 0-255).
 import cv2
 import numpy as np
 
-from pipeline.edits.compositing.matting import mean_near
 from pipeline.imaging.masks import dilated, window
+from pipeline.imaging.near_region import mean_near
 from pipeline.imaging.partial_blur import aligned, blurred_part
 from pipeline.imaging.region_values import copy_region
 

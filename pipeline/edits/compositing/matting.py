@@ -19,6 +19,7 @@ from pipeline.edits.compositing.outline_fit import (
     tried_offsets,
 )
 from pipeline.imaging.masks import dilated, disc, window
+from pipeline.imaging.near_region import mean_near
 
 # Gaussian sigma, in units of `band`, of the neighbourhood in which the colours of background and
 # object are estimated, and how far these reach beyond the band.
@@ -219,20 +220,3 @@ def _dot(one_hw3: np.ndarray, other_hw3: np.ndarray) -> np.ndarray:
 
 def _length(colour_hw3: np.ndarray) -> np.ndarray:
     return np.sqrt(_dot(colour_hw3, colour_hw3))
-
-
-def mean_near(
-    source_hw3: np.ndarray, where_hw: np.ndarray, sigma: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The Gaussian-weighted mean colour of a region around every pixel, (h, w, 3) float32.
-
-    Also the weight of the region there, (h, w, 1) in [0, 1]: where it is about 0, the colour is
-    meaningless.
-    """
-    # Normalised convolution: blur of colour times mask, divided by blur of mask.
-    weight_hw = where_hw.astype(np.float32)
-    total_hw1 = cv2.GaussianBlur(weight_hw, (0, 0), sigma)[..., None]
-    blur_hw3 = cv2.GaussianBlur(source_hw3 * weight_hw[..., None], (0, 0), sigma)
-    # OpenCV drops an axis of one channel.
-    blur_hw3 = blur_hw3.reshape(source_hw3.shape)
-    return blur_hw3 / np.maximum(total_hw1, 1e-6), total_hw1

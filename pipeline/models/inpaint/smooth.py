@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pipeline.imaging.masks import dilated
+from pipeline.imaging.near_region import mean_near
 from pipeline.imaging.region_values import copy_region
 from pipeline.models.inpaint.plain import copied_grain
 
@@ -49,7 +50,7 @@ def smooth_fill(
     if float(np.median(rough_hw[rim_hw])) > ROUGH:
         return None
     # What stands beside the surface, as a wall does, lends it no shade.
-    shade_hw3 = _mean_of(float_hw3, free_hw, SMOOTH * px)
+    shade_hw3 = mean_near(float_hw3, free_hw, SMOOTH * px)[0]
     usual_3 = np.median(float_hw3[rim_hw], axis=0)
     shades_hw = free_hw & (np.abs(shade_hw3 - usual_3).max(2) <= SHADES)
     outline_hw = dilated(hole_hw, 1) & ~(hole_hw | lines_hw)
@@ -61,15 +62,6 @@ def smooth_fill(
     result_hw3 = image_hw3.copy()
     copy_region(np.clip(np.rint(filled_hw3), 0, 255).astype(np.uint8), hole_hw, result_hw3)
     return result_hw3
-
-
-def _mean_of(image_hw3: np.ndarray, where_hw: np.ndarray, sigma: float) -> np.ndarray:
-    """The mean colour of a region around every pixel, (h, w, 3) float32; 0 where it is far."""
-    weight_hw = where_hw.astype(np.float32)
-    total_hw = cv2.GaussianBlur(weight_hw, (0, 0), sigma)
-    sums_hw3 = cv2.GaussianBlur(image_hw3 * weight_hw[..., None], (0, 0), sigma)
-    mean_hw3: np.ndarray = sums_hw3 / np.maximum(total_hw, 1e-6)[..., None]
-    return mean_hw3
 
 
 def _between(colour_hw3: np.ndarray, known_hw: np.ndarray) -> np.ndarray:

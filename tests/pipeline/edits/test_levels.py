@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.edits.compositing import levels
 from pipeline.edits.compositing.levels import levelled
-from pipeline.edits.compositing.matting import mean_near
+from pipeline.imaging.near_region import mean_near
 
 HOLE = np.zeros((64, 64), np.bool_)
 HOLE[16:48, 16:48] = True
