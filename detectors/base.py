@@ -3,7 +3,7 @@
     detector.prepare(normals)                    # statistics of the frozen parts, before step 0
     losses = detector.losses(batch, step, steps) # named terms; their sum is minimised
     detector.calibrate(train, held_out)          # statistics of the maps, after training
-    detector.fuse(normals_NP, pairs_MP, labels_M)  # scales and weights of the parts of a score
+    detector.fuse(normals_NP, pairs_MP, labels_M, kinds_M)  # scales and weights of all parts
     scores = detector(images_B3HW)               # image scores and maps
 
 An image score is made of `parts`, numbers that the fitted networks give, by `combined`. So parts of
@@ -208,11 +208,12 @@ class Detector(nn.Module):
         """
         return self(images_B3HW).image_B[:, None]
 
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """Set the scales of the parts, and choose what the settings leave open, such as weights.
 
         Called after `calibrate` with parts (float64) of normals and of samples that no fit has
-        seen. `labels_M` is 1 for synthetic anomalies and 0 for controls. N and M can be 0.
+        seen. `labels_M` is 1 for synthetic anomalies and 0 for controls, `kinds_M` tells the kinds
+        of edits apart (both int64). N and M can be 0.
         """
 
     def combined(self, parts_BP: Tensor) -> Tensor:

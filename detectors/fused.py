@@ -89,11 +89,11 @@ class Fused(Detector):
         return torch.cat((mine_BP, others_BP.to(mine_BP.device)), 1)
 
     @torch.no_grad()
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """Each fuses its own parts; then the scales of maps and scores, and the weight."""
         at = int(self.columns)
-        self.first.fuse(normals_NP[:, :at], pairs_MP[:, :at], labels_M)
-        self.second.fuse(normals_NP[:, at:], pairs_MP[:, at:], labels_M)
+        self.first.fuse(normals_NP[:, :at], pairs_MP[:, :at], labels_M, kinds_M)
+        self.second.fuse(normals_NP[:, at:], pairs_MP[:, at:], labels_M, kinds_M)
         self._scale_maps()
         # A run that fuses again must not keep an earlier choice.
         self.weight.fill_(0.5)

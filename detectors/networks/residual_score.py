@@ -80,9 +80,9 @@ class ResidualScore(nn.Module):
         scores_B2 = torch.stack((published_B.float(), nearest_B), 1)
         return torch.cat((scores_B2, self.distances(residuals.pooled)), 1)
 
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """See `WeightedParts.fuse`."""
-        self.weighted.fuse(normals_NP, pairs_MP, labels_M)
+        self.weighted.fuse(normals_NP, pairs_MP, labels_M, kinds_M)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         """Image scores (B,) of parts."""

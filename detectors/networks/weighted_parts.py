@@ -1,7 +1,7 @@
 """One image score from any number of parts: their mean under weights that synthetic anomalies set.
 
     weighted = WeightedParts(parts=13)
-    weighted.fuse(normals_NP, pairs_MP, labels_M)      # scales and weights
+    weighted.fuse(normals_NP, pairs_MP, labels_M, kinds_M)      # scales and weights
     image_B = weighted(parts_BP)
 
 The weights are those of a logistic regression of anomalies against normals and controls: not
@@ -9,18 +9,24 @@ negative, since a large part must not make an image look better, and shrunk (rid
 are many, alike, and judged on few images. So parts that separate equally well share the weight,
 where a choice of one of them would be chance.
 
+Real defects are of no kind that the weights have seen. So how far they are shrunk is decided by
+kinds that they have not seen, and they are as even as that allows (`chosen_ridge`).
+
 Shapes: B batch; N normals; M samples; K = N + M; P parts.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detectors.networks.fusion import scales
+from detectors.metrics.separation import separation
+from detectors.networks.fusion import MARGIN, scales
 
-# Weight of the squared weights in the loss, which is a mean over images. From 0.003 to 0.03 parts
-# of held-out folds are separated equally well (docs/decisions/0029-scores-of-residuals.md).
-RIDGE = 0.01
+# Weights of the squared weights in the loss, which is a mean over images. Under the last, a part
+# weighs nearly in proportion to how far it alone sets anomalies apart.
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class WeightedParts(nn.Module):
@@ -40,10 +46,10 @@ class WeightedParts(nn.Module):
         self.register_buffer("weight_P", torch.eye(parts)[0])
 
     @torch.no_grad()
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """Standardise the parts on held-out normals, and weigh them by held-out samples.
 
-        `labels_M` is 1 for anomalies and 0 for controls.
+        `labels_M` is 1 for anomalies and 0 for controls, `kinds_M` tells kinds of edits apart.
         """
         # A run that fuses again must not keep earlier weights.
         self.weight_P.copy_(torch.eye(len(self.weight_P))[0])
@@ -56,7 +62,9 @@ class WeightedParts(nn.Module):
             normals, pairs = (
                 ((parts - mean_P) / deviation_P).cpu().numpy() for parts in (normals_NP, pairs_MP)
             )
-            weight_P = regression_weights(normals, pairs, labels_M.cpu().numpy())
+            labels, kinds = labels_M.cpu().numpy(), kinds_M.cpu().numpy()
+            ridge = chosen_ridge(normals, pairs, labels, kinds)
+            weight_P = regression_weights(normals, pairs, labels, ridge)
             # Where nothing separates, no part has any weight.
             if weight_P.any():
                 self.weight_P.copy_(torch.from_numpy(weight_P / weight_P.sum()))
@@ -66,8 +74,36 @@ class WeightedParts(nn.Module):
         return ((parts_BP - self.mean_P) / self.deviation_P * self.weight_P).sum(1)
 
 
+def chosen_ridge(
+    normals_NP: np.ndarray, pairs_MP: np.ndarray, labels_M: np.ndarray, kinds_M: np.ndarray
+) -> float:
+    """The strongest ridge that separates unseen kinds as well as any, within `fusion.MARGIN`.
+
+    Weights that all other kinds set are judged on the one left out; every kind counts alike. With
+    fewer than two kinds there is none to leave out, and the weakest ridge is taken.
+    """
+    kinds = np.unique(kinds_M[labels_M == 1])
+    if len(kinds) < 2:
+        return RIDGES[0]
+
+    def separations(ridge: float) -> Iterator[float]:
+        for kind in kinds:
+            left_M = (labels_M == 1) & (kinds_M == kind)
+            weight_P = regression_weights(normals_NP, pairs_MP[~left_M], labels_M[~left_M], ridge)
+            judged_M = left_M | (labels_M != 1)
+            pair_M = pairs_MP[judged_M] @ weight_P
+            found = separation(normals_NP @ weight_P, pair_M, labels_M[judged_M])
+            # There are normals and samples of the kind.
+            assert found is not None
+            yield found
+
+    found = [float(np.mean([*separations(ridge)])) for ridge in RIDGES]
+    best = max(found)
+    return max(ridge for ridge, one in zip(RIDGES, found, strict=True) if one >= best - MARGIN)
+
+
 def regression_weights(
-    normals_NP: np.ndarray, pairs_MP: np.ndarray, labels_M: np.ndarray
+    normals_NP: np.ndarray, pairs_MP: np.ndarray, labels_M: np.ndarray, ridge: float
 ) -> np.ndarray:
     """The weights (P,) >= 0 of a ridge logistic regression on standardised parts.
 
@@ -89,8 +125,8 @@ def regression_weights(
         weight_P, offset = values[:-1], values[-1]
         margin_K = sign_K * (parts_KP @ weight_P + offset)
         slope_K = -share_K * sign_K * expit(-margin_K)
-        value = share_K @ np.logaddexp(0, -margin_K) + RIDGE * weight_P @ weight_P
-        gradient_P = parts_KP.T @ slope_K + 2 * RIDGE * weight_P
+        value = share_K @ np.logaddexp(0, -margin_K) + ridge * weight_P @ weight_P
+        gradient_P = parts_KP.T @ slope_K + 2 * ridge * weight_P
         return float(value), np.append(gradient_P, slope_K.sum())
 
     count = parts_KP.shape[1]

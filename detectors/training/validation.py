@@ -130,7 +130,8 @@ class Validation:
         normals_NP, pairs_MP = (
             torch.from_numpy(parts) for parts in (held.normal_parts_NP, held.pair_parts_MP)
         )
-        self.detector.fuse(normals_NP, pairs_MP, torch.from_numpy(held.labels_M))
+        labels_M, kinds_M = (torch.from_numpy(each) for each in (held.labels_M, held.kinds_M))
+        self.detector.fuse(normals_NP, pairs_MP, labels_M, kinds_M)
         return self.measure(held)
 
     def measure(self, held: HeldOut) -> tuple[Calibration, HeldOut]:

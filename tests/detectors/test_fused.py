@@ -45,8 +45,10 @@ def detector() -> Fused:
 
 
 def fuse(detector: Fused, red: float = 0, green: float = 0) -> None:
-    normals, pairs = noisy(40, 1), noisy(40, 2, red, green)
-    detector.fuse(detector.parts(normals).double(), detector.parts(pairs).double(), torch.ones(40))
+    normals_NP, pairs_MP = (
+        detector.parts(images).double() for images in (noisy(40, 1), noisy(40, 2, red, green))
+    )
+    detector.fuse(normals_NP, pairs_MP, torch.ones(40), torch.zeros(40))
 
 
 def test_either_detector_raises_an_alarm_whatever_its_unit(detector):
@@ -71,7 +73,7 @@ def test_synthetic_anomalies_give_more_weight_to_the_one_that_sees_them(detector
 
 def test_without_synthetic_anomalies_both_count_alike(detector):
     parts = detector.parts(noisy(10, 6)).double()
-    detector.fuse(parts, parts[:0], torch.zeros(0))
+    detector.fuse(parts, parts[:0], torch.zeros(0), torch.zeros(0))
     assert detector.weight == 0.5
 
 
@@ -91,7 +93,7 @@ class Late(Mean):
         super().__init__(channel, unit)
         self.register_buffer("scale", torch.ones(()))
 
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         self.scale.fill_(100)
 
     def forward(self, images_B3HW: Tensor) -> Scores:

@@ -79,7 +79,7 @@ def judged(
     normals_NP = detector.parts(held_out).double()
     pairs_MP = normals_NP[:0] if samples is None else detector.parts(samples).double()
     labels_M = torch.zeros(0, dtype=torch.int64) if labels_M is None else labels_M
-    detector.fuse(normals_NP, pairs_MP, labels_M)
+    detector.fuse(normals_NP, pairs_MP, labels_M, torch.zeros_like(labels_M))
     return detector
 
 

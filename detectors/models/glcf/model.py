@@ -183,13 +183,13 @@ class Glcf(Detector):
         return torch.from_numpy(covariance_BKK).flatten(1).float()
 
     @torch.no_grad()
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """With `weights: calibrated`, choose those that separate synthetic anomalies best.
 
         The stated weights win among equally good ones. With `regions`, choose what is pooled.
         """
         if self.residual is not None:
-            self.residual.fuse(normals_NP, pairs_MP, labels_M)
+            self.residual.fuse(normals_NP, pairs_MP, labels_M, kinds_M)
             return
         if normals_NP.shape[1:] != (len(self.weight_K) ** 2,) or not len(pairs_MP):
             return

@@ -199,9 +199,9 @@ class LaEad(Puad):
             return EfficientAd.parts(self, images_B3HW)
         return super().parts(images_B3HW)
 
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         if self.settings.distance != "none":
-            super().fuse(normals_NP, pairs_MP, labels_M)
+            super().fuse(normals_NP, pairs_MP, labels_M, kinds_M)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         if self.settings.distance == "none":

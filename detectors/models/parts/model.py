@@ -152,7 +152,7 @@ class PartsDetector(Detector):
         return self._by_kind(self._seen(images_B3HW)).float()
 
     @torch.no_grad()
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """How unusual a kind of rule is follows from held-out normals alone."""
         self.normals.kinds_NP = normals_NP.double().to(self.normals.kinds_NP.device)
 

@@ -54,7 +54,7 @@ class FrozenPuad(Detector):
         levels = self.features(images_B3HW)
         return self.scores.parts(_worst(self._map(levels)), levels)
 
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         self.scores.fuse(normals_NP, pairs_MP, labels_M)
 
     def combined(self, parts_BP: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Puad(EfficientAd):
         return self.two_scores(raw, self.fused_map(raw))
 
     @torch.no_grad()
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         """The scales of both scores, and with `tune_fusion` the weight that separates best.
 
         Scales come from images that the fit has not seen, whose distances from the Gaussian are

@@ -232,9 +232,9 @@ class SemRec(Detector):
         maps, residuals = self._seen(images_B3HW)
         return self.residual.parts(self._top(self._sum(maps)), residuals)
 
-    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor) -> None:
+    def fuse(self, normals_NP: Tensor, pairs_MP: Tensor, labels_M: Tensor, kinds_M: Tensor) -> None:
         if self.residual is not None:
-            self.residual.fuse(normals_NP, pairs_MP, labels_M)
+            self.residual.fuse(normals_NP, pairs_MP, labels_M, kinds_M)
 
     def combined(self, parts_BP: Tensor) -> Tensor:
         if self.residual is None:

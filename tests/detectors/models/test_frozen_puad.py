@@ -76,7 +76,8 @@ def test_without_a_difference_the_settings_stay() -> None:
     parts = 1 + len(detector.scores.distances.ways)
     normals_NP = torch.randn(200, 1, generator=rng).double().expand(-1, parts)
     pairs_MP = torch.randn(200, 1, generator=rng).double().expand(-1, parts)
-    detector.fuse(normals_NP, pairs_MP, torch.ones(200, dtype=torch.int64))
+    labels_M = torch.ones(200, dtype=torch.int64)
+    detector.fuse(normals_NP, pairs_MP, labels_M, labels_M)
     assert (int(detector.scores.way), float(detector.scores.weight)) == (0, 0.5)
 
 
@@ -90,7 +91,7 @@ def test_the_way_that_separates_is_chosen() -> None:
     # Part 4 finds the anomalies; part 2 finds them and the controls alike, by traces of editing.
     pairs_MP[labels_M == 1, 4] += 3
     pairs_MP[:, 2] += 6
-    detector.fuse(normals_NP, pairs_MP, labels_M)
+    detector.fuse(normals_NP, pairs_MP, labels_M, labels_M)
     assert int(detector.scores.way) == 3
     assert float(detector.scores.weight) < 0.5
 
@@ -105,10 +106,10 @@ def test_of_equally_good_ways_that_takes_controls_for_normals() -> None:
     labels_M = (torch.arange(120) < 80).long()
     for part in (1, 4):
         pairs_MP[labels_M == 1, part] += 30
-    detector.fuse(normals_NP, pairs_MP, labels_M)
+    detector.fuse(normals_NP, pairs_MP, labels_M, labels_M)
     assert int(detector.scores.way) == 0
     pairs_MP[labels_M == 0, 1] += 3
-    detector.fuse(normals_NP, pairs_MP, labels_M)
+    detector.fuse(normals_NP, pairs_MP, labels_M, labels_M)
     assert int(detector.scores.way) == 3
 
 

@@ -36,7 +36,7 @@ def made() -> LaEad:
     detector.calibrate(ToyBatches(TRAIN), ToyBatches(VALIDATION))
     with torch.no_grad():
         normals_NP = detector.parts(VALIDATION).double()
-    detector.fuse(normals_NP, normals_NP[:0], torch.zeros(0))
+    detector.fuse(normals_NP, normals_NP[:0], torch.zeros(0), torch.zeros(0))
     return detector.train()
 
 

@@ -76,7 +76,7 @@ def fitted(
         fold.inherit(detector)
         fold.prepare([{"image": tensor([one for k, one in enumerate(images) if k not in part])}])
         held.append(fold.parts(tensor([images[k] for k in part])))
-    detector.fuse(torch.cat(held), torch.zeros(0, 8), torch.zeros(0))
+    detector.fuse(torch.cat(held), torch.zeros(0, 8), torch.zeros(0), torch.zeros(0))
     return detector
 
 

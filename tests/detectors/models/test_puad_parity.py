@@ -24,7 +24,7 @@ def test_the_score_is_that_of_the_paper():
     detector.eval().prepare(ToyBatches(TRAIN))
     detector.calibrate(ToyBatches(TRAIN), ToyBatches(VALIDATION))
     normals_NP = detector.parts(VALIDATION).double()
-    detector.fuse(normals_NP, normals_NP[:0], torch.zeros(0))
+    detector.fuse(normals_NP, normals_NP[:0], torch.zeros(0), torch.zeros(0))
     images = toy_images(4, size=256, seed=9)
     images[:, 0, 120:136, 80:180] = 250
     weights = copied(detector)

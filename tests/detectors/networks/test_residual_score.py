@@ -60,7 +60,8 @@ def test_turned_views_do_not_enter_the_memory(fitted: ResidualScore) -> None:
 def test_an_odd_cell_is_found_and_the_score_is_made_of_its_parts(fitted: ResidualScore) -> None:
     held, samples = images_of(30, seed=1), images_of(30, seed=2, lit=True)
     normals_NP, pairs_MP = (parts_of(fitted, images).double() for images in (held, samples))
-    fitted.fuse(normals_NP, pairs_MP, torch.ones(30, dtype=torch.int64))
+    ones_M = torch.ones(30, dtype=torch.int64)
+    fitted.fuse(normals_NP, pairs_MP, ones_M, ones_M)
     normal, anomalous = images_of(20, seed=3), images_of(20, seed=4, lit=True)
     found = [fitted(torch.zeros(20), residuals_of(images)) for images in (normal, anomalous)]
     assert found[1].min() > found[0].max()
@@ -70,7 +71,8 @@ def test_an_odd_cell_is_found_and_the_score_is_made_of_its_parts(fitted: Residua
 
 def test_without_synthetics_the_published_score_stays_alone(fitted: ResidualScore) -> None:
     normals_NP = parts_of(fitted, images_of(12, seed=1)).double()
-    fitted.fuse(normals_NP, normals_NP[:0], torch.zeros(0, dtype=torch.int64))
+    none_M = torch.zeros(0, dtype=torch.int64)
+    fitted.fuse(normals_NP, normals_NP[:0], none_M, none_M)
     parts_BP = parts_of(fitted, images_of(6, seed=7, lit=True))
     published_B = (parts_BP[:, 0] - normals_NP[:, 0].mean()) / normals_NP[:, 0].std(correction=0)
     torch.testing.assert_close(fitted.combined(parts_BP), published_B.float())

@@ -5,7 +5,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from detectors.networks.weighted_parts import RIDGE, WeightedParts, regression_weights
+from detectors.networks.weighted_parts import (
+    RIDGES,
+    WeightedParts,
+    chosen_ridge,
+    regression_weights,
+)
 
 PARTS = 5
 
@@ -21,9 +26,15 @@ def drawn(seen: dict[int, float], normals: int = 100, anomalies: int = 80, contr
     return normals_NP, pairs_MP, labels_M
 
 
-def weights_of(*given: torch.Tensor) -> list[float]:
-    weighted = WeightedParts(PARTS)
-    weighted.fuse(*given)
+def weights_of(
+    normals_NP: torch.Tensor,
+    pairs_MP: torch.Tensor,
+    labels_M: torch.Tensor,
+    kinds_M: torch.Tensor | None = None,
+) -> list[float]:
+    weighted = WeightedParts(normals_NP.shape[1])
+    kinds_M = torch.zeros_like(labels_M) if kinds_M is None else kinds_M
+    weighted.fuse(normals_NP, pairs_MP, labels_M, kinds_M)
     return weighted.weight_P.tolist()
 
 
@@ -58,12 +69,12 @@ def test_a_part_that_finds_controls_too_weighs_less_than_a_weaker_one_that_does_
 
 def test_weights_are_those_of_scikit_learns_regression() -> None:
     normals_NP, pairs_MP, labels_M = (one.numpy() for one in drawn({0: 1.5, 1: 1.0, 2: 0.8}))
-    found = regression_weights(normals_NP[:, :3], pairs_MP[:, :3], labels_M)
+    found = regression_weights(normals_NP[:, :3], pairs_MP[:, :3], labels_M, RIDGES[0])
     share = np.concatenate(
         [np.full(100, 0.25 / 100), np.full(80, 0.5 / 80), np.full(40, 0.25 / 40)]
     )
     # Its penalty is half the squared weights, on a sum over images.
-    other = LogisticRegression(C=1 / (2 * RIDGE), tol=1e-8)
+    other = LogisticRegression(C=1 / (2 * RIDGES[0]), tol=1e-8)
     truth = np.concatenate([np.zeros(100), labels_M])
     other.fit(np.concatenate([normals_NP, pairs_MP])[:, :3], truth, sample_weight=share)
     np.testing.assert_allclose(found, other.coef_[0], atol=1e-3)
@@ -72,8 +83,44 @@ def test_weights_are_those_of_scikit_learns_regression() -> None:
 def test_without_synthetic_anomalies_the_first_part_is_the_score() -> None:
     normals_NP, pairs_MP, labels_M = drawn({1: 3.0})
     weighted = WeightedParts(PARTS)
-    weighted.fuse(normals_NP, pairs_MP, labels_M)
+    weighted.fuse(normals_NP, pairs_MP, labels_M, torch.zeros_like(labels_M))
     # An earlier choice is forgotten.
-    weighted.fuse(normals_NP, pairs_MP, torch.zeros_like(labels_M))
+    weighted.fuse(normals_NP, pairs_MP, torch.zeros_like(labels_M), torch.zeros_like(labels_M))
     first_N = (normals_NP[:, 0] - normals_NP[:, 0].mean()) / normals_NP[:, 0].std(correction=0)
     torch.testing.assert_close(weighted(normals_NP.float()), first_N.float())
+
+
+def test_a_hard_kind_does_not_outweigh_what_separates_all_others() -> None:
+    """Part 0 sees the hard kind a little; part 1 sees all kinds but that one, part 0 as well."""
+    normals_NP, pairs_MP, labels_M = drawn({0: 1.2}, anomalies=240, controls=40)
+    kinds_M = torch.arange(280) % 4
+    hard_M = kinds_M == 0
+    pairs_MP[~hard_M & (labels_M == 1), 1] += 1.2
+    normals, pairs, labels, kinds = (
+        one.numpy() for one in (normals_NP, pairs_MP, labels_M, kinds_M)
+    )
+    weak, strong = (
+        regression_weights(normals, pairs, labels, ridge) for ridge in (RIDGES[0], RIDGES[-1])
+    )
+    # Even weights separate unseen kinds as well, so they are taken.
+    assert chosen_ridge(normals, pairs, labels, kinds) == RIDGES[-1]
+    assert strong[1] / strong[0] > weak[1] / weak[0]
+    assert weights_of(normals_NP, pairs_MP, labels_M, kinds_M)[1] == pytest.approx(
+        strong[1] / strong.sum(), abs=0.005
+    )
+
+
+def test_one_good_part_among_copies_of_a_weak_one_keeps_its_weight() -> None:
+    """In proportion to what each separates alone, twelve copies of noise would outweigh it."""
+    normals_NP, pairs_MP, labels_M = drawn({0: 2.5, 1: 0.5}, anomalies=160)
+    copies = [0, *[1] * 12]
+    normals_NP, pairs_MP = normals_NP[:, copies], pairs_MP[:, copies]
+    kinds_M = torch.arange(len(labels_M)) % 4
+    given = [one.numpy() for one in (normals_NP, pairs_MP, labels_M, kinds_M)]
+    assert chosen_ridge(*given) < RIDGES[-1]
+    assert weights_of(normals_NP, pairs_MP, labels_M, kinds_M)[0] > 0.5
+
+
+def test_a_single_kind_leaves_none_to_judge_by() -> None:
+    given = [one.numpy() for one in drawn({1: 2.0})]
+    assert chosen_ridge(*given, np.zeros(len(given[2]), np.int64)) == RIDGES[0]
