@@ -22,11 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from detectors.metrics.separation import separation
-from detectors.networks.fusion import MARGIN, scales
+from detectors.networks.fusion import scales
 
 # Weights of the squared weights in the loss, which is a mean over images. Under the last, a part
 # weighs nearly in proportion to how far it alone sets anomalies apart.
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
+# What a stronger ridge may cost of the separation of unseen kinds: next to nothing.
+COST = 0.002
 
 
 class WeightedParts(nn.Module):
@@ -77,7 +79,7 @@ class WeightedParts(nn.Module):
 def chosen_ridge(
     normals_NP: np.ndarray, pairs_MP: np.ndarray, labels_M: np.ndarray, kinds_M: np.ndarray
 ) -> float:
-    """The strongest ridge that separates unseen kinds as well as any, within `fusion.MARGIN`.
+    """The ridge that separates unseen kinds best, or a stronger one that costs at most `COST`.
 
     Weights that all other kinds set are judged on the one left out; every kind counts alike. With
     fewer than two kinds there is none to leave out, and the weakest ridge is taken.
@@ -99,7 +101,10 @@ def chosen_ridge(
 
     found = [float(np.mean([*separations(ridge)])) for ridge in RIDGES]
     best = max(found)
-    return max(ridge for ridge, one in zip(RIDGES, found, strict=True) if one >= best - MARGIN)
+    chosen = found.index(best)
+    while chosen + 1 < len(RIDGES) and found[chosen + 1] >= best - COST:
+        chosen += 1
+    return RIDGES[chosen]
 
 
 def regression_weights(
