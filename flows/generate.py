@@ -235,7 +235,7 @@ def _generate_missing(
     plan: RunPlan, path: Path, batch_size: int, pool: Pool, watch: Stopwatch
 ) -> list[dict[str, str]]:
     """Generate the samples of every image that the cache lacks; the inputs that failed, by name."""
-    from pipeline.generation.calibrate import images_to_analyse
+    from pipeline.generation.analysis import images_to_analyse
 
     # Images that an interrupted run has finished are in the cache.
     missing = plan.missing()

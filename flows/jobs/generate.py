@@ -133,22 +133,26 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
     First the normals for the calibration are analysed, then the gate is calibrated while several
     workers analyse the other images, then samples are generated: no image waits for another one.
     """
-    from pipeline.generation.analysis import analyse_batch
-    from pipeline.generation.calibrate import calibrate, images_to_analyse
+    from pipeline.generation.analysis import analyse_batch, images_to_analyse, models_for
     from pipeline.generation.outcome import Ledger
-    from pipeline.generation.sampler import generate_batch
 
     # Images that an interrupted run has finished are in the cache.
     missing = plan.missing()
     if not missing:
         return []
     name, normals = plan.settings.name, images_to_analyse(plan)
+    # Loaded before the workers start: none of them imports anything while this thread does.
+    models_for(plan)
     # One pool for all stages: threads keep their models.
     with _pool(watch.workers) as spread:
         analysed = spread(plan, analyse_batch, normals)
         # Queued behind the normals, so that no thread is idle while the gate is calibrated here.
         others = others_to_analyse(missing, normals, watch.workers)
         meanwhile = spread(plan, analyse_batch, others)
+        # Half a second of imports, while the workers analyse.
+        from pipeline.generation.calibrate import calibrate
+        from pipeline.generation.sampler import generate_batch
+
         if normals:
             watcher.calibration_started(name, len(normals))
             for done, outcome in enumerate(analysed, 1):

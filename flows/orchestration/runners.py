@@ -41,8 +41,10 @@ DASK_WORKERS: dict[str, Any] = {
 # What that process imports. Importing these modules starts no thread and touches no GPU, so a fork
 # of it is as good as a new process.
 PRELOADED = (
-    "distributed", "prefect.task_engine", "flows.generate", "pipeline.generation.calibrate",
-    "pipeline.models.foreground", "pipeline.models.proposals",
+    "distributed", "prefect.task_engine", "flows.generate", "pipeline.generation.sampler",
+    "pipeline.models.foreground", "pipeline.models.inpaint.candidates", "pipeline.models.lite0",
+    "pipeline.models.part_embedding", "pipeline.models.proposals",
+    "pipeline.models.small_sam.build",
 )  # fmt: skip
 # Environment variables of the worker, for flow runs that name no runner.
 RUNNER, ADDRESS = "ANOMALYSMITH_RUNNER", "ANOMALYSMITH_RUNNER_ADDRESS"

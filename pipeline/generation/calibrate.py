@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.gate import calibration
 from pipeline.gate.calibration import NormalModel
 from pipeline.generation.analysis import analyse, pixels_and_objects
-from pipeline.generation.cache_keys import PlannedImage, calibration_images, teacher_file
+from pipeline.generation.cache_keys import calibration_images, teacher_file
 from pipeline.generation.plan import RunPlan
 from pipeline.utils.free_memory import give_back
 
@@ -20,13 +20,6 @@ _LOCK = threading.Lock()
 _RESIDENT: dict[tuple[str, str], NormalModel] = {}
 # A run works on one category after another, so older models are not needed again.
 MAX_RESIDENT = 2
-
-
-def images_to_analyse(plan: RunPlan) -> tuple[PlannedImage, ...]:
-    """The images that the calibration needs analysed; none when it is in the cache already."""
-    if plan.cache.has("normality", plan.calibration_key):
-        return ()
-    return calibration_images(plan.images)
 
 
 def calibrate(plan: RunPlan) -> None:

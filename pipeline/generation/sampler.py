@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,9 +40,10 @@ from pipeline.generation.study import StudiedFinder
 from pipeline.kinds import CONTROLS
 from pipeline.models.build import Models, forget
 from pipeline.records import Attempt, Edit, Sample, Verdict
-from pipeline.rulebook.book import load
-from pipeline.rulebook.judge import Judge
 from pipeline.utils.free_memory import give_back
+
+if TYPE_CHECKING:
+    from pipeline.rulebook.judge import Judge
 
 # Attempts with one kind before the next kind is tried: some kinds fail on every object of an image.
 TRIES_PER_KIND = 3
@@ -109,7 +111,7 @@ def generate_samples(
     image_digest: str,
     context: ImageContext,
     normal_model: NormalModel | None = None,
-    rules: Judge | None = None,
+    rules: "Judge | None" = None,
     refused: Collection[str] = (),
     set_aside: Callable[[Attempt], Attempt] = lambda attempt: attempt,
 ) -> list[Attempt]:
@@ -269,7 +271,7 @@ def _pieces_of(analysis_key: str, calibration_key: str) -> KnownPieces:
 
 def _rules(
     plan: RunPlan, models: Models, image: PlannedImage, image_HW3: np.ndarray
-) -> Judge | None:
+) -> "Judge | None":
     """The judge of the category's rule book, which knows of this image; None without one."""
     book = plan.settings.rules
     if book is None:
@@ -283,7 +285,11 @@ def _rules(
 @lru_cache(maxsize=2)
 def _resident_rules(
     book: Path, digest: str, models: Models, cache: StageCache
-) -> tuple[Judge, StudiedFinder]:
+) -> "tuple[Judge, StudiedFinder]":
+    # Most categories have no rule book, and its judge imports SciPy's statistics.
+    from pipeline.rulebook.book import load
+    from pipeline.rulebook.judge import Judge
+
     find = StudiedFinder(lambda: models, cache)
     return Judge(load(book), find), find
 

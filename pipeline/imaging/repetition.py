@@ -16,6 +16,7 @@ from pipeline.imaging.lattice import lattice_of, trend
 from pipeline.imaging.masks import dilated
 from pipeline.imaging.region_values import copy_region, median, values_in
 from pipeline.settings import pixels_at
+from pipeline.utils.free_memory import give_back
 
 # Pixels at 256 around the product that are no clean background: soft edges and shadows.
 HALO = 4
@@ -79,29 +80,44 @@ class RepeatedBackground:
 def repeated_background(image_HW3: np.ndarray, product_HW: np.ndarray) -> RepeatedBackground | None:
     """The background of an image (uint8) behind its product (bool); None where it does not
     repeat."""
+    # The search takes several times the memory of what is found: no holes that others left in the
+    # heap shall come on top, and none of its own stay.
+    give_back(product_HW.size)
+    found = _predicted(image_HW3, product_HW)
+    give_back(product_HW.size)
+    return found
+
+
+def _predicted(image_HW3: np.ndarray, product_HW: np.ndarray) -> RepeatedBackground | None:
     size_HW = product_HW.shape[0], product_HW.shape[1]
     background_HW = ~dilated(_large(product_HW), round(pixels_at(HALO, size_HW)))
     lattice_T2 = lattice_of(image_HW3, background_HW)
     if lattice_T2 is None:
         return None
-    pixels_HW3 = image_HW3.astype(np.float32)
-    trend_HW3 = trend(pixels_HW3, background_HW)
-    pattern_HW3 = pixels_HW3 - trend_HW3
+    # In place from here on: each such array of a large image takes 12 bytes per pixel.
+    pattern_HW3 = image_HW3.astype(np.float32)
+    trend_HW3 = trend(pattern_HW3, background_HW)
+    pattern_HW3 -= trend_HW3
     middle_HW3, spread_HW3, known_HW = _median(pattern_HW3, background_HW, lattice_T2[:COPIES])
     told_HW = background_HW & known_HW
     if np.count_nonzero(told_HW) < SHOWN * np.count_nonzero(background_HW):
         return None
-    off_HW3 = pattern_HW3 - middle_HW3
     power = float(np.square(pattern_HW3[told_HW]).sum())
+    off_HW3 = np.subtract(pattern_HW3, middle_HW3, out=pattern_HW3)
     if float(np.square(off_HW3[told_HW]).sum()) > (1 - EXPLAINED) * power:
         return None
     # Not from beside the product, which darkens the background around it.
     lit_HW = told_HW & ~dilated(product_HW, round(pixels_at(SHADOW, size_HW)))
     light_HW3 = _light(off_HW3, lit_HW)
-    noise_3 = 1.4826 * median(np.abs(values_in(off_HW3 - light_HW3, told_HW)))
+    off_HW3 -= light_HW3
+    noise_3 = 1.4826 * median(np.abs(values_in(off_HW3, told_HW)))
     noise_3 = np.maximum(noise_3, ROUNDING)
-    noise_HW3 = np.sqrt(np.square(spread_HW3) + np.square(noise_3)).astype(np.float32)
-    predicted_HW3 = np.clip(trend_HW3 + middle_HW3 + light_HW3, 0, 255)
+    noise_HW3 = np.square(spread_HW3, out=spread_HW3)
+    noise_HW3 += np.square(noise_3)
+    np.sqrt(noise_HW3, out=noise_HW3)
+    trend_HW3 += middle_HW3
+    trend_HW3 += light_HW3
+    predicted_HW3 = np.clip(trend_HW3, 0, 255, out=trend_HW3)
     return RepeatedBackground(predicted_HW3, known_HW, noise_HW3, float(np.hypot(*lattice_T2[0])))
 
 

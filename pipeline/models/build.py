@@ -30,6 +30,7 @@ from pipeline.models.settings import (
 )
 from pipeline.models.weights import store as weights
 from pipeline.records import Analysis
+from pipeline.utils.free_memory import give_back
 
 if TYPE_CHECKING:
     from pipeline.models.inpaint.base import Filler, Inpainter
@@ -153,7 +154,7 @@ def build_models(settings: ModelSettings, proposals: ProposalSettings, files: Mo
 
     device.one_thread()
     compute = device.choose(settings.device, settings.precision)
-    return Models(
+    models = Models(
         foreground=build_foreground(files, settings.device, compute),
         proposals=build_proposals(*files.proposals, proposals, compute),
         inpaint=build_inpainter(*files.inpaint, settings.inpaint, compute),
@@ -162,6 +163,9 @@ def build_models(settings: ModelSettings, proposals: ProposalSettings, files: Mo
         fill=build_filler(files.fill[1], settings.fill, compute),
         embed=build_embedder(*files.features),
     )
+    # Files, graphs and float32 copies of weights were held while they were read.
+    give_back()
+    return models
 
 
 # Two sets of models stay in memory; a third one replaces the set that was used least recently.
@@ -215,7 +219,7 @@ def build_sam(backend: str, path: Path) -> Any:
         from pipeline.models.small_sam.build import small_sam
 
         return small_sam(path)
-    from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
+    from pipeline.models import lean_segment_anything as _lean  # noqa: F401  isort: skip  first
     from segment_anything import sam_model_registry
 
     from pipeline.models.weights.safe_load import load_into
@@ -232,7 +236,7 @@ def build_embedder(backend: str, path: Path) -> Any:
     if backend == "lite0":
         from pipeline.models.lite0 import lite0_trunk
 
-        return Embedder(lite0_trunk(path))
+        return Embedder(lite0_trunk(path).shortened())
     from pipeline.models.backbone import small_teacher
 
     return Embedder(small_teacher(path))

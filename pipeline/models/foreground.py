@@ -47,11 +47,7 @@ CLEAR = 0.15
 NO_OBJECT = 1.0
 # What rembg imports for cutting products out with soft edges, which nothing here asks for: 80 MB,
 # and with Numba's compiler 83 s at its first start.
-_MATTING = {
-    "pymatting.alpha.estimate_alpha_cf": "estimate_alpha_cf",
-    "pymatting.foreground.estimate_foreground_ml": "estimate_foreground_ml",
-    "pymatting.util.util": "stack_images",
-}
+_MATTING = {"rembg.bg": ("remove",)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

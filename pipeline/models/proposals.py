@@ -10,7 +10,7 @@ Shapes: P prompts; N masks (up to 3 per prompt); H, W image; h, w logits (a quar
 input side for an official SAM, half of it for the small one); K = h x w.
 """
 
-from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
+from pipeline.models import lean_segment_anything as _lean  # noqa: F401  isort: skip  first
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
@@ -208,6 +209,15 @@ class SamProposals:
         boxes_P4 = np.clip(boxes_P4, 0, [width - 1, height - 1, width - 1, height - 1])
         return self._decode(image_HW3, np.zeros((0, 2)), boxes_P4.astype(np.float32))
 
+    def _resized(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The image with the longest side of the model's input, as SamPredictor resizes it."""
+        # The same call of Pillow as in `ResizeLongestSide.apply_image`, without torchvision.
+        size_hw = self._resize.get_preprocess_shape(
+            *image_HW3.shape[:2], self._resize.target_length
+        )
+        small = Image.fromarray(image_HW3).resize(size_hw[::-1], Image.Resampling.BILINEAR)
+        return np.array(small)
+
     def _decode(
         self, image_HW3: np.ndarray, points_P2: np.ndarray, *boxes: np.ndarray
     ) -> _Candidates:
@@ -217,8 +227,7 @@ class SamProposals:
         masks have the same bits whatever follows.
         """
         sam, device = self._sam, self._compute.device
-        resized = self._resize.apply_image(image_HW3)
-        # The longest side fills the model's input, as in segment-anything's SamPredictor.
+        resized = self._resized(image_HW3)
         pixels_13hw = torch.from_numpy(resized).to(device).permute(2, 0, 1)[None].float()
         # Masks that even the relaxed limit rejects are not decoded at all.
         min_iou = relaxed_settings(self._settings, RELAXATIONS[1][1]).min_predicted_iou or 0.0

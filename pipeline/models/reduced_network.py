@@ -67,19 +67,16 @@ class _Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Convolution:
-    """A convolution of stride 1, followed by a ReLU if `relu`.
+    """A convolution of stride 1, followed by a ReLU if `relu`."""
 
-    In both precisions, because only the whole graph tells which one is used.
-    """
-
-    weights: Mapping[torch.dtype, Tensor]
-    biases: Mapping[torch.dtype, Tensor]
+    weight: Tensor
+    bias: Tensor
     padding: list[int]
     dilation: list[int]
     relu: bool = False
 
     def __call__(self, image: Tensor) -> Tensor:
-        weight, bias = self.weights[image.dtype], self.biases[image.dtype]
+        weight, bias = self.weight, self.bias
         if self.relu and torch.backends.mkldnn.is_available():
             # oneDNN's own fusion: the same bits without another pass over the output.
             fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -88,6 +85,10 @@ class _Convolution:
             return fused
         found = F.conv2d(image, weight, bias, padding=self.padding, dilation=self.dilation)
         return F.relu_(found) if self.relu else found
+
+    def to(self, dtype: torch.dtype) -> "_Convolution":
+        """The same in another precision."""
+        return replace(self, weight=self.weight.to(dtype), bias=self.bias.to(dtype))
 
 
 class ReducedNetwork:
@@ -194,13 +195,7 @@ def _convolution(
 ) -> _Convolution:
     weight, bias = (torch.from_numpy(constants[name].copy()) for name in node.input[1:])
     weight = weight.contiguous(memory_format=torch.channels_last)
-    precisions = torch.float32, torch.bfloat16
-    return _Convolution(
-        {dtype: weight.to(dtype) for dtype in precisions},
-        {dtype: bias.to(dtype) for dtype in precisions},
-        list(attributes["pads"][:2]),
-        list(attributes["dilations"]),
-    )
+    return _Convolution(weight, bias, list(attributes["pads"][:2]), list(attributes["dilations"]))
 
 
 def _max_pooled(image: Tensor, size: int, stride: int, ceil_mode: bool) -> Tensor:
@@ -227,6 +222,9 @@ def _with_precision(
             large = bool(np.abs(constants[node.input[2]]).max() > LARGE_BIAS)
             # After a large constant a large bias takes it away again, and the values are small.
             wide, stays = wide or large, large and not wide
+        if isinstance(apply, _Convolution) and not wide:
+            # Only the whole graph tells which precision is used.
+            apply = apply.to(torch.bfloat16)
         stays |= node.op_type == "Sigmoid"
         output = node.output[0]
         if stays:

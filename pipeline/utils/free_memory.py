@@ -7,7 +7,7 @@ from contextlib import suppress
 LARGE = 512 * 512
 
 
-def give_back(pixels: int) -> None:
+def give_back(pixels: int = LARGE) -> None:
     """Let the C library return what is free, once an image of `pixels` pixels is done.
 
     Otherwise it keeps the holes between what stays, which the next image fills only in part.

@@ -4,7 +4,7 @@ Some libraries import a hundred megabytes for a function that our use of them ne
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -12,16 +12,16 @@ from typing import Any
 
 
 @contextmanager
-def postponed(functions: Mapping[str, str]) -> Iterator[None]:
+def postponed(functions: Mapping[str, Sequence[str]]) -> Iterator[None]:
     """Inside, `from MODULE import FUNCTION` gives one that imports the real module when called.
 
-    `functions` are names of functions by the name of their module. Modules that are imported
+    `functions` are the names of functions by the name of their module. Modules that are imported
     already stay as they are. Use it around the import of the library that asks for them.
     """
     placed = []
-    for module, name in functions.items():
+    for module, names in functions.items():
         if module not in sys.modules:
-            sys.modules[module] = _stand_in(module, name)
+            sys.modules[module] = _stand_in(module, names)
             placed.append(module)
     try:
         yield
@@ -30,12 +30,18 @@ def postponed(functions: Mapping[str, str]) -> Iterator[None]:
             del sys.modules[module]
 
 
-def _stand_in(module: str, name: str) -> ModuleType:
-    """A module with that one function."""
+def _stand_in(module: str, names: Sequence[str]) -> ModuleType:
+    """A module with these functions."""
+    found = ModuleType(module, "Stands for the module of that name until it is needed.")
+    for name in names:
+        setattr(found, name, _on_call(module, name))
+    return found
+
+
+def _on_call(module: str, name: str) -> Callable[..., Any]:
+    """A function that imports the one it stands for, and calls that."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return getattr(import_module(module), name)(*args, **kwargs)
 
-    found = ModuleType(module, "Stands for the module of that name until it is needed.")
-    setattr(found, name, call)
-    return found
+    return call

@@ -12,7 +12,7 @@ coordinate.
 Shapes: B images; C channels; H, W = 256 input pixels; h, w = 16 embedding cells.
 """
 
-from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
+from pipeline.models import lean_segment_anything as _lean  # noqa: F401  isort: skip  first
 
 from pathlib import Path
 

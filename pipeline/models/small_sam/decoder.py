@@ -14,7 +14,7 @@ Shapes: B images; P prompts per image; N = B x P, image by image; T tokens per p
 embedding cells; C channels; K = 4 masks; M masks that are kept.
 """
 
-from pipeline.models import lean_torchvision as _lean  # noqa: F401  isort: skip  first
+from pipeline.models import lean_segment_anything as _lean  # noqa: F401  isort: skip  first
 
 from typing import Any
 

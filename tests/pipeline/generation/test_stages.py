@@ -13,7 +13,7 @@ from pipeline.edits.context import ImageContext
 from pipeline.edits.presets import PRESETS
 from pipeline.generation import cache_keys
 from pipeline.generation import plan as planning
-from pipeline.generation.analysis import analyse_batch
+from pipeline.generation.analysis import analyse_batch, images_to_analyse
 from pipeline.generation.cache_keys import (
     CALIBRATION_IMAGES,
     PlannedImage,
@@ -21,7 +21,7 @@ from pipeline.generation.cache_keys import (
     donors_of,
     with_keys,
 )
-from pipeline.generation.calibrate import calibrate, images_to_analyse
+from pipeline.generation.calibrate import calibrate
 from pipeline.generation.outcome import Ledger
 from pipeline.generation.pack import pack
 from pipeline.generation.sampler import BARREN, generate_batch, generate_samples, sample_seed
