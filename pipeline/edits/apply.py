@@ -48,7 +48,10 @@ def apply(edit: Edit, context: ImageContext) -> Sample:
     applied = []
     for part in edit.parts:
         inpaint = _Inpaint(context, part)
-        beside = context.light_of(part.targets), context.stays_beside(part.targets)
+        goes_HW, stays_HW = context.light_of(part.targets), context.stays_beside(part.targets)
+        # A control puts all back; elsewhere stubs would look like shadows of nothing.
+        light_HW = context.light_of(part.targets, remnants=part.is_control)
+        beside = goes_HW, light_HW, stays_HW
         canvas = Canvas(image_HW3, part, context.proposals.masks_NHW, inpaint, *beside)
         object_HW |= edit_kind(part.kind).apply(canvas, part, context)
         part_change_HW = canvas.finish(pixels_HW3)

@@ -196,11 +196,12 @@ class ImageContext:
             union_HW |= self.proposals.masks_NHW[index]
         return union_HW
 
-    def light_of(self, targets: Sequence[int]) -> np.ndarray:
-        """Where some objects change the light around them, (H, W) bool."""
+    def light_of(self, targets: Sequence[int], *, remnants: bool = True) -> np.ndarray:
+        """Where some objects change the light around them, (H, W) bool; with `remnants` also small
+        things in it, which go with an object that is removed and appear nowhere else."""
         light_HW = np.zeros(self.size_HW, np.bool_)
-        for attached in (self.attached[target] for target in targets if target in self.attached):
-            light_HW[attached.near] |= attached.light_hw
+        for one in (self.attached[target] for target in targets if target in self.attached):
+            light_HW[one.near] |= one.light_hw if remnants else one.light_hw & ~one.remnants_hw
         return light_HW
 
     def stays_beside(self, targets: Sequence[int]) -> np.ndarray:

@@ -144,6 +144,10 @@ class Donors:
         """All objects of a donor image, which must be among `objects`."""
         return self._load(name)[1]
 
+    def pixels_of(self, name: str) -> np.ndarray:
+        """A donor image, (H, W, 3) uint8."""
+        return self._load(name)[0]
+
     def pieces_of(self, name: str) -> KnownPieces:
         """What is known so far of a donor image; the caller adds what it finds."""
         return self._pieces[name]

@@ -23,7 +23,7 @@ from pipeline.edits.donors import DonorRef
 from pipeline.imaging.masks import MaskCrop, scaling
 from pipeline.imaging.surroundings import RING
 from pipeline.kinds import kind_of
-from pipeline.part_kinds.kinds import UNSURE
+from pipeline.part_kinds.kinds import UNSURE, PartKinds
 from pipeline.part_kinds.whole_outlines import is_cut
 from pipeline.records import Edit
 
@@ -53,19 +53,23 @@ USUAL = (10, 90)
 
 def kind_of_object(context: ImageContext, source: int | DonorRef) -> int:
     """The part kind of an object of this image or of a donor; UNSURE without part kinds."""
-    kinds = context.part_kinds
-    if kinds is None:
+    if context.part_kinds is None:
         return UNSURE
-    name = "" if isinstance(source, int) else source.image
-    index = source if isinstance(source, int) else source.proposal
+    if isinstance(source, int):
+        return int(kinds_of_objects(context, context.part_kinds)[source])
+    return int(kinds_of_objects(context, context.part_kinds, source.image)[source.proposal])
+
+
+def kinds_of_objects(context: ImageContext, kinds: PartKinds, donor: str = "") -> np.ndarray:
+    """Which of the context's part kinds the objects of its image are, (N,), or of a donor's."""
 
     def recognised() -> np.ndarray:
-        proposals = context.proposals if not name else context.donors.proposals_of(name)
+        proposals = context.donors.proposals_of(donor) if donor else context.proposals
         if proposals.vectors_NC is None:
             return np.full(len(proposals), UNSURE, np.int32)
         return kinds.recognise(proposals.vectors_NC)
 
-    return int(context.cached(recognised, "part kinds", name)[index])
+    return context.cached(recognised, "part kinds", donor)
 
 
 def can_be_cut_out(context: ImageContext, source: int | DonorRef) -> bool:

@@ -27,8 +27,8 @@ UNLIKE = 4.0
 # Grey levels up to which predicted background and product look alike.
 ALIKE = 40.0
 # Share of a region unlike the background that the network must take for foreground, and its least
-# area in pixels at 256 (of a side).
-SEEN, LEAST_SIDE = 0.3, 3.5
+# area in pixels at 256 (of a side): the glint of a hole's far rim is smaller than a bit of a leg.
+SEEN, LEAST_SIDE = 0.3, 4.5
 # Components and holes of the product below these shares of it are flaws.
 MIN_COMPONENT, MAX_HOLE = 0.005, 0.02
 # Half of the width in pixels at 256 of what is no part of anything.
@@ -77,7 +77,8 @@ def product_mask(
 ) -> np.ndarray:
     """What of a foreground mask is product, (H, W) bool; `unlike_HW` is unlike the background."""
     sliver = _px(SLIVER, mask_HW)
-    sure_HW = opened(_seen(unlike_HW, mask_HW) & mask_HW, sliver)
+    # Specks are no part of it, or the hole between one and the product would count as product.
+    sure_HW = _large(opened(_seen(unlike_HW, mask_HW) & mask_HW, sliver))
     if not sure_HW.any():
         return sure_HW
     alike_HW = _looks_like_product(image_HW3, background, sure_HW)
@@ -128,8 +129,15 @@ def _seen(unlike_HW: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     count, labels_HW, stats, _ = cv2.connectedComponentsWithStats(unlike_HW.astype(np.uint8))
     areas_L = stats[:, cv2.CC_STAT_AREA]
     inside_L = np.bincount(labels_HW[mask_HW], minlength=count)
+    wanted = np.flatnonzero(inside_L > SEEN * areas_L)
+    return with_labels(labels_HW, wanted[wanted > 0])
+
+
+def _large(mask_HW: np.ndarray) -> np.ndarray:
+    """A mask without its smallest regions."""
+    _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8))
     least = pixels_at(LEAST_SIDE, (mask_HW.shape[0], mask_HW.shape[1])) ** 2
-    wanted = np.flatnonzero((inside_L > SEEN * areas_L) & (areas_L >= least))
+    wanted = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= least)
     return with_labels(labels_HW, wanted[wanted > 0])
 
 

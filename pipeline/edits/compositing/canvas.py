@@ -55,12 +55,14 @@ class Canvas:
         edit: Edit,
         objects_NHW: np.ndarray,
         inpaint: HoleFill,
+        goes_HW: np.ndarray,
         light_HW: np.ndarray,
         stays_HW: np.ndarray,
     ) -> None:
         """`source_HW3` is uint8; `objects_NHW` are the masks of all proposals; `inpaint`
-        fills holes; `light_HW` is where the edited objects change
-        the light around them, which goes with them; `stays_HW` is what no hole may cut into."""
+        fills holes; `goes_HW` is what goes with the edited objects when they are removed, and of
+        it `light_HW` where they change the light, which moves with them; `stays_HW` is what no
+        hole may cut into."""
         self._whole_HW3, self._inpaint = source_HW3, inpaint
         height, width = source_HW3.shape[:2]
         x0, y0, x1, y1 = self._region = edit.parameters.get("region", (0, 0, width, height))
@@ -71,7 +73,8 @@ class Canvas:
         self.change_hw: np.ndarray = np.zeros(self.source_hw3.shape[:2], np.bool_)
         self._hole_hw = np.zeros_like(self.change_hw)
         self._objects_Nhw = objects_NHW[(slice(None), *self._window)]
-        self._light_hw, self._stays_hw = self.crop(light_HW), self.crop(stays_HW)
+        self._goes_hw, self._light_hw = self.crop(goes_HW), self.crop(light_HW)
+        self._stays_hw = self.crop(stays_HW)
         # Every random number of the edit comes from here, in the order of the calls below.
         self.rng = np.random.default_rng(edit.seed)
         self.seed = edit.seed
@@ -132,8 +135,8 @@ class Canvas:
         return objects_hw
 
     def _hole(self, mask_hw: np.ndarray) -> np.ndarray:
-        """What a removal fills: the dilated mask, and the light that the objects changed."""
-        hole_hw = dilated(mask_hw, self.dilation) | dilated(self._light_hw, 1)
+        """What a removal fills: the dilated mask, and what goes with the objects."""
+        hole_hw = dilated(mask_hw, self.dilation) | dilated(self._goes_hw, 1)
         return hole_hw & ~self._stays_hw
 
     def remove_object(self, mask_hw: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from pipeline.edits.compositing.light import Light
 from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.noise_match import calm_level, with_noise
 from pipeline.imaging.masks import MaskCrop, corner_for, moves_whole_pixels, warped
@@ -34,6 +35,8 @@ MOSTLY, NEIGHBOURS = 0.8, np.ones((5, 5), np.uint8)
 # Cover from which a pixel's own colour is known, and the same after interpolation: pieces that are
 # two pixels wide must not vanish.
 SURE_COVER, SURE_AFTER = 0.5, 0.7
+# Scales from which an object counts as enlarged, and below which as shrunk.
+ENLARGED, SHRUNK = 1.01, 0.99
 # Unsharp masking of enlarged objects: sigma in pixels of the source, and its strength per scale
 # beyond 1. On shrunk screws and nuts, enlarged again, it brings back the original's gradients.
 SHARPEN_SIGMA, SHARPEN = 0.8, 1.6
@@ -60,6 +63,10 @@ class Cutout:
 
     def moved(self, dx: int, dy: int) -> "Cutout":
         return replace(self, x=self.x + dx, y=self.y + dy)
+
+    def under(self, light: Light) -> "Cutout":
+        """The cutout in another light."""
+        return replace(self, pixels_hw3=light.on(self.pixels_hw3))
 
     def paste(self, background_hw3: np.ndarray) -> None:
         """Alpha-blend the cutout onto the background, in place; clipped at the window's edges."""
@@ -130,24 +137,21 @@ def reshaped(
     `sensor_noise_3` is the noise level of the image around it, and the upper bound of what is
     restored: a higher level on the object itself is texture.
     """
-    pixels_hw3, cover_hw = cutout.pixels_hw3, cutout.cover_hw
-    shrink = float(np.sqrt(np.abs(np.linalg.det(matrix_22))))
-    # Low-pass before shrinking, or fine texture would alias into coarse patterns.
-    if shrink < 0.99:
-        sigma = 0.4 * float(np.sqrt(shrink**-2 - 1))
-        pixels_hw3 = cv2.GaussianBlur(pixels_hw3, (0, 0), sigma)
-        cover_hw = cv2.GaussianBlur(cover_hw, (0, 0), sigma)
-    after_hw3 = np.clip(warped(pixels_hw3, matrix_22, cubic=True), 0, 255)
-    # Enlarging spreads an edge over more pixels; details are raised to look as sharp as around.
-    if shrink > 1.01:
-        soft_hw3 = cv2.GaussianBlur(after_hw3, (0, 0), SHARPEN_SIGMA * shrink)
-        after_hw3 = np.clip(after_hw3 + SHARPEN * (shrink - 1) * (after_hw3 - soft_hw3), 0, 255)
-    # Cubic too: bilinear interpolation leaves the steps of the pixels in a sharp edge.
-    cover_hw = np.clip(warped(cover_hw, matrix_22, cubic=True), 0, 1)
-    cover_hw = _sharpened(cover_hw, shrink)
-    # Cubic interpolation mixes pixels across the outline, so the colours are extended again from
-    # those that certainly show the object.
-    sure_hw = warped(cutout.sure_hw.astype(np.float32), matrix_22) > SURE_AFTER
+    scale = float(np.sqrt(np.abs(np.linalg.det(matrix_22))))
+    if scale < SHRUNK:
+        after_hw3, cover_hw, sure_hw = _shrunk(cutout, matrix_22, scale)
+    else:
+        after_hw3 = np.clip(warped(cutout.pixels_hw3, matrix_22, cubic=True), 0, 255)
+        # Enlarging spreads an edge over more pixels; details are raised to look as sharp as around.
+        if scale > ENLARGED:
+            soft_hw3 = cv2.GaussianBlur(after_hw3, (0, 0), SHARPEN_SIGMA * scale)
+            after_hw3 = np.clip(after_hw3 + SHARPEN * (scale - 1) * (after_hw3 - soft_hw3), 0, 255)
+        # Cubic too: bilinear interpolation leaves the steps of the pixels in a sharp edge.
+        cover_hw = np.clip(warped(cutout.cover_hw, matrix_22, cubic=True), 0, 1)
+        cover_hw = _sharpened(cover_hw, scale)
+        # Cubic interpolation mixes pixels across the outline, so the colours are extended again
+        # from those that certainly show the object.
+        sure_hw = warped(cutout.sure_hw.astype(np.float32), matrix_22) > SURE_AFTER
     after_hw3 = _extended(after_hw3, sure_hw)
     # Quarter turns and mirrors move whole pixels and keep their noise.
     if rng is not None and not moves_whole_pixels(matrix_22):
@@ -159,9 +163,29 @@ def reshaped(
     return Cutout(after_hw3, cover_hw, sure_hw, *corner_for(cover_hw.shape, centre))
 
 
+def _shrunk(
+    cutout: Cutout, matrix_22: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, cover and what is sure of a cutout that becomes smaller.
+
+    Colours are averaged as far as the object covers: those beyond the outline of a thin lead would
+    dim it.
+    """
+    cover_hw1 = cutout.cover_hw[..., None]
+    layers_hw4 = np.concatenate([cutout.pixels_hw3 * cover_hw1, cover_hw1], 2)
+    # Low-pass first, or fine texture would alias into coarse patterns.
+    layers_hw4 = cv2.GaussianBlur(layers_hw4, (0, 0), 0.4 * float(np.sqrt(scale**-2 - 1)))
+    layers_hw4 = warped(layers_hw4, matrix_22, cubic=True)
+    cover_hw = np.clip(layers_hw4[..., 3], 0, 1)
+    pixels_hw3 = layers_hw4[..., :3] / np.maximum(cover_hw, MIXED)[..., None]
+    return np.clip(pixels_hw3, 0, 255), cover_hw, cover_hw >= MIXED
+
+
 def _sharpened(cover_hw: np.ndarray, scale: float) -> np.ndarray:
     """Cover whose soft edge was widened by enlarging, narrowed again around 0.5."""
-    return np.clip(0.5 + (cover_hw - 0.5) * max(1.0, scale), 0, 1) if scale > 1.01 else cover_hw
+    if scale <= ENLARGED:
+        return cover_hw
+    return np.clip(0.5 + (cover_hw - 0.5) * max(1.0, scale), 0, 1)
 
 
 def _extended(pixels_hw3: np.ndarray, known_hw: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ import numpy as np
 from pipeline.edits.appearance import SIMILAR_AREA
 from pipeline.edits.base import EditKind, Found
 from pipeline.edits.compositing.canvas import Canvas
+from pipeline.edits.compositing.light import Light
 from pipeline.edits.context import ImageContext
+from pipeline.edits.donor_light import light_for
 from pipeline.edits.donors import DonorRef
 from pipeline.edits.part_identity import bare, can_be_cut_out, differ, worth_editing
 from pipeline.edits.placement import fits
@@ -109,6 +111,9 @@ def _in_place(
         if not context.differs_from_donor(target, source, in_colour=strict):
             return None
         name = {"donor": source.to_json()}
+        light = light_for(context, source)
+        if light is not None:
+            name["light"] = light.to_json()
     offset = [after.x - crop.x, after.y - crop.y]
     return (target,), name | {"offset": offset}, [place.box_4, after.box_4]
 
@@ -165,6 +170,9 @@ def replace(canvas: Canvas, edit: Edit, context: ImageContext) -> np.ndarray:
     source = DonorRef.from_json(parameters["donor"]) if from_donor else parameters["part"]
     clean_hw3 = canvas.remove_object(inner_hw)
     cutout = context.cutout(source, canvas.band, canvas.feather)
+    # None is named where nothing tells, and in versions of older releases.
+    if "light" in parameters:
+        cutout = cutout.under(Light.from_json(parameters["light"]))
     canvas.paste_new(cutout.moved(*parameters["offset"]), inner_hw, clean_hw3)
     return object_HW
 

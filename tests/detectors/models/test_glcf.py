@@ -189,10 +189,11 @@ def test_training_runs_in_bfloat16_and_scoring_in_float32():
     ("teacher", "score"),
     [
         ("bundled-teacher", "deviation"),
-        pytest.param("bundled-teacher", "distance", marks=pytest.mark.slow),
-        pytest.param("swin-tiny", "deviation", marks=pytest.mark.slow),
+        ("bundled-teacher", "distance"),
+        ("swin-tiny", "deviation"),
     ],
 )
+@pytest.mark.slow
 def test_onnx_gives_the_same_scores_at_any_batch_size(teacher, score):
     torch.manual_seed(0)
     settings = GlcfSettings(**SMALL | {"teacher": teacher, "score": score})

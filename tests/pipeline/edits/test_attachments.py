@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.edits import context as contexts
 from pipeline.edits.apply import LEFT_BEHIND, apply, as_planned
-from pipeline.edits.compositing.cutout import cut_out
+from pipeline.edits.compositing.cutout import Cutout, cut_out, reshaped
 from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.shadows import shadow_around
 from pipeline.edits.context import ImageContext
@@ -17,7 +17,7 @@ from pipeline.edits.left_behind import left_behind
 from pipeline.edits.placement import is_free
 from pipeline.edits.plan import plan
 from pipeline.gate.judge import judge
-from pipeline.imaging.masks import MaskCrop, dilated
+from pipeline.imaging.masks import MaskCrop, dilated, scaling
 from pipeline.models.inpaint.base import OpenCvInpainter
 from pipeline.records import WHOLE_PART, WHOLE_PRODUCT, Edit, ObjectProposals
 
@@ -197,6 +197,18 @@ def test_a_part_that_is_put_back_has_the_shadow_that_it_had():
     assert np.abs(shade - before).max() < 8
 
 
+def test_a_crumb_beside_a_part_goes_with_it_and_is_not_copied():
+    image_HW3, crumb = part(cloth(), with_legs=False), rectangle(np.s_[58:68, 79:84])
+    image_HW3[crumb] = (60, 45, 30)
+    made = context(image_HW3)
+    assert made.light_of([0])[crumb].all()
+    edits = (plan(made, np.random.default_rng(seed), kind="extra") for seed in range(20))
+    edit = next(edit for edit in edits if edit is not None)
+    copied = np.roll(crumb, edit.parameters["offset"][::-1], (0, 1))
+    assert apply(edit, made).change_HW[copied].mean() < 0.1
+    assert apply(missing(made), made).change_HW[crumb].all()
+
+
 def test_what_stays_beside_the_hole_is_noticed_and_rejected():
     image_HW3 = part(cloth())
     hole_HW = dilated(rectangle(BODY), 2)
@@ -326,3 +338,16 @@ def test_thin_pieces_keep_their_own_colour_when_cut_out(width: int):
     at = np.s_[84 - cutout.y : 94 - cutout.y, 60 - cutout.x : 60 + width - cutout.x]
     assert cutout.pixels_hw3[at].min() > 220
     assert cutout.cover_hw[at].mean() > 0.7
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_a_thin_lead_that_shrinks_neither_fades_nor_takes_the_colour_beside_it(width: int):
+    lead = np.s_[8:32, 18 : 18 + width]
+    cover_hw, pixels_hw3 = np.zeros((40, 40), np.float32), np.full((40, 40, 3), 30, np.float32)
+    cover_hw[lead], pixels_hw3[lead] = 1, 230
+    lead_cutout = Cutout(pixels_hw3, cover_hw, cover_hw >= 0.5, 0, 0)
+    after_hw3 = np.full((40, 40, 3), 120, np.float32)
+    reshaped(lead_cutout, scaling(0.5), np.zeros(3), None).paste(after_hw3)
+    # A quarter of its light, on a quarter of its area.
+    assert (after_hw3 - 120).sum() == pytest.approx(3 * 110 * 24 * width / 4, rel=0.04)
+    assert after_hw3.min() > 118

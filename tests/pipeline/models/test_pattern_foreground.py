@@ -44,6 +44,20 @@ def test_holes_and_stripes_that_touch_the_product_are_no_part_of_it(scene, found
     assert not (found.pattern_HW & found.mask_HW).any()
 
 
+def test_a_glint_on_the_far_rim_of_a_hole_does_not_make_the_hole_product(scene):
+    image_HW3, product_HW = scene.image_HW3.copy(), scene.product_HW.copy()
+    # The side goes through the holes of a column now.
+    product_HW[34:91, 54:119] = True
+    image_HW3[product_HW & ~scene.product_HW] = (20, 18, 22)
+    image_HW3[61:64, 122:125] = (220, 170, 140)
+    hole_HW = np.zeros_like(product_HW)
+    hole_HW[58:68, 120:126] = True
+    seen = ForegroundMask(product_HW | hole_HW)
+    found = PatternForeground(lambda image_HW3: seen)(image_HW3)
+    assert iou(found.mask_HW, product_HW) > 0.95
+    assert np.count_nonzero(found.mask_HW & hole_HW) <= 5
+
+
 def test_a_corner_that_the_product_cuts_off_is_no_hole_in_it():
     image_HW3, (y, x) = board(), np.mgrid[:160, :160]
     across_HW = (x + y > 8) & (x + y < 90)
