@@ -33,6 +33,8 @@ MIN_INPAINTED = 64
 # Quantile of the colour distances of a rotated object: its most changed quarter counts, because a
 # screw rotated by half a turn differs only at its ends.
 TURNED_SHARE = 0.75
+# Pixels around the change mask that show what surrounds it.
+RIM = 3
 # Mean CIELAB distance from which two samples of one region show different anomalies.
 OTHER_LOOK = 10.0
 
@@ -73,10 +75,7 @@ def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[s
         "seam_ratio": seam_ratio(edited_hw3, source_hw3, change_hw, gradient_hw),
         "outline_ratio": outline_ratio(edited_hw3, change_hw, gradient_hw),
         "noise_ratio": _noise(edit, edited_hw3, source_hw3, change_hw, object_hw, inpainted_hw),
-        # Pixels that were clipped in the source are not the edit's fault.
-        "clipped": max(
-            0.0, clipped_share(edited_hw3, change_hw) - clipped_share(source_hw3, change_hw)
-        ),
+        "clipped": _clipped(edited_hw3, source_hw3, change_hw, inpainted_hw),
         "painted": np.count_nonzero(inpainted_hw) / change_HW.size,
     }
     if kind_of(edit.kind).replaces:
@@ -84,6 +83,21 @@ def measure(sample: Sample, image_HW3: np.ndarray, threshold: int = 8) -> dict[s
             edit, edited_hw3, source_hw3, object_hw, changed_hw, (near[1].start, near[0].start)
         )
     return scores
+
+
+def _clipped(
+    edited_hw3: np.ndarray, source_hw3: np.ndarray, change_hw: np.ndarray, inpainted_hw: np.ndarray
+) -> float:
+    """Share of the change mask that the edit made fully black or white.
+
+    Pixels that were so before are not its fault, nor is background filled as what surrounds it: a
+    smaller product on a white backdrop shows more white.
+    """
+    before = clipped_share(source_hw3, change_hw)
+    rim_hw = dilated(change_hw, RIM) & ~change_hw
+    filled = np.count_nonzero(inpainted_hw) / np.count_nonzero(change_hw)
+    around = clipped_share(source_hw3, rim_hw) * filled
+    return max(0.0, clipped_share(edited_hw3, change_hw) - max(before, around))
 
 
 def patch_scores(sample: Sample, image_HW3: np.ndarray, bank: PatchBank) -> dict[str, float]:

@@ -263,6 +263,14 @@ def test_saturated_pixels_are_rejected():
     ).accepted
 
 
+@pytest.mark.parametrize(("backdrop", "clipped"), [(255, 0.0), (200, 1.0)])
+def test_white_where_a_product_was_is_no_fault_on_a_white_backdrop(backdrop, clipped):
+    image = np.full((96, 96, 3), backdrop, np.uint8)
+    image[disc(12)] = (90, 60, 50)
+    white = np.full_like(image, 255)
+    assert gate_scores.measure(removal(image, white, disc(14)), image)["clipped"] == clipped
+
+
 def test_two_edits_in_one_sample_are_judged_separately():
     image = clean().astype(np.uint8)
     image[disc(10, at=(24, 24))] = (200, 60, 60)
