@@ -172,16 +172,25 @@ def _is_incidental(context: ImageContext, index: int) -> bool:
     )
 
 
+def _too_few(context: ImageContext) -> bool:
+    """True where parts are embedded, but too few normals tell which of them recur, and where.
+
+    Then nothing is sure: equal parts under another light differ as much as others do. Without
+    embeddings, as in the preset `paper`, nobody asks, and edits are what their plan says.
+    """
+    return context.part_kinds is None and context.proposals.vectors_NC is not None
+
+
 def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) -> bool:
-    """True when two objects are surely of different kinds; True without part kinds.
+    """True when two objects are surely of different kinds.
 
     `other` may be of another category, whose kinds nobody knows: it must be far from those of
     `one`, in case both categories show the same product.
     """
-    kinds = context.part_kinds
+    kinds, elsewhere = context.part_kinds, isinstance(other, DonorRef) and bool(other.category)
     if kinds is None:
-        return True
-    if isinstance(other, DonorRef) and other.category:
+        return elsewhere or not _too_few(context)
+    if isinstance(other, DonorRef) and elsewhere:
         vectors_NC = context.donors.proposals_of(other.image).vectors_NC
         kind = kind_of_object(context, one)
         return vectors_NC is not None and kinds.unlike(vectors_NC[other.proposal], kind)
@@ -189,13 +198,13 @@ def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) ->
 
 
 def unusual_place(context: ImageContext, target: int, after: MaskCrop) -> bool:
-    """True when no good image shows the target's kind there; True without part kinds.
+    """True when no good image shows the target's kind there.
 
     False for a kind that lies anywhere in good images: no place is wrong for it.
     """
     kinds = context.part_kinds
     if kinds is None:
-        return True
+        return not _too_few(context)
     if not has_own_places(context, target, after):
         return False
     height, width = context.size_HW
@@ -206,10 +215,10 @@ def unusual_place(context: ImageContext, target: int, after: MaskCrop) -> bool:
 
 def has_own_places(context: ImageContext, target: int, after: MaskCrop) -> bool:
     """True when good images show the target's kind at certain places only, wherever its outline
-    `after` lies; True without part kinds."""
+    `after` lies."""
     kinds = context.part_kinds
     if kinds is None:
-        return True
+        return not _too_few(context)
     kind, extent = kind_of_object(context, target), _extent(context, target, after)
     # Many destinations are tried, and the places of a kind are the same for all of them.
     return context.cached(lambda: kinds.has_own_places(kind, extent), "own places", kind, extent)
@@ -224,9 +233,11 @@ def _extent(context: ImageContext, target: int, after: MaskCrop) -> float:
 
 
 def turn_means_something(context: ImageContext, target: int) -> bool:
-    """True when good images show the target's kind in one rotation only; True without kinds."""
+    """True when good images show the target's kind in one rotation only."""
     kinds = context.part_kinds
-    return kinds is None or kinds.turn_is_fixed(kind_of_object(context, target))
+    if kinds is None:
+        return not _too_few(context)
+    return kinds.turn_is_fixed(kind_of_object(context, target))
 
 
 def unusual_size(context: ImageContext, target: int, area: float) -> bool:
