@@ -71,8 +71,9 @@ class ImageContext:
     inpainter: Inpainter = _no_inpainter
     fill: Filler | None = None
     donors: Donors = NO_DONORS
-    # None where nothing recurs, or where nobody studied the category.
+    # None where nothing is known to recur, or where nobody `studied` the category.
     part_kinds: PartKinds | None = None
+    studied: bool = False
     # What was found of this image before, as a donor; what is found now is added.
     known: KnownPieces = field(default_factory=KnownPieces)
     # What the background repeats, or None.

@@ -173,12 +173,12 @@ def _is_incidental(context: ImageContext, index: int) -> bool:
 
 
 def _too_few(context: ImageContext) -> bool:
-    """True where parts are embedded, but too few normals tell which of them recur, and where.
+    """True where the category was studied, but too few normals tell which parts recur, and where.
 
-    Then nothing is sure: equal parts under another light differ as much as others do. Without
-    embeddings, as in the preset `paper`, nobody asks, and edits are what their plan says.
+    Then nothing is sure: equal parts under another light differ as much as others do. Where nobody
+    studied it, as under the preset `paper`, edits are what their plan says.
     """
-    return context.part_kinds is None and context.proposals.vectors_NC is not None
+    return context.studied and context.part_kinds is None
 
 
 def differ(context: ImageContext, one: int | DonorRef, other: int | DonorRef) -> bool:

@@ -15,7 +15,13 @@ from pipeline.config.schema import CategorySettings
 from pipeline.dataset.version import Version, latest
 from pipeline.errors import ImageError, UserError
 from pipeline.generation.cache import CACHE, StageCache
-from pipeline.generation.cache_keys import STORE_CODE, PlannedImage, code_digest, with_keys
+from pipeline.generation.cache_keys import (
+    STORE_CODE,
+    PlannedImage,
+    calibration_images,
+    code_digest,
+    with_keys,
+)
 from pipeline.generation.other_products import images_of_others
 from pipeline.imaging.decode import file_digest
 from pipeline.models import build as models
@@ -24,6 +30,10 @@ from pipeline.sources.listing import read_source
 from pipeline.sources.splits import split_entries
 from pipeline.utils.files import named_disk_errors, write_atomic
 from pipeline.utils.hashing import digest_of
+
+# Fewer good images tell no part kinds: `part_kinds.kinds.LEAST_IMAGES`, which a run that is served
+# from the store does not import.
+KIND_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +240,7 @@ def plan(settings: CategorySettings, limit: int | None = None) -> RunPlan:
         # The format of the files on disk.
         "store": code_digest(STORE_CODE),
     }
-    notes = (*listing.notes, *_few_held_out(images), *alone)
+    notes = (*listing.notes, *_few_for_kinds(settings, images), *_few_held_out(images), *alone)
     return RunPlan(
         settings, tuple(images), test, tuple(failures), notes, listing.defects_config,
         files, weights, digest_of(identity), calibration_key, reviews, tuple(others),
@@ -268,6 +278,17 @@ def _limited(entries: Sequence[SourceEntry], limit: int | None) -> Sequence[Sour
     most = min(max(share, 2), max(limit // 2, limit - len(train)), len(held))
     kept = {e.name for e in (*held[:most], *train[: limit - most])}
     return [e for e in entries if e.split == "test" or e.name in kept]
+
+
+def _few_for_kinds(settings: CategorySettings, images: Sequence[PlannedImage]) -> tuple[str, ...]:
+    """One line where so few images calibrate the gate that no part kinds are learned."""
+    normals = len(calibration_images(images))
+    if normals >= KIND_IMAGES or not settings.edits.uses_part_kinds:
+        return ()
+    return (
+        f"part kinds take {KIND_IMAGES} good images for the calibration, found {normals}: no "
+        "objects are exchanged, moved or turned, as nobody knows which are equal; take more images",
+    )
 
 
 def _few_held_out(images: Sequence[PlannedImage]) -> tuple[str, ...]:

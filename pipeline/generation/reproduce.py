@@ -101,6 +101,7 @@ def _difference(
     rng = np.random.default_rng(record["seed"])
     donors = images.donors(record["source"]["name"])
     context = ImageContext(original_HW3, proposals, made_by.inpaint, made_by.fill, donors, kinds)
+    context.studied = settings.uses_part_kinds
     edit = plan(context, rng, settings, record["kind"])
     recorded = Edit.from_json(record["edit"])
     if edit is None or edit.to_json() != as_planned(recorded).to_json():

@@ -126,7 +126,7 @@ def generate_samples(
     # The image itself must not count as a normal: its own patches would hide a bad edit.
     normal_model = normal_model and normal_model.without(image_digest)
     if normal_model and settings.edits.uses_part_kinds:
-        context.part_kinds = normal_model.part_kinds
+        context.part_kinds, context.studied = normal_model.part_kinds, True
     # Of several fills of a hole, the one that looks most like normal images is kept.
     if normal_model and normal_model.patches:
         context.inpaint.distance = normal_model.patches.region_distance

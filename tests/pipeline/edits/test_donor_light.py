@@ -84,10 +84,7 @@ def test_nothing_is_known_of_another_product_nor_without_a_common_kind() -> None
 
 def test_a_part_is_pasted_in_the_light_that_the_plan_recorded() -> None:
     donors = Donors.of({"donor": lambda: parts((0, 1, 2), seed=2)})
-    image_HW3, proposals = parts((0, 1, 2), seed=1)
-    # Without embeddings, appearance alone says what may be pasted.
-    proposals = replace(proposals, vectors_NC=None)
-    context = ImageContext(image_HW3, proposals, OpenCvInpainter("telea"), donors=donors)
+    context = ImageContext(*parts((0, 1, 2), seed=1), OpenCvInpainter("telea"), donors=donors)
     edits = (plan(context, np.random.default_rng(seed), kind="wrong_type") for seed in range(20))
     edit = next(edit for edit in edits if edit is not None and "donor" in edit.parameters)
     lit = replace(edit, parameters={**edit.parameters, "light": WARM.to_json()})

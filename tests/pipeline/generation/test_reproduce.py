@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 from small_photos import draw_parts
 
@@ -105,7 +107,16 @@ def test_a_weights_file_is_found_by_its_digest_wherever_it_lies(
 
 
 def test_an_object_of_a_donor_image_is_pasted_again(tmp_path):
-    photos = draw_parts(tmp_path / "photos" / "parts", 4)
+    photos = tmp_path / "photos" / "parts"
+    photos.mkdir(parents=True)
+    # Two kinds, as a part may be replaced by one of another kind only.
+    for number in range(10):
+        rng = np.random.default_rng(number)
+        image_HW3 = (205 + rng.normal(0, 3, (128, 128, 3))).astype(np.uint8)
+        (x, y), (u, v) = rng.integers(-6, 7, (2, 2)).tolist()
+        cv2.circle(image_HW3, (36 + x, 40 + y), 14, (40, 40, 150), -1)
+        cv2.rectangle(image_HW3, (78 + u, 76 + v), (102 + u, 100 + v), (130, 70, 30), -1)
+        cv2.imwrite(str(photos / f"{number:03d}.png"), image_HW3)
     manifest = manifest_for_source(
         "folder", photos, store=str(tmp_path / "store"), image_size=128, splits={"seed": 0},
         models={"inpaint": {"backend": "telea"}, "device": "cpu"},

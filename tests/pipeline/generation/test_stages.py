@@ -26,6 +26,7 @@ from pipeline.generation.outcome import Ledger
 from pipeline.generation.pack import pack
 from pipeline.generation.sampler import BARREN, generate_batch, generate_samples, sample_seed
 from pipeline.models.inpaint.base import OpenCvInpainter
+from pipeline.part_kinds import kinds as part_kinds
 from pipeline.records import ObjectProposals
 from scenes.render import render
 
@@ -139,6 +140,19 @@ def test_a_limit_takes_the_first_names_and_then_holds_some_out(tmp_path, limit, 
     # With fewer than two, one line says so.
     notes = [note for note in plan.notes if "held out for validation" in note]
     assert len(notes) == (held < 2)
+
+
+@pytest.mark.parametrize(("limit", "told"), [(4, True), (5, True), (7, False)])
+def test_one_line_says_that_so_few_images_tell_no_part_kinds(tmp_path, limit, told):
+    """Of 4, 5 and 7 images 2, 3 and 5 are for training."""
+    assert planning.KIND_IMAGES == part_kinds.LEAST_IMAGES
+    (tmp_path / "bags").mkdir()
+    for number in range(12):
+        # Copies of one image count once.
+        image_HW3 = np.full((64, 64, 3), number, np.uint8)
+        cv2.imwrite(str(tmp_path / "bags" / f"{number:02}.png"), image_HW3)
+    plan = planning.plan(settings_of(tmp_path / "bags", tmp_path), limit=limit)
+    assert any("part kinds take 4 good images" in note for note in plan.notes) == told
 
 
 def test_a_limit_keeps_the_share_of_a_given_validation_split(tmp_path):
