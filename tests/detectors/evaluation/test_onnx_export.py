@@ -96,6 +96,7 @@ def test_real_photographs_get_the_verdicts_of_predict(exported, checkpoint, shar
     same_verdicts(checkpoint, exported.path, sorted(bottle.glob("*/*.png"))[:20])
 
 
+@pytest.mark.slow
 def test_without_held_out_images_there_are_scores_and_the_reason(checkpoint, tmp_path):
     card = json.loads((checkpoint / "checkpoint.json").read_text())
     card["calibration"] = from_scores(*[np.zeros(0)] * 4).model_dump(mode="json")

@@ -29,6 +29,7 @@ def files(version: Version) -> list[Path]:
     return sorted(path for path in version.dir.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_every_one_of_200_flipped_bytes_is_found_and_its_file_named(version):
     """Half of them in the shards, anywhere: pixels, masks, HDF5's own structures, padding."""
     rng = np.random.default_rng(200)

@@ -127,9 +127,10 @@ def test_generate_on_a_read_only_store_loads_no_model(
     )
     run = anomalysmith(*arguments)
     assert run.code == 2
-    # The plan says first that one photo is too few for a validation split, and that no other
-    # product is known.
-    split, alone, line = run.err.splitlines()
+    # The plan says first that one photo is too few for part kinds and for a validation split, and
+    # that no other product is known.
+    kinds, split, alone, line = run.err.splitlines()
+    assert "part kinds take 4 good images" in kinds
     assert "held out for validation" in split
     assert "--other-products" in alone
     assert "Read-only file system" in line
