@@ -10,11 +10,10 @@ Shapes: H, W image; h, w window; N proposals; 3 colour (CIELAB).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from pipeline.edits.things import NEXT
-from pipeline.imaging.masks import MaskCrop, dilated
+from pipeline.imaging.masks import MaskCrop, dilated, distance_from
 
 # CIELAB distance up to which two pieces are of one group.
 ALIKE = 15.0
@@ -78,7 +77,7 @@ def claim_of(
         mask_hw = masks_NHW[other, top : y1 + apart, left : x1 + apart]
         if not mask_hw.any():
             continue
-        away_hw = cv2.distanceTransform((~mask_hw).astype(np.uint8), cv2.DIST_L2, 5)[inner]
+        away_hw = distance_from(mask_hw)[inner]
         away = away_hw[place.mask_hw]
         if away.min() <= apart:
             rivals[other] = int(np.count_nonzero(away <= away.min() + NEXT))

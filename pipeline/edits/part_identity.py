@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.edits.background_colour import lab_of
 from pipeline.edits.context import ImageContext
 from pipeline.edits.donors import DonorRef
-from pipeline.imaging.masks import MaskCrop, scaling
+from pipeline.imaging.masks import MaskCrop, distance_from, scaling
 from pipeline.imaging.surroundings import RING
 from pipeline.kinds import kind_of
 from pipeline.part_kinds.kinds import UNSURE, PartKinds
@@ -151,9 +151,7 @@ def _is_mounted(context: ImageContext) -> bool:
         return False
     if kinds is None or not proposals.product_N.any():
         return False
-    away_HW = cv2.distanceTransform(
-        (~context.union(proposals.product_N)).astype(np.uint8), cv2.DIST_L2, 5
-    )
+    away_HW = distance_from(context.union(proposals.product_N))
     near = [
         index
         for index in np.flatnonzero(proposals.whole_N).tolist()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from pipeline.imaging.masks import window
+from pipeline.imaging.masks import distance_from, window
 from pipeline.imaging.surroundings import ring_around, surrounds
 from pipeline.records import ObjectProposals, bounding_box
 from pipeline.settings import pixels_at
@@ -64,8 +64,3 @@ def spared(target_HW: np.ndarray, remnants_HW: np.ndarray, beside_HW: np.ndarray
     spared_HW[near] |= (aside_hw <= outline) & (away_hw > outline)
     spared_HW[near] |= (aside_hw < away_hw) & (aside_hw <= pixels_at(FARTHER, size_HW))
     return spared_HW
-
-
-def distance_from(mask_HW: np.ndarray) -> np.ndarray:
-    """The distance of every pixel from a mask, (H, W) float32."""
-    return cv2.distanceTransform((~mask_HW).astype(np.uint8), cv2.DIST_L2, 5)

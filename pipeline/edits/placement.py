@@ -77,9 +77,7 @@ def told_by_boxes(
     (P, 2), x and y: for which nothing lies in the box, and which are off the background, (P,) bool.
     """
     rows, columns = crop.mask_hw.shape
-    taken_HW = np.zeros(context.size_HW, np.bool_)
-    for index, _ in _boxes_of_obstacles(context, crop.area):
-        taken_HW |= context.proposals.masks_NHW[index]
+    taken_HW = context.union([index for index, _ in _boxes_of_obstacles(context, crop.area)])
     left_P, top_P = corners_P2.T
 
     def counts(mask_HW: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from pipeline.edits.background_colour import gradient
-from pipeline.imaging.masks import dilated, window
+from pipeline.imaging.masks import dilated, distance_from, window
 from pipeline.imaging.region_values import labels_in, values_in
 from pipeline.settings import pixels_at
 
@@ -51,7 +51,7 @@ def around(
     """
     reach = reach_of(mask_HW)
     near = near_of(box_4, reach)
-    return near, reach, cv2.distanceTransform((~mask_HW[near]).astype(np.uint8), cv2.DIST_L2, 5)
+    return near, reach, distance_from(mask_HW[near])
 
 
 def near_of(box_4: tuple[int, int, int, int], reach: float) -> tuple[slice, slice]:
@@ -93,7 +93,7 @@ def things(
     `distance_hw` the distance from the hole where it is known already."""
     residual_hw3, spreads_hw = found
     if distance_hw is None:
-        distance_hw = cv2.distanceTransform((~hole_hw).view(np.uint8), cv2.DIST_L2, 5)
+        distance_hw = distance_from(hole_hw)
     for region_hw in touching((spreads_hw > UNLIKE) & free_hw, distance_hw, 0, reach):
         if is_thing(region_hw, residual_hw3, spreads_hw, lab_hw3, ~hole_hw):
             yield region_hw

@@ -100,8 +100,10 @@ def _difference(
     # The same settings, seed and donors must lead to the same edit.
     rng = np.random.default_rng(record["seed"])
     donors = images.donors(record["source"]["name"])
-    context = ImageContext(original_HW3, proposals, made_by.inpaint, made_by.fill, donors, kinds)
-    context.studied = settings.uses_part_kinds
+    context = ImageContext(
+        original_HW3, proposals, made_by.inpaint, made_by.fill, donors, kinds,
+        settings.uses_part_kinds,
+    )  # fmt: skip
     edit = plan(context, rng, settings, record["kind"])
     recorded = Edit.from_json(record["edit"])
     if edit is None or edit.to_json() != as_planned(recorded).to_json():

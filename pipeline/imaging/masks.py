@@ -222,6 +222,11 @@ def enclosing_box(boxes: Sequence[Sequence[int]], margin: int, size_HW: Sequence
     return clipped((*low.tolist(), *high.tolist()), size_HW)
 
 
+def distance_from(mask_HW: np.ndarray) -> np.ndarray:
+    """Distance in pixels of every pixel from a mask, (H, W) float32, 0 inside."""
+    return cv2.distanceTransform((~mask_HW).view(np.uint8), cv2.DIST_L2, 5)
+
+
 def disjoint(first: Sequence[int], second: Sequence[int]) -> bool:
     """True when two boxes share no pixel."""
     return (

@@ -10,6 +10,8 @@ Shapes: N masks; L limbs; H, W image.
 import cv2
 import numpy as np
 
+from pipeline.imaging.masks import distance_from
+
 # Radius of the disc, as a share of the largest one that fits into the product.
 THICK = 0.3
 # Share of the product that a limb has at least.
@@ -29,7 +31,7 @@ def limbs_of(product_HW: np.ndarray) -> np.ndarray:
     core_HW = depth_HW > radius
     if not core_HW.any():
         return np.zeros((0, *product_HW.shape), np.bool_)
-    away_HW = cv2.distanceTransform((~core_HW).astype(np.uint8), cv2.DIST_L2, 5) - radius
+    away_HW = distance_from(core_HW) - radius
     # The opening of a straight edge is off by a pixel.
     rest_HW = product_HW & (away_HW > 1)
     _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(rest_HW.astype(np.uint8))

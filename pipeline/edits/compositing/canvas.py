@@ -9,7 +9,6 @@ Shapes: h, w window; H, W image; 3 colour (RGB, float32, 0-255); N proposals; R 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from pipeline.edits.compositing.cutout import Cutout
@@ -18,7 +17,7 @@ from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.noise_match import background_near, calm_level, with_noise
 from pipeline.edits.compositing.recolor import recoloured
 from pipeline.edits.compositing.shadows import shadow_around, shadow_of
-from pipeline.imaging.masks import MaskCrop, clipped, dilated, shifted, window
+from pipeline.imaging.masks import MaskCrop, clipped, dilated, distance_from, shifted, window
 from pipeline.imaging.noise import RING
 from pipeline.imaging.region_values import copy_region
 from pipeline.imaging.surroundings import ring_around, surrounds
@@ -178,11 +177,7 @@ class Canvas:
         """The light that one object changes: of several objects, it belongs to the nearest."""
         if beside_hw is None or not beside_hw.any():
             return self._light_hw
-        own_hw, other_hw = (
-            cv2.distanceTransform((~one_hw).astype(np.uint8), cv2.DIST_L2, 5)
-            for one_hw in (mask_hw, beside_hw)
-        )
-        return self._light_hw & (own_hw <= other_hw)
+        return self._light_hw & (distance_from(mask_hw) <= distance_from(beside_hw))
 
     def paste_new(self, cutout: Cutout, old_hw: np.ndarray, clean_hw3: np.ndarray) -> None:
         """Paste an object with a new outline; it casts the shadow of the object it replaces.

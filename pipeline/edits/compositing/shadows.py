@@ -10,6 +10,8 @@ Shapes: H, W window; 3 colour (RGB, float32, 0-255); R pixels of a region.
 import cv2
 import numpy as np
 
+from pipeline.imaging.masks import distance_from
+
 # Ratios that count as shadow. Darker ones come from neighbouring objects, brighter ones from
 # inpainting errors; both are clipped.
 SHADOW_RANGE = (0.35, 1.05)
@@ -59,7 +61,7 @@ def shadow_around(
     `dilation` pixels, and as far as the object changes the light (`light_HW`).
     """
     shadow_HW = np.ones(old_HW.shape, np.float32)
-    distance_HW = _distance(old_HW)
+    distance_HW = distance_from(old_HW)
     reach = max(dilation, int(np.ceil(distance_HW[light_HW].max(initial=0))))
     # Next to the outline, which may be off, the image shows the object itself.
     skipped = dilation // 2
@@ -78,7 +80,7 @@ def shadow_around(
     table[:, :skipped] = table[:, skipped, None]
     # Look the table up around the new outline. Inside it, too: under the object's own soft edge the
     # background is as dark as beside it.
-    distance_HW = _distance(new_HW)
+    distance_HW = distance_from(new_HW)
     near_HW = distance_HW <= reach
     depth_R = np.clip(distance_HW[near_HW] - 0.5, 0, reach - 1)
     value_R = _between(table, _bearings(new_HW, near_HW) - 0.5, depth_R)
@@ -108,11 +110,6 @@ def _bearings(mask_HW: np.ndarray, where_HW: np.ndarray) -> np.ndarray:
     there_y, there_x = np.nonzero(where_HW)
     turns_R: np.ndarray = np.arctan2(there_y - ys.mean(), there_x - xs.mean()) / (2 * np.pi)
     return turns_R % 1 * BEARINGS
-
-
-def _distance(mask_HW: np.ndarray) -> np.ndarray:
-    """Distance in pixels of every pixel from the mask, 0 inside."""
-    return cv2.distanceTransform((~mask_HW).astype(np.uint8), cv2.DIST_L2, 5)
 
 
 def _smooth(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
