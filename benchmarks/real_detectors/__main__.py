@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     generated.add_argument("--store", type=Path, required=True, metavar="DIR")
     generated.add_argument("--category", help="instead of the folder's name")
     generated.add_argument("--layout", help="instead of the guessed one")
-    generated.add_argument("--per-image", type=int, help="instead of about 300 samples in all")
+    generated.add_argument("--per-image", type=int, help="samples, instead of the default")
     generated.add_argument("--limit", type=int, help="only the first so many normals")
     generated.add_argument("--workers", type=int, default=1)
 

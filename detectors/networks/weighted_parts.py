@@ -7,7 +7,7 @@
 The weights are those of a logistic regression of anomalies against normals and controls: not
 negative, since a large part must not make an image look better, and shrunk (ridge), since parts
 are many, alike, and judged on few images. So parts that separate equally well share the weight,
-where a choice of one of them would be chance.
+where a choice of one of them would be chance; how far beyond `FAR` an anomaly lies does not count.
 
 Real defects are of no kind that the weights have seen. So how far they are shrunk is decided by
 kinds that they have not seen, and they are as even as that allows (`chosen_ridge`).
@@ -29,6 +29,9 @@ from detectors.networks.fusion import scales
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 # What a stronger ridge may cost of the separation of unseen kinds: next to nothing.
 COST = 0.002
+# Standard deviations of normals. What lies further is found as surely and earns a part no more
+# weight: parts in which anomalies lie a hundred away see the next change of the light, too.
+FAR = 10.0
 
 
 class WeightedParts(nn.Module):
@@ -62,7 +65,8 @@ class WeightedParts(nn.Module):
         self.deviation_P.copy_(deviation_P)
         if (labels_M == 1).any():
             normals, pairs = (
-                ((parts - mean_P) / deviation_P).cpu().numpy() for parts in (normals_NP, pairs_MP)
+                ((parts - mean_P) / deviation_P).clamp(max=FAR).cpu().numpy()
+                for parts in (normals_NP, pairs_MP)
             )
             labels, kinds = labels_M.cpu().numpy(), kinds_M.cpu().numpy()
             ridge = chosen_ridge(normals, pairs, labels, kinds)

@@ -13,6 +13,7 @@ from flows import environment as _quiet  # noqa: F401  isort: skip  first: telem
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
+from multiprocessing import forkserver, get_context
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,9 @@ DASK_WORKERS: dict[str, Any] = {
     # are for the dashboard, which nobody opens here.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
+    # So is how late fifty calls a second come in each process, which takes 6 % of a CPU for two
+    # workers.
+    "distributed.admin.tick.interval": "1s",
     # No worker holds a batch that another one could begin.
     "distributed.scheduler.worker-saturation": 1.0,
     # Forks of one process that has imported what a batch needs: imports cost as much as several
@@ -46,6 +50,8 @@ PRELOADED = (
     "pipeline.models.part_embedding", "pipeline.models.proposals",
     "pipeline.models.small_sam.build",
 )  # fmt: skip
+# One thread for each worker's libraries, as Dask has it.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # Environment variables of the worker, for flow runs that name no runner.
 RUNNER, ADDRESS = "ANOMALYSMITH_RUNNER", "ANOMALYSMITH_RUNNER_ADDRESS"
 # How often in a row processes may die without a batch being finished, before the run fails. A
@@ -90,21 +96,31 @@ def task_runner(name: RunnerName, workers: int, address: str | None = None) -> A
 
 def _dask(count: int, address: str | None) -> Any:
     """Dask workers on this machine, or an existing cluster."""
+    if not address:
+        # First of all: it imports for seconds, and Dask is imported here meanwhile.
+        _start_forkserver()
     # Heavy imports, needed by few runs.
     from prefect_dask import DaskTaskRunner
 
     if address:
         return DaskTaskRunner(address=address)
     import dask
-    from distributed.utils import get_mp_context
 
     dask.config.set(DASK_WORKERS)
-    # After the call, which names the modules that Dask would import there.
-    get_mp_context().set_forkserver_preload(list(PRELOADED))
     # One batch per process at a time; no dashboard on a port; no memory limit, as it would kill a
     # worker in the middle of a batch that fits into the machine's memory.
     own = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
     return DaskTaskRunner(cluster_kwargs=own | {"dashboard_address": None, "memory_limit": 0})
+
+
+def _start_forkserver() -> None:
+    """Start the process of which Dask's workers are forks; returns before it has imported anything.
+
+    Dask would set the same variables just before its first worker, and start that process then.
+    """
+    os.environ.update(ONE_THREAD)
+    get_context("forkserver").set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
 
 
 def _ray(count: int, address: str | None) -> Any:

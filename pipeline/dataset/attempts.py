@@ -7,6 +7,7 @@ are the records of `lineage.attempt_record`.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +22,16 @@ SCORE = "score_"
 # so the row then lacks the key.
 RULE_COLUMNS = ("rule", "broken")
 
+# Rows that are turned into columns at once; as a dictionary each takes a kilobyte.
+ROWS = 4096
+
 T = TypeVar("T")
 
 
 def write_attempts(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write attempt records, each with `seconds`, `shard` and `row` (None where not stored).
 
-    They are iterated once per column.
+    They are iterated twice: `ROWS` at a time are held as dictionaries.
     """
     # Imported here: opening a version must not load PyArrow.
     import pyarrow as pa
@@ -47,15 +51,22 @@ def write_attempts(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         ("shard", pa.string()),
         ("row", pa.int32()),
     ]
-    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fields}
+    scores, ruled = set[str](), False
+    for row in rows:
+        scores.update(row["scores"])
+        ruled = ruled or "rule" in row
     # A version without a rule book has none of these columns.
-    if any("rule" in row for row in rows):
-        columns["rule"] = pa.array([row.get("rule") for row in rows], pa.string())
-        columns["broken"] = pa.array([row.get("broken") for row in rows], pa.list_(pa.string()))
+    if ruled:
+        fields += [("rule", pa.string()), ("broken", pa.list_(pa.string()))]
     # One column per score that any attempt has; sorted, so equal runs write equal files.
-    for name in sorted({name for row in rows for name in row["scores"]}):
-        columns[SCORE + name] = pa.array([row["scores"].get(name) for row in rows], pa.float64())
-    pq.write_table(pa.table(columns), path)
+    fields += [(SCORE + name, pa.float64()) for name in sorted(scores)]
+    schema, left = pa.schema(fields), iter(rows)
+    tables = [schema.empty_table()]
+    while some := list(islice(left, ROWS)):
+        flat = [row | {SCORE + key: score for key, score in row["scores"].items()} for row in some]
+        columns = {name: [row.get(name) for row in flat] for name in schema.names}
+        tables.append(pa.Table.from_pydict(columns, schema))
+    pq.write_table(pa.concat_tables(tables).combine_chunks(), path)
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:

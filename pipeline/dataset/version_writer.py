@@ -30,7 +30,7 @@ from pipeline.utils.files import named_disk_errors, sync, write_atomic
 from pipeline.utils.hashing import canonical_json, digest_of, pretty_json
 
 # A shard is closed early when its rows take this many bytes in memory, however few images it has.
-HELD_BYTES = 128 << 20
+HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from pipeline.edits.things import (
     UNLIKE,
     around,
     is_thing,
-    reach_of,
+    reached_from,
     things,
     touching,
 )
@@ -105,8 +105,7 @@ def with_attachments(
     Only whole parts and the product itself grow; pieces of them are never edited.
     """
     surroundings = Surroundings(image_HW3, proposals)
-    asked = np.flatnonzero(proposals.whole_N | proposals.product_N).tolist()
-    answers = {index: surroundings.attached(index) for index in asked}
+    answers = {index: surroundings.attached(index) for index in surroundings.parts}
     found = {index: attached for index, attached in answers.items() if attached is not None}
     grown = {index: attached for index, attached in found.items() if attached.pieces_hw.any()}
     if grown:
@@ -141,20 +140,18 @@ class _Look:
 
 
 class Surroundings:
-    """One image (H, W, 3) uint8 with its proposals, prepared to ask for each of its parts."""
+    """One image (H, W, 3) uint8 with its proposals, prepared to ask for each of its `parts` (also
+    the product); without `light`, which takes less memory, for their `pieces` alone."""
 
-    def __init__(self, image_HW3: np.ndarray, proposals: ObjectProposals) -> None:
-        self._proposals = proposals
-        self._size_HW = image_HW3.shape[:2]
-        self._lab_HW3 = lab_of(image_HW3)
-        self._fine_HW3 = cv2.GaussianBlur(self._lab_HW3, (0, 0), self._px(FINE))
+    def __init__(self, image_HW3: np.ndarray, proposals: ObjectProposals, light: bool = True):
+        self._proposals, self._size_HW = proposals, image_HW3.shape[:2]
+        self.parts = np.flatnonzero(proposals.whole_N | proposals.product_N).tolist()
+        # Of the image in CIELAB only blurs are kept: each takes 12 bytes per pixel.
+        lab_HW3 = lab_of(image_HW3)
+        self._fine_HW3 = cv2.GaussianBlur(lab_HW3, (0, 0), self._px(FINE))
+        self._coarse_HW3 = cv2.GaussianBlur(lab_HW3, (0, 0), self._px(COARSE)) if light else None
         self._boxes_N4 = proposals.boxes_N4
         self._looks: dict[int, _Look | None] = {}
-
-    @cached_property
-    def _coarse_HW3(self) -> np.ndarray:
-        """Not needed where pieces alone are asked for."""
-        return cv2.GaussianBlur(self._lab_HW3, (0, 0), self._px(COARSE))
 
     def _px(self, length_256: float) -> float:
         return pixels_at(length_256, (self._size_HW[0], self._size_HW[1]))
@@ -200,13 +197,14 @@ class Surroundings:
 
     def _near(self, index: int) -> list[int]:
         """Other parts whose pieces may reach a part."""
-        proposals, found = self._proposals, []
-        for part in np.flatnonzero(proposals.whole_N | proposals.product_N).tolist():
-            reach = reach_of(proposals.masks_NHW[part]) + 2 * self._px(OFF) + NEXT
-            box = self._boxes_N4[part] + reach * np.array([-1, -1, 1, 1])
-            if part != index and not disjoint(box, self._boxes_N4[index]):
-                found.append(part)
-        return found
+        box_4, reached = self._boxes_N4[index].tolist(), self._reached.items()
+        return [part for part, its in reached if part != index and not disjoint(its, box_4)]
+
+    @cached_property
+    def _reached(self) -> dict[int, list[float]]:
+        """The box in which the pieces of each part may lie."""
+        masks_NHW, more = self._proposals.masks_NHW, 2 * self._px(OFF) + NEXT
+        return {i: reached_from(masks_NHW[i], self._boxes_N4[i], more) for i in self.parts}
 
     def _look(self, index: int) -> "_Look | None":
         """What is seen around a part; None where that does not tell what the background is."""
@@ -250,6 +248,8 @@ class Surroundings:
             for piece_hw in self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
         )
         none_hw = np.zeros_like(mask_hw)
+        if self._coarse_HW3 is None:
+            fine = none_hw[:0], fine[1]
         return _Look(
             near, reach, mask_hw, distance_hw, free_hw, far_hw, fine, stays_hw, claims, none_hw
         )
@@ -310,9 +310,9 @@ class Surroundings:
     def _light(self, look: "_Look") -> np.ndarray:
         """Where the part changes the light, connected to its mask; (h, w) bool."""
         mask_hw, distance_hw, free_hw = look.mask_hw, look.distance_hw, look.free_hw
-        residual_hw3, spreads_hw = deviation(
-            self._coarse_HW3[look.near], look.far_hw, COARSE_SPREAD
-        )
+        assert self._coarse_HW3 is not None
+        coarse_hw3 = self._coarse_HW3[look.near]
+        residual_hw3, spreads_hw = deviation(coarse_hw3, look.far_hw, COARSE_SPREAD)
         lighter_hw = np.ascontiguousarray(residual_hw3[..., 0])
         # Shadows are darker and may be long. What is brighter is the blurred rim of the part, or a
         # bright patch of the background, which is nobody's.

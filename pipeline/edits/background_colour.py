@@ -10,7 +10,7 @@ Shapes: h, w window; 3 colour (CIELAB, float32); R pixels of a region.
 import cv2
 import numpy as np
 
-from pipeline.imaging.region_values import median, quantile
+from pipeline.imaging.region_values import copy_region, median, quantile
 
 # CIELAB spread (L, a, b) below which a background counts as plain, where its plane is fitted.
 PLAIN = np.array([1.0, 0.5, 0.5], np.float32)
@@ -28,21 +28,24 @@ def deviation(
     """How a window differs from the background that `far_hw` shows: the difference (h, w, 3), and
     its length in spreads of the background (h, w), float32; no spread is below `least_3`."""
     # Only here the background is known: most of the work is done on these pixels.
-    far_R = np.flatnonzero(far_hw)
+    far_R = far_hw.ravel().nonzero()[0]
     residual_hw3 = lab_hw3 - _plane(lab_hw3, far_R)
-    known_R3 = residual_hw3.reshape(-1, 3).take(far_R, axis=0)
-    size_R3 = np.abs(known_R3)
-    calm_R3 = size_R3 <= 3 * _spread(size_R3.T, least_3)
-    calm_R = calm_R3[:, 0] & calm_R3[:, 1] & calm_R3[:, 2]
+    size_3R = np.abs(_channels(residual_hw3, far_R))
+    calm_3R = size_3R <= 3 * _spread(size_3R.copy(), least_3)[:, None]
     # Slow deviations from the plane, as far as the background around tells of them.
-    calm_hw, calm_hw3 = np.zeros(far_hw.shape, np.float32), np.zeros_like(residual_hw3)
-    calm_hw.reshape(-1)[far_R[calm_R]] = 1
-    calm_hw3.reshape(-1, 3)[far_R[calm_R]] = known_R3[calm_R]
-    residual_hw3 -= _slow(calm_hw3, calm_hw)
-    known_R3 = residual_hw3.reshape(-1, 3).take(far_R, axis=0)
-    spread_3 = _spread(np.abs(known_R3).T, least_3)
+    calm_hw, calm_hw3 = np.zeros(far_hw.shape, np.bool_), np.zeros_like(residual_hw3)
+    calm_hw.reshape(-1)[far_R] = calm_3R[0] & calm_3R[1] & calm_3R[2]
+    copy_region(residual_hw3, calm_hw, calm_hw3)
+    residual_hw3 -= _slow(calm_hw3, calm_hw.astype(np.float32))
+    spread_3 = _spread(np.abs(_channels(residual_hw3, far_R)), least_3)
     length_hw = _length2(residual_hw3 / _by_row(spread_3, residual_hw3))
     return residual_hw3, np.sqrt(length_hw, out=length_hw)
+
+
+def _channels(image_hw3: np.ndarray, at_R: np.ndarray) -> np.ndarray:
+    """The pixels at some flat indices, (3, R): rows of one channel are fast to compare and rank."""
+    channels_3R: np.ndarray = cv2.transpose(image_hw3.reshape(-1, 3).take(at_R, axis=0))
+    return channels_3R
 
 
 def _by_row(values_3: np.ndarray, image_hw3: np.ndarray) -> np.ndarray:
@@ -83,8 +86,8 @@ def _plane(lab_hw3: np.ndarray, far_R: np.ndarray) -> np.ndarray:
     rows_R, columns_R = np.divmod(at_R, width)
     # Channels first: every step below is one call on rows of pixels.
     terms_3R = np.stack([np.ones(len(at_R), np.float32), x_W[columns_R], y_H[rows_R]])
-    colours_R3 = lab_hw3.reshape(-1, 3).take(at_R, axis=0)
-    colours_3R, fitted_3R = np.ascontiguousarray(colours_R3.T), median(colours_R3)[:, None]
+    colours_3R = _channels(lab_hw3, at_R)
+    fitted_3R = median(colours_3R.copy().T)[:, None]
     for _ in range(5):
         off_3R = colours_3R - fitted_3R
         # Tukey's biweight: what is far away has no weight at all.
@@ -106,7 +109,7 @@ def _plane(lab_hw3: np.ndarray, far_R: np.ndarray) -> np.ndarray:
 
 def _spread(sizes_3R: np.ndarray, least_3: np.ndarray) -> np.ndarray:
     """The standard deviation of the calmer part of deviations (their absolute values), (3,), at
-    least `least_3`."""
+    least `least_3`. The deviations are sorted in place."""
     calm_3 = quantile(sizes_3R.T, CALM) / CALM_SPREADS
     return np.maximum(calm_3, least_3).astype(np.float32)
 

@@ -206,13 +206,14 @@ class ImageContext:
         return light_HW
 
     def stays_beside(self, targets: Sequence[int]) -> np.ndarray:
-        """What a hole of some objects must not cut into, (H, W) bool: the parts beside them, and
-        things that no proposal shows and no edit of them removes."""
-        mine_HW = self.union(targets)
-        beside = self.cached(lambda: parts_beside(self.proposals, targets), "beside", *targets)
-        around = [self.attached[target] for target in targets if target in self.attached]
+        """What no hole of some objects may cut into, (H, W) bool: the parts beside them, and things
+        that no proposal shows and no edit of them removes; do not modify it."""
+        return self.inpaint.recent(lambda: (self._stays_beside(targets),), "stays", *targets)[0]
+
+    def _stays_beside(self, targets: Sequence[int]) -> np.ndarray:
+        mine_HW, beside = self.union(targets), parts_beside(self.proposals, targets)
         remnants_HW, stays_HW = np.zeros((2, *self.size_HW), np.bool_)
-        for attached in around:
+        for attached in (self.attached[target] for target in targets if target in self.attached):
             remnants_HW[attached.near] |= attached.remnants_hw
             stays_HW[attached.near] |= attached.stays_hw
         # The outline itself may be off, and what it misses of the object must go.
@@ -221,11 +222,10 @@ class ImageContext:
 
     def light_margin(self, targets: Sequence[int]) -> int:
         """How many pixels the light around some objects reaches beyond their boxes."""
-        margins = (
-            self.cached(partial(self._light_margin, target), "light margin", target)
-            for target in targets
+        return max(
+            (self.cached(partial(self._light_margin, one), "light margin", one) for one in targets),
+            default=0,
         )
-        return max(margins, default=0)
 
     def _light_margin(self, target: int) -> int:
         light_HW = self.light_of([target])
@@ -363,7 +363,7 @@ class ImageContext:
             # Of few donors at a time: their blurred images take 12 bytes per pixel.
             while len(self._asked) >= ASKED_AT_ONCE:
                 del self._asked[next(iter(self._asked))]
-            self._asked[ref.image] = Surroundings(image_HW3, proposals)
+            self._asked[ref.image] = Surroundings(image_HW3, proposals, light=False)
         return self._asked[ref.image].pieces(ref.proposal)
 
     def cutout(self, source: int | DonorRef, band: int, feather: int) -> Cutout:

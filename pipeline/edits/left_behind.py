@@ -3,6 +3,8 @@
 Shapes: H, W image; h, w window around the hole; 3 colour (CIELAB, float32).
 """
 
+from functools import cache
+
 import numpy as np
 
 from pipeline.edits.background_colour import deviation, gradient, smooth_lab
@@ -64,14 +66,15 @@ def left_behind(
         return 0.0
     lab_hw3 = smooth_lab(images[1][near], pixels_at(FINE, size_HW))
     found = deviation(lab_hw3, far_hw, FINE_SPREAD)
-    before_hw3 = smooth_lab(images[0][near], pixels_at(FINE, size_HW))
+    # Few edits leave anything that is compared with what was there before.
+    before = cache(lambda: smooth_lab(images[0][near], pixels_at(FINE, size_HW)))
 
     def continues(region_hw: np.ndarray, from_hw: np.ndarray, beside: float) -> bool:
         next_hw = region_hw & (distance_hw <= 2 * NEXT)
         own_hw = from_hw & dilated(next_hw, round(pixels_at(beside, size_HW)))
         if not own_hw.any():
             return False
-        step_3 = before_hw3[own_hw].mean(0) - before_hw3[next_hw].mean(0)
+        step_3 = before()[own_hw].mean(0) - before()[next_hw].mean(0)
         return bool(np.linalg.norm(step_3) < CONTINUES)
 
     left, seen_hw, spared_hw = 0, object_HW[near], spared_HW[near]
@@ -80,13 +83,14 @@ def left_behind(
         outline = np.count_nonzero(thing_hw & spared_hw) > OUTLINE_SHARE * count
         if not outline or continues(thing_hw, hole_hw, ACROSS):
             left += count
-    for region_hw in touching((found[1] > UNLIKE) & free_hw, distance_hw, 0, reach, ends=False):
+    unlike_hw = (found[1] > UNLIKE) & free_hw
+    for region_hw in touching(unlike_hw, distance_hw, 0, reach, ends=False):
         if continues(region_hw, seen_hw, BESIDE):
             left += int(region_hw.sum())
     # Where much of the rim is no background the hole cuts through something: no fill can be right.
     # A stain or another light is no thing: its edges are soft.
     rim_hw = (distance_hw > 0) & (distance_hw <= NEXT)
-    cut = float((free_hw & ~spared_hw & (found[1] > UNLIKE))[rim_hw].mean())
+    cut = float((unlike_hw & ~spared_hw)[rim_hw].mean())
     if cut > MOST_CUT:
         around_hw = (distance_hw > 0) & (distance_hw <= round(pixels_at(AROUND, size_HW))) & free_hw
         edges = gradient(lab_hw3)[around_hw]

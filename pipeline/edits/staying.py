@@ -41,6 +41,8 @@ def broad_things(
     unlike_hw = (spreads_hw > UNLIKE) & free_hw & (distance_hw <= reach + 1)
     # Without what is narrow: the end of a leg goes with the leg.
     broad_hw = opened(unlike_hw, round(BROAD * px))
+    if not broad_hw.any():
+        return things_hw
     _, labels_hw = cv2.connectedComponents(broad_hw.astype(np.uint8))
     near = labels_in(labels_hw, distance_hw <= 2 * OFF * px + NEXT)
     for number in np.intersect1d(near, labels_in(labels_hw, distance_hw > reach)).tolist():

@@ -43,6 +43,12 @@ def reach_of(mask_HW: np.ndarray) -> float:
     return float(np.clip(REACH * np.sqrt(np.count_nonzero(mask_HW)), low, high))
 
 
+def reached_from(mask_HW: np.ndarray, box_4: np.ndarray, more: float) -> list[float]:
+    """The box in which what belongs to a part with box `box_4` may lie, and `more` pixels."""
+    reach, (x0, y0, x1, y1) = reach_of(mask_HW) + more, box_4.tolist()
+    return [x0 - reach, y0 - reach, x1 + reach, y1 + reach]
+
+
 def around(
     mask_HW: np.ndarray, box_4: tuple[int, int, int, int]
 ) -> tuple[tuple[slice, slice], float, np.ndarray]:
@@ -73,11 +79,15 @@ def touching(
     those that run on."""
     # One pixel beyond the reach, to see what runs on.
     unlike_hw = unlike_hw & (distance_hw > off) & (distance_hw <= reach + 1)
-    _, labels_hw = cv2.connectedComponents(unlike_hw.astype(np.uint8))
-    begins = labels_in(labels_hw, (distance_hw > off) & (distance_hw <= off + NEXT))
-    runs_on = labels_in(labels_hw, distance_hw > reach)
+    begins_hw = unlike_hw & (distance_hw <= off + NEXT)
+    # Beside a good fill nothing begins.
+    if not begins_hw.any():
+        return
+    _, labels_hw = cv2.connectedComponents(unlike_hw.view(np.uint8))
+    begins = labels_in(labels_hw, begins_hw)
+    runs_on = labels_in(labels_hw, unlike_hw & (distance_hw > reach))
     wanted = np.setdiff1d(begins, runs_on) if ends else np.intersect1d(begins, runs_on)
-    for number in wanted[wanted > 0].tolist():
+    for number in wanted.tolist():
         yield labels_hw == number
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.generation.analysis import analysis_of, models_for
-from pipeline.generation.cache_codecs import pack_analysis, read_result, unpack_analysis
+from pipeline.generation.analysis import analysis_of, models_for, pixels_and_objects
+from pipeline.generation.cache_codecs import pack_analysis, read_result, unpack_objects
 from pipeline.generation.cache_keys import PlannedImage, asked_key
 from pipeline.generation.calibrate import normal_model_of
 from pipeline.generation.plan import RunPlan
@@ -19,25 +19,21 @@ from pipeline.part_kinds.kinds import PartKinds
 from pipeline.records import Analysis, ImageResult, ObjectProposals
 
 
-def asked_of(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, Analysis]:
-    """Pixels of one image and what was found in it, also when it was asked again."""
-    pixels_HW3, analysis = analysis_of(plan, image)
+def pixels_and_asked(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
+    """Pixels of one image and its objects, also those that were found when it was asked again."""
+    pixels_HW3, proposals = pixels_and_objects(plan, image)
     kinds = _kinds_of(plan)
-    if kinds is None or not worth_asking(kinds, analysis.proposals):
-        return pixels_HW3, analysis
+    if kinds is None or not worth_asking(kinds, proposals):
+        return pixels_HW3, proposals
     key = asked_key(image.analysis_key, plan.calibration_key)
     stored = plan.cache.read("asked", key)
     if stored is not None:
-        return unpack_analysis(*stored)
+        pixels_HW3, _, proposals = unpack_objects(*stored)
+        return pixels_HW3, proposals
+    analysis = analysis_of(plan, image)[1]
     asked = with_missing_parts(models_for(plan), kinds, pixels_HW3, analysis)
     plan.cache.write("asked", key, *pack_analysis(pixels_HW3, asked))
-    return pixels_HW3, asked
-
-
-def pixels_and_asked(plan: RunPlan, image: PlannedImage) -> tuple[np.ndarray, ObjectProposals]:
-    """An image of the category as the images need it to which it donates."""
-    pixels_HW3, analysis = asked_of(plan, image)
-    return pixels_HW3, analysis.proposals
+    return pixels_HW3, asked.proposals
 
 
 def with_missing_parts(
@@ -55,7 +51,7 @@ def result_of(plan: RunPlan, image: PlannedImage) -> ImageResult | None:
     kinds = _kinds_of(plan)
     if result is None or kinds is None or not worth_asking(kinds, result.proposals):
         return result
-    return replace(result, proposals=asked_of(plan, image)[1].proposals)
+    return replace(result, proposals=pixels_and_asked(plan, image)[1])
 
 
 def _kinds_of(plan: RunPlan) -> PartKinds | None:

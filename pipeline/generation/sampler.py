@@ -29,7 +29,7 @@ from pipeline.gate.checks import limit_of
 from pipeline.gate.foreseen import foreseen
 from pipeline.gate.judge import judge
 from pipeline.generation.analysis import analyse, models_for, pixels_and_objects
-from pipeline.generation.asked import asked_of, pixels_and_asked
+from pipeline.generation.asked import pixels_and_asked
 from pipeline.generation.cache import StageCache
 from pipeline.generation.cache_codecs import SetAside, pack_attempts
 from pipeline.generation.cache_keys import PlannedImage, rules_digest
@@ -40,7 +40,7 @@ from pipeline.generation.study import StudiedFinder
 from pipeline.kinds import CONTROLS
 from pipeline.models.build import Models, forget
 from pipeline.records import Attempt, Edit, Sample, Verdict
-from pipeline.utils.free_memory import give_back
+from pipeline.utils.free_memory import HOLES, give_back
 
 if TYPE_CHECKING:
     from pipeline.rulebook.judge import Judge
@@ -76,10 +76,7 @@ def generate_image(plan: RunPlan, image: PlannedImage) -> Outcome:
         return outcome
     started = time.perf_counter()
     models = models_for(plan)
-    image_HW3, analysis = asked_of(plan, image)
-    proposals = analysis.proposals
-    # As many masks again, which only rule books read.
-    del analysis
+    image_HW3, proposals = pixels_and_asked(plan, image)
     known = _pieces_of(image.analysis_key, plan.calibration_key)
     context = ImageContext(
         image_HW3, proposals, models.inpaint, models.fill, _donors(plan, image), known=known
@@ -192,6 +189,8 @@ def generate_samples(
             judged[same] = verdict
             attempt_made = made(sample, verdict, round(time.perf_counter() - started, 4))
             attempts.append(attempt_made if verdict.accepted else set_aside(attempt_made))
+            # What stays of each attempt leaves holes that the next one fills only in part.
+            give_back(context.image_HW3[..., 0].size, HOLES)
             if verdict.accepted:
                 barren[kind] = 0
                 accepted.append(sample)

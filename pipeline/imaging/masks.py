@@ -227,7 +227,7 @@ def distance_from(mask_HW: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform((~mask_HW).view(np.uint8), cv2.DIST_L2, 5)
 
 
-def disjoint(first: Sequence[int], second: Sequence[int]) -> bool:
+def disjoint(first: Sequence[float], second: Sequence[float]) -> bool:
     """True when two boxes share no pixel."""
     return (
         first[2] <= second[0]

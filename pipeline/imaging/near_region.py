@@ -21,4 +21,4 @@ def mean_near(
     blur_hw3 = cv2.GaussianBlur(source_hw3 * weight_hw[..., None], (0, 0), sigma)
     # OpenCV drops an axis of one channel.
     blur_hw3 = blur_hw3.reshape(source_hw3.shape)
-    return blur_hw3 / np.maximum(total_hw1, 1e-6), total_hw1
+    return np.divide(blur_hw3, np.maximum(total_hw1, 1e-6), out=blur_hw3), total_hw1

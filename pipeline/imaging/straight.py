@@ -103,7 +103,8 @@ class _Rows:
 
     `across_2` and `along_2` are unit vectors (x, y), row 0 lies at `first`, both measured from
     the window's corner; the region lies between `ends_2R` of a row, and its own rows are `own`.
-    Colours `near_2R3` and `far_2R3`, and where they are known.
+    Colours `near_2R3` and `far_2R3`, and where they are known. How far places are off the
+    lightness of their rows, and which of them are near.
     """
 
     across_2: np.ndarray
@@ -115,7 +116,14 @@ class _Rows:
     far_2R3: np.ndarray
     near_2R: np.ndarray
     far_2R: np.ndarray
-    noise: float
+    off_RZ: np.ndarray
+    close_RZ: np.ndarray
+
+    @property
+    def noise(self) -> float:
+        """How much a pixel deviates from its row (CIELAB)."""
+        off_P = np.abs(self.off_RZ[self.close_RZ])
+        return float(np.median(off_P)) * 1.4826 if len(off_P) else 0.0
 
 
 def _lines(
@@ -147,10 +155,11 @@ def _lines(
         past_R |= row_R <= before.max() + foot * px
     if len(behind):
         past_R |= row_R >= behind.min() - foot * px
+    if not past_R.any():
+        return None
     one_R3, other_R3 = colour_2R3 = _colours(rows)
     # At an edge a part of a row makes a difference.
-    off_R = np.linalg.norm(one_R3 - other_R3, axis=1)
-    off_R -= np.linalg.norm(_changes(one_R3 + other_R3), axis=1) / 2
+    off_R = _lengths(one_R3 - other_R3) - _lengths(_changes(one_R3 + other_R3)) / 2
     beyond_R = past_R & known_R & (off_R <= SAME)
     if not beyond_R.any():
         return None
@@ -221,10 +230,11 @@ def _rows(
         mean_R3 = np.einsum("rzc,rz->rc", colour_RZ3, weight_RZ) / np.maximum(total_R, 1)[:, None]
         zones.append((mean_R3.reshape(2, count, 3), (total_R >= least).reshape(2, count)))
     (near_2R3, near_2R), (far_2R3, far_2R) = zones
-    off_RZ3 = np.abs(colour_RZ3[..., 0] - near_2R3.reshape(-1, 3)[:, None, 0])
+    off_RZ = colour_RZ3[..., 0] - near_2R3.reshape(-1, 3)[:, None, 0]
     close_RZ = seen_RZ & (order_RZ <= near) & near_2R.reshape(-1)[:, None]
-    noise = float(np.median(off_RZ3[close_RZ])) * 1.4826 if close_RZ.any() else 0.0
-    return _Rows(across_2, along_2, first, own, ends_2R, near_2R3, far_2R3, near_2R, far_2R, noise)
+    return _Rows(
+        across_2, along_2, first, own, ends_2R, near_2R3, far_2R3, near_2R, far_2R, off_RZ, close_RZ
+    )
 
 
 def _ends(
@@ -246,9 +256,8 @@ def _ends(
     np.minimum.at(ends_2R[0], row_P, place_P)
     np.maximum.at(ends_2R[1], row_P, place_P)
     top, bottom = int(row_P.min()), int(row_P.max())
-    for row in range(top + 1, bottom + 1):
-        if not np.isfinite(ends_2R[0, row]):
-            ends_2R[:, row] = ends_2R[:, row - 1]
+    for row in top + np.flatnonzero(np.isinf(ends_2R[0, top : bottom + 1])):
+        ends_2R[:, row] = ends_2R[:, row - 1]
     row_R = np.arange(count)
     away_R = np.maximum(np.maximum(top - row_R, row_R - bottom), 0)
     ends_2R = ends_2R[:, np.clip(row_R, top, bottom)]
@@ -284,7 +293,8 @@ def _skew(rows: _Rows, most: int, px: float) -> float | None:
     if min(float(np.abs(side_R3).max()) for side_R3 in (one_R3, other_R3)) * px < EDGE / 3**0.5:
         return None
     shifts = range(-most - 1, most + 2)
-    alike = np.array([float((one_R3 * np.roll(other_R3, -shift, 0)).sum()) for shift in shifts])
+    row_SR = (np.arange(len(other_R3)) + np.array(shifts)[:, None]) % len(other_R3)
+    alike = (one_R3 * other_R3[row_SR]).reshape(len(shifts), -1).sum(1)
     best = 1 + int(np.argmax(alike[1:-1]))
     # The top of the parabola through it and its neighbours.
     low, middle, high = alike[best - 1 : best + 2].tolist()
@@ -301,23 +311,34 @@ def _edges(rows: _Rows, px: float) -> tuple[np.ndarray, np.ndarray]:
         return three_R, known_R
     one_R3, other_R3 = (_changes(colour_R3) * px for colour_R3 in rows.near_2R3)
     both_R3 = one_R3 + other_R3
-    off = float(np.median(np.linalg.norm(one_R3 - other_R3, axis=1)[three_R]))
-    least = max(EDGE, SURER * off)
+    off = float(np.median(_lengths(one_R3 - other_R3)[three_R]))
+    least, both_R = max(EDGE, SURER * off), _lengths(both_R3)
 
     def like_both(change_R3: np.ndarray) -> np.ndarray:
         """Rows in which colour changes as much as in an edge, and in the same way."""
-        length_R = np.linalg.norm(change_R3, axis=1)
-        alike_R = (change_R3 * both_R3).sum(1) >= ALIKE * length_R * np.linalg.norm(both_R3, axis=1)
+        length_R = _lengths(change_R3)
+        alike_R = _products(change_R3, both_R3) >= ALIKE * length_R * both_R
         found_R: np.ndarray = (length_R >= least) & alike_R
         return found_R
 
     runs_on_R = np.zeros_like(known_R)
-    steps_R = np.linalg.norm(both_R3, axis=1) / (2 * px)
+    steps_R = both_R / (2 * px)
     for near_R3, far_R3, far_R in zip(rows.near_2R3, rows.far_2R3, rows.far_2R, strict=True):
         # The rim of a shadow is bent: farther out its rows have another colour.
-        same_R = np.linalg.norm(near_R3 - far_R3, axis=1) - steps_R <= SAME_ON
+        same_R = _lengths(near_R3 - far_R3) - steps_R <= SAME_ON
         runs_on_R |= same_R & far_R & like_both(_changes(far_R3) * px)
     return three_R & like_both(one_R3) & like_both(other_R3) & runs_on_R, known_R
+
+
+def _products(one_R3: np.ndarray, other_R3: np.ndarray) -> np.ndarray:
+    """Scalar products, (R,); NumPy's own sum over so short an axis is slow."""
+    product_R3 = one_R3 * other_R3
+    product_R: np.ndarray = product_R3[:, 0] + product_R3[:, 1] + product_R3[:, 2]
+    return product_R
+
+
+def _lengths(vectors_R3: np.ndarray) -> np.ndarray:
+    return np.sqrt(_products(vectors_R3, vectors_R3))
 
 
 def _colours(rows: _Rows) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.edits.compositing.cutout import Cutout
-from pipeline.edits.compositing.levels import levelled
+from pipeline.edits.compositing.levels import SEEN, levelled
 from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.noise_match import background_near, calm_level, with_noise
 from pipeline.edits.compositing.recolor import recoloured
@@ -71,7 +71,7 @@ class Canvas:
         self.work_hw3: np.ndarray = self.source_hw3.copy()
         self.change_hw: np.ndarray = np.zeros(self.source_hw3.shape[:2], np.bool_)
         self._hole_hw = np.zeros_like(self.change_hw)
-        self._objects_Nhw = objects_NHW[(slice(None), *self._window)]
+        self._objects_NHW = objects_NHW
         self._goes_hw, self._light_hw = self.crop(goes_HW), self.crop(light_HW)
         self._stays_hw = self.crop(stays_HW)
         # Every random number of the edit comes from here, in the order of the calls below.
@@ -100,38 +100,34 @@ class Canvas:
         """
         hole_hw = self._hole(mask_hw)
         hole_HW = self.to_full(hole_hw)
-        filled_hw3 = self._inpaint(hole_HW)[self._window]
+        filled_HW3 = self._inpaint(hole_HW)
+        box, where = window(hole_hw, 0), window(hole_HW, 0)
+        # Edits of one object leave the same hole again and again.
+        bits = np.packbits(hole_hw[box]).tobytes()
+        key = where[0].start, where[1].start, hole_hw[box].shape, bits
+        level_hw3 = self._inpaint.recent(lambda: (self._levelled(filled_HW3, hole_HW),), *key)[0]
         # Only the hole is taken over: some inpainters alter every pixel.
         clean_hw3 = self.source_hw3.copy()
-        copy_region(filled_hw3.astype(np.float32), hole_hw, clean_hw3)
-        objects_hw = self._objects_beside(hole_hw)
-        self._level(clean_hw3, hole_hw, objects_hw)
+        copy_region(level_hw3, hole_hw[box], clean_hw3[box])
         if self.restores_noise:
+            objects_hw = _objects_beside(self._objects_NHW[(slice(None), *self._window)], hole_hw)
             # Nor do the edges of a wall count as noise.
             beside_hw = background_near(hole_hw, objects_hw | self._stays_hw, RING)
             noise_3 = calm_level(self.source_hw3, beside_hw)
             clean_hw3 = with_noise(clean_hw3, hole_hw, noise_3, self.rng)
         return clean_hw3
 
-    def _level(self, clean_hw3: np.ndarray, hole_hw: np.ndarray, objects_hw: np.ndarray) -> None:
-        """Bring the filled hole of the window to the level of its rim, in place."""
-        box = window(hole_hw, 0)
+    def _levelled(self, filled_HW3: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
+        """The filled hole at the level of its rim, in the hole's box, (h, w, 3) float32.
 
-        def level() -> tuple[np.ndarray]:
-            return (levelled(clean_hw3, self.source_hw3, hole_hw, objects_hw)[box].copy(),)
-
-        # Edits of one object leave the same hole in the same window again and again.
-        key = self.corner, hole_hw.shape, np.packbits(hole_hw).tobytes()
-        copy_region(self._inpaint.recent(level, *key)[0], hole_hw[box], clean_hw3[box])
-
-    def _objects_beside(self, hole_hw: np.ndarray) -> np.ndarray:
-        """The objects in the window, (h, w) bool, without those that surround the hole: a product
-        or a compartment is what the hole's background consists of."""
-        ring, objects_hw = ring_around(hole_hw, bounding_box(hole_hw)), np.zeros_like(hole_hw)
-        for mask_hw in self._objects_Nhw:
-            if not surrounds(mask_hw, ring):
-                objects_hw |= mask_hw
-        return objects_hw
+        By the image around it and not by this window: the hole is the same for every edit.
+        """
+        near = window(hole_HW, SEEN)
+        source_hw3, hole_hw = self._whole_HW3[near].astype(np.float32), hole_HW[near]
+        filled_hw3 = source_hw3.copy()
+        copy_region(filled_HW3[near].astype(np.float32), hole_hw, filled_hw3)
+        objects_hw = _objects_beside(self._objects_NHW[(slice(None), *near)], hole_hw)
+        return levelled(filled_hw3, source_hw3, hole_hw, objects_hw)[window(hole_hw, 0)].copy()
 
     def _hole(self, mask_hw: np.ndarray) -> np.ndarray:
         """What a removal fills: the dilated mask, and what goes with the objects."""
@@ -250,3 +246,13 @@ class Canvas:
         # A slice is a view, so this writes into the full image.
         copy_region(edited_hw3, change_hw, pixels_HW3[self._window])
         return self.to_full(change_hw)
+
+
+def _objects_beside(objects_Nhw: np.ndarray, hole_hw: np.ndarray) -> np.ndarray:
+    """The objects in a window, (h, w) bool, without those that surround the hole: a product or a
+    compartment is what the hole's background consists of."""
+    ring, objects_hw = ring_around(hole_hw, bounding_box(hole_hw)), np.zeros_like(hole_hw)
+    for mask_hw in objects_Nhw:
+        if not surrounds(mask_hw, ring):
+            objects_hw |= mask_hw
+    return objects_hw

@@ -17,6 +17,7 @@ from pipeline.edits.compositing.matting import alpha_matte
 from pipeline.edits.compositing.noise_match import calm_level, with_noise
 from pipeline.imaging.masks import MaskCrop, corner_for, moves_whole_pixels, warped
 from pipeline.imaging.near_region import mean_near
+from pipeline.imaging.region_values import copy_region
 
 # Pixels of margin around an object's box, for its soft edge and for filters, and in units of the
 # outline's `band`, for the background around it.
@@ -110,20 +111,28 @@ def _own_colours(pixels_hw3: np.ndarray, cover_hw: np.ndarray, band: int) -> np.
     """
     background_hw3, _ = mean_near(pixels_hw3, cover_hw <= BACKGROUND, band)
     cover_hw1 = cover_hw[..., None]
-    rest_hw3 = pixels_hw3 - (1 - cover_hw1) * background_hw3
-    rest_hw3 = np.clip(rest_hw3 / np.maximum(cover_hw1, MIXED), 0, 255)
+    # In place, and nothing for longer than it is needed: a large image takes 12 bytes per pixel.
+    background_hw3 *= 1 - cover_hw1
+    rest_hw3 = np.subtract(pixels_hw3, background_hw3, out=background_hw3)
+    rest_hw3 /= np.maximum(cover_hw1, MIXED)
+    np.clip(rest_hw3, 0, 255, out=rest_hw3)
     # Where cover is a little off, the rest would be darker or brighter than anything nearby.
     most_hw1 = cover_hw1 >= MOSTLY
     highest_hw3 = cv2.dilate(np.where(most_hw1, pixels_hw3, 0), NEIGHBOURS)
     lowest_hw3 = cv2.erode(np.where(most_hw1, pixels_hw3, 255), NEIGHBOURS)
-    in_range_hw3 = np.clip(rest_hw3, lowest_hw3, highest_hw3)
-    rest_hw3 = np.where(lowest_hw3 <= highest_hw3, in_range_hw3, rest_hw3)
+    known_hw3 = lowest_hw3 <= highest_hw3
+    np.clip(rest_hw3, lowest_hw3, highest_hw3, out=rest_hw3, where=known_hw3)
+    del highest_hw3, lowest_hw3, known_hw3
     pure_hw = cover_hw >= PURE
     near_hw3, weight_hw1 = mean_near(pixels_hw3, pure_hw, EXTEND_SIGMA)
     share_hw1 = np.clip((cover_hw1 - MIXED) / (LEFT - MIXED), 0, 1)
     # A thin piece may hold no pure pixel; then its own colours are all that is known.
     share_hw1 = np.where(weight_hw1 > FAR, share_hw1, 1)
-    return np.where(pure_hw[..., None], pixels_hw3, near_hw3 + share_hw1 * (rest_hw3 - near_hw3))
+    rest_hw3 -= near_hw3
+    rest_hw3 *= share_hw1
+    rest_hw3 += near_hw3
+    copy_region(pixels_hw3, pure_hw, rest_hw3)
+    return rest_hw3
 
 
 def reshaped(
@@ -145,7 +154,11 @@ def reshaped(
         # Enlarging spreads an edge over more pixels; details are raised to look as sharp as around.
         if scale > ENLARGED:
             soft_hw3 = cv2.GaussianBlur(after_hw3, (0, 0), SHARPEN_SIGMA * scale)
-            after_hw3 = np.clip(after_hw3 + SHARPEN * (scale - 1) * (after_hw3 - soft_hw3), 0, 255)
+            detail_hw3 = np.subtract(after_hw3, soft_hw3, out=soft_hw3)
+            detail_hw3 *= SHARPEN * (scale - 1)
+            after_hw3 += detail_hw3
+            np.clip(after_hw3, 0, 255, out=after_hw3)
+            del soft_hw3, detail_hw3
         # Cubic too: bilinear interpolation leaves the steps of the pixels in a sharp edge.
         cover_hw = np.clip(warped(cutout.cover_hw, matrix_22, cubic=True), 0, 1)
         cover_hw = _sharpened(cover_hw, scale)
@@ -178,7 +191,7 @@ def _shrunk(
     layers_hw4 = warped(layers_hw4, matrix_22, cubic=True)
     cover_hw = np.clip(layers_hw4[..., 3], 0, 1)
     pixels_hw3 = layers_hw4[..., :3] / np.maximum(cover_hw, MIXED)[..., None]
-    return np.clip(pixels_hw3, 0, 255), cover_hw, cover_hw >= MIXED
+    return np.clip(pixels_hw3, 0, 255, out=pixels_hw3), cover_hw, cover_hw >= MIXED
 
 
 def _sharpened(cover_hw: np.ndarray, scale: float) -> np.ndarray:
@@ -194,8 +207,12 @@ def _extended(pixels_hw3: np.ndarray, known_hw: np.ndarray) -> np.ndarray:
     far_hw3, _ = mean_near(pixels_hw3, known_hw, 4 * EXTEND_SIGMA)
     # Beyond the reach of the near blur its quotient is numerical noise: blend over to the far one.
     share_hw1 = np.clip(weight_hw1 / FAR, 0, 1)
-    colour_hw3 = share_hw1 * near_hw3 + (1 - share_hw1) * far_hw3
-    return np.where(known_hw[..., None], pixels_hw3, colour_hw3).astype(np.float32)
+    # In place: such an array of a large image takes 12 bytes per pixel.
+    near_hw3 *= share_hw1
+    far_hw3 *= 1 - share_hw1
+    near_hw3 += far_hw3
+    copy_region(pixels_hw3, known_hw, near_hw3)
+    return near_hw3
 
 
 def _core(mask_hw: np.ndarray) -> np.ndarray:

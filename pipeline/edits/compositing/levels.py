@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline.imaging.masks import dilated, window
 from pipeline.imaging.near_region import mean_near
-from pipeline.imaging.partial_blur import aligned, blurred_part
 from pipeline.imaging.region_values import copy_region
 
 # Pixels on both sides of the rim whose means are compared, and grey levels beyond which a step is
@@ -20,11 +19,8 @@ from pipeline.imaging.region_values import copy_region
 BAND, STRUCTURE = 4, 12.0
 # Gaussian sigmas in pixels, from fine to coarse, with which the step is continued into the hole.
 SIGMAS = (2.0, 6.0, 18.0, 54.0)
-# Pixels around a hole on which the step along its rim depends: both bands, and their blurs.
+# Pixels around a hole on which its level depends: both bands, and their blurs.
 SEEN = 24
-# Pixels of a window from which wide blurs are taken at a lower resolution, and the least sigma
-# there.
-LARGE, LEAST_SIGMA = 200 * 200, 6.0
 
 
 def levelled(
@@ -34,22 +30,21 @@ def levelled(
 
     `objects_hw` are parts outside the hole, whose colours say nothing about the background.
     """
-    near = aligned(window(hole_hw, SEEN), hole_hw.shape)
-    found = _steps(filled_hw3[near], source_hw3[near], hole_hw[near], objects_hw[near])
+    found = _steps(filled_hw3, source_hw3, hole_hw, objects_hw)
     if found is None:
         return filled_hw3
-    sure_hw, step_hw3, known_hw1 = np.zeros_like(hole_hw), np.zeros_like(filled_hw3), None
-    sure_hw[near], step_hw3[near], known_hw1 = found
-    # Wide blurs depend on the whole window, and only in the hole anything is added.
-    hole = window(hole_hw, 0)
-    surface_hw3, _ = _continued(step_hw3, sure_hw, SIGMAS[-1], hole)
-    for sigma in reversed(SIGMAS[:-1]):
-        finer_hw3, weight_hw1 = _continued(step_hw3, sure_hw, sigma, hole)
-        share_hw1 = np.clip(weight_hw1 / 0.1, 0, 1)
-        surface_hw3 = share_hw1 * finer_hw3 + (1 - share_hw1) * surface_hw3
-    top, left = (one.start - other.start for one, other in zip(hole, near, strict=True))
-    height, width = surface_hw3.shape[:2]
-    added_hw3 = known_hw1[top : top + height, left : left + width] * surface_hw3
+    sure_hw, step_hw3, known_hw1 = found
+    # From where something is sure into the hole alone: all else is 0, or nothing is added there.
+    hole, sure = window(hole_hw, 0), window(sure_hw, 0)
+    layers_4hw = np.stack([*np.moveaxis(step_hw3[sure], 2, 0), sure_hw[sure]])
+    surface_3hw: np.ndarray = np.zeros((3, 1, 1), np.float32)
+    for sigma in reversed(SIGMAS):
+        *sums_3hw, weight_hw = _spread(layers_4hw, sigma, sure, hole)
+        # Of the widest all: nothing coarser tells more.
+        share_hw = np.clip(weight_hw / 0.1, 0, 1) if sigma < SIGMAS[-1] else 1
+        finer_3hw = np.stack(sums_3hw) / np.maximum(weight_hw, 1e-6)
+        surface_3hw = share_hw * finer_3hw + (1 - share_hw) * surface_3hw
+    added_hw3 = known_hw1[hole] * np.moveaxis(surface_3hw, 0, 2)
     levelled_hw3 = filled_hw3.copy()
     copy_region(filled_hw3[hole] + added_hw3, hole_hw[hole], levelled_hw3[hole])
     return levelled_hw3
@@ -79,23 +74,20 @@ def _steps(
     return sure_hw, step_hw3 * sure_hw[..., None], np.clip(known_hw1, 0, 1)
 
 
-def _continued(
-    step_hw3: np.ndarray, sure_hw: np.ndarray, sigma: float, part: tuple[slice, slice]
-) -> tuple[np.ndarray, np.ndarray]:
-    """`mean_near` in a part of the window, of steps that are 0 elsewhere than in `sure_hw`; in a
-    large window, wide blurs are taken at a lower resolution."""
-    height, width = sure_hw.shape
-    reduced = int(sigma / LEAST_SIGMA)
-    weight_hw = sure_hw.astype(np.float32)
-    if reduced < 2 or height * width < LARGE:
-        rows = window(sure_hw, 0)[0]
-        total_hw1 = blurred_part(weight_hw, sigma, part, rows)[..., None]
-        return blurred_part(step_hw3, sigma, part, rows) / np.maximum(total_hw1, 1e-6), total_hw1
-    small = -(-width // reduced), -(-height // reduced)
-    layers_hw4 = np.concatenate([step_hw3, weight_hw[..., None]], 2)
-    # By area and linearly, so that the weights keep their sum.
-    few = cv2.resize(layers_hw4, small, interpolation=cv2.INTER_AREA)
-    few = cv2.GaussianBlur(few, (0, 0), sigma / reduced)
-    blur_hw4 = cv2.resize(few, (width, height), interpolation=cv2.INTER_LINEAR)[part]
-    total_hw1 = blur_hw4[..., 3:]
-    return blur_hw4[..., :3] / np.maximum(total_hw1, 1e-6), total_hw1
+def _spread(
+    layers_Chw: np.ndarray, sigma: float, here: tuple[slice, slice], there: tuple[slice, slice]
+) -> np.ndarray:
+    """The Gaussian blur of layers that lie `here` (rows, columns) and are 0 elsewhere, as it is
+    `there`: two products of matrices, whatever the sigma is; (C, rows, columns) float32."""
+    down_ab, across_cd = (
+        _weights(np.arange(to.start, to.stop)[:, None] - np.arange(of.start, of.stop), sigma)
+        for of, to in zip(here, there, strict=True)
+    )
+    spread_Chw: np.ndarray = down_ab @ layers_Chw @ across_cd.T
+    return spread_Chw
+
+
+def _weights(offsets: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian of norm 1 at some offsets in pixels, float32; 0 where it is negligible."""
+    weights = np.exp(-0.5 * np.square(offsets / np.float32(sigma))) / (np.sqrt(2 * np.pi) * sigma)
+    return np.where(np.abs(offsets) <= 4 * sigma, weights, 0).astype(np.float32)

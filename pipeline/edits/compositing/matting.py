@@ -70,7 +70,7 @@ def alpha_matte(
     if not mask_hw.any():
         return alpha_hw
     near = window(mask_hw, (1 + REACH) * band)
-    pixels_hw3, inside_hw = source_hw3[near].astype(np.float32), mask_hw[near]
+    pixels_hw3, inside_hw = source_hw3[near].astype(np.float32, copy=False), mask_hw[near]
     layers_hw3 = _contrast(pixels_hw3, inside_hw, band)
     # Nothing lies beyond the window, so that an object at its edge ends there.
     padded_hw = np.pad(inside_hw, 1).astype(np.uint8)
@@ -112,27 +112,41 @@ def _contrast(pixels_hw3: np.ndarray, inside_hw: np.ndarray, band: int) -> np.nd
     inner_hw = cv2.erode(inside_hw.astype(np.uint8), disc(band)) > 0
     outer_hw = ~dilated(inside_hw, band)
     sigma = NEAR * band
-    background_hw3, seen_hw1 = _wide_mean(pixels_hw3, outer_hw, sigma)
-    full_hw = _length(pixels_hw3 - background_hw3)
-    # A shadow is the background times a factor; no object is a highlight of it.
-    square_hw = np.maximum(_dot(background_hw3, background_hw3), 1)
-    factor_hw1 = np.minimum(_dot(pixels_hw3, background_hw3) / square_hw, 1)[..., None]
-    unshaded_hw = _length(pixels_hw3 - np.maximum(factor_hw1, SHADED) * background_hw3)
-    off_hw = _length(pixels_hw3 - factor_hw1 * background_hw3)
-    object_hw3, inner_hw1 = _wide_mean(np.dstack([full_hw, unshaded_hw, off_hw]), inner_hw, sigma)
+    distances_hw3, seen_hw = _distances(pixels_hw3, outer_hw, sigma)
+    object_hw3, inner_hw1 = _wide_mean(distances_hw3, inner_hw, sigma)
     # An object that differs from the background by its shade alone looks like a shadow throughout.
     low, high = HUED
     hued_hw = object_hw3[..., 2] / np.maximum(object_hw3[..., 0], 1)
     hued_hw = np.clip((hued_hw - low) / (high - low), 0, 1)
     known_hw = inner_hw1[..., 0] > 1e-3
+    # A view of all its layers.
+    del inner_hw1
     # Of a leg or a wire it is not known; measured on legs, a half is right on average.
     hued_hw = np.where(known_hw, hued_hw, 0.5)
-    distance_hw = hued_hw * unshaded_hw + (1 - hued_hw) * full_hw
+    distance_hw = hued_hw * distances_hw3[..., 1] + (1 - hued_hw) * distances_hw3[..., 0]
     expected_hw = hued_hw * object_hw3[..., 1] + (1 - hued_hw) * object_hw3[..., 0]
     expected_hw = np.where(known_hw, expected_hw, CONTRAST)
+    del distances_hw3, object_hw3
     spread_hw = np.sqrt(_wide_mean(np.square(distance_hw)[..., None], outer_hw, sigma)[0][..., 0])
-    spread_hw = np.where(seen_hw1[..., 0] > 1e-3, spread_hw, UNSEEN)
-    return np.dstack([distance_hw, spread_hw, expected_hw]).astype(np.float32)
+    spread_hw = np.where(seen_hw, spread_hw, UNSEEN)
+    return np.dstack([distance_hw, spread_hw, expected_hw]).astype(np.float32, copy=False)
+
+
+def _distances(
+    pixels_hw3: np.ndarray, outer_hw: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """RGB distances of pixels (h, w, 3) float32 from the background nearby, from it or its shadow,
+    and from the colours of any shadow; and where background is near, (h, w) bool."""
+    background_hw3, seen_hw1 = _wide_mean(pixels_hw3, outer_hw, sigma)
+    seen_hw = seen_hw1[..., 0] > 1e-3
+    del seen_hw1
+    full_hw = _off(pixels_hw3, background_hw3.copy())
+    # A shadow is the background times a factor; no object is a highlight of it.
+    square_hw = np.maximum(_dot(background_hw3, background_hw3), 1)
+    factor_hw1 = np.minimum(_dot(pixels_hw3, background_hw3) / square_hw, 1)[..., None]
+    unshaded_hw = _off(pixels_hw3, np.maximum(factor_hw1, SHADED) * background_hw3)
+    off_hw = _off(pixels_hw3, factor_hw1 * background_hw3)
+    return np.dstack([full_hw, unshaded_hw, off_hw]), seen_hw
 
 
 def _like_object(
@@ -218,5 +232,10 @@ def _dot(one_hw3: np.ndarray, other_hw3: np.ndarray) -> np.ndarray:
     return product_hw
 
 
-def _length(colour_hw3: np.ndarray) -> np.ndarray:
-    return np.sqrt(_dot(colour_hw3, colour_hw3))
+def _off(colour_hw3: np.ndarray, other_hw3: np.ndarray) -> np.ndarray:
+    """The distances of colours from others, (h, w), in whose memory they are computed."""
+    step_hw3 = np.subtract(colour_hw3, other_hw3, out=other_hw3)
+    square_hw3 = np.square(step_hw3, out=step_hw3)
+    square_hw = square_hw3[..., 0] + square_hw3[..., 1]
+    square_hw += square_hw3[..., 2]
+    return np.sqrt(square_hw, out=square_hw)

@@ -41,22 +41,26 @@ def recoloured(
     `pixels_hw3` and the result are float32 RGB 0-255. Every pixel is recoloured as if it belonged
     to the object; the caller blends with alpha. Exactly one of `lab` and `hue` is given.
     """
-    lab_hw3 = cv2.cvtColor(pixels_hw3.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab_hw3 = cv2.cvtColor(pixels_hw3.astype(np.float32, copy=False) / 255, cv2.COLOR_RGB2LAB)
     # Scale the smoothed lightness only, and add the noise back unscaled.
-    base_hw3 = cv2.GaussianBlur(lab_hw3, (0, 0), HIGH_PASS_SIGMA)
-    noise_hw3 = lab_hw3 - base_hw3
+    base_hw = cv2.GaussianBlur(lab_hw3, (0, 0), HIGH_PASS_SIGMA)[..., 0].copy()
+    noise_hw = lab_hw3[..., 0] - base_hw
     mean_3 = lab_hw3[where_hw].mean(0)
     wanted_3 = _in_hue(mean_3, hue) if lab is None else np.asarray(lab, np.float32)
-    lightness_hw = _scaled_lightness(base_hw3[..., 0], float(mean_3[0]), float(wanted_3[0]))
+    lightness_hw = _scaled_lightness(base_hw, float(mean_3[0]), float(wanted_3[0]))
     rotated_hw2 = _rotated_chroma(lab_hw3[..., 1:], mean_3[1:], wanted_3[1:])
     # The tint is 0 on black and white and 1 at mid grey; normalised so that the mean is reached.
     weight_hw = np.clip(4 * lightness_hw * (100 - lightness_hw) / 1e4, 0, 1)
     tint_2 = wanted_3[1:] - rotated_hw2[where_hw].mean(0)
     tint_hw2 = tint_2 * (weight_hw / max(0.25, float(weight_hw[where_hw].mean())))[..., None]
-    result_hw3 = np.dstack([lightness_hw + noise_hw3[..., 0], rotated_hw2 + tint_hw2])
-    result_hw3[..., 0] = np.clip(result_hw3[..., 0], 0, 100)
-    recoloured_hw3 = cv2.cvtColor(result_hw3.astype(np.float32), cv2.COLOR_LAB2RGB)
-    return np.clip(recoloured_hw3, 0, 1) * 255
+    rotated_hw2 += tint_hw2
+    result_hw3 = np.dstack([np.clip(lightness_hw + noise_hw, 0, 100), rotated_hw2])
+    # In place, and nothing for longer than it is needed: a large image takes 12 bytes per pixel.
+    del lab_hw3, rotated_hw2, tint_hw2
+    recoloured_hw3 = cv2.cvtColor(result_hw3.astype(np.float32, copy=False), cv2.COLOR_LAB2RGB)
+    np.clip(recoloured_hw3, 0, 1, out=recoloured_hw3)
+    recoloured_hw3 *= 255
+    return recoloured_hw3
 
 
 def _in_hue(mean_3: np.ndarray, hue: float | None) -> np.ndarray:

@@ -56,14 +56,12 @@ def plan(context: ImageContext, rng: np.random.Generator, settings: EditSettings
 def _pasted(context: ImageContext, rng: np.random.Generator, *, strict: bool) -> Found | None:
     """Another object in a target's place; `strict` requires a clearly different colour."""
     # Objects of this image and of all donors form one pool, addressed by one index.
-    donors = context.donors
-    count = len(context) + len(donors.objects)
+    pool = [*range(len(context)), *context.donors.objects]
     for target in rng.permutation(worth_editing(context, movable=True, uncovers=True)).tolist():
-        for index in rng.permutation(count)[:CANDIDATES].tolist():
-            source = index if index < len(context) else donors.objects[index - len(context)]
+        for index in rng.permutation(len(pool))[:CANDIDATES].tolist():
             found = context.cached(
-                partial(_in_place, context, target, source, strict),
-                "pasted", target, source, strict,
+                partial(_in_place, context, target, pool[index], strict),
+                "pasted", target, index, strict,
             )  # fmt: skip
             if found is not None:
                 # The cached answer is shared: copy what the caller will add to.

@@ -87,7 +87,7 @@ def plan_size(
     for target in _loose(context, shuffled(context, rng)):
         crop = context.crops[target]
         background_HW = context.background_of(target)
-        axis, slenderness = main_axis(crop.mask_hw)
+        axis, slenderness = context.cached(partial(main_axis, crop.mask_hw), "axis", target)
         along = axis if slenderness >= SLENDER else None
         for _ in range(TRIES):
             # A mounted product is only shrunk: enlarged, what its mask lacks over a hole is seen.

@@ -54,16 +54,23 @@ class Residuals:
     laplacian_HW: np.ndarray
     steps: tuple[np.ndarray, np.ndarray]
 
+    def views(self) -> list[np.ndarray]:
+        """All of them, in the order of the fields."""
+        return [self.high_3HW, *self.bands, self.laplacian_HW, *self.steps]
+
 
 def residuals(image_HW3: np.ndarray) -> Residuals:
     """The high-pass views of an (H, W, 3) uint8 image."""
     image = image_HW3.astype(np.float32)
     grey_HW = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    # In place, and nothing for longer than it is needed: a large image takes 12 bytes per pixel.
+    image -= cv2.GaussianBlur(image, (0, 0), SIGMAS[0])
+    high_3HW = np.ascontiguousarray(image.transpose(2, 0, 1))
+    del image
     greys = [grey_HW, *(cv2.GaussianBlur(grey_HW, (0, 0), sigma) for sigma in SIGMAS)]
     bands = tuple(fine - coarse for fine, coarse in pairwise(greys))
+    del greys
     steps = (_second_step(grey_HW), np.ascontiguousarray(_second_step(grey_HW.T).T))
-    high_HW3 = image - cv2.GaussianBlur(image, (0, 0), SIGMAS[0])
-    high_3HW = np.ascontiguousarray(high_HW3.transpose(2, 0, 1))
     return Residuals(high_3HW, bands, cv2.Laplacian(grey_HW, cv2.CV_32F), steps)
 
 
@@ -79,20 +86,15 @@ def residuals_after(before: Residuals, source_HW3: np.ndarray, edited_HW3: np.nd
     y0, y1 = max(0, ys[0] - REACH), min(height, ys[-1] + 1 + REACH)
     x0, x1 = max(0, xs[0] - REACH), min(width, xs[-1] + 1 + REACH)
     top, left = max(0, y0 - REACH), max(0, x0 - REACH)
-    fresh = residuals(edited_HW3[top : y1 + REACH, left : x1 + REACH])
+    fresh = residuals(edited_HW3[top : y1 + REACH, left : x1 + REACH]).views()
     inner = np.s_[..., y0 - top : y1 - top, x0 - left : x1 - left]
-
-    def patched(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-        found = old.copy()
-        found[..., y0:y1, x0:x1] = new[inner]
-        return found
-
-    return Residuals(
-        patched(before.high_3HW, fresh.high_3HW),
-        tuple(map(patched, before.bands, fresh.bands)),
-        patched(before.laplacian_HW, fresh.laplacian_HW),
-        (patched(before.steps[0], fresh.steps[0]), patched(before.steps[1], fresh.steps[1])),
-    )
+    patched = []
+    for old in before.views():
+        patched.append(old.copy())
+        # Taken out, so that it is free when the next one is copied.
+        patched[-1][..., y0:y1, x0:x1] = fresh.pop(0)[inner]
+    high_3HW, *bands, laplacian_HW, along_HW, down_HW = patched
+    return Residuals(high_3HW, tuple(bands), laplacian_HW, (along_HW, down_HW))
 
 
 def statistics(found: Residuals, where_HW: np.ndarray) -> np.ndarray:

@@ -67,6 +67,15 @@ def test_a_part_that_finds_controls_too_weighs_less_than_a_weaker_one_that_does_
     assert weights[2] > weights[0]
 
 
+def test_an_anomaly_a_hundred_deviations_away_earns_a_part_no_more_than_one_that_is_found() -> None:
+    """A part with such anomalies is sensitive to everything, the next change of the light, too."""
+    far = drawn({0: 12.0, 1: 120.0})
+    weights = weights_of(*far)
+    assert weights[0] == pytest.approx(weights[1], rel=0.1)
+    # In proportion to the separation it would be ten times as much.
+    assert regression_weights(*(one.numpy() for one in far), RIDGES[-1]).argmax() == 1
+
+
 def test_weights_are_those_of_scikit_learns_regression() -> None:
     normals_NP, pairs_MP, labels_M = (one.numpy() for one in drawn({0: 1.5, 1: 1.0, 2: 0.8}))
     found = regression_weights(normals_NP[:, :3], pairs_MP[:, :3], labels_M, RIDGES[0])

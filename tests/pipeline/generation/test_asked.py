@@ -11,7 +11,7 @@ from pipeline.config.manifest import manifest_for_source, resolve
 from pipeline.generation import asked
 from pipeline.generation import plan as planning
 from pipeline.generation.analysis import models_for
-from pipeline.generation.asked import asked_of
+from pipeline.generation.asked import pixels_and_asked
 from pipeline.generation.cache_codecs import pack_analysis
 from pipeline.generation.cache_keys import calibration_images
 from pipeline.generation.calibrate import normal_model_of
@@ -62,12 +62,12 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
 def test_only_images_that_lack_a_part_are_asked_and_those_once(
     plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {image: asked_of(plan, image)[1].proposals for image in plan.images}
+    found = {image: pixels_and_asked(plan, image)[1] for image in plan.images}
     lacking = calibration_images(plan.images)[0]
     assert [image for image, one in found.items() if one.again] == [lacking]
     assert {len(one) for one in found.values()} == {5}
     monkeypatch.setattr(asked, "models_for", lambda plan: pytest.fail("asked a second time"))
-    again = asked_of(plan, lacking)[1].proposals
+    again = pixels_and_asked(plan, lacking)[1]
     assert again.again == 1
     assert np.array_equal(again.masks_NHW, found[lacking].masks_NHW)
     assert again.vectors_NC is not None
