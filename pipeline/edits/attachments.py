@@ -213,17 +213,17 @@ class Surroundings:
         return self._looks[index]
 
     def _looked(self, index: int) -> "_Look | None":
-        mask_HW = self._proposals.masks_NHW[index]
-        box_4 = bounding_box(mask_HW)
+        masks_NHW = self._proposals.masks_NHW
+        mask_HW, box_4 = masks_NHW[index], bounding_box(masks_NHW[index])
         near, reach, distance_hw = around(mask_HW, box_4)
         off = self._px(OFF)
         beside = self._beside(index, box_4)
         others_hw = np.zeros(distance_hw.shape, np.bool_)
         for other in beside:
-            others_hw |= self._proposals.masks_NHW[other][near]
+            others_hw |= masks_NHW[other][near]
         others_hw = dilated(others_hw & ~mask_HW[near], round(off)) & (distance_hw > off)
         unlike_hw = not_background(
-            mask_HW, box_4, self._proposals.foreground_HW, list(self._proposals.masks_NHW), near
+            mask_HW, box_4, self._proposals.foreground_HW, list(masks_NHW), near
         )
         far_hw = (distance_hw > reach) & (distance_hw <= 2 * reach) & ~others_hw & ~unlike_hw
         if np.count_nonzero(far_hw) < ENOUGH:
@@ -242,13 +242,13 @@ class Surroundings:
         inside_hw = far_hw & ~past_hw
         if np.count_nonzero(inside_hw) >= ENOUGH:
             far_hw = inside_hw
-        masks_NHW, lab_HW3 = self._proposals.masks_NHW, self._fine_HW3
         claims = tuple(
-            claim_of(piece_hw, near, lab_HW3, distance_hw, masks_NHW, beside, off)
+            claim_of(piece_hw, near, self._fine_HW3, distance_hw, masks_NHW, beside, off)
             for piece_hw in self._pieces(near, fine, mask_hw, distance_hw, free_hw, reach)
         )
         none_hw = np.zeros_like(mask_hw)
         if self._coarse_HW3 is None:
+            # Only light asks for the differences themselves.
             fine = none_hw[:0], fine[1]
         return _Look(
             near, reach, mask_hw, distance_hw, free_hw, far_hw, fine, stays_hw, claims, none_hw

@@ -10,6 +10,7 @@ Shapes: h, w window; 3 colour (CIELAB, float32); R pixels of a region.
 import cv2
 import numpy as np
 
+from pipeline.imaging.products import lengths, products
 from pipeline.imaging.region_values import copy_region, median, quantile
 
 # CIELAB spread (L, a, b) below which a background counts as plain, where its plane is fitted.
@@ -38,8 +39,8 @@ def deviation(
     copy_region(residual_hw3, calm_hw, calm_hw3)
     residual_hw3 -= _slow(calm_hw3, calm_hw.astype(np.float32))
     spread_3 = _spread(np.abs(_channels(residual_hw3, far_R)), least_3)
-    length_hw = _length2(residual_hw3 / _by_row(spread_3, residual_hw3))
-    return residual_hw3, np.sqrt(length_hw, out=length_hw)
+    spreads_hw3 = residual_hw3 / _by_row(spread_3, residual_hw3)
+    return residual_hw3, lengths(spreads_hw3)
 
 
 def _channels(image_hw3: np.ndarray, at_R: np.ndarray) -> np.ndarray:
@@ -51,13 +52,6 @@ def _channels(image_hw3: np.ndarray, at_R: np.ndarray) -> np.ndarray:
 def _by_row(values_3: np.ndarray, image_hw3: np.ndarray) -> np.ndarray:
     """One value per channel, (w, 3), for arithmetic with an image."""
     return np.full(image_hw3.shape[1:], values_3)
-
-
-def _length2(vectors_hw3: np.ndarray) -> np.ndarray:
-    """The squared length of the vector of each pixel, (h, w)."""
-    squares_hw3 = np.square(vectors_hw3)
-    total_hw: np.ndarray = squares_hw3[..., 0] + squares_hw3[..., 1] + squares_hw3[..., 2]
-    return total_hw
 
 
 def _slow(sums_hw3: np.ndarray, weight_hw: np.ndarray) -> np.ndarray:
@@ -130,4 +124,4 @@ def gradient(lab_hw3: np.ndarray) -> np.ndarray:
     along_hw3, down_hw3 = (
         cv2.Sobel(lab_hw3, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))
     )
-    return np.sqrt(_length2(along_hw3) + _length2(down_hw3))
+    return np.sqrt(products(along_hw3, along_hw3) + products(down_hw3, down_hw3))

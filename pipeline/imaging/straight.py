@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from pipeline.imaging.products import lengths, products
+
 # Lengths in pixels at 256: how far a row is looked at on each side, and how much of that is near.
 ZONE, NEAR = 18.0, 6.0
 # Change of colour (CIELAB per pixel at 256): of pixels whose direction counts, and across an edge;
@@ -159,7 +161,7 @@ def _lines(
         return None
     one_R3, other_R3 = colour_2R3 = _colours(rows)
     # At an edge a part of a row makes a difference.
-    off_R = _lengths(one_R3 - other_R3) - _lengths(_changes(one_R3 + other_R3)) / 2
+    off_R = lengths(one_R3 - other_R3) - lengths(_changes(one_R3 + other_R3)) / 2
     beyond_R = past_R & known_R & (off_R <= SAME)
     if not beyond_R.any():
         return None
@@ -311,13 +313,13 @@ def _edges(rows: _Rows, px: float) -> tuple[np.ndarray, np.ndarray]:
         return three_R, known_R
     one_R3, other_R3 = (_changes(colour_R3) * px for colour_R3 in rows.near_2R3)
     both_R3 = one_R3 + other_R3
-    off = float(np.median(_lengths(one_R3 - other_R3)[three_R]))
-    least, both_R = max(EDGE, SURER * off), _lengths(both_R3)
+    off = float(np.median(lengths(one_R3 - other_R3)[three_R]))
+    least, both_R = max(EDGE, SURER * off), lengths(both_R3)
 
     def like_both(change_R3: np.ndarray) -> np.ndarray:
         """Rows in which colour changes as much as in an edge, and in the same way."""
-        length_R = _lengths(change_R3)
-        alike_R = _products(change_R3, both_R3) >= ALIKE * length_R * both_R
+        length_R = lengths(change_R3)
+        alike_R = products(change_R3, both_R3) >= ALIKE * length_R * both_R
         found_R: np.ndarray = (length_R >= least) & alike_R
         return found_R
 
@@ -325,20 +327,9 @@ def _edges(rows: _Rows, px: float) -> tuple[np.ndarray, np.ndarray]:
     steps_R = both_R / (2 * px)
     for near_R3, far_R3, far_R in zip(rows.near_2R3, rows.far_2R3, rows.far_2R, strict=True):
         # The rim of a shadow is bent: farther out its rows have another colour.
-        same_R = _lengths(near_R3 - far_R3) - steps_R <= SAME_ON
+        same_R = lengths(near_R3 - far_R3) - steps_R <= SAME_ON
         runs_on_R |= same_R & far_R & like_both(_changes(far_R3) * px)
     return three_R & like_both(one_R3) & like_both(other_R3) & runs_on_R, known_R
-
-
-def _products(one_R3: np.ndarray, other_R3: np.ndarray) -> np.ndarray:
-    """Scalar products, (R,); NumPy's own sum over so short an axis is slow."""
-    product_R3 = one_R3 * other_R3
-    product_R: np.ndarray = product_R3[:, 0] + product_R3[:, 1] + product_R3[:, 2]
-    return product_R
-
-
-def _lengths(vectors_R3: np.ndarray) -> np.ndarray:
-    return np.sqrt(_products(vectors_R3, vectors_R3))
 
 
 def _colours(rows: _Rows) -> np.ndarray:
