@@ -67,7 +67,7 @@ def run(
     # Training resumes by itself when the folder holds a checkpoint of the same run.
     trained = train(TrainJob(
         recipe=recipe, version=version.dir, out=home / "checkpoint", seed=seed, device=device,
-        precision=precision, start=start,
+        precision=precision, start=start, threads=torch.get_num_threads(),
     ))  # fmt: skip
     started = time.perf_counter()
     report = evaluate(trained.checkpoint, version, None, device=device, precision=precision)

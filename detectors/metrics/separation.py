@@ -8,7 +8,6 @@ Shapes: N normals; M samples.
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def separation(
@@ -40,6 +39,9 @@ def controls_told(normal_N: np.ndarray, pair_M: np.ndarray, labels_M: np.ndarray
 
 def _auroc(negative_N: np.ndarray, positive_M: np.ndarray) -> float:
     """The probability that a positive score is higher, ties counted half (Mann-Whitney)."""
+    # SciPy takes half a second to import.
+    from scipy.stats import rankdata
+
     ranks = rankdata(np.concatenate([negative_N, positive_M]))
     count = len(positive_M)
     above = ranks[len(negative_N) :].sum() - count * (count + 1) / 2

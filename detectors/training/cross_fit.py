@@ -8,81 +8,137 @@ and Artificial Intelligence 74, 2015). These fits see fewer images than the dete
 so their scores are too high: the validation split, which none of them sees, tells by how much
 (`detectors.training.fold_shift`).
 
-    judged = cross_fit(fit)          # scores by the fit itself and by those of the parts
+    with CrossFit(fit) as crossed:
+        fit.run()                       # folds run beside it where there are threads for them
+        judged = crossed.judged()       # scores by the fit itself and by those of the parts
 """
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 
-from detectors.base import Schedule
-from detectors.data.batches import fixed_subset
 from detectors.data.views import Place
 from detectors.training.fit import Fit
-from detectors.training.fit_data import FitData, sample_places
+from detectors.training.fit_data import FitData
+from detectors.training.fold import FoldTask, Judged, judge
+from detectors.training.fold_process import OWN, VALIDATION, read_judged
 from detectors.training.fold_shift import fold_shift
+from detectors.training.folds_beside import FoldsBeside, fits_at_once
 from detectors.training.held_out import HeldOut, joined
-from detectors.training.validation import Validation
-from pipeline.models.device import Compute
 
 # Fits of single parts, with their own resume states, below the folder of the checkpoint.
 FOLDS = "folds"
-# Samples that all parts together are judged on: some dozens of each kind are enough to choose among
-# a few settings, and scoring takes time.
-PAIRS = 400
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """Held-out images of one fit, or of all; `held_fp32` in fp32, None where that is the precision
-    anyway."""
-
-    held: HeldOut
-    held_fp32: HeldOut | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """What a fit without a part says about that part, and about the validation split."""
-
-    data: FitData
-    judged: Judged
-    validation: Judged
-
-
-def cross_fit(fit: Fit) -> Judged:
-    """Judge the fit on the validation split, and with `folds` on the training split, too.
+class CrossFit:
+    """The folds of a fit: side by side on a CPU with several threads, which they share; or one
+    after the other.
 
     Does not run again what an interrupted run has finished steps of. Under torchrun there are no
-    parts, as the other processes wait for the end of the first.
+    folds, as the other processes wait for the end of the first. As a context manager it starts the
+    folds that need not wait, ends what still runs, and restores the number of threads.
     """
-    whole, parts = _judge(fit), list[_Part]()
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit, self.threads = fit, torch.get_num_threads()
+        self.splits = _splits(fit)
+        self.beside: FoldsBeside | None = None
+
+    def __enter__(self) -> Self:
+        # With early stopping the folds take as many steps as the fit of all has turned out to need.
+        if self.fit.recipe.schedule.stop_on == "never":
+            self._start(beside=1)
+        return self
+
+    def __exit__(self, *exits: object) -> None:
+        if self.beside:
+            self.beside.__exit__(*exits)
+        torch.set_num_threads(self.threads)
+
+    def judged(self) -> Judged:
+        """Images held out of the fit, which has run, and of its folds, which are awaited."""
+        whole = judge(self.fit)
+        if not self.beside:
+            self._start(beside=0)
+        fits = self._side_by_side(self.beside) if self.beside else self._in_turn()
+        shutil.rmtree(self.fit.out / FOLDS, ignore_errors=True)
+        held = _all(whole.held, [(one, own.held, seen.held) for one, own, seen in fits])
+        if whole.held_fp32 is None:
+            return Judged(held)
+        exact = [(one, own.held_fp32, seen.held_fp32) for one, own, seen in fits]
+        return Judged(held, _all(whole.held_fp32, exact))
+
+    def _start(self, beside: int) -> None:
+        """Start folds in processes of their own, with `beside` other fits in this one."""
+        fit = self.fit
+        at_once = fits_at_once(fit, len(self.splits) + beside, self.threads)
+        if at_once == 1:
+            return
+        threads = self.threads // at_once
+        each = f"{threads} thread{'s' if threads > 1 else ''} each"
+        fit.watcher.say(
+            f"{len(self.splits)} folds in processes of their own: {at_once} fits at once, {each}; "
+            "--threads 1 runs one after the other"
+        )
+        # A fit rounds as its number of threads makes it: all of them have the same.
+        torch.set_num_threads(threads)
+        kept = fit.recipe.schedule.steps if beside else fit.kept
+        self.beside = FoldsBeside(self._folds(kept), at_once, threads)
+        self.beside.start(at_once - beside)
+
+    def _folds(self, kept: int) -> list[FoldTask]:
+        fit = self.fit
+        return [
+            FoldTask(
+                fit.job, fit.out / FOLDS / str(number), fit.compute, fit.inputs, fit.identity,
+                kept, number, len(self.splits),
+            )
+            for number in range(len(self.splits))
+        ]  # fmt: skip
+
+    def _side_by_side(self, beside: FoldsBeside) -> list["_Fold"]:
+        fit = self.fit
+        title = f"{fit.data.version.category}: {fit.recipe.name}, {len(self.splits)} folds"
+        beside.finish(fit.watcher, title, fit.kept)
+        return [
+            (split.held, read_judged(fold.out / OWN), read_judged(fold.out / VALIDATION))
+            for split, fold in zip(self.splits, beside.folds, strict=True)
+        ]
+
+    def _in_turn(self) -> list["_Fold"]:
+        fit = self.fit
+        parts = [fold.fit(fit.watcher, fit.detector) for fold in self._folds(fit.kept)]
+        return [
+            (split.held, part.judged, part.validation)
+            for split, part in zip(self.splits, parts, strict=True)
+        ]
+
+
+# The normals of a part, and what the fit without it says of them and of the validation split.
+_Fold = tuple[tuple[Place, ...], Judged, Judged]
+
+
+def _splits(fit: Fit) -> list[FitData]:
+    """The fits that each lack a part; none, with a remark, where there cannot be any."""
     folds = fit.recipe.schedule.folds
     if folds and fit.ranks.ranks > 1:
         fit.watcher.say("no cross-fitting with several processes: thresholds rest on validation")
     elif folds and len(fit.data.fitted) < 2:
         fit.watcher.say("no cross-fitting with a single normal: thresholds rest on validation")
     elif folds:
-        splits = FitData.folds(fit.data.version, folds, fit.data.weights)
-        samples = _samples(fit.data)
-        for number, data in enumerate(splits):
-            parts.append(_without(fit, data, samples, number, len(splits)))
-        shutil.rmtree(fit.out / FOLDS, ignore_errors=True)
-    held = _all(whole.held, [(one.data, one.judged.held, one.validation.held) for one in parts])
-    if whole.held_fp32 is None:
-        return Judged(held)
-    exact = [(one.data, one.judged.held_fp32, one.validation.held_fp32) for one in parts]
-    return Judged(held, _all(whole.held_fp32, exact))
+        return FitData.folds(fit.data.version, folds, fit.data.weights)
+    return []
 
 
 def _all(
-    whole: HeldOut, parts: Sequence[tuple[FitData, HeldOut | None, HeldOut | None]]
+    whole: HeldOut,
+    parts: Sequence[tuple[tuple[Place, ...], HeldOut | None, HeldOut | None]],
 ) -> HeldOut:
     """The images of all fits, those of parts as the fit of all would score them."""
-    found = [(data, own, seen) for data, own, seen in parts if own is not None and seen is not None]
+    found = [(part, own, seen) for part, own, seen in parts if own is not None and seen is not None]
     if not found or not len(whole.normal_parts_NP):
         return joined([whole, *(own for _, own, _ in found)])
     places = [(shard, row) for shard, row in whole.normal_places_N2.tolist()]
@@ -90,54 +146,6 @@ def _all(
         whole.normal_parts_NP,
         np.stack([seen.normal_parts_NP for _, _, seen in found]),
         # A part is a run of images: those of the validation split within it lack neighbours.
-        np.array(
-            [[not min(data.held) < at < max(data.held) for at in places] for data, *_ in found]
-        ),
+        np.array([[not min(part) < at < max(part) for at in places] for part, *_ in found]),
     )
     return joined([whole, *(own.shifted(shift_P) for _, own, _ in found)])
-
-
-def _samples(data: FitData) -> set[Place]:
-    """The samples that the parts together are judged on.
-
-    The same however many parts there are, so that detectors are compared on the same ones.
-    """
-    places = sample_places(data.fitted_pairs())
-    return {places[at] for at in fixed_subset(len(places), PAIRS)}
-
-
-def _without(fit: Fit, data: FitData, samples: set[Place], number: int, count: int) -> _Part:
-    """The held-out images of one part, judged by a fit without it."""
-    schedule = fit.recipe.schedule
-    # As many steps as the kept weights have seen: the part must not choose its own end.
-    fixed = {"steps": fit.kept if schedule.steps else 0, "stop_on": "never", "validate_every": 0}
-    recipe = replace(fit.recipe, schedule=Schedule.model_validate(schedule.model_dump() | fixed))
-    part = Fit(
-        replace(fit.job, recipe=recipe, board=False),
-        data, fit.out / FOLDS / str(number), fit.compute, fit.ranks, fit.watcher, fit.inputs,
-        fit.identity | {"fold": [number, count]}, name=f", fold {number + 1} of {count}",
-        parent=fit.detector,
-    )  # fmt: skip
-    part.run()
-    places = sample_places(part.validation.pairs)
-    judged = _judge(part, [at for at, place in enumerate(places) if place in samples])
-    own = Judged(
-        judged.held.of_fold(number),
-        None if judged.held_fp32 is None else judged.held_fp32.of_fold(number),
-    )
-    common = Validation(part.detector, fit.data, schedule, fit.compute, fit.job.seed)
-    return _Part(data, own, _judge(part, [], common))
-
-
-def _judge(fit: Fit, chosen: list[int] | None = None, others: Validation | None = None) -> Judged:
-    """The fit's own held-out images, with all their samples or the chosen ones.
-
-    Or `others`, by the fit as it is.
-    """
-    validation = others or fit.validation
-    held, held_fp32 = validation.judge(fit.compute, chosen, calibrate=others is None), None
-    # The same detector in fp32: its statistics stay those of the precision in use.
-    if fit.compute.reduced and not fit.detector.exact:
-        exact = Compute(fit.compute.device, torch.float32)
-        held_fp32 = validation.judge(exact, chosen, calibrate=False)
-    return Judged(held, held_fp32)

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.stats import spearmanr
 
 from detectors.base import Batches, Detector
 from detectors.training.calibration import scores_of
@@ -69,6 +68,9 @@ def compare_scores(exact_N: np.ndarray, used_N: np.ndarray, precision: Precision
     # Without two distinct scores there is no deviation to divide by and no ranking.
     if len(np.unique(exact_N)) < 2 or len(np.unique(used_N)) < 2:
         return Parity(precision=precision, images=len(exact_N))
+    # SciPy takes half a second to import.
+    from scipy.stats import spearmanr
+
     # In float64, since the difference of close float32 scores loses digits.
     difference = np.abs(exact_N.astype(np.float64) - used_N).max() / exact_N.std(dtype=np.float64)
     ranks = spearmanr(exact_N, used_N).statistic

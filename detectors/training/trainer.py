@@ -16,7 +16,7 @@ import torch
 from detectors.training import resume
 from detectors.training.calibration import Calibration
 from detectors.training.checkpoint import Card, ValidationPass, VersionCard, save, software
-from detectors.training.cross_fit import cross_fit
+from detectors.training.cross_fit import CrossFit
 from detectors.training.distributed import process_group
 from detectors.training.drift import drift_note
 from detectors.training.fit import Fit
@@ -72,10 +72,12 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
         if compute.device.type == "cpu":
             _choose_threads(job, watcher, ranks.first)
         fit = Fit(job, data, job.out, compute, ranks, watcher, inputs, bound)
-        fit.run()
-        report = TrainReport(job.out, fit.done, fit.spent(), rates=fit.rates)
+        with CrossFit(fit) as crossed:
+            fit.run()
+            report = TrainReport(job.out, fit.done, fit.spent(), rates=fit.rates)
+            if ranks.first:
+                report = _report(job, _finish(fit, crossed), fit.rates)
         if ranks.first:
-            report = _report(job, _finish(fit), fit.rates)
             shutil.rmtree(job.out / resume.RESUME, ignore_errors=True)
         # No process returns before rank 0 has written the checkpoint.
         ranks.broadcast(0)
@@ -121,9 +123,9 @@ def check_options(job: TrainJob) -> None:
             )
 
 
-def _finish(fit: Fit) -> Card:
+def _finish(fit: Fit, crossed: CrossFit) -> Card:
     """Scores of images that no fit has seen, thresholds, precision parity, checkpoint."""
-    judged = cross_fit(fit)
+    judged = crossed.judged()
     calibration, held = fit.validation.fuse(judged.held)
     # Thresholds of the same detector in fp32, the precision of ONNX and of most machines.
     calibration_fp32 = None

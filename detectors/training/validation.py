@@ -239,4 +239,4 @@ def total_loss(terms: dict[str, Tensor]) -> Tensor:
 
 def scoring_batch(device: torch.device) -> int:
     """Images per batch for scoring alone: small on a CPU, whose caches hold a few images."""
-    return 8 if device.type == "cpu" else 32
+    return 4 if device.type == "cpu" else 32

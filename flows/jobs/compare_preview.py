@@ -14,7 +14,7 @@ from pipeline.utils.text_table import table
 
 def preview(job: CompareJob) -> dict[str, Any]:
     """The trainings with their states and estimates, what is left out, and what is held out."""
-    from detectors.training.cross_fit import PAIRS
+    from detectors.training.fold import PAIRS
 
     plan = planned(job)
     splits = plan.version.index["counts"]["splits"]

@@ -102,8 +102,10 @@ class ReducedNetwork:
         return [SimpleNamespace(name=self._source)]
 
     @torch.inference_mode()
-    def run(self, names: Any, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The first output alone, (B, 1, H, W) float32; `names` is ignored."""
+    def run(
+        self, names: Any, feed: Mapping[str, np.ndarray], options: Any = None
+    ) -> list[np.ndarray]:
+        """The first output alone, (B, 1, H, W) float32; `names` and `options` are ignored."""
         image_B3HW = torch.from_numpy(feed[self._source])
         tensors = {self._source: image_B3HW.contiguous(memory_format=torch.channels_last)}
         for step in self._steps:

@@ -8,7 +8,6 @@ Shapes: M parts of all normal images; D dimensions of `space.Space`; I images.
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 # Smallest gap between the sizes of two kinds that look alike (logarithm of the square root of the
 # area): a factor of 1.28. Measured: kinds spread over 0.5 with gaps up to 0.17, bottle and mouth
@@ -25,6 +24,9 @@ def components(points_MD: np.ndarray, reach: float) -> np.ndarray:
     """Labels of the single-linkage clusters at that distance, (M,)."""
     if len(points_MD) < 2:
         return np.zeros(len(points_MD), np.int64)
+    # SciPy takes half a second to import.
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     labels_M: np.ndarray = fcluster(linkage(points_MD, "single"), reach, "distance")
     return labels_M
 

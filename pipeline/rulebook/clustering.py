@@ -13,12 +13,14 @@ Shapes: N parts of I images; M members of a group; D dimensions (`part_kinds.spa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
-from scipy.stats import binom
 
 from pipeline.part_kinds.grouping import completed_by, irregularity
+
+if TYPE_CHECKING:
+    from scipy.cluster.hierarchy import ClusterNode
 
 # Gap between two halves, in standard deviations of finding noise, that makes them two kinds.
 GAP = 3.5
@@ -63,6 +65,9 @@ def groups_of(points_ND: np.ndarray, images_N: np.ndarray, images: int) -> list[
     """
     if len(points_ND) < 2:
         return [Group(np.arange(len(points_ND)))] if len(points_ND) else []
+    # SciPy takes half a second to import.
+    from scipy.cluster.hierarchy import linkage, to_tree
+
     root = to_tree(linkage(points_ND, "ward"))
     cutter = _Cutter(points_ND, images_N, images)
     found = [group for group in cutter.cut(root, False) if len(group.members_M) >= cutter.least]
@@ -128,7 +133,7 @@ class _Cutter:
         self.points_ND, self.images_N, self.images = points_ND, images_N, images
         self.least = max(LEAST, round(LEAST_SHARE * images))
 
-    def cut(self, node: ClusterNode, interchangeable: bool) -> Iterator[Group]:
+    def cut(self, node: "ClusterNode", interchangeable: bool) -> Iterator[Group]:
         members = np.sort(np.array(node.pre_order()))
         if node.is_leaf():
             yield Group(members, interchangeable)
@@ -181,7 +186,7 @@ class _Cutter:
         """True when hardly any image shows parts of both halves."""
         return float((self._counts(first) * self._counts(second) > 0).mean()) <= TOGETHER
 
-    def _joined(self, groups: list[Group], node: ClusterNode) -> list[Group]:
+    def _joined(self, groups: list[Group], node: "ClusterNode") -> list[Group]:
         """The groups, with every part of the branch added to the one with the nearest centre."""
         rest = np.array(node.pre_order())
         middles = np.stack([np.median(self.points_ND[g.members_M], 0) for g in groups])
@@ -205,6 +210,9 @@ class _Cutter:
 
         `counts_I` are the counts of the whole, `first` the number of parts in the half.
         """
+        # SciPy's statistics take half a second to import.
+        from scipy.stats import binom
+
         # Per image, the count of the half is then binomial.
         share = first / counts_I.sum()
         most = [binom.pmf(np.arange(count + 1), count, share) for count in counts_I]

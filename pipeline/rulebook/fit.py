@@ -10,7 +10,6 @@ Shapes: I images; M parts of the kind; 2 position in the product frame; 3 CIELAB
 from itertools import combinations
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 from pipeline.part_kinds.grouping import irregularity
 from pipeline.rulebook.book import Colour, Place, Turn
@@ -83,6 +82,9 @@ def _slots(points_M2: np.ndarray, images_M: np.ndarray, number: int) -> Place | 
     start = points_M2[images_M == full[0]]
     complete_M = np.isin(images_M, full)
     points_M2, images_M = points_M2[complete_M], images_M[complete_M]
+    # SciPy takes half a second to import.
+    from scipy.cluster.vq import kmeans2
+
     centres, labels = kmeans2(points_M2, start, minit="matrix", iter=20)
     apart_M = np.linalg.norm(points_M2 - centres[labels], axis=1)
     # Without the few that a finder may have got wrong in spite of the right number.

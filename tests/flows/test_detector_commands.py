@@ -318,12 +318,19 @@ def test_a_damaged_checkpoint_is_exit_code_4(anomalysmith, version, checkpoint, 
     assert "model.safetensors" in run.err
 
 
-def test_commands_start_without_torch():
-    probe = (
-        "import sys\nfrom flows import cli\n"
-        "heavy = {'torch', 'prefect', 'pandas', 'sklearn', 'scipy', 'h5py', 'detectors.registry'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        (
+            "flows.cli",
+            {"torch", "prefect", "pandas", "sklearn", "scipy", "h5py", "detectors.registry"},
+        ),
+        # What every training, and every fold of one, imports first: these would take six seconds.
+        ("detectors.training.trainer", {"timm", "torchvision", "scipy", "segment_anything"}),
+    ],
+)
+def test_start_without(module, heavy):
+    probe = f"import sys, {module}\nprint(sorted({heavy!r} & set(sys.modules)))"
     run = [sys.executable, "-c", probe]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,9 +13,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import build_sincos2d_pos_embed
-from timm.models.swin_transformer import SwinTransformerBlock
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from detectors.networks.pyramids import Channels
@@ -223,11 +220,17 @@ def as_cells(tokens_BTC: Tensor, grid: int) -> Tensor:
 
 def _positions(grid: int, width: int) -> Tensor:
     """Fixed position encoding (g * g, D): sines and cosines of row and column."""
+    # timm and the torchvision that it imports take three seconds, of every command that knows the
+    # detectors.
+    from timm.layers import build_sincos2d_pos_embed
+
     return build_sincos2d_pos_embed([grid, grid], dim=width)
 
 
 def _blocks(depth: int, width: int, heads: int) -> nn.Sequential:
     """A stack of pre-norm transformer blocks."""
+    from timm.models.vision_transformer import Block
+
     return nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
 
 
@@ -251,6 +254,8 @@ def _windows(channels: int, cells: int, window: int, rates: list[float]) -> nn.S
 
     The side of a window is that of the token grid, 7 at 224 px, so it divides every level.
     """
+    from timm.models.swin_transformer import SwinTransformerBlock
+
     return nn.Sequential(
         *[
             SwinTransformerBlock(

@@ -62,3 +62,17 @@ def test_the_publishers_weights_see_a_difference_between_photographs_and_noise(
     loaded = lite0_trunk(path)
     responses = [float(loaded(normalise(one))[0].std()) for one in (flat, edge)]
     assert responses[1] > 1.2 * responses[0]
+
+
+def test_image_by_image_gives_what_the_batch_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = lite0_trunk()
+    pixels_B3HW = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        found = trunk(normalise(pixels_B3HW))
+        monkeypatch.setattr("pipeline.models.lite0._recorded", lambda: True)
+        at_once = trunk(normalise(pixels_B3HW))
+        empty = trunk(normalise(pixels_B3HW[:0]))
+    for one, other, none in zip(found, at_once, empty, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        assert one.is_contiguous(memory_format=torch.channels_last)
+        assert none.shape == (0, *one.shape[1:])

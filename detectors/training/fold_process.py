@@ -1,0 +1,159 @@
+"""One fold in a process of its own, which a training starts and listens to.
+
+    python -m detectors.training.fold_process       # its input: a line, see `order`
+
+A fit seeds the generators of its process at every step, so two fits cannot share a process. This
+one writes the held-out images that it has judged below the fold's folder, and a line of JSON
+whenever there is something to tell. Its input stays open: another byte asks it to save the state
+after this step and to end; the end of the input, which the death of the training brings about, ends
+it at once.
+"""
+
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from detectors.registry import Recipe, entry
+from detectors.training.fold import FoldTask, Judged
+from detectors.training.held_out import read_held_out, write_held_out
+from detectors.training.job import TrainJob
+from detectors.training.precision import precision_name, resolve
+from detectors.training.progress import Watcher
+from detectors.training.run_identity import Inputs
+from pipeline.errors import AnomalysmithError, IntegrityError
+
+# Keys of the lines: a remark; steps that are done; class and message of an error that is ours.
+SAID, STEPS, FAILED = "said", "steps", "failed"
+# Exit codes: after such an error, and after a stop that was asked for.
+FAULT, STOPPED = 2, 130
+# Folders in that of the fold: images of its part, those of the validation split; in each of them
+# the same in fp32, where that is not the precision anyway.
+OWN, VALIDATION, FP32 = "own", "validation", "fp32"
+
+
+# Fields of a `TrainJob` that are paths, or None.
+_PATHS = ("version", "out", "teacher", "reviews", "start")
+
+
+def order(fold: FoldTask, threads: int) -> bytes:
+    """What the process reads: a fold, and how many threads its fit has, as a line of JSON."""
+    job = fold.job
+    options = {one.name: getattr(job, one.name) for one in fields(job) if one.name != "recipe"}
+    what = {
+        "detector": job.recipe.name,
+        "settings": job.recipe.settings.model_dump(mode="json"),
+        "schedule": job.recipe.schedule.model_dump(mode="json"),
+        "job": options | {name: options[name] and str(options[name]) for name in _PATHS},
+        "precision": precision_name(fold.compute), "out": str(fold.out),
+        "identity": fold.identity, "kept": fold.kept, "number": fold.number, "count": fold.count,
+        "threads": threads,
+    }  # fmt: skip
+    return json.dumps(what).encode() + b"\n"
+
+
+def ordered(line: bytes) -> tuple[FoldTask, int]:
+    """The fold of an `order`, with what is read again from its files, and the threads."""
+    what = json.loads(line)
+    known = entry(what["detector"]).paper
+    settings = type(known[0]).model_validate(what["settings"])
+    schedule = type(known[1]).model_validate(what["schedule"])
+    options = what["job"]
+    options |= {name: options[name] and Path(options[name]) for name in _PATHS}
+    job = TrainJob(recipe=Recipe(what["detector"], settings, schedule), **options)
+    fold = FoldTask(
+        job, Path(what["out"]), resolve("cpu", what["precision"]), Inputs.of(job),
+        what["identity"], what["kept"], what["number"], what["count"],
+    )  # fmt: skip
+    return fold, what["threads"]
+
+
+class Teller(Watcher):
+    """Tells the training what happens, and hears from it when to stop."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self.lines, self.stop = lines, threading.Event()
+        # True when all steps are on the disk.
+        self.fitted = False
+
+    def tell(self, key: str, value: Any) -> None:
+        self.lines.write(json.dumps({key: value}) + "\n")
+
+    def say(self, text: str) -> None:
+        self.tell(SAID, text)
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        self.tell(STEPS, done)
+
+    def step(self, done: int, losses: Mapping[str, float]) -> None:
+        self.tell(STEPS, done)
+
+    def end(self) -> None:
+        self.fitted = True
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def wants_to_stop(self) -> bool:
+        return self.stop.is_set()
+
+
+def main() -> int:
+    """Fit the fold that the input names; returns the exit code."""
+    # What libraries print must not come between the lines.
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    told = sys.stdin.buffer.readline()
+    teller = Teller(lines)
+    threading.Thread(target=_listen, args=(teller,), daemon=True).start()
+    try:
+        fold, threads = ordered(told)
+        torch.set_num_threads(threads)
+        part = fold.fit(teller)
+        write_judged(fold.out / OWN, part.judged)
+        write_judged(fold.out / VALIDATION, part.validation)
+    except AnomalysmithError as error:
+        teller.tell(FAILED, [type(error).__name__, str(error)])
+        return FAULT
+    except KeyboardInterrupt:
+        return STOPPED
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _listen(teller: Teller) -> None:
+    while sys.stdin.buffer.read(1):
+        teller.stop.set()
+        if teller.fitted:
+            break
+    # Judging saves nothing, and when the training is gone, nobody would read what comes.
+    os._exit(STOPPED)
+
+
+def write_judged(folder: Path, judged: Judged) -> None:
+    """Write the images; `read_judged` gives them back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_held_out(folder, judged.held)
+    if judged.held_fp32 is not None:
+        write_held_out(folder / FP32, judged.held_fp32)
+
+
+def read_judged(folder: Path) -> Judged:
+    """What `write_judged` wrote; IntegrityError when it is not there."""
+    held = read_held_out(folder)
+    if held is None:
+        raise IntegrityError(f"{folder} holds no judged images; train again")
+    return Judged(held, read_held_out(folder / FP32))
+
+
+if __name__ == "__main__":
+    # Without the end of the interpreter, which would wait for the input that a thread reads.
+    os._exit(main())
