@@ -5,17 +5,18 @@
 A fit seeds the generators of its process at every step, so two fits cannot share a process. This
 one writes the held-out images that it has judged below the fold's folder, and a line of JSON
 whenever there is something to tell. Its input stays open: another byte asks it to save the state
-after this step and to end; the end of the input, which the death of the training brings about, ends
-it at once.
+after this step and to end, as a signal does; when the training is gone it ends at once.
 """
 
 import json
 import os
-import sys
+import select
+import signal
 import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import fields
+from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,16 +28,20 @@ from detectors.training.held_out import read_held_out, write_held_out
 from detectors.training.job import TrainJob
 from detectors.training.precision import precision_name, resolve
 from detectors.training.progress import Watcher
-from detectors.training.run_identity import Inputs
+from detectors.training.run_identity import Inputs, identity, require_same
+from pipeline.dataset.version import open_version
 from pipeline.errors import AnomalysmithError, IntegrityError
+from pipeline.utils.files import named_disk_errors
 
-# Keys of the lines: a remark; steps that are done; class and message of an error that is ours.
+# Keys of the lines: a remark; steps that are done; class, arguments and transience of an error.
 SAID, STEPS, FAILED = "said", "steps", "failed"
 # Exit codes: after such an error, and after a stop that was asked for.
 FAULT, STOPPED = 2, 130
 # Folders in that of the fold: images of its part, those of the validation split; in each of them
 # the same in fp32, where that is not the precision anyway.
 OWN, VALIDATION, FP32 = "own", "validation", "fp32"
+# Seconds between two looks at whether the training is still there.
+LOOK = 1.0
 
 
 # Fields of a `TrainJob` that are paths, or None.
@@ -60,7 +65,10 @@ def order(fold: FoldTask, threads: int) -> bytes:
 
 
 def ordered(line: bytes) -> tuple[FoldTask, int]:
-    """The fold of an `order`, with what is read again from its files, and the threads."""
+    """The fold of an `order`, with what is read again from its files, and the threads.
+
+    UserError when these files have changed since the training began.
+    """
     what = json.loads(line)
     known = entry(what["detector"]).paper
     settings = type(known[0]).model_validate(what["settings"])
@@ -68,8 +76,12 @@ def ordered(line: bytes) -> tuple[FoldTask, int]:
     options = what["job"]
     options |= {name: options[name] and Path(options[name]) for name in _PATHS}
     job = TrainJob(recipe=Recipe(what["detector"], settings, schedule), **options)
+    inputs = Inputs.of(job)
+    now = identity(job, open_version(job.version), inputs)
+    began = {key: value for key, value in what["identity"].items() if key in now}
+    require_same(job.out, began, now, "a training that began")
     fold = FoldTask(
-        job, Path(what["out"]), resolve("cpu", what["precision"]), Inputs.of(job),
+        job, Path(what["out"]), resolve("cpu", what["precision"]), inputs,
         what["identity"], what["kept"], what["number"], what["count"],
     )  # fmt: skip
     return fold, what["threads"]
@@ -103,15 +115,29 @@ class Teller(Watcher):
     def wants_to_stop(self) -> bool:
         return self.stop.is_set()
 
+    def ask(self) -> None:
+        """Stop after this step; at once while images are judged, which saves nothing."""
+        self.stop.set()
+        if self.fitted:
+            os._exit(STOPPED)
+
 
 def main() -> int:
     """Fit the fold that the input names; returns the exit code."""
     # What libraries print must not come between the lines.
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    told = sys.stdin.buffer.readline()
+    # Unbuffered and under another number: worker processes that read images close their `stdin`.
+    orders = os.fdopen(os.dup(0), "rb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    parent, told = os.getppid(), orders.readline()
+    # The training died, or was stopped, before it had sent everything.
+    if not told.endswith(b"\n"):
+        return STOPPED
     teller = Teller(lines)
-    threading.Thread(target=_listen, args=(teller,), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: teller.ask())
+    threading.Thread(target=_listen, args=(teller, orders, parent), daemon=True).start()
     try:
         fold, threads = ordered(told)
         torch.set_num_threads(threads)
@@ -119,7 +145,11 @@ def main() -> int:
         write_judged(fold.out / OWN, part.judged)
         write_judged(fold.out / VALIDATION, part.validation)
     except AnomalysmithError as error:
-        teller.tell(FAILED, [type(error).__name__, str(error)])
+        teller.tell(FAILED, [type(error).__name__, [str(error)], error.transient])
+        return FAULT
+    except OSError as error:
+        name = error.filename and str(error.filename)
+        teller.tell(FAILED, ["OSError", [error.errno, error.strerror, name], False])
         return FAULT
     except KeyboardInterrupt:
         return STOPPED
@@ -129,18 +159,21 @@ def main() -> int:
     return 0
 
 
-def _listen(teller: Teller) -> None:
-    while sys.stdin.buffer.read(1):
-        teller.stop.set()
-        if teller.fitted:
-            break
-    # Judging saves nothing, and when the training is gone, nobody would read what comes.
+def _listen(teller: Teller, orders: FileIO, parent: int) -> None:
+    """Hear the training until it is gone: then nobody would read what comes."""
+    # Its end of the pipe may outlive it in processes that it has forked.
+    while os.getppid() == parent:
+        if select.select([orders], [], [], LOOK)[0]:
+            if not orders.read(1):
+                break
+            teller.ask()
     os._exit(STOPPED)
 
 
 def write_judged(folder: Path, judged: Judged) -> None:
     """Write the images; `read_judged` gives them back."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with named_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_held_out(folder, judged.held)
     if judged.held_fp32 is not None:
         write_held_out(folder / FP32, judged.held_fp32)

