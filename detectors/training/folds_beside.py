@@ -4,8 +4,8 @@
         beside.start(1)                 # while this process fits all images
         beside.finish(watcher)          # then as many as may run at once
 
-Small networks leave much of a second thread idle: on two cores two fits of one thread each take
-three quarters of the time of one after the other with two. A fit depends on the number of its
+Small networks gain little from a second thread: on two cores two fits of one thread each take about
+seven eighths of the time of one after the other with two. A fit depends on the number of its
 threads (rounding), not on what runs beside it.
 """
 
