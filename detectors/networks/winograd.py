@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.models.device import recorded
+
 # Outputs of a tile per side. Larger tiles save more and round worse.
 SIDE = 4
 # With fewer channels, or fewer cells of a map, the transforms cost more than they save.
@@ -69,8 +71,7 @@ def in_eager_float32_on_cpu(maps_BCHW: Tensor) -> bool:
         maps_BCHW.device.type == "cpu"
         and maps_BCHW.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not recorded()
     )
 
 

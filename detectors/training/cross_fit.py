@@ -23,8 +23,8 @@ import torch
 from detectors.data.views import Place
 from detectors.training.fit import Fit
 from detectors.training.fit_data import FitData
-from detectors.training.fold import FoldTask, Judged, judge
-from detectors.training.fold_process import OWN, VALIDATION, read_judged
+from detectors.training.fold import FoldTask, Judged, Part, judge
+from detectors.training.fold_process import read_part
 from detectors.training.fold_shift import fold_shift
 from detectors.training.folds_beside import FoldsBeside, fits_at_once
 from detectors.training.held_out import HeldOut, joined
@@ -63,12 +63,15 @@ class CrossFit:
         whole = judge(self.fit)
         if not self.beside:
             self._start(beside=0)
-        fits = self._side_by_side(self.beside) if self.beside else self._in_turn()
+        parts = self._side_by_side(self.beside) if self.beside else self._in_turn()
+        fits = list(zip((split.held for split in self.splits), parts, strict=True))
         shutil.rmtree(self.fit.out / FOLDS, ignore_errors=True)
-        held = _all(whole.held, [(one, own.held, seen.held) for one, own, seen in fits])
+        held = _all(
+            whole.held, [(one, part.judged.held, part.validation.held) for one, part in fits]
+        )
         if whole.held_fp32 is None:
             return Judged(held)
-        exact = [(one, own.held_fp32, seen.held_fp32) for one, own, seen in fits]
+        exact = [(one, part.judged.held_fp32, part.validation.held_fp32) for one, part in fits]
         return Judged(held, _all(whole.held_fp32, exact))
 
     def _start(self, beside: int) -> None:
@@ -93,32 +96,22 @@ class CrossFit:
         fit = self.fit
         return [
             FoldTask(
-                fit.job, fit.out / FOLDS / str(number), fit.compute, fit.inputs, fit.identity,
-                kept, number, len(self.splits),
+                fit.job, fit.data.version, fit.out / FOLDS / str(number), fit.compute, fit.inputs,
+                fit.identity, kept, number, len(self.splits),
             )
             for number in range(len(self.splits))
         ]  # fmt: skip
 
-    def _side_by_side(self, beside: FoldsBeside) -> list["_Fold"]:
+    def _side_by_side(self, beside: FoldsBeside) -> list[Part]:
         fit = self.fit
         title = f"{fit.data.version.category}: {fit.recipe.name}, {len(self.splits)} folds"
         beside.finish(fit.watcher, title, fit.kept)
+        return [read_part(fold.out) for fold in beside.folds]
+
+    def _in_turn(self) -> list[Part]:
         return [
-            (split.held, read_judged(fold.out / OWN), read_judged(fold.out / VALIDATION))
-            for split, fold in zip(self.splits, beside.folds, strict=True)
+            fold.fit(self.fit.watcher, self.fit.detector) for fold in self._folds(self.fit.kept)
         ]
-
-    def _in_turn(self) -> list["_Fold"]:
-        fit = self.fit
-        parts = [fold.fit(fit.watcher, fit.detector) for fold in self._folds(fit.kept)]
-        return [
-            (split.held, part.judged, part.validation)
-            for split, part in zip(self.splits, parts, strict=True)
-        ]
-
-
-# The normals of a part, and what the fit without it says of them and of the validation split.
-_Fold = tuple[tuple[Place, ...], Judged, Judged]
 
 
 def _splits(fit: Fit) -> list[FitData]:

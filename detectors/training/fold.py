@@ -1,8 +1,10 @@
 """One fold: a fit without a part of the training split, and what it says about that part.
 
-fold = FoldTask(job, out, compute, inputs, identity, kept, number, count)
-part = fold.fit(watcher)         # assemble -> prepare -> steps -> scores
-part.judged, part.validation     # of the part, and of the validation split
+    fold = FoldTask(job, version, out, compute, inputs, identity, kept, number, count)
+    part = fold.fit(watcher)         # assemble -> prepare -> steps -> scores
+    part.judged, part.validation     # of the part, and of the validation split
+
+It runs in the process of the fit of all (`cross_fit`), or in one of its own (`fold_process`).
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +24,7 @@ from detectors.training.job import TrainJob
 from detectors.training.progress import Watcher
 from detectors.training.run_identity import Inputs
 from detectors.training.validation import Validation
-from pipeline.dataset.version import open_version
+from pipeline.dataset.version import Version
 from pipeline.models.device import Compute
 
 # Samples that all parts together are judged on: some dozens of each kind are enough to choose among
@@ -56,6 +58,7 @@ class FoldTask:
     """
 
     job: TrainJob
+    version: Version
     out: Path
     compute: Compute
     inputs: Inputs
@@ -71,8 +74,8 @@ class FoldTask:
         has computed.
         """
         weights = self.inputs.reviewed.weights if self.inputs.reviewed else NO_WEIGHTS
-        whole = FitData.of(open_version(self.job.version), weights)
-        data = FitData.folds(whole.version, self.count, weights)[self.number]
+        whole = FitData.of(self.version, weights)
+        data = FitData.folds(self.version, self.count, weights)[self.number]
         # As many steps as the kept weights have seen: the part must not choose its own end.
         schedule = self.job.recipe.schedule
         fixed = {

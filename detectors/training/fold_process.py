@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import torch
 
 from detectors.registry import Recipe, entry
-from detectors.training.fold import FoldTask, Judged
+from detectors.training.fold import FoldTask, Judged, Part
 from detectors.training.held_out import read_held_out, write_held_out
 from detectors.training.job import TrainJob
 from detectors.training.precision import precision_name, resolve
@@ -39,7 +39,7 @@ SAID, STEPS, FAILED = "said", "steps", "failed"
 FAULT, STOPPED = 2, 130
 # Folders in that of the fold: images of its part, those of the validation split; in each of them
 # the same in fp32, where that is not the precision anyway.
-OWN, VALIDATION, FP32 = "own", "validation", "fp32"
+_OWN, _VALIDATION, _FP32 = "own", "validation", "fp32"
 # Seconds between two looks at whether the training is still there.
 LOOK = 1.0
 
@@ -77,11 +77,12 @@ def ordered(line: bytes) -> tuple[FoldTask, int]:
     options |= {name: options[name] and Path(options[name]) for name in _PATHS}
     job = TrainJob(recipe=Recipe(what["detector"], settings, schedule), **options)
     inputs = Inputs.of(job)
-    now = identity(job, open_version(job.version), inputs)
+    version = open_version(job.version)
+    now = identity(job, version, inputs)
     began = {key: value for key, value in what["identity"].items() if key in now}
     require_same(job.out, began, now, "a training that began")
     fold = FoldTask(
-        job, Path(what["out"]), resolve("cpu", what["precision"]), inputs,
+        job, version, Path(what["out"]), resolve("cpu", what["precision"]), inputs,
         what["identity"], what["kept"], what["number"], what["count"],
     )  # fmt: skip
     return fold, what["threads"]
@@ -142,8 +143,7 @@ def main() -> int:
         fold, threads = ordered(told)
         torch.set_num_threads(threads)
         part = fold.fit(teller)
-        write_judged(fold.out / OWN, part.judged)
-        write_judged(fold.out / VALIDATION, part.validation)
+        write_part(fold.out, part)
     except AnomalysmithError as error:
         teller.tell(FAILED, [type(error).__name__, [str(error)], error.transient])
         return FAULT
@@ -170,21 +170,30 @@ def _listen(teller: Teller, orders: FileIO, parent: int) -> None:
     os._exit(STOPPED)
 
 
-def write_judged(folder: Path, judged: Judged) -> None:
-    """Write the images; `read_judged` gives them back."""
+def write_part(folder: Path, part: Part) -> None:
+    """Write what a fold has judged; `read_part` gives it back."""
+    _write_judged(folder / _OWN, part.judged)
+    _write_judged(folder / _VALIDATION, part.validation)
+
+
+def read_part(folder: Path) -> Part:
+    """What `write_part` wrote; IntegrityError when it is not there."""
+    return Part(_read_judged(folder / _OWN), _read_judged(folder / _VALIDATION))
+
+
+def _write_judged(folder: Path, judged: Judged) -> None:
     with named_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_held_out(folder, judged.held)
     if judged.held_fp32 is not None:
-        write_held_out(folder / FP32, judged.held_fp32)
+        write_held_out(folder / _FP32, judged.held_fp32)
 
 
-def read_judged(folder: Path) -> Judged:
-    """What `write_judged` wrote; IntegrityError when it is not there."""
+def _read_judged(folder: Path) -> Judged:
     held = read_held_out(folder)
     if held is None:
         raise IntegrityError(f"{folder} holds no judged images; train again")
-    return Judged(held, read_held_out(folder / FP32))
+    return Judged(held, read_held_out(folder / _FP32))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pipeline.errors import WeightsError
 from pipeline.models.backbone import DEVIATION_3, MEAN_3, Levels
+from pipeline.models.device import recorded
 from pipeline.models.weights.safe_load import load_state
 
 # Channels of the levels at strides 4, 8 and 16, and the stages that end in them.
@@ -61,7 +62,7 @@ class Lite0Trunk(nn.Module):
         inputs_B3HW = inputs_B3HW.contiguous(memory_format=torch.channels_last)
         # On a CPU one image a thread: what a layer writes is then still in the cache when the next
         # one reads it. In float32 that takes two thirds of the time of eight.
-        split = inputs_B3HW.device.type == "cpu" and not _recorded() and len(inputs_B3HW)
+        split = inputs_B3HW.device.type == "cpu" and not recorded() and len(inputs_B3HW)
         each = inputs_B3HW.split(torch.get_num_threads()) if split else (inputs_B3HW,)
         levels = zip(*map(self.network, each), strict=True)
         fine_BChw, middle_BChw, coarse_BChw = (torch.cat(level_BChw) for level_BChw in levels)
@@ -80,11 +81,6 @@ class Lite0Trunk(nn.Module):
         """Stay in evaluation mode, whatever a detector that contains the trunk does."""
         super().train(False)
         return self
-
-
-def _recorded() -> bool:
-    """Whether a compiler or an exporter looks on, which must see one call for any batch."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class _Network(nn.Module):

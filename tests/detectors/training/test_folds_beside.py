@@ -123,7 +123,7 @@ def fold(version: Version, out: Path) -> FoldTask:
     inputs = Inputs.of(alone)
     begun = identity(alone, version, inputs)
     return FoldTask(
-        alone, out, resolve("cpu", "bf16"), inputs, begun, kept=10_000, number=0, count=2
+        alone, version, out, resolve("cpu", "bf16"), inputs, begun, kept=10_000, number=0, count=2
     )
 
 

@@ -70,7 +70,7 @@ def test_image_by_image_gives_what_the_batch_gives(monkeypatch: pytest.MonkeyPat
     pixels_B3HW = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
         found = trunk(normalise(pixels_B3HW))
-        monkeypatch.setattr("pipeline.models.lite0._recorded", lambda: True)
+        monkeypatch.setattr("pipeline.models.lite0.recorded", lambda: True)
         at_once = trunk(normalise(pixels_B3HW))
         empty = trunk(normalise(pixels_B3HW[:0]))
     for one, other, none in zip(found, at_once, empty, strict=True):
