@@ -91,6 +91,12 @@ class Schedule(Settings):
         "scored by a fit without it, and thresholds and scales come from all these scores; every "
         "part is one more training. 0: from the validation split alone",
     )
+    fold_normals: int = Field(
+        default=0,
+        ge=0,
+        description="training normals that suffice for the fit without a part: where fewer parts "
+        "than `folds` leave so many, there are fewer. 0: always `folds`",
+    )
 
     @field_validator("folds")
     @classmethod
@@ -106,6 +112,13 @@ class Schedule(Settings):
         if self.stop_on != "never" and not self.validate_every:
             raise ValueError("stop_on needs validation passes: set validate_every above 0, too")
         return self
+
+    def folds_of(self, normals: int) -> int:
+        """The number of parts of so many training normals."""
+        parts = range(2, self.folds) if self.fold_normals else ()
+        # A fit without one of `count` parts.
+        enough = (count for count in parts if normals - -(-normals // count) >= self.fold_normals)
+        return next(enough, self.folds)
 
 
 class Scores(NamedTuple):

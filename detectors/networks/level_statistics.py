@@ -1,7 +1,7 @@
 """Mean and deviation of every channel of a frozen network's levels over the training normals.
 
     statistics = LevelStatistics(network.channels)
-    statistics.measure(network, normals)                       # before the first step
+    statistics.measure(levels_of, normals)       # of uint8 images, before the first step
     standardised = statistics(network(normalise(images)))
 
 Shapes: B batch; C channels of a level; L of all levels; h, w cells.
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from detectors.base import Batches
 from detectors.networks.teachers import Moments
-from pipeline.models.backbone import normalise
 
 
 class LevelStatistics(nn.Module):
@@ -32,13 +31,12 @@ class LevelStatistics(nn.Module):
 
     @torch.no_grad()
     def measure(self, levels_of: Callable[[Tensor], Iterable[Tensor]], normals: Batches) -> None:
-        """Measure both on `normals`. A constant channel is shifted, but not scaled."""
+        """Measure both on `normals`; `levels_of` is given uint8 images. A constant channel is
+        shifted, but not scaled."""
         # One accumulator per level.
         moments = [Moments(channels) for channels in self.channels]
         for batch in normals:
-            for of_level, level_BChw in zip(
-                moments, levels_of(normalise(batch["image"])), strict=True
-            ):
+            for of_level, level_BChw in zip(moments, levels_of(batch["image"]), strict=True):
                 of_level.add(level_BChw)
         deviation_L = torch.cat([of_level.deviation_C for of_level in moments])
         self.mean_L.copy_(torch.cat([of_level.mean_C for of_level in moments]))

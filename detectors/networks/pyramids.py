@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from detectors.base import Batches
 from detectors.networks.level_statistics import LevelStatistics
 from pipeline.errors import WeightsError
+from pipeline.models.backbone import normalise
 from pipeline.models.trunks import AnyTrunk, trunk_of
 from pipeline.models.weights.safe_load import load_state
 
@@ -101,7 +102,7 @@ class StandardisedPyramid(Pyramid):
 
     def measure(self, normals: Batches) -> None:
         """Measure the channels on `normals`."""
-        self.statistics.measure(self.pyramid, normals)
+        self.statistics.measure(lambda images: self.pyramid(normalise(images)), normals)
 
     def forward(self, images_B3HW: Tensor) -> Levels:
         f0, f1, f2, f3 = self.statistics(self.pyramid(images_B3HW))

@@ -10,11 +10,13 @@ cells share: a cell of another object differs little. Neither DeSTSeg nor SemRec
 Shapes: B batch; H, W image; 3 colour (RGB).
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from detectors.base import Batches
 from detectors.networks.level_statistics import LevelStatistics
-from pipeline.models.backbone import Levels
+from pipeline.models.backbone import Levels, normalise
 from pipeline.models.trunks import AnyTrunk
 
 
@@ -28,9 +30,14 @@ class StandardisedTrunk(nn.Module):
         self.statistics = LevelStatistics(trunk.channels)
         self.eval()
 
-    def measure(self, normals: Batches) -> None:
-        """Measure the channels on `normals`."""
-        self.statistics.measure(self.trunk, normals)
+    def measure(
+        self, normals: Batches, levels_of: Callable[[Tensor], Levels] | None = None
+    ) -> None:
+        """Measure the channels on `normals`; `levels_of` gives the trunk's levels of uint8 images
+        where they are known already."""
+        self.statistics.measure(
+            levels_of or (lambda images: self.trunk(normalise(images))), normals
+        )
 
     def forward(self, images_B3HW: Tensor) -> Levels:
         return self.standardised(self.trunk(images_B3HW))

@@ -80,7 +80,7 @@ class CrossFit:
         at_once = fits_at_once(fit, len(self.splits) + beside, self.threads)
         if at_once == 1:
             return
-        threads = self.threads // at_once
+        threads = max(1, self.threads // at_once)
         each = f"{threads} thread{'s' if threads > 1 else ''} each"
         fit.watcher.say(
             f"{len(self.splits)} folds in processes of their own: {at_once} fits at once, {each}; "
@@ -116,7 +116,7 @@ class CrossFit:
 
 def _splits(fit: Fit) -> list[FitData]:
     """The fits that each lack a part; none, with a remark, where there cannot be any."""
-    folds = fit.recipe.schedule.folds
+    folds = fit.recipe.schedule.folds_of(len(fit.data.fitted))
     if folds and fit.ranks.ranks > 1:
         fit.watcher.say("no cross-fitting with several processes: thresholds rest on validation")
     elif folds and len(fit.data.fitted) < 2:

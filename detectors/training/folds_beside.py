@@ -42,7 +42,15 @@ def fits_at_once(fit: Fit, fits: int, threads: int) -> int:
     shares = bool(getattr(fit.recipe.settings, "beside", "")) or not fit.recipe.schedule.steps
     if shares or fit.compute.device.type != "cpu":
         return 1
-    return max(1, min(fits, threads, AT_MOST))
+    return shared_by(fits, threads)
+
+
+def shared_by(fits: int, threads: int) -> int:
+    """How many of that many fits share the threads at a time."""
+    # Fits that would come last, and leave threads idle for as long as they take, run with the
+    # others instead. With a single thread nothing is gained.
+    few = 1 < threads < fits < 2 * threads
+    return max(1, min(fits if few else min(fits, threads), AT_MOST))
 
 
 class FoldsBeside:

@@ -365,7 +365,7 @@ ENTRY = DetectorEntry(
             decoder_heads=4, blocks=(1, 1), standardise=True, learning_rate=2e-3,
             branch_weights=(1, 1), score="distance", regions=(1, 2, 3, 4, 6, 8),
         ),
-        Schedule(steps=200, batch_size=4, folds=3),
+        Schedule(steps=200, batch_size=4, folds=3, fold_normals=90),
     ),
     tiny=(
         GlcfSettings(

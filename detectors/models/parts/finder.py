@@ -50,7 +50,12 @@ class MachineFinder:
     @cached_property
     def find(self) -> PartFinder:
         """The finder of a run."""
-        return finder(models.load(ModelSettings(), files=self._files))
+        allowed = torch.get_num_threads()
+        try:
+            return finder(models.load(ModelSettings(), files=self._files))
+        finally:
+            # Loading leaves one thread, as the generator works image by image.
+            torch.set_num_threads(allowed)
 
     @cached_property
     def trunk(self) -> AnyTrunk:

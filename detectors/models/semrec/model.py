@@ -147,22 +147,18 @@ class SemRec(Detector):
         self.to(memory_format=torch.channels_last)
 
     def prepare(self, normals: Batches) -> None:
-        """With `standardise`, measure the teacher's channels; remember its levels."""
-        trunk: nn.Module = self.teacher
-        if isinstance(self.teacher, StandardisedTrunk):
-            self.teacher.measure(normals)
-            trunk = self.teacher.trunk
+        """Remember the teacher's levels; with `standardise`, measure its channels."""
         # Turned images are new ones, and a GPU computes faster than this looks up.
-        if self.settings.rotations != "none" or next(trunk.parameters()).is_cuda:
-            return
-        for batch in normals:
-            keys = self.targets.keys(batch["image"])
-            if self.targets.get(keys) is None:
-                with torch.no_grad():
-                    self.targets.add(keys, trunk(normalise(batch["image"])))
-            # Full: the others are computed whenever they are needed.
-            if self.targets.get(keys) is None:
-                break
+        if self.settings.rotations == "none" and not next(self.teacher.parameters()).is_cuda:
+            for batch in normals:
+                keys = self.targets.keys(batch["image"])
+                if self.targets.get(keys) is None:
+                    self.targets.add(keys, self._raw(batch["image"]))
+                # Full: the others are computed whenever they are needed.
+                if self.targets.get(keys) is None:
+                    break
+        if isinstance(self.teacher, StandardisedTrunk):
+            self.teacher.measure(normals, self._raw)
 
     def inherit(self, other: Detector) -> None:
         if isinstance(other, SemRec):
@@ -304,16 +300,22 @@ class SemRec(Detector):
 
     def _target(self, images_B3HW: Tensor) -> Levels:
         """The teacher's levels of uint8 originals."""
-        known = None
+        levels = self._raw(images_B3HW)
+        if isinstance(self.teacher, StandardisedTrunk):
+            return self.teacher.standardised(levels)
+        return levels
+
+    @torch.no_grad()
+    def _raw(self, images_B3HW: Tensor) -> Levels:
+        """The trunk's levels of uint8 originals, remembered or computed."""
         if self.targets.known and not torch.compiler.is_compiling():
             known = self.targets.get(self.targets.keys(images_B3HW))
-        with torch.no_grad():
-            if known is None:
-                return self.teacher(normalise(images_B3HW))
-            fine, middle, coarse = known
-            if isinstance(self.teacher, StandardisedTrunk):
-                return self.teacher.standardised((fine, middle, coarse))
-            return fine, middle, coarse
+            if known is not None:
+                fine, middle, coarse = known
+                return fine, middle, coarse
+        teacher = self.teacher
+        trunk = teacher.trunk if isinstance(teacher, StandardisedTrunk) else teacher
+        return trunk(normalise(images_B3HW))
 
     def _mean(self, map_Bhw: Tensor, changed_BHW: Tensor) -> Tensor:
         """Mean over batch and cells; changed cells count `mask_weight` times, in proportion."""
@@ -372,7 +374,7 @@ ENTRY = DetectorEntry(
             unet_stride=2, map_levels=("coarse",), top_pixels=1300, learning_rate=2e-3,
             rate="cosine", noise="perlin_self", regions=(1, 2, 3, 4, 6, 8),
         ),
-        Schedule(steps=1200, batch_size=4, folds=3),
+        Schedule(steps=1200, batch_size=4, folds=3, fold_normals=90),
     ),
     tiny=(
         # Chosen on validation normals and synthetic anomalies of rendered products.

@@ -21,6 +21,7 @@ from detectors.models.parts.model import PartsDetector
 from detectors.models.parts.scales import Scales, rate_among
 from detectors.models.parts.settings import PartsSettings
 from pipeline.errors import UserError
+from pipeline.models import build
 from pipeline.models.trunks import AnyTrunk, trunk_of
 from pipeline.models.weights import store
 from pipeline.rulebook.draft import draft
@@ -253,6 +254,18 @@ def test_the_networks_of_a_machine_are_named():
     digests = MachineFinder().digests
     assert {name.split("/")[0] for name in digests} == {"foreground", "proposals", "features"}
     assert all(len(digest) == 64 for digest in digests.values())
+
+
+def test_loading_the_networks_leaves_the_threads_of_the_process():
+    """The generator works with one thread, which had made one of `train --threads N`, too."""
+    threads = torch.get_num_threads()
+    build._resident.cache_clear()
+    try:
+        torch.set_num_threads(3)
+        MachineFinder().find  # noqa: B018
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --- contract -------------------------------------------------------------------------------------

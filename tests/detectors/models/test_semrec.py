@@ -13,9 +13,12 @@ from detectors.base import Scores
 from detectors.models.semrec import model as semrec
 from detectors.models.semrec.model import SemRec, SemRecSettings
 from detectors.networks.cosine import cosine_distance
+from detectors.networks.denoising_student import upsample_2x
 from detectors.networks.remembered import Remembered
 from detectors.networks.unet import UNet
 from pipeline.models.backbone import Trunk, normalise
+
+CHANNELS_LAST = torch.channels_last
 
 
 def small(**changes) -> SemRec:
@@ -56,6 +59,23 @@ def test_skips_decide_what_reaches_the_fine_level(skips, stride):
     with torch.no_grad():
         finest = [network(torch.rand(1, 3, 64, 64))[0] for _ in range(2)]
     assert torch.equal(*finest) == (skips == "none")
+
+
+def test_upsampling_is_given_contiguous_gradients(monkeypatch):
+    """Gradients of a part of a concatenation are not, and take it seven times as long."""
+    torch.manual_seed(0)
+    network, images = UNet(4, (8, 16, 32)), torch.rand(2, 3, 64, 64)
+    seen = []
+
+    def watched(features):
+        larger = upsample_2x(features)
+        dense = larger.view_as(larger)
+        larger.register_hook(lambda g: seen.append(g.is_contiguous(memory_format=CHANNELS_LAST)))
+        return dense
+
+    monkeypatch.setattr("detectors.networks.unet.upsample_2x", watched)
+    sum(level.square().sum() for level in network(images)).backward()
+    assert seen == [True] * 3
 
 
 def test_a_stride_of_two_leaves_out_no_pixel_and_keeps_the_strides():
@@ -149,13 +169,19 @@ def test_the_teacher_never_moves():
 @pytest.mark.parametrize("standardise", [True, False])
 def test_targets_are_computed_once_for_all_steps_and_fits(standardise, monkeypatch):
     fitted, images = small(standardise=standardise, branches="object"), toy_images(4)
+    part = copy.deepcopy(fitted)
+    trunks = [getattr(one.teacher, "trunk", one.teacher) for one in (fitted, part)]
+    passes = []
+    for trunk in trunks:
+        trunk.register_forward_hook(lambda network, *_: passes.append(network))
     fitted.prepare([{"image": images}])
-    part = small(standardise=standardise, branches="object")
     part.inherit(fitted)
     part.prepare([{"image": images[:3]}])
+    # Also for the statistics of its channels.
+    assert passes == [trunks[0]]
     with torch.no_grad():
         computed = part.teacher(normalise(images[[2, 0]]))
-        monkeypatch.setattr(part.teacher, "forward", None)
+        monkeypatch.setattr(trunks[1], "forward", None)
         for one, other in zip(part._target(images[[2, 0]]), computed, strict=True):
             assert torch.equal(one, other)
     assert not any("targets" in name for name in part.state_dict())

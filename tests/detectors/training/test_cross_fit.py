@@ -1,5 +1,6 @@
 """Cross-fitting: which fit judges which image, and what becomes of its scores."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from small_results import image_result, small_version
 
 from detectors import registry
+from detectors.base import Schedule
 from detectors.data.batches import to_device
 from detectors.data.dataset import VersionDataset, collate
 from detectors.registry import configure
@@ -179,6 +181,28 @@ def test_without_folds_only_the_validation_split_is_judged(
     found = run(version, tmp_path / "run")
     assert set(found.normal_folds_N.tolist()) == {VALIDATION}
     assert len(found.normal_scores_N) == 2
+
+
+@pytest.mark.parametrize(
+    ("normals", "expected"),
+    [(20, 4), (90, 4), (119, 4), (120, 4), (134, 4), (135, 3), (179, 3), (180, 2), (1000, 2)],
+)
+def test_many_normals_need_fewer_parts(normals: int, expected: int) -> None:
+    schedule = Schedule(steps=1, batch_size=1, folds=4, fold_normals=90)
+    assert schedule.folds_of(normals) == expected
+    assert schedule.model_copy(update={"fold_normals": 0}).folds_of(normals) == 4
+    assert schedule.model_copy(update={"folds": 0}).folds_of(normals) == 0
+    # What a fit without the largest part sees.
+    assert normals - math.ceil(normals / expected) >= min(90, normals - math.ceil(normals / 4))
+
+
+def test_the_training_has_as_many_parts_as_its_normals_need(
+    version: Version, tmp_path: Path
+) -> None:
+    found = run(version, tmp_path / "run", folds=4, fold_normals=5)
+    # Of eight normals a fit without one of two parts sees four, without one of three parts five.
+    assert sorted(set(found.normal_folds_N.tolist())) == [VALIDATION, 0, 1, 2]
+    assert len(found.normal_scores_N) == 10
 
 
 def test_a_single_fold_is_refused() -> None:

@@ -16,7 +16,7 @@ from detectors.registry import configure
 from detectors.training.checkpoint import read_card
 from detectors.training.fold import FoldTask
 from detectors.training.fold_process import STOPPED, order, ordered
-from detectors.training.folds_beside import FoldsBeside
+from detectors.training.folds_beside import FoldsBeside, shared_by
 from detectors.training.held_out import HeldOut, read_held_out
 from detectors.training.job import TrainJob
 from detectors.training.precision import resolve
@@ -93,9 +93,17 @@ def test_folds_beside_give_what_folds_in_turn_give(
     assert cards[0].sha256 == cards[1].sha256
     # In fp32, too, which these processes also judge.
     assert cards[0].calibration_fp32 == cards[1].calibration_fp32
-    assert any("2 fits at once, 1 thread each" in text for text in heard.said)
+    assert any("3 fits at once, 1 thread each" in text for text in heard.said)
     assert heard.begun[1][:2] == ("tray: semrec, 2 folds", 2 * STEPS)
     assert not (both.out / "folds").exists()
+
+
+@pytest.mark.parametrize(
+    ("fits", "threads", "expected"),
+    [(4, 1, 1), (2, 4, 2), (4, 2, 2), (3, 2, 3), (6, 4, 6), (12, 16, 8), (15, 8, 8)],
+)
+def test_no_thread_is_idle_while_a_last_fit_runs(fits: int, threads: int, expected: int) -> None:
+    assert shared_by(fits, threads) == expected
 
 
 def test_a_stop_is_heard_by_all_folds_and_costs_no_finished_step(
