@@ -28,6 +28,9 @@ from pipeline.utils.files import locked, named_disk_errors, require_writable, sy
 from pipeline.utils.free_memory import give_back
 from pipeline.utils.hashing import pretty_json
 
+# Most threads that make the gallery's images, of at most some hundred samples.
+SHARES = 4
+
 
 def publish(
     store: Path,
@@ -127,7 +130,8 @@ def _made_at_once(
     """
     # Each part has readers of its own, as a reader belongs to one thread; beyond a number of files,
     # the readers of one would close those of another.
-    wanted = 2 * audit + gallery
+    shares = min(workers, SHARES) * gallery
+    wanted = 2 * audit + shares
     files = wanted * len(index["shards"])
     if not audit or workers < 2 or files > MOST_OPEN:
         return {}, None
@@ -139,8 +143,12 @@ def _made_at_once(
         reports = {
             name: pool.submit(part, Version(folder, index)) for name, part in parts().items()
         }
-        images = pool.submit(embedded_images, Version(folder, index)) if gallery else None
+        # In shares, so that no thread is idle while another makes the last images.
+        made = [
+            pool.submit(embedded_images, Version(folder, index), share=share, shares=shares)
+            for share in range(shares)
+        ]
         return (
             {name: report.result() for name, report in reports.items()},
-            images.result() if images else None,
+            [one for share in made for one in share.result()] if made else None,
         )
