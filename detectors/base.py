@@ -94,8 +94,9 @@ class Schedule(Settings):
     fold_normals: int = Field(
         default=0,
         ge=0,
-        description="training normals that suffice for the fit without a part: where fewer parts "
-        "than `folds` leave so many, there are fewer. 0: always `folds`",
+        description="number of training images that is enough for one fit of cross-fitting: with "
+        "many images there are fewer parts than `folds`, but at least two, as long as every fit "
+        "still sees so many. 0: always `folds`",
     )
 
     @field_validator("folds")
@@ -114,7 +115,7 @@ class Schedule(Settings):
         return self
 
     def folds_of(self, normals: int) -> int:
-        """The number of parts of so many training normals."""
+        """How many parts so many training normals are divided into."""
         parts = range(2, self.folds) if self.fold_normals else ()
         # A fit without one of `count` parts.
         enough = (count for count in parts if normals - -(-normals // count) >= self.fold_normals)

@@ -80,8 +80,11 @@ class UNet(nn.Module):
 
 
 def _dense_gradient(features_BChw: Tensor) -> Tensor:
-    """The same, whose gradient is contiguous: a part of that of a concatenation is not, and on a
-    CPU upsampling takes seven times as long to backpropagate it."""
+    """The same tensor; its gradient is made contiguous.
+
+    The gradient of one input of `cat` is a strided slice, which bilinear upsampling backpropagates
+    much more slowly on a CPU.
+    """
     if features_BChw.requires_grad and not torch.compiler.is_compiling():
         features_BChw.register_hook(
             lambda gradient: gradient.contiguous(memory_format=torch.channels_last)

@@ -9,12 +9,12 @@ so their scores are too high: the validation split, which none of them sees, tel
 (`detectors.training.fold_shift`).
 
     with CrossFit(fit) as crossed:
-        fit.run()                       # folds run beside it where there are threads for them
+        crossed.run()                   # folds run beside it where there are threads for them
         judged = crossed.judged()       # scores by the fit itself and by those of the parts
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from detectors.training.fold_process import read_part
 from detectors.training.fold_shift import fold_shift
 from detectors.training.folds_beside import FoldsBeside, fits_at_once
 from detectors.training.held_out import HeldOut, joined
+from detectors.training.progress import Watcher
 
 # Fits of single parts, with their own resume states, below the folder of the checkpoint.
 FOLDS = "folds"
@@ -57,6 +58,21 @@ class CrossFit:
         if self.beside:
             self.beside.__exit__(*exits)
         torch.set_num_threads(self.threads)
+
+    def run(self) -> None:
+        """The fit of all. Where a fold beside it fails, it saves its state and raises that error
+        after its step: the fold would fail again at the end."""
+        watcher, beside = self.fit.watcher, self.beside
+        if beside:
+            self.fit.watcher = _Heeding(watcher, beside)
+        try:
+            self.fit.run()
+        except KeyboardInterrupt:
+            if beside and beside.failure and not watcher.wants_to_stop():
+                raise beside.failure from None
+            raise
+        finally:
+            self.fit.watcher = watcher
 
     def judged(self) -> Judged:
         """Images held out of the fit, which has run, and of its folds, which are awaited."""
@@ -114,14 +130,42 @@ class CrossFit:
         ]
 
 
+class _Heeding(Watcher):
+    """Another watcher, which also wants to stop where a fold has failed."""
+
+    def __init__(self, watcher: Watcher, beside: FoldsBeside) -> None:
+        self.watcher, self.beside = watcher, beside
+
+    def say(self, text: str) -> None:
+        self.watcher.say(text)
+
+    def begin(self, title: str, total: int, done: int = 0) -> None:
+        self.watcher.begin(title, total, done)
+
+    def step(self, done: int, losses: Mapping[str, float]) -> None:
+        self.watcher.step(done, losses)
+
+    def end(self) -> None:
+        self.watcher.end()
+
+    def wants_to_stop(self) -> bool:
+        return self.beside.failure is not None or self.watcher.wants_to_stop()
+
+
 def _splits(fit: Fit) -> list[FitData]:
     """The fits that each lack a part; none, with a remark, where there cannot be any."""
-    folds = fit.recipe.schedule.folds_of(len(fit.data.fitted))
+    asked, normals = fit.recipe.schedule.folds, len(fit.data.fitted)
+    folds = fit.recipe.schedule.folds_of(normals)
     if folds and fit.ranks.ranks > 1:
         fit.watcher.say("no cross-fitting with several processes: thresholds rest on validation")
     elif folds and len(fit.data.fitted) < 2:
         fit.watcher.say("no cross-fitting with a single normal: thresholds rest on validation")
     elif folds:
+        if folds < asked:
+            fit.watcher.say(
+                f"cross-fitting in {folds} parts instead of {asked}: {normals} training images are "
+                f"enough for that; --set fold_normals=0 for {asked}"
+            )
         return FitData.folds(fit.data.version, folds, fit.data.weights)
     return []
 

@@ -88,6 +88,11 @@ class FoldsBeside:
         for host in self._hosts:
             host.join()
 
+    @property
+    def failure(self) -> Exception | None:
+        """What a fold has raised, if any has failed so far."""
+        return self._failures[0] if self._failures else None
+
     def start(self, hosts: int) -> None:
         """Let so many more folds run at once."""
         for _ in range(min(hosts, len(self.folds))):
@@ -115,8 +120,8 @@ class FoldsBeside:
                 raise KeyboardInterrupt
         finally:
             watcher.end()
-        if self._failures:
-            raise self._failures[0]
+        if self.failure:
+            raise self.failure
 
     def _host(self) -> None:
         """Run one fold after the other until none is left; a thread."""

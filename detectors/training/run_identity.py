@@ -56,13 +56,13 @@ class Inputs:
 
 def identity(job: TrainJob, version: Version, inputs: Inputs) -> dict[str, Any]:
     """Everything that determines the result of a training, as JSON."""
-    # Flows hash this into folder names, so its keys and their contents are part of the format. The
-    # key of reviews is there only with reviews, which are younger than the others.
+    # Flows hash this into folder names, so its keys and their contents are part of the format. Keys
+    # that are younger than others are there only where they have an effect.
     reviews = {"reviews": inputs.reviewed.card.effect()} if inputs.reviewed else {}
     return reviews | {
         "detector": job.recipe.name,
         "settings": job.recipe.settings.model_dump(mode="json"),
-        "schedule": job.recipe.schedule.model_dump(mode="json"),
+        "schedule": _effective(job.recipe.schedule.model_dump(mode="json")),
         "version": version.digest,
         "seed": job.seed,
         "teacher": inputs.teacher_card.sha256,
@@ -84,7 +84,7 @@ def finished(out: Path, wanted: Mapping[str, Any], precision: str = "auto") -> C
     found = {
         "detector": card.detector,
         "settings": card.settings,
-        "schedule": card.schedule,
+        "schedule": _effective(card.schedule),
         "version": card.version.digest,
         "seed": card.seed,
         "teacher": card.teacher.sha256 if card.teacher else None,
@@ -108,6 +108,11 @@ def require_same(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any],
             f"{out} holds {what} with other settings: {'; '.join(lines[:SHOWN])}{more}; "
             "name another folder or delete this one"
         )
+
+
+def _effective(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule without what is younger than other trainings and changes nothing in this one."""
+    return {key: value for key, value in schedule.items() if value or key != "fold_normals"}
 
 
 def _differences(where: str, found: Any, wanted: Any) -> Iterator[str]:

@@ -73,7 +73,7 @@ def train(job: TrainJob, watcher: Watcher | None = None) -> TrainReport:
             _choose_threads(job, watcher, ranks.first)
         fit = Fit(job, data, job.out, compute, ranks, watcher, inputs, bound)
         with CrossFit(fit) as crossed:
-            fit.run()
+            crossed.run()
             report = TrainReport(job.out, fit.done, fit.spent(), rates=fit.rates)
             if ranks.first:
                 report = _report(job, _finish(fit, crossed), fit.rates)

@@ -28,9 +28,6 @@ from pipeline.utils.files import locked, named_disk_errors, require_writable, sy
 from pipeline.utils.free_memory import give_back
 from pipeline.utils.hashing import pretty_json
 
-# Most threads that make the gallery's images, of at most some hundred samples.
-SHARES = 4
-
 
 def publish(
     store: Path,
@@ -130,8 +127,7 @@ def _made_at_once(
     """
     # Each part has readers of its own, as a reader belongs to one thread; beyond a number of files,
     # the readers of one would close those of another.
-    shares = min(workers, SHARES) * gallery
-    wanted = 2 * audit + shares
+    wanted = 2 * audit + gallery
     files = wanted * len(index["shards"])
     if not audit or workers < 2 or files > MOST_OPEN:
         return {}, None
@@ -143,12 +139,8 @@ def _made_at_once(
         reports = {
             name: pool.submit(part, Version(folder, index)) for name, part in parts().items()
         }
-        # In shares, so that no thread is idle while another makes the last images.
-        made = [
-            pool.submit(embedded_images, Version(folder, index), share=share, shares=shares)
-            for share in range(shares)
-        ]
+        images = pool.submit(embedded_images, Version(folder, index)) if gallery else None
         return (
             {name: report.result() for name, report in reports.items()},
-            [one for share in made for one in share.result()] if made else None,
+            images.result() if images else None,
         )

@@ -78,16 +78,10 @@ def write_gallery_of(
     return path
 
 
-def embedded_images(
-    version: Version, limit: int = LIMIT, share: int = 0, shares: int = 1
-) -> Embedded:
-    """The images of the page, which are most of its work; they do not depend on an audit.
-
-    Or one of several equal shares of them, which follow each other on the page.
-    """
+def embedded_images(version: Version, limit: int = LIMIT) -> Embedded:
+    """The images of the page, which are most of its work; they do not depend on an audit."""
     rows = choose(version, limit)
-    first, last = (len(rows) * end // shares for end in (share, share + 1))
-    return _images(rows, _numbered(rows), range(first, last))
+    return _images(rows, _numbered(rows))
 
 
 def render(version: Version, limit: int = LIMIT, embedded: Embedded | None = None) -> str:
@@ -102,7 +96,7 @@ def render(version: Version, limit: int = LIMIT, embedded: Embedded | None = Non
         index=version.index,
         counts=counts,
         name=version.index.get("version", version.name),
-        images=_images(rows, images, range(len(rows))) if embedded is None else embedded,
+        images=_images(rows, images) if embedded is None else embedded,
         cards=[_card(row, images[row.image], number, limits) for number, row in enumerate(rows)],
         hues={kind: _HUES[number % len(_HUES)] for number, kind in enumerate(kinds)},
         kinds=_bars(counts["by_kind"]),
@@ -222,16 +216,14 @@ def _numbered(rows: Sequence[_Row]) -> dict[str, int]:
     return {name: number for number, name in enumerate(dict.fromkeys(row.image for row in rows))}
 
 
-def _images(rows: Sequence[_Row], images: Mapping[str, int], numbers: range) -> Embedded:
-    """CSS classes and their variables with data URIs, of the rows of these numbers: each sample,
-    and each image before its first sample.
+def _images(rows: Sequence[_Row], images: Mapping[str, int]) -> Embedded:
+    """CSS classes and their variables with data URIs: each image once, each sample once.
 
     Variables: `o` original, `f` foreground, `p` proposals of an image; `e` edited, `m` mask.
     """
     found: Embedded = []
-    done = {row.image for row in rows[: numbers.start]}
-    for number in numbers:
-        row = rows[number]
+    done: set[str] = set()
+    for number, row in enumerate(rows):
         shard, source = row.shard, row.shard.source(row.sample)
         if row.image not in done:
             done.add(row.image)

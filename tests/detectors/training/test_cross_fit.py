@@ -1,6 +1,6 @@
 """Cross-fitting: which fit judges which image, and what becomes of its scores."""
 
-import math
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from detectors.base import Schedule
 from detectors.data.batches import to_device
 from detectors.data.dataset import VersionDataset, collate
 from detectors.registry import configure
-from detectors.training.checkpoint import load, read_card
+from detectors.training.checkpoint import CARD, load, read_card
 from detectors.training.fit_data import FitData
 from detectors.training.held_out import VALIDATION, HeldOut, read_held_out
 from detectors.training.job import TrainJob
@@ -192,17 +192,34 @@ def test_many_normals_need_fewer_parts(normals: int, expected: int) -> None:
     assert schedule.folds_of(normals) == expected
     assert schedule.model_copy(update={"fold_normals": 0}).folds_of(normals) == 4
     assert schedule.model_copy(update={"folds": 0}).folds_of(normals) == 0
-    # What a fit without the largest part sees.
-    assert normals - math.ceil(normals / expected) >= min(90, normals - math.ceil(normals / 4))
 
 
 def test_the_training_has_as_many_parts_as_its_normals_need(
     version: Version, tmp_path: Path
 ) -> None:
-    found = run(version, tmp_path / "run", folds=4, fold_normals=5)
+    said: list[str] = []
+    heard = Watcher()
+    heard.say = said.append  # type: ignore[method-assign]
+    found = run(version, tmp_path / "run", heard, folds=4, fold_normals=5)
     # Of eight normals a fit without one of two parts sees four, without one of three parts five.
     assert sorted(set(found.normal_folds_N.tolist())) == [VALIDATION, 0, 1, 2]
     assert len(found.normal_scores_N) == 10
+    assert any("3 parts instead of 4" in text for text in said)
+
+
+def test_a_training_from_before_many_normals_needed_fewer_parts_is_the_same(
+    version: Version, tmp_path: Path
+) -> None:
+    """Where the number has no effect; what is younger must not disown finished trainings."""
+    run(version, tmp_path / "run", folds=2)
+    card = json.loads((tmp_path / "run" / CARD).read_bytes())
+    assert card["schedule"].pop("fold_normals") == 0
+    (tmp_path / "run" / CARD).write_text(json.dumps(card))
+    before = (tmp_path / "run" / "model.safetensors").stat()
+    run(version, tmp_path / "run", folds=2)
+    assert (tmp_path / "run" / "model.safetensors").stat() == before
+    with pytest.raises(UserError, match="fold_normals is None there and 3 here"):
+        run(version, tmp_path / "run", folds=2, fold_normals=3)
 
 
 def test_a_single_fold_is_refused() -> None:

@@ -37,8 +37,8 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Version:
     return small_version(tmp_path_factory.mktemp("store"), results=results, tests=0)
 
 
-def job(version: Version, out: Path, threads: int) -> TrainJob:
-    changes = {"size": 64, "steps": STEPS, "folds": 2}
+def job(version: Version, out: Path, threads: int, steps: int = STEPS) -> TrainJob:
+    changes = {"size": 64, "steps": steps, "folds": 2}
     return TrainJob(
         recipe=configure("semrec", "tiny", changes), version=version.dir, out=out, threads=threads,
         device="cpu", precision="bf16", board=False,
@@ -118,12 +118,17 @@ def test_a_stop_is_heard_by_all_folds_and_costs_no_finished_step(
     assert again.begun[0][1:] == (STEPS, STEPS)
 
 
-def test_the_error_of_a_fold_is_that_of_the_training(version: Version, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [1, 100_000])
+def test_the_error_of_a_fold_is_that_of_the_training(
+    version: Version, tmp_path: Path, steps: int
+) -> None:
+    """Told at the end of the fit of all, or at once, with its steps saved."""
     damaged = tmp_path / "run" / "folds" / "1" / "resume" / f"{1:09}" / "state.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
     with pytest.raises(IntegrityError, match=r"state.json is damaged"):
-        train(job(version, tmp_path / "run", threads=2))
+        train(job(version, tmp_path / "run", threads=2, steps=steps))
+    assert newest(tmp_path / "run") is not None
 
 
 def fold(version: Version, out: Path) -> FoldTask:

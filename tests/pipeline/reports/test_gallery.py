@@ -16,7 +16,7 @@ from pipeline.dataset.lineage import RULES_SCORE
 from pipeline.dataset.verify import verify
 from pipeline.dataset.version import Version
 from pipeline.gate.checks import score_limits
-from pipeline.reports.gallery import choose, embedded_images, render, write_gallery
+from pipeline.reports.gallery import choose, render, write_gallery
 
 NASTY = 'good/<script>alert("x")</script>&\'.png'
 
@@ -91,15 +91,6 @@ def test_the_embedded_images_are_those_of_the_samples(version):
     assert image.shape == expected.shape
     wrong = np.abs(image.astype(int) - expected)[~row.shard.mask(row.sample)]
     assert wrong.mean() < 12
-
-
-@pytest.mark.parametrize("limit", [1, 12, 240])
-def test_shares_of_the_images_are_the_images(version, limit):
-    """Whatever sample an image comes first with, and where there are fewer samples than shares."""
-    whole = embedded_images(version, limit)
-    shares = [embedded_images(version, limit, share, 5) for share in range(5)]
-    assert [one for share in shares for one in share] == whole
-    assert len({name for name, _ in whole}) == len(whole)
 
 
 def test_a_limit_is_kept_and_spread_over_kinds_images_and_verdicts(version):
