@@ -11,6 +11,8 @@ the whole image is our own, stricter variant.
 Shapes: H, W image; h, w reduced image; k, l half of it; T translations; 2 x and y; 3 colour (RGB).
 """
 
+from itertools import chain, combinations
+
 import cv2
 import numpy as np
 
@@ -167,6 +169,17 @@ class _Correlation:
                 kept.append(vectors_P2[index])
         return np.array(kept[:CANDIDATES], np.float64).reshape(-1, 2)
 
+    def tops(self, candidates_P2: np.ndarray) -> np.ndarray:
+        """Peaks at whole pixels, moved to the top of a parabola through their neighbours."""
+        tops_P2, corner_2 = candidates_P2.copy(), np.array([self.width - 1, self.height - 1])
+        for top_2 in tops_P2:
+            x, y = np.rint(top_2).astype(int) + corner_2
+            around = self.values[y - 1 : y + 2, x - 1 : x + 2]
+            # -1 where too little overlaps.
+            if around.shape == (3, 3) and around.min() > -1:
+                top_2 += _vertex(around[1]), _vertex(around[:, 1])
+        return tops_P2
+
     def score(self, vectors: np.ndarray) -> float:
         """The mean correlation at all points of the lattice of one or two vectors, (1 or 2, 2)."""
         rows, columns, seen_P = self.at(steps_of(len(vectors)) @ vectors)
@@ -190,7 +203,8 @@ class _Correlation:
         # Perspective and lens bend a lattice; a peak far from its point is something else.
         near_P = (weight_P > CANDIDATE) & (np.abs(peaks_P2 - points_P2).max(1) <= OFF)
         found_P2 = np.where(near_P[:, None], peaks_P2, points_P2)[self.at(points_P2)[2]]
-        order_P = np.argsort(np.hypot(*found_P2.T), kind="stable")
+        # Both directions of one are equally long, but for rounding, which must not order them.
+        order_P = np.lexsort((*found_P2.T, np.hypot(*found_P2.T).round(6)))
         answer: np.ndarray = found_P2[order_P]
         return answer
 
@@ -229,19 +243,21 @@ def steps_of(vectors: int) -> np.ndarray:
 
 def _vectors(correlation: _Correlation) -> np.ndarray | None:
     """The vectors of the lattice, (1 or 2, 2); None without one."""
-    candidates_P2 = correlation.candidates()
+    whole_P2 = correlation.candidates()
+    # Of a period of 20.5 whole pixels make 20 or 21, whose third multiple is 1.5 pixels off; of
+    # what was drawn in whole pixels the top of a parabola is.
+    found = whole_P2, correlation.tops(whole_P2)
     lattices: list[tuple[float, float, np.ndarray]] = []
-    for first, one_2 in enumerate(candidates_P2):
-        for other_2 in candidates_P2[first + 1 :]:
-            area = abs(float(one_2[0] * other_2[1] - one_2[1] * other_2[0]))
-            # Two nearly parallel vectors span nothing.
-            if area >= 0.5 * np.hypot(*one_2) * np.hypot(*other_2):
-                both = np.stack((one_2, other_2))
-                lattices.append((area, correlation.score(both), both))
+    for one_2, other_2 in chain.from_iterable(combinations(each_P2, 2) for each_P2 in found):
+        area = abs(float(one_2[0] * other_2[1] - one_2[1] * other_2[0]))
+        # Two nearly parallel vectors span nothing.
+        if area >= 0.5 * np.hypot(*one_2) * np.hypot(*other_2):
+            both = np.stack((one_2, other_2))
+            lattices.append((area, correlation.score(both), both))
     if max((score for _, score, _ in lattices), default=0) < REPEATS:
         lattices = [
             (float(np.hypot(*one_2)), correlation.score(one_2[None]), one_2[None])
-            for one_2 in candidates_P2
+            for one_2 in np.concatenate(found)
         ]
     best = max((score for _, score, _ in lattices), default=0)
     if best < REPEATS:

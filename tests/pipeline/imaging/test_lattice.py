@@ -26,6 +26,15 @@ def test_a_lattice_is_found_wherever_it_begins(period, start):
         assert np.abs(found_T2 - vector).max(1).min() < 0.5
 
 
+@pytest.mark.parametrize("period", [(20.5, 20), (27.3, 21.5), (23.5, 22.5)])
+def test_a_period_of_half_a_pixel_is_not_taken_for_twice_as_long(period):
+    found_T2 = lattice_of(board(period), EVERYWHERE)
+    assert found_T2 is not None
+    assert np.hypot(*found_T2[0]) == pytest.approx(min(period), abs=0.1)
+    for vector in ((period[0], 0), (0, period[1])):
+        assert np.abs(found_T2 - vector).max(1).min() < 0.1
+
+
 def test_ribs_of_a_belt_come_to_lie_on_ribs():
     ribs_HW = 120 + 60 * np.sin(np.arange(160) * 2 * np.pi / 25)[:, None]
     ribs_HW = ribs_HW + np.random.default_rng(3).normal(0, 5, (160, 160))
