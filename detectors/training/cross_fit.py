@@ -15,6 +15,7 @@ so their scores are too high: the validation split, which none of them sees, tel
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Self
 
 import numpy as np
@@ -39,29 +40,29 @@ class CrossFit:
     after the other.
 
     Does not run again what an interrupted run has finished steps of. Under torchrun there are no
-    folds, as the other processes wait for the end of the first. As a context manager it starts the
-    folds that need not wait, ends what still runs, and restores the number of threads.
+    folds, as the other processes wait for the end of the first. As a context manager it ends what
+    still runs, and restores the number of threads.
     """
 
     def __init__(self, fit: Fit) -> None:
         self.fit, self.threads = fit, torch.get_num_threads()
         self.splits = _splits(fit)
         self.beside: FoldsBeside | None = None
+        self._ends = ExitStack()
+        self._ends.callback(torch.set_num_threads, self.threads)
 
     def __enter__(self) -> Self:
-        # With early stopping the folds take as many steps as the fit of all has turned out to need.
-        if self.fit.recipe.schedule.stop_on == "never":
-            self._start(beside=1)
         return self
 
-    def __exit__(self, *exits: object) -> None:
-        if self.beside:
-            self.beside.__exit__(*exits)
-        torch.set_num_threads(self.threads)
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
 
     def run(self) -> None:
         """The fit of all. Where a fold beside it fails, it saves its state and raises that error
         after its step: the fold would fail again at the end."""
+        # With early stopping the folds take as many steps as the fit of all has turned out to need.
+        if self.fit.recipe.schedule.stop_on == "never":
+            self._start(beside=1)
         watcher, beside = self.fit.watcher, self.beside
         if beside:
             self.fit.watcher = _Heeding(watcher, beside)
@@ -105,7 +106,7 @@ class CrossFit:
         # A fit rounds as its number of threads makes it: all of them have the same.
         torch.set_num_threads(threads)
         kept = fit.recipe.schedule.steps if beside else fit.kept
-        self.beside = FoldsBeside(self._folds(kept), at_once, threads)
+        self.beside = self._ends.enter_context(FoldsBeside(self._folds(kept), at_once, threads))
         self.beside.start(at_once - beside)
 
     def _folds(self, kept: int) -> list[FoldTask]:
@@ -158,7 +159,7 @@ def _splits(fit: Fit) -> list[FitData]:
     folds = fit.recipe.schedule.folds_of(normals)
     if folds and fit.ranks.ranks > 1:
         fit.watcher.say("no cross-fitting with several processes: thresholds rest on validation")
-    elif folds and len(fit.data.fitted) < 2:
+    elif folds and normals < 2:
         fit.watcher.say("no cross-fitting with a single normal: thresholds rest on validation")
     elif folds:
         if folds < asked:

@@ -49,8 +49,8 @@ def shared_by(fits: int, threads: int) -> int:
     """How many of that many fits share the threads at a time."""
     # Fits that would come last, and leave threads idle for as long as they take, run with the
     # others instead. With a single thread nothing is gained.
-    few = 1 < threads < fits < 2 * threads
-    return max(1, min(fits if few else min(fits, threads), AT_MOST))
+    at_once = fits if threads > 1 and fits < 2 * threads else threads
+    return max(1, min(at_once, fits, AT_MOST))
 
 
 class FoldsBeside:

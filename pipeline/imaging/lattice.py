@@ -169,17 +169,6 @@ class _Correlation:
                 kept.append(vectors_P2[index])
         return np.array(kept[:CANDIDATES], np.float64).reshape(-1, 2)
 
-    def tops(self, candidates_P2: np.ndarray) -> np.ndarray:
-        """Peaks at whole pixels, moved to the top of a parabola through their neighbours."""
-        tops_P2, corner_2 = candidates_P2.copy(), np.array([self.width - 1, self.height - 1])
-        for top_2 in tops_P2:
-            x, y = np.rint(top_2).astype(int) + corner_2
-            around = self.values[y - 1 : y + 2, x - 1 : x + 2]
-            # -1 where too little overlaps.
-            if around.shape == (3, 3) and around.min() > -1:
-                top_2 += _vertex(around[1]), _vertex(around[:, 1])
-        return tops_P2
-
     def score(self, vectors: np.ndarray) -> float:
         """The mean correlation at all points of the lattice of one or two vectors, (1 or 2, 2)."""
         rows, columns, seen_P = self.at(steps_of(len(vectors)) @ vectors)
@@ -191,7 +180,7 @@ class _Correlation:
         steps = steps_of(len(vectors))
         for _ in range(2):
             points_P2 = steps @ vectors
-            peaks_P2, weight_P = self._peaks(points_P2)
+            peaks_P2, weight_P = self.peaks(points_P2)
             sure_P = (weight_P > CANDIDATE) & (np.abs(peaks_P2 - points_P2).max(1) <= 2 * OFF)
             if np.count_nonzero(sure_P) >= len(vectors):
                 weight_P1 = weight_P[sure_P, None]
@@ -199,7 +188,7 @@ class _Correlation:
                     steps[sure_P] * weight_P1, peaks_P2[sure_P] * weight_P1, rcond=None
                 )[0]
         points_P2 = steps @ vectors
-        peaks_P2, weight_P = self._peaks(points_P2)
+        peaks_P2, weight_P = self.peaks(points_P2)
         # Perspective and lens bend a lattice; a peak far from its point is something else.
         near_P = (weight_P > CANDIDATE) & (np.abs(peaks_P2 - points_P2).max(1) <= OFF)
         found_P2 = np.where(near_P[:, None], peaks_P2, points_P2)[self.at(points_P2)[2]]
@@ -208,7 +197,7 @@ class _Correlation:
         answer: np.ndarray = found_P2[order_P]
         return answer
 
-    def _peaks(self, points_P2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def peaks(self, points_P2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The highest correlation near some points, by a parabola through its neighbours: places
         (P, 2) and correlations (P,), -1 where there is no peak."""
         peaks_P2, heights_P = points_P2.copy(), np.full(len(points_P2), -1.0)
@@ -246,7 +235,7 @@ def _vectors(correlation: _Correlation) -> np.ndarray | None:
     whole_P2 = correlation.candidates()
     # Of a period of 20.5 whole pixels make 20 or 21, whose third multiple is 1.5 pixels off; of
     # what was drawn in whole pixels the top of a parabola is.
-    found = whole_P2, correlation.tops(whole_P2)
+    found = whole_P2, correlation.peaks(whole_P2)[0]
     lattices: list[tuple[float, float, np.ndarray]] = []
     for one_2, other_2 in chain.from_iterable(combinations(each_P2, 2) for each_P2 in found):
         area = abs(float(one_2[0] * other_2[1] - one_2[1] * other_2[0]))

@@ -7,8 +7,9 @@ their digests: a checkpoint does not hold them, and refuses others.
 Shapes: B images; H, W image; 3 colour (RGB).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -40,6 +41,17 @@ WORKERS = 8
 REMEMBERED = 2000
 
 
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Restores the number of PyTorch's threads: it is one of the process, and another detector may
+    need them all."""
+    allowed = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(allowed)
+
+
 class MachineFinder:
     """Finds the parts of one image with the best networks of this machine, loaded at first use."""
 
@@ -50,12 +62,9 @@ class MachineFinder:
     @cached_property
     def find(self) -> PartFinder:
         """The finder of a run."""
-        allowed = torch.get_num_threads()
-        try:
+        # Loading leaves one thread, as the generator works image by image.
+        with _threads_kept():
             return finder(models.load(ModelSettings(), files=self._files))
-        finally:
-            # Loading leaves one thread, as the generator works image by image.
-            torch.set_num_threads(allowed)
 
     @cached_property
     def trunk(self) -> AnyTrunk:
@@ -149,15 +158,9 @@ class BatchFinder:
                 return work(item)
 
         # As many as PyTorch may use here: `--threads 1` means one core.
-        allowed = torch.get_num_threads()
-        try:
-            with ThreadPoolExecutor(
-                min(WORKERS, allowed), initializer=devices.one_thread
-            ) as threads:
-                return list(threads.map(exactly, items))
-        finally:
-            # The number is one of the process, and another detector may need them all.
-            torch.set_num_threads(allowed)
+        workers = min(WORKERS, torch.get_num_threads())
+        with _threads_kept(), ThreadPoolExecutor(workers, initializer=devices.one_thread) as pool:
+            return list(pool.map(exactly, items))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

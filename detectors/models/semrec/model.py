@@ -146,14 +146,15 @@ class SemRec(Detector):
         self.targets = Remembered()
         self.to(memory_format=torch.channels_last)
 
+    @torch.no_grad()
     def prepare(self, normals: Batches) -> None:
-        """Remember the teacher's levels; with `standardise`, measure its channels."""
+        """Remember the trunk's levels; with `standardise`, measure its channels."""
         # Turned images are new ones, and a GPU computes faster than this looks up.
-        if self.settings.rotations == "none" and not next(self.teacher.parameters()).is_cuda:
+        if self.settings.rotations == "none" and not next(self._trunk.parameters()).is_cuda:
             for batch in normals:
                 keys = self.targets.keys(batch["image"])
                 if self.targets.get(keys) is None:
-                    self.targets.add(keys, self._raw(batch["image"]))
+                    self.targets.add(keys, self._trunk(normalise(batch["image"])))
                 # Full: the others are computed whenever they are needed.
                 if self.targets.get(keys) is None:
                     break
@@ -313,9 +314,13 @@ class SemRec(Detector):
             if known is not None:
                 fine, middle, coarse = known
                 return fine, middle, coarse
+        return self._trunk(normalise(images_B3HW))
+
+    @property
+    def _trunk(self) -> AnyTrunk:
+        """The teacher before its channels are standardised."""
         teacher = self.teacher
-        trunk = teacher.trunk if isinstance(teacher, StandardisedTrunk) else teacher
-        return trunk(normalise(images_B3HW))
+        return teacher.trunk if isinstance(teacher, StandardisedTrunk) else teacher
 
     def _mean(self, map_Bhw: Tensor, changed_BHW: Tensor) -> Tensor:
         """Mean over batch and cells; changed cells count `mask_weight` times, in proportion."""
