@@ -24,6 +24,7 @@ from network_guard import NetworkBlocked
 from flows.environment import PROGRAM
 
 ROOT = Path(__file__).resolve().parent.parent
+DISK_GB = 1.0  # what the suite holds at its fullest (0.6), and some
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
 
 PREFECT_HOME = tempfile.mkdtemp(prefix="anomalysmith-prefect-")
@@ -56,6 +57,17 @@ os.environ.pop("PREFECT_API_URL", None)
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End at once where hundreds of tests would fail for want of disk space."""
+    free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    if free_gb < DISK_GB:
+        reason = (
+            f"the tests expect {DISK_GB:g} GB free in {tempfile.gettempdir()}, and {free_gb:.1f} GB"
+            " are: free some, or set TMPDIR to a folder on another disk"
+        )
+        pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 @pytest.fixture(scope="session", autouse=True)
