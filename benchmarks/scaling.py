@@ -1,4 +1,4 @@
-"""Cost and gain of workers: two threads, Dask and Ray with two processes, and Prefect's flow.
+"""Cost and gain of workers: two forks, Dask and Ray with two processes, and Prefect's flow.
 
     python -m benchmarks.scaling [--images N] [--runner NAME]...
 
@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-# What runs between the two baselines: the plain run on two threads, then flows.
+# What runs between the two baselines: the plain run on two workers, then flows.
 RUNS = (("local", 2), ("threads", 1), ("threads", 2), ("processes", 2), ("dask", 2), ("ray", 2))
 # Runners that have a claim: the others run when they are asked for.
 RUNNERS = ("local", "threads", "processes", "dask", "ray")
@@ -144,7 +144,7 @@ def _table(rows: list[dict[str, Any]], images: int) -> None:
     own = f"{baseline:.1f} | {images / baseline:.2f} | 1.00 | {cpu:.1f}"
     print(f"| none (`flows.jobs.generate`) | 1 | {own} |")
     for row in rows[1:-1]:
-        name = "none, threads" if row["runner"] == "local" else row["runner"]
+        name = "none" if row["runner"] == "local" else row["runner"]
         # "times" is the speed relative to the baseline.
         print(f"| {name} | {row['workers']} | {row['seconds']:.1f} | "
               f"{images / row['seconds']:.2f} | {baseline / row['seconds']:.2f} | "
@@ -162,7 +162,7 @@ def _claims(rows: list[dict[str, Any]], images: int) -> None:
     for row in rows[1:-1]:
         aim, times = AIMS.get((row["runner"], row["workers"])), baseline / row["seconds"]
         if aim:
-            who = "threads" if row["runner"] == "local" else f"processes of {row['runner']}"
+            who = "workers" if row["runner"] == "local" else f"processes of {row['runner']}"
             what = f"two {who}, {images} images, times one thread"
             print(f"| {what} | {times:.2f} | ≥ {aim} | {'yes' if times >= aim else 'NO'} |")
         if (row["runner"], row["workers"]) == ("threads", 1):

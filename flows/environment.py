@@ -18,6 +18,9 @@ PROGRAM = NO_TELEMETRY | {
     # Threads of PyTorch wait for each other asleep. Awake, they take the CPUs from the very threads
     # that they wait for, where other programs run: a training was ten times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # NumPy's products are small here: a second thread gains nothing, and waits awake for the next
+    # one, which took a third of a processor from `generate`.
+    "OPENBLAS_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     # No library of ours has one, and looking for them opens the metadata of all packages.
     "PYDANTIC_DISABLE_PLUGINS": "1",

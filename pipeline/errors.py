@@ -6,7 +6,8 @@ AnomalysmithError            exit 1  (never raised itself)
 │   ├── SourceError                  a dataset folder that is not in the stated layout
 │   ├── WeightsError                 a weights file that is missing, damaged or forbidden
 │   ├── DeviceError                  the requested device is absent or has too little memory
-│   └── RemoteError                  a server does not answer, or answers wrongly
+│   ├── RemoteError                  a server does not answer, or answers wrongly
+│   └── WorkerLost                   a worker process was killed, as a rule for want of memory
 ├── ImageError               exit 3  one input image cannot be used; recorded, the run goes on
 ├── IntegrityError           exit 4  stored bytes are not what was written
 └── RecordError              exit 1  a record whose fields contradict each other: a bug of ours
@@ -52,6 +53,10 @@ class DeviceError(UserError):
 
 class RemoteError(UserError):
     """A server does not answer (transient), or answers wrongly (transient only for status 5xx)."""
+
+
+class WorkerLost(UserError):
+    """A worker process was killed; what it and others had finished is kept."""
 
 
 class ImageError(AnomalysmithError):

@@ -36,11 +36,14 @@ class Line:
         from tqdm import tqdm
 
         self.close()
+        # Every update looks at the time (`miniters`), so tqdm needs no thread that does: beside
+        # one the process could not be forked.
+        tqdm.monitor_interval = 0
         # A log file gets a line every ten seconds, a terminal a moving one.
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total, initial=done, desc=title, unit=self.unit, file=sys.stderr,
-            mininterval=0.5 if terminal else 10.0, dynamic_ncols=terminal, **options,
+            mininterval=0.5 if terminal else 10.0, miniters=1, dynamic_ncols=terminal, **options,
         )  # fmt: skip
 
     def to(self, done: int, beside: Mapping[str, Any] | None = None) -> None:

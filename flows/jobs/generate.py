@@ -7,8 +7,8 @@ published takes a second.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,12 @@ from pipeline.generation.plan import RunPlan
 from pipeline.kinds import is_control
 from pipeline.utils.files import require_writable
 from pipeline.utils.free_cpus import workers_for
+from pipeline.utils.workers import Submit, worker_pool
 
 if TYPE_CHECKING:
     from pipeline.generation.outcome import Outcome
+
+    Work = Callable[[RunPlan, Sequence[PlannedImage]], list[Outcome]]
 
 WAITING = "{name}: another run is publishing this category; waiting until it is done"
 
@@ -141,18 +144,21 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
     if not missing:
         return []
     name, normals = plan.settings.name, images_to_analyse(plan)
-    # Loaded before the workers start: none of them imports anything while this thread does.
+    # Loaded and imported before the workers start: forks share it, and no thread imports anything.
     models_for(plan)
-    # One pool for all stages: threads keep their models.
-    with _pool(watch.workers) as spread:
-        analysed = spread(plan, analyse_batch, normals)
-        # Queued behind the normals, so that no thread is idle while the gate is calibrated here.
-        others = others_to_analyse(missing, normals, watch.workers)
-        meanwhile = spread(plan, analyse_batch, others)
-        # Half a second of imports, while the workers analyse.
-        from pipeline.generation.calibrate import calibrate
-        from pipeline.generation.sampler import generate_batch
+    from pipeline.generation.calibrate import calibrate
+    from pipeline.generation.sampler import generate_batch
 
+    def alone(work: "Work") -> Callable[[PlannedImage], "Outcome"]:
+        return lambda image: work(plan, [image])[0]
+
+    # The same workers for all stages: they keep what they have loaded.
+    calls = {"analyse": alone(analyse_batch), "generate": alone(generate_batch)}
+    with worker_pool(watch.workers, calls) as submit:
+        analysed = _spread(submit, "analyse", normals)
+        # Queued behind the normals, so that no worker is idle while the gate is calibrated here.
+        others = others_to_analyse(missing, normals, watch.workers)
+        meanwhile = _spread(submit, "analyse", others)
         if normals:
             watcher.calibration_started(name, len(normals))
             for done, outcome in enumerate(analysed, 1):
@@ -168,7 +174,7 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
         ledger.cached = ledger.images
         watcher.generation_started(name, len(plan.images), ledger)
         try:
-            made = spread(plan, generate_batch, missing)
+            made = _spread(submit, "generate", missing)
             # These fail again below, too.
             for outcome in meanwhile:
                 watch.add(outcome.seconds)
@@ -181,7 +187,7 @@ def generate_missing(plan: RunPlan, watch: Stopwatch, watcher: Watcher) -> list[
                 watcher.image_done(ledger)
         finally:
             watcher.stage_finished()
-    # Threads finish in any order, but the list of failures is part of the published version.
+    # Workers finish in any order, but the list of failures is part of the published version.
     return sorted(ledger.failures, key=lambda failure: failure["name"])
 
 
@@ -198,31 +204,14 @@ def others_to_analyse(
     return [image for image in missing if image.name not in known]
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[..., Iterator["Outcome"]]]:
-    """Threads that process images one by one; outcomes are yielded in order of completion.
+def _spread(submit: Submit, call: str, images: Sequence[PlannedImage]) -> Iterator["Outcome"]:
+    """Outcomes of a call for each image, in order of completion.
 
-    Threads suffice, as the libraries release the interpreter lock (decision 0006).
+    All images are submitted at once, each as a task of its own, so that a slow one keeps one worker
+    only.
     """
-    pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="generate")
-
-    def spread(
-        plan: RunPlan,
-        work: Callable[[RunPlan, Sequence[PlannedImage]], list["Outcome"]],
-        images: Sequence[PlannedImage],
-    ) -> Iterator["Outcome"]:
-        # One task per image, so that a slow image blocks one thread only. All are submitted at
-        # once, before the first outcome is asked for.
-        futures = [pool.submit(work, plan, [image]) for image in images]
-        return (done.result()[0] for done in as_completed(futures))
-
-    try:
-        yield spread
-    except BaseException:
-        # Ctrl-C, too: images in progress finish and stay in the cache, no others start.
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
+    futures = [submit(call, image) for image in images]
+    return (done.result() for done in as_completed(futures))
 
 
 def publish(

@@ -7,17 +7,17 @@ category wait for each other at a lock file.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.files import CARD, CROISSANT, PLANS
+from pipeline.dataset.files import CARD, CROISSANT, GALLERY, PLANS
 from pipeline.dataset.hdf5_columns import Profile
 from pipeline.dataset.hdf5_file import MOST_OPEN
 from pipeline.dataset.version import Version, find_by_plan, open_version, version_folders, versions
 from pipeline.dataset.version_writer import VersionBuild, VersionHeader, building_folder
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkerLost
 from pipeline.records import ImageResult, TestImage
 from pipeline.reports.audit.run import audit as audit_of
 from pipeline.reports.audit.run import parts
@@ -27,6 +27,7 @@ from pipeline.reports.gallery import Embedded, embedded_images, write_gallery_of
 from pipeline.utils.files import locked, named_disk_errors, require_writable, sync, write_atomic
 from pipeline.utils.free_memory import give_back
 from pipeline.utils.hashing import pretty_json
+from pipeline.utils.workers import worker_pool
 
 
 def publish(
@@ -51,7 +52,7 @@ def publish(
     `progress` is called with the number of images that are done, `waiting` when another process
     is publishing this category. If that one published the same plan, its version is returned and
     nothing is consumed. With `audit` the index also holds the shortcut and detectability audits.
-    `workers` threads make audits and gallery at once; what they make does not depend on it.
+    So many `workers` make audits and gallery; what they make does not depend on their number.
 
     Raises UserError for a category name that is no folder name, for `shard_images` below 1, and
     where the store cannot be written.
@@ -119,28 +120,31 @@ def publish(
 
 
 def _made_at_once(
-    folder: Path, index: dict[str, Any], workers: int, audit: bool, gallery: bool
+    folder: Path, index: dict[str, Any], count: int, audit: bool, gallery: bool
 ) -> tuple[dict[str, Any], Embedded | None]:
-    """The audit and the gallery's images of the version in `folder`, by several threads.
+    """The audit and the gallery's images of the version in `folder`, by `count` workers.
 
-    Nothing where one thread makes them as well.
+    Nothing where one makes them as well, or where one of them was killed.
     """
     # Each part has readers of its own, as a reader belongs to one thread; beyond a number of files,
     # the readers of one would close those of another.
     wanted = 2 * audit + gallery
     files = wanted * len(index["shards"])
-    if not audit or workers < 2 or files > MOST_OPEN:
+    if not audit or count < 2 or files > MOST_OPEN:
         return {}, None
     # Imported here: a version without an audit needs no torch.
     from pipeline.models.device import one_thread
 
-    with ThreadPoolExecutor(min(workers, wanted), "publish", one_thread) as pool:
+    def made(part: Callable[[Version], Any]) -> Callable[[], Any]:
+        return lambda: part(Version(folder, index))
+
+    calls = {name: made(part) for name, part in parts().items()}
+    if gallery:
+        calls[GALLERY] = made(embedded_images)
+    # A part for which memory ran out is made here, after the others; so is one alone.
+    with suppress(WorkerLost), worker_pool(min(count, len(calls)), calls, one_thread) as submit:
         # The longest first.
-        reports = {
-            name: pool.submit(part, Version(folder, index)) for name, part in parts().items()
-        }
-        images = pool.submit(embedded_images, Version(folder, index)) if gallery else None
-        return (
-            {name: report.result() for name, report in reports.items()},
-            images.result() if images else None,
-        )
+        futures = {name: submit(name) for name in calls}
+        found = {name: future.result() for name, future in futures.items()}
+        return {name: found[name] for name in parts()}, found.get(GALLERY)
+    return {}, None

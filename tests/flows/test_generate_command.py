@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 from small_photos import FAST
 from small_results import image_result, small_version
 
@@ -118,10 +119,13 @@ def test_generate_needs_no_network(anomalysmith, parts, tmp_path, monkeypatch):
     assert run.code == 0, run.err
 
 
-def test_a_killed_run_leaves_nothing_half_and_goes_on(anomalysmith, finished, parts, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_leaves_nothing_half_and_goes_on(
+    anomalysmith, finished, parts, tmp_path, workers
+):
     words = ["generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST]
     program = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *map(str, words), "--workers", "1"],
+        [sys.executable, "-m", "flows.cli", *map(str, words), "--workers", str(workers)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=reference.PAGE.parent.parent,
     )  # fmt: skip
     samples = tmp_path / ".cache" / "samples"
@@ -136,6 +140,29 @@ def test_a_killed_run_leaves_nothing_half_and_goes_on(anomalysmith, finished, pa
     run = anomalysmith(*words, "--json")
     assert run.json["digest"] == finished["digest"]
     assert anomalysmith("verify", run.json["version_dir"]).code == 0
+
+
+def test_an_interrupt_of_the_terminal_ends_run_and_workers(anomalysmith, finished, parts, tmp_path):
+    words = ["generate", "--source", f"folder:{parts}", "--store", tmp_path, *FAST]
+    # A group of its own, as a terminal gives one: the signal reaches the workers, too.
+    program = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *map(str, words), "--workers", "2"],
+        stderr=subprocess.PIPE, text=True, cwd=reference.PAGE.parent.parent, process_group=0,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / ".cache" / "analysis").rglob("*.npz")):
+        assert time.monotonic() < deadline, "the run did not start"
+        assert program.poll() is None
+        time.sleep(0.02)
+    os.killpg(program.pid, signal.SIGINT)
+    _, err = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert "continues" in err
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(program.pid, 0)
+    assert not (tmp_path / "parts").exists()
+    assert anomalysmith(*words, "--json").json["digest"] == finished["digest"]
 
 
 def test_an_interrupt_keeps_what_is_finished(anomalysmith, parts, tmp_path, monkeypatch):
