@@ -24,7 +24,8 @@ from network_guard import NetworkBlocked
 from flows.environment import PROGRAM
 
 ROOT = Path(__file__).resolve().parent.parent
-DISK_GB = 1.0  # what the suite holds at its fullest (0.6), and some
+# What the suite holds at its fullest (0.6), and some.
+DISK_GB = 1.0
 LOOPBACK = ("localhost", "::1", "0.0.0.0", "::", "")
 
 PREFECT_HOME = tempfile.mkdtemp(prefix="anomalysmith-prefect-")

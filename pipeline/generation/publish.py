@@ -120,31 +120,32 @@ def publish(
 
 
 def _made_at_once(
-    folder: Path, index: dict[str, Any], count: int, audit: bool, gallery: bool
+    folder: Path, index: dict[str, Any], workers: int, audit: bool, gallery: bool
 ) -> tuple[dict[str, Any], Embedded | None]:
-    """The audit and the gallery's images of the version in `folder`, by `count` workers.
+    """The audit and the gallery's images of the version in `folder`, by several workers.
 
     Nothing where one makes them as well, or where one of them was killed.
     """
-    # Each part has readers of its own, as a reader belongs to one thread; beyond a number of files,
-    # the readers of one would close those of another.
-    wanted = 2 * audit + gallery
-    files = wanted * len(index["shards"])
-    if not audit or count < 2 or files > MOST_OPEN:
+    if not audit or workers < 2:
         return {}, None
-    # Imported here: a version without an audit needs no torch.
-    from pipeline.models.device import one_thread
 
+    # Each part has readers of its own, as a reader belongs to one thread.
     def made(part: Callable[[Version], Any]) -> Callable[[], Any]:
         return lambda: part(Version(folder, index))
 
     calls = {name: made(part) for name, part in parts().items()}
     if gallery:
         calls[GALLERY] = made(embedded_images)
-    # A part for which memory ran out is made here, after the others; so is one alone.
-    with suppress(WorkerLost), worker_pool(min(count, len(calls)), calls, one_thread) as submit:
+    # Beyond a number of files, the readers of one would close those of another.
+    if len(calls) * len(index["shards"]) > MOST_OPEN:
+        return {}, None
+    # Imported here: a version without an audit needs no torch.
+    from pipeline.models.device import one_thread
+
+    with suppress(WorkerLost), worker_pool(min(workers, len(calls)), calls, one_thread) as submit:
         # The longest first.
         futures = {name: submit(name) for name in calls}
         found = {name: future.result() for name, future in futures.items()}
-        return {name: found[name] for name in parts()}, found.get(GALLERY)
+        embedded = found.pop(GALLERY, None)
+        return found, embedded
     return {}, None

@@ -139,12 +139,9 @@ def _area(parts: Sequence[_Part], labels_N: np.ndarray, groups: int) -> Area:
     if not parts:
         return Area(None, None, positives, negatives, groups)
     wins_GG, pairs_GG = np.zeros((groups, groups)), np.zeros((groups, groups))
-    areas, weights = [], []
     for scores_N, part_N, groups_N in parts:
         one, zero = part_N == 1, part_N == 0
         ahead = np.sign(scores_N[one][:, None] - scores_N[zero][None]) / 2 + 0.5
-        areas.append(ahead.mean())
-        weights.append(ahead.size)
         where = (groups_N[one][:, None], groups_N[zero][None])
         np.add.at(wins_GG, where, ahead)
         np.add.at(pairs_GG, where, 1.0)
@@ -155,7 +152,7 @@ def _area(parts: Sequence[_Part], labels_N: np.ndarray, groups: int) -> Area:
     values_R = wins_R[total_R > 0] / total_R[total_R > 0]
     tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
     low, high = np.quantile(values_R, tails).tolist() if len(values_R) else (0.0, 1.0)
-    auroc = float(np.average(areas, weights=weights))
+    auroc = float(wins_GG.sum() / pairs_GG.sum())
     return Area(auroc, (low, high), positives, negatives, groups)
 
 

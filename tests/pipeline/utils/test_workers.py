@@ -57,6 +57,7 @@ def test_a_killed_fork_is_told_in_one_line():
     found = answer("killed")
     assert "a worker process was killed" in found["text"]
     assert "fewer workers" in found["text"]
+    assert found["left"] == 0
 
 
 def test_forks_end_with_their_parent(tmp_path):
